@@ -1,0 +1,24 @@
+"""The one exception that means "the user can mend this", and the messages for mistyped names."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the input: commands print its message alone, without a stack trace.
+
+    The message names the file or key at fault, what was expected, what was found and what to do.
+    """
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Returns the known names that `name` was most likely meant to be, best first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not in a table, with the near misses and the table."""
+    known = sorted(known)
+    meant = near(name, known)
+    guess = f" Did you mean {' or '.join(repr(m) for m in meant)}?" if meant else ""
+    return UserError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")

@@ -1,0 +1,58 @@
+"""Classifiers on the CLS feature.
+
+Every head is `classify(embed(features))`, both steps linear in the embedding after `embed`, so that
+the mean of the logits of several crops is the logits of the mean embedding: one matmul a test image.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lift_jax.models.tuners import Tuned
+
+
+def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Unit length along the last axis, as torch does it (length floored at 1e-12), in float32."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+class CosineHead(nnx.Module):
+    """scale * cos(feature, weight row of the class); weight f32[classes width] (LIFT section 4)."""
+
+    def __init__(self, weight: Float[Array, "c d"], scale: float = 25.0):
+        self.weight = Tuned(weight.astype(jnp.float32))
+        self.scale = scale
+
+    def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return normalise(features)
+
+    def classify(self, embedded: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        return self.scale * embedded @ normalise(self.weight[...]).T
+
+
+class ZeroShotHead(nnx.Module):
+    """CLIP's own classifier: exp(logit_scale) * cos(projected image, text of the class); frozen."""
+
+    def __init__(
+        self,
+        image_proj: Float[Array, "d e"],
+        class_texts: Float[Array, "c e"],
+        logit_scale: Float[Array, ""],
+    ):
+        self.image_proj = nnx.Param(image_proj)
+        self.class_texts = nnx.Param(normalise(class_texts))
+        self.logit_scale = nnx.Param(logit_scale)
+
+    def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n e"]:
+        features = features.astype(jnp.float32)
+        return normalise(features @ self.image_proj[...].astype(jnp.float32))
+
+    def classify(self, embedded: Float[Array, "n e"]) -> Float[Array, "n c"]:
+        texts = self.class_texts[...].astype(jnp.float32)
+        return jnp.exp(self.logit_scale[...].astype(jnp.float32)) * embedded @ texts.T
+
+
+HEADS = {"cosine": CosineHead}

@@ -1,0 +1,24 @@
+"""A module as a flat dict from path ("visual/blocks/0/q/kernel") to leaf, and back.
+
+Plain dicts are what jit, optax, orbax and the sharding rules see: no object graph is walked in the
+training loop.
+"""
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+
+Tree = dict[str, jax.Array]
+
+
+def flatten(module: nnx.Module) -> tuple[nnx.GraphDef, dict[str, nnx.Variable]]:
+    """Returns the static graph and the variables by path."""
+    graph, state = nnx.split(module)
+    return graph, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def merge(graph: nnx.GraphDef, arrays: Mapping[str, jax.Array]) -> nnx.Module:
+    """Rebuilds the module around the arrays: the inverse of `flatten`, usable inside jit."""
+    paths = [tuple(int(s) if s.isdigit() else s for s in key.split("/")) for key in arrays]
+    return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, arrays.values(), strict=True))))

@@ -1,0 +1,108 @@
+"""The strict engine behind every rename table: nothing missing, nothing left over, all shapes right.
+
+A table is a list of `(our path pattern, their name, layout)`. Patterns are regular expressions over
+whole paths ("visual/blocks/(\\d+)/q/kernel"); their names may use the groups (r"layers.\\1.q").
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lift_jax.errors import UserError, near
+
+Table = Sequence[tuple[str, str, str]]
+
+
+def _linear(a: np.ndarray) -> np.ndarray:
+    return a.T
+
+
+def _stem(a: np.ndarray) -> np.ndarray:
+    # convolution (width, 3, p, p) to the matmul's (p * p * 3, width)
+    return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+
+
+def _same(a: np.ndarray) -> np.ndarray:
+    return a
+
+
+def _unstem(a: np.ndarray) -> np.ndarray:
+    patch = round((a.shape[0] / 3) ** 0.5)
+    return a.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
+
+
+# layout -> (their array to ours, ours to theirs, number of their axes or None for any)
+_LAYOUTS = {
+    "same": (_same, _same, None),
+    "linear": (_linear, _linear, 2),
+    "stem": (_stem, _unstem, 4),
+}
+
+
+def their_name(path: str, table: Table) -> tuple[str, str]:
+    """Returns (their name, layout) of our path; exactly one rule must match the whole path."""
+    found = [
+        (match.expand(name), layout)
+        for pattern, name, layout in table
+        if (match := re.fullmatch(pattern, path))
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} rules of the rename table match {path!r}, not 1")
+    return found[0]
+
+
+def to_ours(
+    source: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    table: Table,
+    where: str,
+    ignore: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """Renames and lays out a source's arrays as the leaves named in `shapes`.
+
+    Raises UserError, all faults in one message, for names that are missing, unexpected (unless a
+    pattern of `ignore` matches them), of another shape, or not finite.
+    """
+    wanted = {path: their_name(path, table) for path in shapes}
+    used = {name for name, _ in wanted.values()}
+    extra = sorted(
+        name
+        for name in source
+        if name not in used and not any(re.fullmatch(p, name) for p in ignore)
+    )
+    faults, arrays = [], {}
+    for path, (name, layout) in wanted.items():
+        if name not in source:
+            close = near(name, extra)
+            hint = f" (near: {', '.join(close)})" if close else ""
+            faults.append(f"missing     {name}{hint}")
+            continue
+        array = np.asarray(source[name])
+        forward, backward, axes = _LAYOUTS[layout]
+        ours = forward(array) if axes in (None, array.ndim) else None
+        if ours is None or ours.shape != tuple(shapes[path]):
+            expected = backward(np.empty(shapes[path], np.int8)).shape
+            faults.append(f"wrong shape {name}: expected {expected}, found {array.shape}")
+        elif not np.isfinite(ours.astype(np.float32)).all():
+            faults.append(f"not finite  {name}: it holds NaN or infinity")
+        else:
+            arrays[path] = ours
+    faults += [f"unexpected  {name}" for name in extra]
+    if faults:
+        shown = "\n  ".join(faults[:20] + ([f"... and {len(faults) - 20} more"] * (len(faults) > 20)))
+        raise UserError(
+            f"{where} does not hold the expected weights ({len(faults)} of "
+            f"{len(wanted) + len(extra)} names at fault):\n  {shown}\n"
+            "Check that the file and its config.json belong together and are of a supported kind."
+        )
+    return arrays
+
+
+def to_theirs(arrays: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
+    """The inverse of `to_ours`: our leaves under their names and in their layout."""
+    renamed = {}
+    for path, array in arrays.items():
+        name, layout = their_name(path, table)
+        renamed[name] = np.array(_LAYOUTS[layout][1](array), order="C")
+    return renamed
