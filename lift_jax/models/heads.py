@@ -1,7 +1,7 @@
 """Classifiers on the CLS feature.
 
-Every head is `classify(embed(features))`, both steps linear in the embedding after `embed`, so that
-the mean of the logits of several crops is the logits of the mean embedding: one matmul a test image.
+Every head is `classify(embed(features))`, and `classify` is linear, so that the mean of the
+logits of several crops is the logits of the mean embedding: one matmul a test image.
 """
 
 import jax

@@ -20,5 +20,10 @@ def flatten(module: nnx.Module) -> tuple[nnx.GraphDef, dict[str, nnx.Variable]]:
 
 def merge(graph: nnx.GraphDef, arrays: Mapping[str, jax.Array]) -> nnx.Module:
     """Rebuilds the module around the arrays: the inverse of `flatten`, usable inside jit."""
-    paths = [tuple(int(s) if s.isdigit() else s for s in key.split("/")) for key in arrays]
-    return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, arrays.values(), strict=True))))
+    flat = [(parts(path), array) for path, array in arrays.items()]
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def parts(path: str) -> tuple[str | int, ...]:
+    """ "visual/blocks/0/q" as ("visual", "blocks", 0, "q"), the form that NNX has."""
+    return tuple(int(part) if part.isdigit() else part for part in path.split("/"))

@@ -6,7 +6,7 @@ they are a rule over paths in `trainable`.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -82,11 +82,15 @@ TUNERS: dict[str, type[Tuner]] = {"adaptformer": AdaptFormer}
 PATH_RULES = ("full",)  # methods that train existing weights of the chosen blocks
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raises UserError for a tuner that does not exist."""
+def parse_names(text: str) -> tuple[str, ...]:
+    """The tuners of "adaptformer", "one+another" or "none". Raises UserError for unknown ones."""
+    names = () if text == "none" else tuple(name.strip() for name in text.split("+"))
     for name in names:
         if name not in TUNERS and name not in PATH_RULES:
-            raise unknown("tuner (tuner.names)", name, [*TUNERS, *PATH_RULES])
+            raise unknown("tuner (tuner.name)", name, [*TUNERS, *PATH_RULES, "none"])
+    if len(set(names)) != len(names):
+        raise UserError(f"tuner.name is {text!r}: each tuner can be given once.")
+    return names
 
 
 def layers(depth: int, partial: int) -> range:
@@ -101,7 +105,7 @@ def layers(depth: int, partial: int) -> range:
 
 def attach(
     tower: nnx.Module,
-    names: Iterable[str],
+    names: Sequence[str],
     classes: int,
     *,
     rngs: nnx.Rngs,
@@ -114,29 +118,27 @@ def attach(
     `dim` 0 takes the tuner's automatic size, from `classes` and the number of tuned layers
     (SPEC: LIFT+ counts the tuned layers; LIFT the whole depth).
     """
-    names = tuple(names)
-    check_names(names)
     if init not in INITS:
         raise unknown("tuner.init", init, INITS)
     chosen = layers(len(tower.blocks), partial)
     for i in chosen:
         added = {}
         for name in names:
-            if name in TUNERS:
+            if name not in PATH_RULES:
                 size = dim or TUNERS[name].auto_dim(classes, len(chosen))
                 added[name] = TUNERS[name](tower.width, size, INITS[init], rngs=rngs)
         tower.blocks[i].hold(added)
 
 
 def trainable(
-    names: Iterable[str], depth: int, partial: int = 0
+    names: Sequence[str], depth: int, partial: int = 0
 ) -> Callable[[Path, nnx.Variable], bool]:
     """The predicate `(path, variable) -> bool` behind the split, the optax mask and all the rest.
 
     A leaf is trained if it is `Tuned` (all that tuners and the head add), or, with `full` among the
     names, if it belongs to one of the chosen blocks of the image tower.
     """
-    full = "full" in tuple(names)
+    full = "full" in names
     chosen = layers(depth, partial)
 
     def is_trainable(path: Path, variable: nnx.Variable) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from lift_jax.errors import UserError
@@ -13,7 +12,7 @@ from lift_jax.models.clip import ClipConfig
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
-from lift_jax.weights.rename import Table, to_ours, to_theirs
+from lift_jax.weights.rename import Table, to_theirs
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 
@@ -29,7 +28,10 @@ _LINEARS = (
 
 
 def _norm(ours: str, theirs: str) -> Table:
-    return [(f"{ours}/scale", f"{theirs}.weight", "same"), (f"{ours}/bias", f"{theirs}.bias", "same")]
+    return [
+        (f"{ours}/scale", f"{theirs}.weight", "same"),
+        (f"{ours}/bias", f"{theirs}.bias", "same"),
+    ]
 
 
 def _blocks(ours: str, theirs: str) -> Table:
@@ -120,19 +122,6 @@ def read_config(folder: Path) -> ClipConfig:
         ),
         embed=raw.get("projection_dim", 512),
     )  # fmt: skip
-
-
-def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Reads model.safetensors as our leaves. Raises UserError for a bad file or wrong names."""
-    path = folder / WEIGHTS
-    try:
-        source = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as e:
-        raise UserError(
-            f"Cannot read {path} as safetensors ({e}). The file may be cut short or not be a "
-            "weight file: get it again."
-        ) from e
-    return to_ours(source, shapes, TABLE, str(path), IGNORED)
 
 
 def save(folder: Path, config: ClipConfig, arrays: Mapping[str, np.ndarray]) -> None:

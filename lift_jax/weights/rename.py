@@ -1,7 +1,9 @@
-"""The strict engine behind every rename table: nothing missing, nothing left over, all shapes right.
+"""The strict engine of every rename table: nothing missing, nothing left over, all shapes right.
 
 A table is a list of `(our path pattern, their name, layout)`. Patterns are regular expressions over
 whole paths ("visual/blocks/(\\d+)/q/kernel"); their names may use the groups (r"layers.\\1.q").
+Layouts are "same", "linear" (kernels transposed), "stem" (a convolution as a matmul's kernel), and
+"same:i/n", "linear:i/n", where ours is the i-th of n equal parts of theirs along its first axis.
 """
 
 import re
@@ -14,6 +16,10 @@ from lift_jax.errors import UserError, near
 Table = Sequence[tuple[str, str, str]]
 
 
+def _same(a: np.ndarray) -> np.ndarray:
+    return a
+
+
 def _linear(a: np.ndarray) -> np.ndarray:
     return a.T
 
@@ -21,10 +27,6 @@ def _linear(a: np.ndarray) -> np.ndarray:
 def _stem(a: np.ndarray) -> np.ndarray:
     # convolution (width, 3, p, p) to the matmul's (p * p * 3, width)
     return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
-
-
-def _same(a: np.ndarray) -> np.ndarray:
-    return a
 
 
 def _unstem(a: np.ndarray) -> np.ndarray:
@@ -38,6 +40,28 @@ _LAYOUTS = {
     "linear": (_linear, _linear, 2),
     "stem": (_stem, _unstem, 4),
 }
+
+
+def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
+    """Their array as ours; None where its shape does not allow the layout."""
+    kind, _, part = layout.partition(":")
+    forward, _, axes = _LAYOUTS[kind]
+    if axes not in (None, array.ndim):
+        return None
+    if part:
+        i, n = map(int, part.split("/"))
+        if array.ndim == 0 or array.shape[0] % n:
+            return None
+        array = np.split(array, n)[i]
+    return forward(array)
+
+
+def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    kind, _, part = layout.partition(":")
+    first, *rest = _LAYOUTS[kind][1](np.empty(shape, np.int8)).shape or (None,)
+    if first is None:
+        return ()
+    return (first * int(part.split("/")[1]) if part else first, *rest)
 
 
 def their_name(path: str, table: Table) -> tuple[str, str]:
@@ -79,21 +103,23 @@ def to_ours(
             faults.append(f"missing     {name}{hint}")
             continue
         array = np.asarray(source[name])
-        forward, backward, axes = _LAYOUTS[layout]
-        ours = forward(array) if axes in (None, array.ndim) else None
+        ours = _forward(array, layout)
         if ours is None or ours.shape != tuple(shapes[path]):
-            expected = backward(np.empty(shapes[path], np.int8)).shape
+            expected = _their_shape(shapes[path], layout)
             faults.append(f"wrong shape {name}: expected {expected}, found {array.shape}")
-        elif not np.isfinite(ours.astype(np.float32)).all():
+        elif not np.isfinite(ours).all():
             faults.append(f"not finite  {name}: it holds NaN or infinity")
         else:
             arrays[path] = ours
+    faults = list(dict.fromkeys(faults))  # a part that is wrong is wrong three times
     faults += [f"unexpected  {name}" for name in extra]
     if faults:
-        shown = "\n  ".join(faults[:20] + ([f"... and {len(faults) - 20} more"] * (len(faults) > 20)))
+        shown = "\n  ".join(
+            faults[:20] + ([f"... and {len(faults) - 20} more"] * (len(faults) > 20))
+        )
         raise UserError(
             f"{where} does not hold the expected weights ({len(faults)} of "
-            f"{len(wanted) + len(extra)} names at fault):\n  {shown}\n"
+            f"{len(used) + len(extra)} names at fault):\n  {shown}\n"
             "Check that the file and its config.json belong together and are of a supported kind."
         )
     return arrays
@@ -101,8 +127,16 @@ def to_ours(
 
 def to_theirs(arrays: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
     """The inverse of `to_ours`: our leaves under their names and in their layout."""
-    renamed = {}
+    renamed: dict[str, np.ndarray] = {}
+    parts: dict[str, dict[str, np.ndarray]] = {}
     for path, array in arrays.items():
         name, layout = their_name(path, table)
-        renamed[name] = np.array(_LAYOUTS[layout][1](array), order="C")
+        kind, _, part = layout.partition(":")
+        theirs = np.array(_LAYOUTS[kind][1](array), order="C")
+        if part:
+            parts.setdefault(name, {})[part] = theirs
+        else:
+            renamed[name] = theirs
+    for name, pieces in parts.items():
+        renamed[name] = np.concatenate([pieces[part] for part in sorted(pieces)])
     return renamed

@@ -43,7 +43,9 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns i32[len(texts), context]; a text that is too long is cut, with a warning."""
         rows = np.zeros((len(texts), self.context), np.int32)
-        for row, text, encoding in zip(rows, texts, self._fast.encode_batch(list(texts)), strict=True):
+        for row, text, encoding in zip(
+            rows, texts, self._fast.encode_batch(list(texts)), strict=True
+        ):
             ids = encoding.ids
             if len(ids) > self.context:
                 logging.warning("cut to %d tokens for the text tower: %r", self.context, text)

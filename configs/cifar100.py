@@ -1,0 +1,22 @@
+"""CIFAR-100-LT, imbalance ratio 100 (10,847 training and 10,000 test images of 32x32).
+
+    python -m lift_jax.main --config=configs/cifar100.py --config.data.root=DIR --workdir=runs/cifar
+
+DIR holds the official binary archive, cifar-100-binary.tar.gz, as it is or unpacked. Other ratios:
+--config.data.imbalance=50 or 10, and 1 for the whole of CIFAR-100.
+
+Published top-1 with CLIP ViT-B/16, in percent:
+    LIFT, IR 100 / 50 / 10     81.7 / 83.1 / 84.9   leaderboard mirrors; with TTE or not is not said
+    LIFT without TTE, IR 100   81.3                 re-run by the authors of LT-Soups
+No accuracy of LIFT+ on it is public in what could be read.
+"""
+
+from configs import base
+from lift_jax import config as config_lib
+
+
+def get_config(argument: str | None = None):
+    c = base.start(argument)
+    c.data.name = "cifar100"
+    c.data.imbalance = 100.0
+    return config_lib.finish(c, config_lib.parse_argument(argument))

@@ -1,0 +1,24 @@
+"""ImageNet-LT: 115,846 training, 20,000 validation and 50,000 test images of 1,000 classes.
+
+    python -m lift_jax.main --config=configs/imagenet_lt.py --config.data.root=IMAGENET \\
+        --config.data.train_list=ImageNet_LT_train.txt \\
+        --config.data.test_list=ImageNet_LT_test.txt \\
+        --config.data.class_names=names.txt --workdir=runs/imagenet_lt
+
+The lists have a line `path label` an image, the paths relative to IMAGENET; names.txt has a class
+a line. Results are reported on the test split.
+
+Published top-1 with CLIP ViT-B/16, in percent:
+    LIFT               78.3   leaderboard mirrors; whether with TTE is not said (ViT-L/14: 82.9)
+    LIFT without TTE   77.0   re-run by the authors of LT-Soups
+No accuracy of LIFT+ on it is public in what could be read.
+"""
+
+from configs import base
+from lift_jax import config as config_lib
+
+
+def get_config(argument: str | None = None):
+    c = base.start(argument)
+    c.data.name = "list"
+    return config_lib.finish(c, config_lib.parse_argument(argument))

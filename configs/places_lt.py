@@ -1,0 +1,23 @@
+"""Places-LT: 62,500 training, 7,300 validation and 36,500 test images of 365 classes.
+
+    python -m lift_jax.main --config=configs/places_lt.py --config.data.root=PLACES \\
+        --config.data.train_list=Places_LT_train.txt --config.data.test_list=Places_LT_test.txt \\
+        --config.data.class_names=names.txt --workdir=runs/places_lt
+
+The lists have a line `path label` an image, the paths relative to PLACES; names.txt has a class a
+line. Results are reported on the test split.
+
+Published top-1 with CLIP ViT-B/16, in percent:
+    LIFT               52.2   leaderboard mirrors; whether with TTE is not said (ViT-L/14: 53.7)
+    LIFT without TTE   51.5   re-run by the authors of LT-Soups
+No accuracy of LIFT+ on it is public in what could be read.
+"""
+
+from configs import base
+from lift_jax import config as config_lib
+
+
+def get_config(argument: str | None = None):
+    c = base.start(argument)
+    c.data.name = "list"
+    return config_lib.finish(c, config_lib.parse_argument(argument))

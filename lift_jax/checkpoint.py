@@ -1,0 +1,63 @@
+"""Checkpoints: orbax behind four functions.
+
+A checkpoint holds the state (tuned leaves, optimizer, step) and, as JSON, what it belongs to: the
+config, the classes and a fingerprint of the frozen weights. Megabytes, not the backbone.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lift_jax.errors import UserError
+from lift_jax.models.tree import Tree
+from lift_jax.state import State
+
+
+def fingerprint(leaves: Tree) -> str:
+    """SHA-256 over the names, shapes and values of all leaves."""
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        array = np.ascontiguousarray(leaves[path])
+        digest.update(f"{path} {array.shape} {array.dtype}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def open_manager(workdir: Path, keep: int) -> ocp.CheckpointManager:
+    """The manager of `workdir`/checkpoints: saves in the background, whole or not at all."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, state: State, about: dict) -> None:
+    """Saves under the state's step; returns once the arrays are copied, not yet written."""
+    manager.save(
+        int(state.step),
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+    )
+
+
+def describe(manager: ocp.CheckpointManager) -> dict | None:
+    """What the newest checkpoint belongs to; None where there is none."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    return manager.restore(step, args=args)["about"]
+
+
+def restore(manager: ocp.CheckpointManager, like: State) -> State:
+    """The newest checkpoint's state, placed as `like` is. Raises UserError if it cannot be read."""
+    step = manager.latest_step()
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return manager.restore(step, args=args)["state"]
+    except (ValueError, KeyError, OSError) as e:
+        raise UserError(
+            f"Cannot restore {manager.directory}/{step}: {e}\nDelete that folder to continue from "
+            "the checkpoint before it, or give another --workdir."
+        ) from e

@@ -1,0 +1,205 @@
+"""Batches in an order that is a pure function of (seed, epoch, example index).
+
+A run is a line of numbered slots, `steps * batch` an epoch; each slot names an epoch and an example
+or, at an epoch's end, padding. Step s is the slots [s * batch, (s + 1) * batch), of which every
+process takes its share by striding. So a run starts at any step without reading what came before,
+and sees the same global batches on any number of processes, workers and threads.
+"""
+
+import functools
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int
+
+from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
+from lift_jax.data.sources import Split
+from lift_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock, but what is between needs it
+MAX_BUFFER = 2**30  # bytes of finished batches that wait for the step
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """Returns how many batches an epoch of n examples takes; the last may be partial."""
+    return math.ceil(n / batch)
+
+
+def train_batches(
+    split: Split,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    epochs: int,
+    batch: int,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+) -> grain.DatasetIterator[Batch]:
+    """Yields this process's share of every training batch from `start_step` (0-based) on.
+
+    With b = batch // processes: `image` u8[b r r 3], `label` i32[b], `mask` bool[b]. The last batch
+    of an epoch is padded with zeros where `mask` is False, so that shapes never change. The
+    iterator reads ahead in threads, or in `workers` processes; its `close()` stops them.
+
+    Raises UserError where `batch` does not divide by `processes`, and in `next` where an image
+    cannot be read.
+    """
+    slots = _Slots(len(split), batch, epochs, seed)
+    draw = _TrainExample(split, transform, seed)
+    return _batches(slots, draw, start_step, process, processes, workers)
+
+
+def eval_batches(
+    split: Split,
+    transform: TestTransform | FiveCrop,
+    *,
+    batch: int,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+) -> grain.DatasetIterator[Batch]:
+    """Yields this process's share of every batch of a split, once and in order.
+
+    As `train_batches`; `image` is u8[b r r 3], or u8[b 5 r r 3] for five crops. Every process gets
+    the same number of batches.
+    """
+    slots = _Slots(len(split), batch, epochs=1, seed=None)
+    return _batches(slots, _EvalExample(split, transform), 0, process, processes, workers)
+
+
+# --- which example is where ---
+
+PADDING = -1
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
+    # The spawn key keeps this stream apart from those of the examples' draws.
+    sequence = np.random.SeedSequence((seed, epoch), spawn_key=(0,))
+    return np.random.default_rng(sequence).permutation(n)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Slot number -> (epoch, example index or PADDING). Without a seed they are in order."""
+
+    n: int
+    batch: int
+    epochs: int
+    seed: int | None
+
+    def __len__(self) -> int:
+        return self.epochs * steps_per_epoch(self.n, self.batch) * self.batch
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        epoch, place = divmod(index, steps_per_epoch(self.n, self.batch) * self.batch)
+        if place >= self.n:
+            return epoch, PADDING
+        if self.seed is None:
+            return epoch, place
+        return epoch, int(_epoch_order(self.seed, epoch, self.n)[place])
+
+
+@dataclass(frozen=True)
+class _TrainExample:
+    split: Split
+    transform: TrainTransform
+    seed: int
+
+    def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
+        epoch, i = slot
+        if i == PADDING:
+            return _padding(self.transform.shape)
+        rng = np.random.default_rng((self.seed, epoch, i))
+        image = self.transform(self.split.images[i], rng, epoch)
+        return {"image": image, "label": self.split.labels[i], "mask": np.True_}
+
+
+@dataclass(frozen=True)
+class _EvalExample:
+    split: Split
+    transform: TestTransform | FiveCrop
+
+    def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
+        _, i = slot
+        if i == PADDING:
+            return _padding(self.transform.shape)
+        image = self.transform(self.split.images[i])
+        return {"image": image, "label": self.split.labels[i], "mask": np.True_}
+
+
+def _padding(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "mask": np.False_}
+
+
+# --- reading ahead ---
+
+
+def _batches(
+    slots: _Slots,
+    example: _TrainExample | _EvalExample,
+    start_step: int,
+    process: int,
+    processes: int,
+    workers: int,
+) -> grain.DatasetIterator[Batch]:
+    if slots.batch < 1 or slots.batch % processes:
+        raise UserError(
+            f"A batch of {slots.batch} cannot be shared by {processes} processes: expected a "
+            f"multiple of {processes} (train.batch, test.batch)."
+        )
+    if workers < 0:
+        raise UserError(f"data.workers counts processes: expected 0 or more, found {workers}.")
+    if not 0 <= process < processes or start_step < 0:
+        raise ValueError(f"{process=}, {processes=}, {start_step=}")
+    share = slots.batch // processes
+    dataset = grain.MapDataset.source(slots)[process::processes].map(example).batch(share)
+    dataset = dataset[start_step:]
+    workers = min(workers, len(dataset))
+    size = share * math.prod(example.transform.shape)
+    reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
+    if workers:
+        _prepare_workers(size, workers)
+        reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(_own)
+    return iter(reading)
+
+
+def _read_options(size: int, readers: int) -> grain.ReadOptions:
+    """Returns threads and buffer for each of `readers` processes with batches of `size` bytes.
+
+    A thread makes a whole batch, so there are never more threads than batches that fit the buffer.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, min(cpus // readers, MAX_THREADS))
+    buffer = max(2, min(threads + 2, MAX_BUFFER // (size * readers)))
+    return grain.ReadOptions(num_threads=min(threads, buffer), prefetch_buffer_size=buffer)
+
+
+def _own(batch: Batch) -> Batch:
+    """Copies a worker's batch out of shared memory, which is scarce and complains at exit."""
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _prepare_workers(size: int, workers: int) -> None:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads its flags, which only absl.app parses
+    # Workers hand batches over in shared memory: one in the making, two waiting, one in use.
+    # Where it is full the system kills the worker without a word.
+    shared, need = Path("/dev/shm"), 4 * size * workers
+    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < need:
+        raise UserError(
+            f"data.workers={workers} needs {need / 2**20:.0f} MiB of shared memory ({shared}), of "
+            f"which {free / 2**20:.0f} MiB are free. Set data.workers=0 (threads), or start the "
+            "container with more (docker run --shm-size=8g)."
+        )

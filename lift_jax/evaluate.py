@@ -1,0 +1,29 @@
+"""A split to numbers: each classifier's counts over all batches of all processes."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from jax.sharding import Mesh
+
+from lift_jax import mesh as mesh_lib
+from lift_jax import metrics
+from lift_jax.steps import Batch
+
+Counter = Callable[[Batch], Mapping[str, np.ndarray]]
+
+
+def evaluate(
+    batches: Iterable[Mapping[str, np.ndarray]], counters: Mapping[str, Counter], mesh: Mesh
+) -> dict[str, metrics.Counts]:
+    """Feeds every batch to every counter and returns the sums by the counters' names.
+
+    `batches` are this process's rows, the last padded and masked (`loader.eval_batches`); a counter
+    is what `steps.make_count` returns, its weights filled in. Images are read once for all of them.
+    """
+    totals: dict[str, metrics.Counts | None] = dict.fromkeys(counters)
+    for rows in batches:
+        batch = mesh_lib.put_batch(mesh, rows)
+        counts = {name: counter(batch) for name, counter in counters.items()}  # all under way
+        for name in counters:
+            totals[name] = metrics.add(totals[name], counts[name])
+    return totals

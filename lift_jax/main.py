@@ -1,0 +1,79 @@
+"""The command: `python -m lift_jax.main --config=configs/demo.py --workdir=runs/demo`.
+
+Run it again to continue where it stopped. `--mode=evaluate` tests the newest checkpoint of the
+folder, `--mode=zero_shot` the backbone alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lift_jax import report, train
+from lift_jax.errors import UserError, unknown
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A file of configs/, with an argument after a colon if wanted.",
+    lock_config=True,
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
+MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
+MODES = ("train", "evaluate", "zero_shot")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags, every mistake in them as one message."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        raise SystemExit(fail(e)) from None
+    except UserError as e:  # from the config file
+        raise SystemExit(fail(e)) from None
+    except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
+        text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
+        raise SystemExit(fail(f"The config has no key {text}")) from None
+
+
+def fail(message: object) -> int:
+    """Prints the message of a user's mistake; returns the exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "lift_jax" / "xla"))
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
+    logging.set_verbosity(logging.WARNING)
+    use_compile_cache()
+    try:
+        if MODE.value not in MODES:
+            raise unknown("mode (--mode)", MODE.value, MODES)
+        if CONFIG.value is None or not WORKDIR.value:
+            raise UserError(
+                "Give a config and a run folder: python -m lift_jax.main "
+                "--config=configs/demo.py --workdir=runs/demo"
+            )
+        train.run(CONFIG.value, WORKDIR.value, MODE.value)
+        if jax.process_index() == 0:
+            print(f"Report: {report.write(WORKDIR.value)}")
+    except UserError as e:
+        raise SystemExit(fail(e)) from None
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command to continue from the last checkpoint.")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,130 @@
+"""From logits to the numbers of a long-tailed benchmark, through counts that can be added.
+
+`count` runs inside jit on one batch; `add` sums its result over batches on the host, where nothing
+overflows or rounds; `summarise` turns the sum into percentages. So the result depends neither on
+the batch size nor on the number of devices, and padded rows count nowhere.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+BINS = 10  # of the expected calibration error
+FLOOR = 0.001  # percent: what a class counts at least in the harmonic mean
+
+Counts = dict[str, np.ndarray]
+Summary = dict[str, float | int | None]
+
+# The keys of a summary, in the order of the tables. All but the last are percentages.
+NAMES = (
+    *("overall", "mean", "many", "medium", "few"),
+    *("hmean", "gmean", "worst", "macro_f1", "ece", "images"),
+)
+
+
+def count(
+    logits: Float[Array, "n c"],
+    labels: Int[Array, " n"],
+    mask: Bool[Array, " n"] | None = None,
+) -> dict[str, Array]:
+    """Returns the counts of one batch; jit it.
+
+    Args:
+        logits: of any floating type. The prediction is the first of the largest.
+        labels: class numbers; those of padded rows may be anything.
+        mask: true for real rows; None if all are.
+
+    Returns:
+        int32[c]: `correct` and `total` by label, `predicted` by prediction. For each tenth (lo, hi]
+        of confidence (the largest softmax probability): int32[10] `bin_total` and `bin_correct`,
+        float32[10] `bin_confidence`, the sum of the confidences.
+    """
+    classes = logits.shape[-1]
+    if mask is None:
+        mask = jnp.ones(labels.shape, bool)
+    logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
+    labels = jnp.where(mask, labels, 0)
+    real = mask.astype(jnp.int32)
+
+    predicted = logits.argmax(-1)
+    correct = (mask & (predicted == labels)).astype(jnp.int32)
+    confidence = jax.nn.softmax(logits).max(-1)
+    # Bins are closed above, so that a confidence of 1 belongs to the last.
+    bins = jnp.clip(jnp.ceil(confidence * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
+    return {
+        "correct": jax.ops.segment_sum(correct, labels, classes),
+        "total": jax.ops.segment_sum(real, labels, classes),
+        "predicted": jax.ops.segment_sum(real, predicted, classes),
+        "bin_total": jax.ops.segment_sum(real, bins, BINS),
+        "bin_correct": jax.ops.segment_sum(correct, bins, BINS),
+        "bin_confidence": jax.ops.segment_sum(jnp.where(mask, confidence, 0.0), bins, BINS),
+    }
+
+
+def add(total: Counts | None, counts: Mapping[str, ArrayLike]) -> Counts:
+    """Returns total + counts in int64 and float64 on the host; None is the empty total."""
+    wide = {}
+    for key, value in counts.items():
+        array = np.asarray(value)
+        wide[key] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    return wide if total is None else {key: total[key] + wide[key] for key in wide}
+
+
+def groups(train_counts: ArrayLike) -> dict[str, np.ndarray]:
+    """Returns bool[c] for many (n > 100), medium (20 <= n <= 100) and few (n < 20).
+
+    Args:
+        train_counts: training images of each class, [c]. CIFAR-100-LT is grouped by the counts of
+            imbalance ratio 100 whatever its own, as in LIFT: pass those.
+    """
+    n = np.asarray(train_counts)
+    return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
+
+
+def class_accuracy(counts: Counts) -> np.ndarray:
+    """Returns the accuracy of each class in percent, float64[c], NaN without test images."""
+    correct = np.asarray(counts["correct"], np.float64)
+    total = np.asarray(counts["total"], np.float64)
+    return np.divide(100 * correct, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def absent(counts: Counts) -> list[int]:
+    """Returns the classes without a test image, which no class mean holds: to be named."""
+    return np.flatnonzero(counts["total"] == 0).tolist()
+
+
+def summarise(counts: Counts, train_counts: ArrayLike) -> Summary:
+    """Returns the numbers of a test split, by `NAMES`.
+
+    Percentages: `overall` of the images; all others over classes with a test image: `mean`, the
+    means of the three groups of `groups`, the harmonic mean (a class counts at least 0.001 %), the
+    geometric mean (0 if a class is), the worst class, and the mean F1 score. `ece` is the expected
+    calibration error of ten bins, `images` the number of test images. None where nothing is in a
+    group, or there is no image at all.
+    """
+    present = counts["total"] > 0
+    images = int(counts["total"].sum())
+    if not images:
+        return {**dict.fromkeys(NAMES), "images": 0}
+    accuracy = class_accuracy(counts)
+    seen = accuracy[present]
+    summary: Summary = {
+        "overall": 100 * float(counts["correct"].sum()) / images,
+        "mean": float(seen.mean()),
+    }
+    for name, members in groups(train_counts).items():
+        members = accuracy[members & present]
+        summary[name] = float(members.mean()) if members.size else None
+    summary["hmean"] = float(1 / (1 / np.maximum(seen, FLOOR)).mean())
+    summary["gmean"] = float(np.exp(np.log(seen).mean())) if seen.all() else 0.0
+    summary["worst"] = float(seen.min())
+    # F1 = 2 true positives / (images of the class + predictions of it).
+    f1 = 2 * counts["correct"][present] / (counts["total"] + counts["predicted"])[present]
+    summary["macro_f1"] = 100 * float(f1.mean())
+    gap = np.abs(counts["bin_confidence"] - counts["bin_correct"]).sum()
+    summary["ece"] = 100 * float(gap) / images
+    summary["images"] = images
+    return summary

@@ -1,0 +1,102 @@
+"""The two jitted functions: one step of training, and the counts of one batch of a test."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from lift_jax import mesh as mesh_lib
+from lift_jax import metrics
+from lift_jax.losses import Loss
+from lift_jax.models import tree
+from lift_jax.models.tree import Tree
+from lift_jax.models.vit import VisionConfig
+from lift_jax.state import State
+
+Batch = dict[str, jax.Array]  # image u8[b h w 3] or u8[b k h w 3], label i32[b], mask bool[b]
+
+
+def normalise(images: UInt8[Array, "..."], vision: VisionConfig) -> Float[Array, "..."]:
+    """Bytes to float32, less the mean and over the standard deviation of the backbone."""
+    mean, std = jnp.array(vision.mean, jnp.float32), jnp.array(vision.std, jnp.float32)
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    vision: VisionConfig,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    accum: int = 1,
+) -> Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]:
+    """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
+
+    The loss is that of the whole batch over its real rows, however many devices or micro-batches
+    (`accum`) share the work. Only tuned leaves are differentiated.
+    """
+
+    def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
+        logits = tree.merge(graph, tuned | frozen)(normalise(batch["image"], vision))
+        return loss.terms(logits, batch["label"], batch["mask"])
+
+    gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator; the denominator is aux
+
+    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, Array]:
+        def add(total: tuple, micro: Batch) -> tuple[tuple, None]:
+            (numerator, denominator), grads = gradient(state.tuned, frozen, micro)
+            return jax.tree.map(jnp.add, total, (numerator, denominator, grads)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        total = (zero, zero, jax.tree.map(jnp.zeros_like, state.tuned))
+        if accum == 1:
+            total, _ = add(total, batch)
+        else:
+            # every accum-th row: each device cuts its own rows, and nothing moves between devices
+            cut = {k: v.reshape(-1, accum, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+            total, _ = jax.lax.scan(add, total, cut)
+        numerator, denominator, grads = total
+        denominator = jnp.maximum(denominator, jnp.finfo(jnp.float32).tiny)
+        grads = jax.tree.map(lambda g: g / denominator, grads)
+        updates, opt = optimizer.update(grads, state.opt, state.tuned)
+        tuned = optax.apply_updates(state.tuned, updates)
+        return State(state.step + 1, tuned, opt), numerator / denominator
+
+    everywhere = mesh_lib.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+
+
+def make_predict(
+    graph: nnx.GraphDef, vision: VisionConfig
+) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
+    """Returns `(leaves, batch) -> logits`, the mean over an image's crops where it has several.
+
+    The crops are a vmapped axis, and the batch axis stays sharded. What is averaged is the
+    embedding, in which the logits are linear.
+    """
+
+    def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
+        model = tree.merge(graph, leaves)
+        images = batch["image"]
+        if images.ndim == 4:
+            return model(normalise(images, vision))
+        crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
+        return model.head.classify(crops.mean(axis=1))
+
+    return predict
+
+
+def make_count(
+    graph: nnx.GraphDef, vision: VisionConfig, mesh: Mesh
+) -> Callable[[Tree, Batch], dict[str, Array]]:
+    """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices."""
+    predict = make_predict(graph, vision)
+
+    def count(leaves: Tree, batch: Batch) -> dict[str, Array]:
+        return metrics.count(predict(leaves, batch), batch["label"], batch["mask"])
+
+    return jax.jit(count, out_shardings=mesh_lib.replicated(mesh))

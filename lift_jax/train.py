@@ -1,0 +1,330 @@
+"""The whole of a run, from a config to a folder of results, in reading order."""
+
+import json
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lift_jax import checkpoint, log, losses, metrics, optim, steps
+from lift_jax import config as config_lib
+from lift_jax import mesh as mesh_lib
+from lift_jax import state as state_lib
+from lift_jax.build import Setup, build, parameters, some
+from lift_jax.data import augment, loader
+from lift_jax.data.sources import Dataset
+from lift_jax.errors import UserError
+from lift_jax.evaluate import evaluate
+from lift_jax.models.tree import Tree
+
+# What may change while a run continues, for it does not change what is learned; a backbone or a
+# data set at another place is recognised by its content.
+FREE = (
+    "checkpoint",
+    "mesh",
+    "test",
+    "train.accum",
+    "model.backbone",
+    "data.workers",
+    "data.root",
+    "data.train_list",
+    "data.test_list",
+    "data.class_names",
+)
+CONFIG, METRICS = "config.json", "metrics.json"
+LAG = 2  # steps that the device may be ahead of the log, so that reading a loss waits for nothing
+ROWS = {"zero_shot": "zero-shot", "test": "{}", "test_tte": "{} with TTE"}
+
+
+def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
+    """Trains (or continues) and tests; returns what metrics.json holds.
+
+    `mode` 'evaluate' tests the newest checkpoint of `workdir`, 'zero_shot' the untuned CLIP. Raises
+    UserError for anything in the config, the data, the weights or the folder that the user can
+    mend.
+    """
+    config_lib.validate(config)
+    workdir = open_workdir(workdir)
+    console = Console(quiet=jax.process_index() != 0)
+    with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
+        saved = checkpoint.describe(manager)
+        if mode == "evaluate" and saved is None:
+            raise UserError(
+                f"{workdir} holds no checkpoint to evaluate. Train first: --mode=train."
+            )
+        if mode == "zero_shot" and saved is not None:
+            raise UserError(
+                f"{workdir} holds a trained run, whose results already have a zero-shot part and "
+                "would be overwritten. Give another --workdir."
+            )
+        if saved is not None:  # before anything slow
+            check_config(saved, config, workdir)
+        setup = build(config, console)
+        if mode == "zero_shot":
+            return test(config, setup, None, workdir, console)
+
+        per_epoch = loader.steps_per_epoch(len(setup.data.train), config.train.batch)
+        total = per_epoch * config.train.epochs
+        rate = optim.schedule(config.train.lr, config.train.epochs, per_epoch)
+        optimizer = optim.sgd(rate, config.train.momentum, config.train.weight_decay)
+        state = state_lib.create(setup.tuned, optimizer)
+        state = jax.device_put(state, mesh_lib.replicated(setup.mesh))
+        about = describe(config, setup)
+        if saved is not None:
+            check_content(saved, about, workdir)
+            state = checkpoint.restore(manager, state)
+        done = int(state.step)
+        if mode == "train":
+            if done == total and (finished := stored_metrics(workdir, config)):
+                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
+                show(finished, config, console)
+                return finished
+            if 0 < done < total:
+                console.print(f"Continuing {workdir} after step {done} of {total}.")
+            if done < total:
+                write_config(workdir, about)
+                state = train(
+                    config, setup, state, optimizer, rate, manager, about, workdir, console
+                )
+        return test(config, setup, state, workdir, console)
+
+
+def train(
+    config: ConfigDict,
+    setup: Setup,
+    state: state_lib.State,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    manager: ocp.CheckpointManager,
+    about: dict,
+    workdir: Path,
+    console: Console,
+) -> state_lib.State:
+    """The loop, from the state's step to the last; saves on the way and at the end."""
+    c, mesh = config, setup.mesh
+    first = jax.process_index() == 0
+    options = {"tau": c.loss.tau} if c.loss.name == "la" else {}
+    loss_fn = losses.make(c.loss.name, setup.data.counts, **options)
+    train_step = steps.make_train_step(
+        setup.graph, setup.vision, loss_fn, optimizer, mesh, c.train.accum
+    )
+    n = len(setup.data.train)
+    per_epoch = loader.steps_per_epoch(n, c.train.batch)
+    start, total = int(state.step), per_epoch * c.train.epochs
+    transform = augment.TrainTransform(
+        res=setup.vision.resolution, kind=c.train.augment, interpolation=c.train.interpolation,
+        mda=c.train.mda, min_area=c.train.min_area, flip=c.train.flip, epochs=c.train.epochs,
+    )  # fmt: skip
+    batches = loader.train_batches(
+        setup.data.train, transform, seed=c.seed, epochs=c.train.epochs, batch=c.train.batch,
+        start_step=start, process=jax.process_index(), processes=jax.process_count(),
+        workers=c.data.workers,
+    )  # fmt: skip
+
+    with (
+        log.RunLog(workdir, active=first) as run_log,
+        log.Progress(total, c.train.epochs, start, active=first, console=console) as progress,
+    ):
+        seconds = run_log.resume(start)
+        ahead: deque[tuple[int, jax.Array, float]] = deque()  # steps whose loss is not yet read
+        recent = np.zeros(3)  # images, seconds and seconds waiting for data, fading out
+        clock = time.monotonic()
+
+        def report() -> None:
+            nonlocal seconds, clock, recent
+            step, loss, waited = ahead.popleft()
+            value = float(loss)  # waits until the device has done the step
+            now = time.monotonic()
+            elapsed, clock = now - clock, now
+            seconds += elapsed
+            images = min(c.train.batch, n - (step - 1) % per_epoch * c.train.batch)
+            # the first step holds the compilation: it fades at once, the others over 20 steps
+            recent = recent * (0.95 if step > start + 2 else 0.0) + (images, elapsed, waited)
+            if not np.isfinite(value):
+                last = manager.latest_step()
+                kept = f"{manager.directory}/{last}" if last is not None else "none yet"
+                raise UserError(
+                    f"The loss of step {step} (epoch {(step - 1) // per_epoch + 1}) is {value}. "
+                    f"Training stopped; the last good checkpoint is {kept}. Lower train.lr (now "
+                    f"{c.train.lr}) or try model.precision=float32, in another --workdir."
+                )
+            record = log.Step(
+                step=step, epoch=(step - 1) // per_epoch, loss=value, lr=float(rate(step - 1)),
+                images_per_second=recent[0] / recent[1], wait=min(1.0, recent[2] / recent[1]),
+                seconds=seconds,
+            )  # fmt: skip
+            run_log.write(record)
+            progress.update(record)
+
+        for step in range(start + 1, total + 1):
+            before = time.monotonic()
+            rows = next(batches)
+            waited = time.monotonic() - before
+            state, loss = train_step(state, setup.frozen, mesh_lib.put_batch(mesh, rows))
+            ahead.append((step, loss, waited))
+            if len(ahead) > LAG:
+                report()
+            if step % c.checkpoint.every_steps == 0 or step == total:
+                while ahead:  # a checkpoint is written only after all losses up to it are good
+                    report()
+                checkpoint.save(manager, state, about)
+        manager.wait_until_finished()
+    return state
+
+
+def test(
+    config: ConfigDict,
+    setup: Setup,
+    state: state_lib.State | None,
+    workdir: Path,
+    console: Console,
+) -> dict:
+    """Tests the zero-shot classifier and, given a state, the tuned one, plain and with TTE.
+
+    Writes metrics.json and per_class.csv, prints the table, and returns what metrics.json holds.
+    """
+    c, data = config, setup.data
+    read = partial(
+        loader.eval_batches, data.test, batch=c.test.batch, process=jax.process_index(),
+        processes=jax.process_count(), workers=c.data.workers,
+    )  # fmt: skip
+
+    def counter(graph: nnx.GraphDef, leaves: Tree):
+        return partial(steps.make_count(graph, setup.vision, setup.mesh), leaves)
+
+    res, interpolation = setup.vision.resolution, c.test.interpolation
+    plain = {"zero_shot": counter(*setup.zero_shot)}
+    if state is not None:
+        tuned = counter(setup.graph, state.tuned | setup.frozen)
+        plain["test"] = tuned
+    counts = evaluate(read(augment.TestTransform(res, interpolation)), plain, setup.mesh)
+    if state is not None and c.test.tte:
+        crops = augment.FiveCrop(res, c.test.expand, interpolation)
+        counts |= evaluate(read(crops), {"test_tte": tuned}, setup.mesh)
+
+    found = {row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
+             for row in ROWS}  # fmt: skip
+    sizes = log.parameter_counts(parameters(setup.tuned, setup.frozen))
+    steps_log = log.read_log(workdir / log.LOG) if state is not None else []
+    found |= {
+        "tuned_params": sizes["tuned"], "head_params": sizes["head"],
+        "frozen_params": sizes["frozen"], "steps": int(state.step) if state is not None else 0,
+        "seconds": steps_log[-1].seconds if steps_log else 0.0,
+        "images_per_second": steps_log[-1].images_per_second if steps_log else 0.0,
+    }  # fmt: skip
+    missing = metrics.absent(counts["zero_shot"])
+    if missing:
+        console.print(
+            f"Warning: {len(missing)} classes have no test image and are left out of the class "
+            f"means: {some([data.class_names[i] for i in missing])}",
+            markup=False,
+        )
+    if jax.process_index() == 0:
+        write_config(workdir, describe(config, setup))
+        write_per_class(workdir, data, counts)
+        log.write_json(workdir / METRICS, found)
+    show(found, config, console)
+    return found
+
+
+# -- the run folder
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """Makes the folder. Raises UserError if that fails."""
+    path = Path(workdir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"Cannot make the run folder {path} (--workdir): {e.strerror}.") from e
+    return path
+
+
+def describe(config: ConfigDict, setup: Setup) -> dict:
+    """What a checkpoint belongs to, and what config.json says."""
+    summary = {
+        "class_names": list(setup.data.class_names),
+        "counts": setup.data.counts.tolist(),
+        "backbone_fingerprint": setup.fingerprint,
+    }
+    return {**plain(config), "data_summary": summary}
+
+
+def plain(config: ConfigDict) -> dict:
+    """The config as JSON gives it back."""
+    return json.loads(config.to_json())
+
+
+def write_config(workdir: Path, about: dict) -> None:
+    if jax.process_index() == 0:
+        log.write_json(workdir / CONFIG, about)
+
+
+def check_config(saved: dict, config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if the folder's run was made by another config."""
+    saved = {key: value for key, value in saved.items() if key != "data_summary"}
+    changed = [
+        line
+        for line in config_lib.differences(saved, plain(config))
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in FREE)
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            "Give another --workdir, or set these back to continue that run."
+        )
+
+
+def check_content(saved: dict, about: dict, workdir: Path) -> None:
+    """Raises UserError if classes, counts or backbone are not those of the folder's run."""
+    kinds = {
+        "class_names": "other classes",
+        "counts": "other training images",
+        "backbone_fingerprint": "other backbone weights",
+    }
+    for key, kind in kinds.items():
+        if saved["data_summary"][key] != about["data_summary"][key]:
+            raise UserError(
+                f"{workdir} holds a run with {kind} than the config gives now. Give another "
+                "--workdir, or the data and the backbone that the run began with."
+            )
+
+
+def stored_metrics(workdir: Path, config: ConfigDict) -> dict | None:
+    """The results in the folder, if they are those of the config's test section."""
+    try:
+        about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not tested yet, or a file that somebody changed: test again
+    return found if about.get("test") == plain(config)["test"] and found.get("test") else None
+
+
+def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Counts]) -> None:
+    """Writes per_class.csv: accuracies in percent, empty for classes without test images."""
+    group = np.full(len(data.class_names), "", dtype=object)
+    for name, members in metrics.groups(data.group_counts).items():
+        group[members] = name
+    accuracy = {row: metrics.class_accuracy(counts[row]) for row in ROWS if row in counts}
+    header = ("class", "name", "train_images", "group", "test_images", *ROWS)
+    rows = (
+        (c, name, data.counts[c], group[c], counts["zero_shot"]["total"][c])
+        + tuple(float(accuracy[row][c]) if row in accuracy else None for row in ROWS)
+        for c, name in enumerate(data.class_names)
+    )
+    log.write_csv(workdir / "per_class.csv", header, rows)
+
+
+def show(found: dict, config: ConfigDict, console: Console) -> None:
+    """Prints the table of results."""
+    tuned = {"none": "classifier only", "full": "full fine-tuning"}
+    name = tuned.get(config.tuner.name, config.label)
+    console.print(log.results_table({ROWS[row].format(name): found[row] for row in ROWS}))

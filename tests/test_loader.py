@@ -1,0 +1,284 @@
+"""The order of batches: the same for any number of workers and processes, and from any step."""
+
+import pickle
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lift_jax.data import loader
+from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
+from lift_jax.data.sources import ArrayImages, FileImages, Split
+from lift_jax.errors import UserError
+
+RES = 4
+N = 37  # prime: a partial last batch for every batch size
+EPOCHS = 3
+BATCH = 8
+STEPS = 5  # of an epoch: 4 full batches and 5 images
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Image i is made of noise, and its label is i: a label says which image it is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (N, 11, 13, 3), np.uint8)
+    return Split(ArrayImages(pixels, "noise", np.arange(N)), np.arange(N))
+
+
+def transform(kind="mda", flip=True, epochs=EPOCHS):
+    return TrainTransform(RES, kind, "bicubic", "linear", 0.08, flip, epochs)
+
+
+def train(split, **options):
+    options = dict(seed=0, epochs=EPOCHS, batch=BATCH) | options
+    return list(loader.train_batches(split, transform(), **options))
+
+
+@pytest.fixture(scope="module")
+def whole(split):
+    return train(split)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, two in zip(found, expected, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert type(one[key]) is np.ndarray
+            assert one[key].dtype == two[key].dtype
+            np.testing.assert_array_equal(one[key], two[key])
+
+
+def seen(batches):
+    return np.concatenate([batch["label"][batch["mask"]] for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "steps"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (37, 8, 5), (115_846, 128, 906)]
+)
+def test_steps_per_epoch(n, batch, steps):
+    assert loader.steps_per_epoch(n, batch) == steps
+
+
+def test_shapes_types_and_masks_never_change_but_in_number(whole):
+    assert len(whole) == EPOCHS * STEPS
+    for step, batch in enumerate(whole):
+        assert batch["image"].shape == (BATCH, RES, RES, 3) and batch["image"].dtype == np.uint8
+        assert batch["label"].shape == (BATCH,) and batch["label"].dtype == np.int32
+        assert batch["mask"].shape == (BATCH,) and batch["mask"].dtype == np.bool_
+        real = 5 if step % STEPS == STEPS - 1 else BATCH
+        assert batch["mask"].tolist() == [True] * real + [False] * (BATCH - real)
+        assert not batch["image"][~batch["mask"]].any()
+        assert not batch["label"][~batch["mask"]].any()
+
+
+def test_every_example_once_an_epoch_in_another_order(whole):
+    epochs = [seen(whole[e * STEPS : (e + 1) * STEPS]) for e in range(EPOCHS)]
+    for labels in epochs:
+        assert sorted(labels) == list(range(N))
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert epochs[0] != list(range(N))
+
+
+def test_views_differ_from_epoch_to_epoch(whole):
+    views = [
+        batch["image"][list(batch["label"]).index(7)]
+        for batch in whole
+        if 7 in batch["label"][batch["mask"]]
+    ]
+    assert len(views) == EPOCHS
+    assert not np.array_equal(views[0], views[1]) and not np.array_equal(views[1], views[2])
+
+
+def test_views_are_drawn_from_seed_epoch_and_index_alone(split, whole):
+    for step in (0, STEPS, 3 * STEPS - 1):
+        batch, epoch = whole[step], step // STEPS
+        for image, i in zip(batch["image"], batch["label"][batch["mask"]], strict=False):
+            rng = np.random.default_rng((0, epoch, int(i)))
+            np.testing.assert_array_equal(image, transform()(split.images[i], rng, epoch))
+
+
+def test_the_seed_changes_order_and_views(split, whole):
+    assert_same(train(split, seed=0), whole)
+    other = train(split, seed=1)
+    assert seen(other[:STEPS]) != seen(whole[:STEPS])
+    assert sorted(seen(other[:STEPS])) == list(range(N))
+
+
+@pytest.mark.parametrize("start", [1, STEPS - 1, STEPS, 2 * STEPS + 3, EPOCHS * STEPS])
+def test_starting_late_equals_skipping(split, whole, start):
+    assert_same(train(split, start_step=start), whole[start:])
+
+
+def test_starting_late_reads_nothing_of_what_came_before(split):
+    class Counting:
+        def __init__(self):
+            self.read = []
+
+        def __len__(self):
+            return N
+
+        def __getitem__(self, i):
+            self.read.append(i)
+            return split.images[i]
+
+    images = Counting()
+    train(Split(images, split.labels), start_step=EPOCHS * STEPS - 1)
+    assert len(images.read) == 5
+
+
+def test_a_longer_run_starts_in_the_same_order(split, whole):
+    longer = train(split, epochs=EPOCHS + 4)
+    assert seen(longer[: EPOCHS * STEPS]) == seen(whole)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+@pytest.mark.parametrize("start", [0, STEPS + 2])
+def test_processes_share_the_same_global_batches(split, whole, processes, start):
+    shares = [
+        train(split, process=p, processes=processes, start_step=start) for p in range(processes)
+    ]
+    joined = [
+        # Process p holds the rows p, p + processes, ... of the global batch.
+        {key: np.stack([part[key] for part in parts], 1).reshape(full[key].shape) for key in full}
+        for *parts, full in zip(*shares, whole[start:], strict=True)
+    ]
+    assert_same(joined, whole[start:])
+
+
+def test_workers_change_nothing(split, whole):
+    assert_same(train(split, workers=1), whole)
+    late = train(split, workers=2, start_step=2)  # 13 batches: one worker has more than the other
+    assert_same(late, whole[2:])
+
+
+def test_more_workers_than_batches(split, whole):
+    found = train(split, workers=5, start_step=EPOCHS * STEPS - 1)
+    assert_same(found, whole[-1:])
+    assert train(split, workers=2, start_step=EPOCHS * STEPS) == []
+
+
+def test_no_epochs_no_batches(split):
+    assert train(split, epochs=0) == []
+
+
+@pytest.mark.parametrize("batch", [1, 36, 37, 38, 64])
+def test_batches_of_any_size_hold_every_image_once(split, batch):
+    batches = train(split, batch=batch, epochs=1)
+    assert len(batches) == loader.steps_per_epoch(N, batch)
+    assert sorted(seen(batches)) == list(range(N))
+    assert {b["image"].shape for b in batches} == {(batch, RES, RES, 3)}
+
+
+# --- evaluation ---
+
+
+@pytest.mark.parametrize("view", [TestTransform(RES), FiveCrop(RES, 2)], ids=["plain", "five"])
+def test_evaluation_keeps_the_order(split, view):
+    batches = list(loader.eval_batches(split, view, batch=BATCH))
+    assert seen(batches) == list(range(N))
+    assert sum(batch["mask"].sum() for batch in batches) == N
+    images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
+    for i in (0, 13, N - 1):
+        np.testing.assert_array_equal(images[i], view(split.images[i]))
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_every_process_evaluates_as_many_batches(split, processes):
+    # 33 images of 37: with 8 processes, 7 have nothing but padding in the last batch.
+    part = Split(ArrayImages(split.images.pixels[:33], "", np.arange(33)), np.arange(33))
+    shares = [
+        list(loader.eval_batches(part, TestTransform(RES), batch=8, process=p, processes=processes))
+        for p in range(processes)
+    ]
+    assert {len(share) for share in shares} == {5}
+    assert {b["image"].shape for share in shares for b in share} == {(8 // processes, RES, RES, 3)}
+    assert sorted(label for share in shares for label in seen(share)) == list(range(33))
+
+
+def test_images_of_many_sizes_are_batched():
+    @dataclass(frozen=True)
+    class Sizes:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, i):
+            return Image.new("RGB", (1 + 7 * i, 30 - 5 * i), (i, i, i))
+
+    batches = train(Split(Sizes(), np.arange(5)), epochs=1)
+    assert sorted(batches[0]["image"][:5, 0, 0, 0].tolist()) == [0, 1, 2, 3, 4]
+
+
+# --- mistakes ---
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    names = [f"{i}.png" for i in range(12)]
+    for name in names:
+        Image.new("RGB", (5, 5)).save(tmp_path / name)
+    (tmp_path / "9.png").write_bytes(b"no image")
+    return Split(FileImages(str(tmp_path), names), np.zeros(12)), str(tmp_path / "9.png")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named_at_its_batch(damaged, workers):
+    split, path = damaged
+    batches = loader.eval_batches(split, TestTransform(RES), batch=4, workers=workers)
+    assert next(batches)["mask"].all() and next(batches)["mask"].all()
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert path in str(caught.value) and "cannot identify" in str(caught.value)
+    assert "Replace the file" in str(caught.value)
+    batches.close()
+
+
+def test_a_closed_iterator_gives_nothing_more(split):
+    batches = loader.train_batches(split, transform(), seed=0, epochs=1000, batch=BATCH)
+    next(batches)
+    batches.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(processes=3), ["8", "3 processes", "train.batch"]),
+        (dict(batch=0), ["batch of 0"]),
+        (dict(batch=-8), ["batch of -8"]),
+        (dict(workers=-1), ["data.workers", "-1"]),
+    ],
+)
+def test_mistakes_name_the_key(split, options, words):
+    with pytest.raises(UserError) as caught:
+        train(split, **options)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("options", [dict(process=1), dict(process=-1), dict(start_step=-1)])
+def test_impossible_places_are_refused(split, options):
+    with pytest.raises(ValueError, match="start_step="):
+        train(split, **options)
+
+
+def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
+    nearly_full = SimpleNamespace(free=100)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: nearly_full)
+    with pytest.raises(UserError, match="data.workers=2.*shared memory.*data.workers=0"):
+        train(split, workers=2)
+
+
+@pytest.mark.parametrize("size", [1, 10**6, 2**29, 2**40])
+@pytest.mark.parametrize("readers", [1, 3, 64])
+def test_reading_ahead_is_bounded(size, readers):
+    options = loader._read_options(size, readers)
+    assert 1 <= options.num_threads <= options.prefetch_buffer_size
+    assert options.prefetch_buffer_size <= max(2, loader.MAX_BUFFER // (size * readers))
+
+
+def test_user_errors_survive_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(UserError("what to do")))
+    assert type(error) is UserError and str(error) == "what to do"

@@ -1,0 +1,234 @@
+"""Training steps: the golden trajectory, freezing, accumulation, padding, sharding."""
+
+from pathlib import Path
+
+import authors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+import lift_jax
+from lift_jax import losses, mesh, optim, state, steps
+from lift_jax.data import augment, loader
+from lift_jax.data.sources import ArrayImages, Split
+from lift_jax.models import tree, tuners
+from lift_jax.models.clip import Classifier
+from lift_jax.models.heads import CosineHead
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def classifier(weight, names=("adaptformer",), **options):
+    clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
+    tuners.attach(clip.visual, names, len(weight), rngs=nnx.Rngs(0), **options)
+    model = Classifier(clip.visual, CosineHead(jnp.asarray(weight)))
+    return model, tuners.trainable(names, 3, options.get("partial", 0))
+
+
+@pytest.fixture(scope="module")
+def trained(golden):
+    """The 20 golden steps, run by us: losses, first and last leaves, what was expected."""
+    data, expected = golden("trajectory_data"), golden("trajectory_adaptformer_la")
+    init = authors.leaves(expected, "init/")
+    model, is_trainable = classifier(init["head/weight"])
+    graph, tuned, frozen = state.split(model, is_trainable)
+    assert init.keys() == tuned.keys()
+    devices = mesh.make()
+    optimizer = optim.sgd(optim.schedule(0.02, 5, 4), 0.9, 5e-4)
+    current = state.create({k: jnp.array(v) for k, v in init.items()}, optimizer)
+    current = jax.device_put(current, mesh.replicated(devices))
+    before = jax.tree.map(lambda x: np.array(x), frozen)
+    frozen = jax.device_put(frozen, mesh.replicated(devices))
+    step = steps.make_train_step(
+        graph, model.visual.config, losses.make("la", data["cls_num_list"]), optimizer, devices
+    )
+    found = []
+    for row in data["order"].reshape(20, 8):
+        images = data["images_u8"][row].astype(np.uint8)
+        batch = {"image": images, "label": data["labels"][row], "mask": np.ones(8, bool)}
+        current, loss = step(current, frozen, mesh.put_batch(devices, batch))
+        found.append(float(loss))
+    return found, current, before, frozen, expected, step
+
+
+def test_trajectory_of_the_authors(trained):
+    found, current, _, _, expected, _ = trained
+    np.testing.assert_allclose(found, expected["loss"], rtol=1e-4)
+    for path, leaf in authors.leaves(expected, "final/").items():
+        np.testing.assert_allclose(current.tuned[path], leaf, atol=1e-4, rtol=1e-4, err_msg=path)
+
+
+def test_frozen_leaves_are_unchanged_bit_for_bit(trained):
+    _, current, before, frozen, _, _ = trained
+    assert len(before) > 40 and not before.keys() & current.tuned.keys()
+    for path, leaf in before.items():
+        assert np.array_equal(leaf, frozen[path]), path
+
+
+def test_the_step_compiles_once(trained):
+    assert trained[-1]._cache_size() == 1
+
+
+def test_semantic_head_of_the_authors(golden, trained):
+    """Prompts to head: the trajectory's first classifier comes from its tokens."""
+    from lift_jax import init
+
+    data, expected = golden("trajectory_data"), golden("trajectory_adaptformer_la")
+    clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
+    texts = init.class_texts(clip, lambda texts: data["tokens"], [""] * 10)
+    head = init.text_head(texts, clip.image_proj[...])
+    np.testing.assert_allclose(head, expected["init/classifier.weight"], rtol=1e-5, atol=1e-6)
+
+
+def test_learning_rates_by_hand():
+    rate = optim.schedule(0.02, 5, 4)
+    found = [float(rate(step)) for step in (0, 3, 4, 19)]
+    by_hand = [0.02, 0.02, 0.01 * (1 + np.cos(np.pi / 5)), 0.01 * (1 + np.cos(np.pi * 4 / 5))]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+
+
+def random_batch(n, real, k=None, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (n, 32, 32, 3) if k is None else (n, k, 32, 32, 3)
+    images = rng.integers(0, 256, shape, np.uint8)
+    mask = np.arange(n) < real
+    return {"image": images, "label": rng.integers(0, 7, n, np.int32), "mask": mask}
+
+
+def one_step(batch, accum=1, names=("adaptformer",)):
+    rng = np.random.default_rng(1)
+    model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32), names)
+    graph, tuned, frozen = state.split(model, is_trainable)
+    devices = mesh.make()
+    everywhere = mesh.replicated(devices)
+    optimizer = optim.sgd(optim.schedule(0.1, 1, 1), 0.9, 5e-4)
+    step = steps.make_train_step(
+        graph, model.visual.config, losses.make("la", [90, 40, 20, 9, 4, 2, 1]), optimizer,
+        devices, accum,
+    )  # fmt: skip
+    start = jax.device_put(state.create(tuned, optimizer), everywhere)
+    after, loss = step(start, jax.device_put(frozen, everywhere), mesh.put_batch(devices, batch))
+    return float(loss), after
+
+
+def test_padding_does_not_count():
+    full, partial = random_batch(16, 11), random_batch(16, 11)
+    partial["image"][11:], partial["label"][11:] = 77, 3
+    (loss_a, a), (loss_b, b) = one_step(full), one_step(partial)
+    assert loss_a == loss_b
+    for path in a.tuned:
+        assert np.array_equal(a.tuned[path], b.tuned[path]), path
+
+
+@pytest.mark.parametrize("accum", [2, 4])
+def test_accumulation_is_the_loss_of_the_whole_batch(accum):
+    batch = random_batch(32, 27)
+    (loss_a, a), (loss_b, b) = one_step(batch), one_step(batch, accum)
+    np.testing.assert_allclose(loss_b, loss_a, rtol=1e-5)
+    for path in a.tuned:
+        np.testing.assert_allclose(b.tuned[path], a.tuned[path], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [("adaptformer",), (), ("full",)])
+def test_the_optax_mask_and_the_split_agree(names):
+    """An optax mask over the whole tree gives the update of the split, leaf for leaf."""
+    model, is_trainable = classifier(np.ones((7, 128), np.float32), names)
+    graph, leaves = tree.flatten(model)
+    mask = state.trainable_mask(leaves, is_trainable)
+    _, tuned, frozen = state.split(model, is_trainable)
+    assert tuned.keys() == {path for path, trained in mask.items() if trained}
+    assert frozen.keys() == {path for path, trained in mask.items() if not trained}
+
+    whole = {path: leaf[...] for path, leaf in leaves.items()}
+    grads = {path: jnp.full(leaf.shape, 0.5) for path, leaf in whole.items()}
+    optimizer = optim.sgd(optim.schedule(0.1, 1, 1), 0.9, 5e-4)
+    masked = optim.freeze(optimizer, mask)
+    updates, _ = masked.update(grads, masked.init(whole), whole)
+    split_updates, _ = optimizer.update(
+        {path: grads[path] for path in tuned}, optimizer.init(tuned), tuned
+    )
+    for path in whole:
+        expected = split_updates.get(path, jnp.zeros_like(whole[path]))
+        assert np.array_equal(updates[path], expected), path
+    assert isinstance(optax.apply_updates(whole, updates), dict)
+
+
+def test_ensemble_is_the_mean_of_the_logits_and_stays_sharded():
+    rng = np.random.default_rng(1)
+    model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32))
+    graph, tuned, frozen = state.split(model, is_trainable)
+    devices = mesh.make()
+    leaves = jax.device_put(tuned | frozen, mesh.replicated(devices))
+    predict = jax.jit(steps.make_predict(graph, model.visual.config))
+    batch = random_batch(16, 16, k=5)
+    logits = predict(leaves, mesh.put_batch(devices, batch))
+    assert logits.sharding.spec == P("data")
+    each = [
+        predict(leaves, mesh.put_batch(devices, batch | {"image": batch["image"][:, i]}))
+        for i in range(5)
+    ]
+    np.testing.assert_allclose(logits, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_only_tuned_gradients_cross_the_devices():
+    """The compiled data-parallel step's collectives move the tuned gradients and three scalars."""
+    import re
+
+    rng = np.random.default_rng(1)
+    model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32))
+    graph, tuned, frozen = state.split(model, is_trainable)
+    devices = mesh.make()
+    everywhere = mesh.replicated(devices)
+    optimizer = optim.sgd(optim.schedule(0.1, 1, 1), 0.9, 5e-4)
+    step = steps.make_train_step(
+        graph, model.visual.config, losses.make("la", [9, 4, 2, 2, 1, 1, 1]), optimizer, devices
+    )
+    start = jax.device_put(state.create(tuned, optimizer), everywhere)
+    batch = mesh.put_batch(devices, random_batch(16, 16))
+    text = step.lower(start, jax.device_put(frozen, everywhere), batch).compile().as_text()
+    assert not re.search(r"all-gather|all-to-all|collective-permute", text)
+    moved = 0
+    for line in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text):
+        for dims in re.findall(r"f32\[([\d,]*)\]", line):
+            moved += int(np.prod([int(d) for d in dims.split(",") if d]))
+    wanted = sum(leaf.size for leaf in tuned.values())
+    assert wanted <= moved <= wanted + 250
+
+
+def test_normalise_by_hand():
+    config = lift_jax.load_backbone("debug").visual.config
+    images = np.full((1, 2, 2, 3), 255, np.uint8)
+    found = steps.normalise(jnp.asarray(images), config)
+    expected = (1 - np.array(config.mean)) / np.array(config.std)
+    np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-6)
+
+
+def test_evaluation_is_exact_under_padding():
+    """31 images in batches of 16 and of 8 give the same counts, and each image counts once."""
+    from functools import partial
+
+    from lift_jax.evaluate import evaluate
+
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (31, 32, 32, 3), np.uint8)
+    split = Split(ArrayImages(pixels, "made up", np.arange(31)), rng.integers(0, 7, 31))
+    model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32))
+    graph, leaves = tree.flatten(model)
+    devices = mesh.make()
+    leaves = jax.device_put({k: v[...] for k, v in leaves.items()}, mesh.replicated(devices))
+    counter = partial(steps.make_count(graph, model.visual.config, devices), leaves)
+    found = [
+        evaluate(
+            loader.eval_batches(split, augment.TestTransform(32), batch=batch),
+            {"test": counter},
+            devices,
+        )["test"]
+        for batch in (8, 16)
+    ]
+    assert found[0]["total"].tolist() == np.bincount(split.labels, minlength=7).tolist()
+    for key in ("correct", "total", "predicted", "bin_total", "bin_correct"):
+        assert np.array_equal(found[0][key], found[1][key]), key
