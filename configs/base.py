@@ -81,4 +81,4 @@ def start(argument: str | None) -> ConfigDict:
     c.mesh.model = 1  # devices that share the frozen weights
 
     c.update(config_lib.METHODS[config_lib.parse_argument(argument).method])
-    return c
+    return c.lock()  # from here on a mistyped key is an error

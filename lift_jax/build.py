@@ -31,10 +31,10 @@ class Setup:
     mesh: Mesh
     data: Dataset
     vision: VisionConfig
-    graph: nnx.GraphDef  # of the classifier that is tuned
+    graph: nnx.GraphDef[Classifier]  # of the classifier that is tuned
     tuned: Tree  # float32, as they start; replicated
     frozen: Tree  # in the precision of the config; placed
-    zero_shot: tuple[nnx.GraphDef, Tree]  # graph and leaves of the classifier before tuning
+    zero_shot: tuple[nnx.GraphDef[Classifier], Tree]  # the classifier before tuning
     fingerprint: str  # of the backbone
 
 
@@ -121,10 +121,10 @@ def build(config: ConfigDict, console: Console) -> Setup:
 def parameters(tuned: Tree, frozen: Tree) -> list[log.Parameter]:
     """Path, shape and kind of every leaf; the head is a kind of its own."""
     return [
-        log.Parameter(path, leaf.shape, "head" if path.startswith("head/") else kind)
-        for kind, leaves in (("tuned", tuned), ("frozen", frozen))
-        for path, leaf in leaves.items()
-    ]
+        *(log.Parameter(p, leaf.shape, "head" if p.startswith("head/") else "tuned")
+          for p, leaf in tuned.items()),
+        *(log.Parameter(p, leaf.shape, "frozen") for p, leaf in frozen.items()),
+    ]  # fmt: skip
 
 
 def some(names: list[str]) -> str:

@@ -95,6 +95,7 @@ def validate(config: ConfigDict) -> None:
     """Raises UserError for values that are out of range or do not go together."""
     c = config
     at_least = {
+        "seed": (c.seed, 0),
         "data.workers": (c.data.workers, 0),
         "tuner.dim": (c.tuner.dim, 0),
         "tuner.partial": (c.tuner.partial, 0),

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import ArrayLike
 
 from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
 from lift_jax.steps import Batch
 
-Counter = Callable[[Batch], Mapping[str, np.ndarray]]
+Counter = Callable[[Batch], Mapping[str, ArrayLike]]
 
 
 def evaluate(
@@ -20,10 +21,10 @@ def evaluate(
     `batches` are this process's rows, the last padded and masked (`loader.eval_batches`); a counter
     is what `steps.make_count` returns, its weights filled in. Images are read once for all of them.
     """
-    totals: dict[str, metrics.Counts | None] = dict.fromkeys(counters)
+    totals: dict[str, metrics.Counts] = {}
     for rows in batches:
         batch = mesh_lib.put_batch(mesh, rows)
         counts = {name: counter(batch) for name, counter in counters.items()}  # all under way
         for name in counters:
-            totals[name] = metrics.add(totals[name], counts[name])
+            totals[name] = metrics.add(totals.get(name), counts[name])
     return totals

@@ -299,45 +299,38 @@ def parameter_counts(parameters: Iterable[Parameter]) -> dict[str, int]:
 
 
 def parameter_table(parameters: Iterable[Parameter]) -> Table:
-    """Returns a table of the parameters and their share of all.
+    """Returns a table of what is trained and what is frozen, and its share of all parameters.
 
-    Layers that differ in their number alone share a row; frozen ones share a row for each tower.
+    A tuner's leaves share a row over all layers, the frozen ones a row for each part of the model.
     """
     parameters = list(parameters)
-    rows: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    rows: dict[tuple[str, str], list[int]] = {}
     for parameter in parameters:
-        name = re.sub(r"(?<![^/])\d+(?![^/])", "*", parameter.name)
-        if parameter.kind == "frozen":
-            name = name.split("/")[0] + ("/…" if "/" in name else "")
-        rows.setdefault((name, parameter.kind), []).append(parameter.shape)
-    counts = parameter_counts(parameters)
-    everything = sum(counts.values())
+        name = re.sub(r"(?<=/)\d+(?=/)", "*", parameter.name)
+        tuned = r".*/tuners/[^/]+|.*/blocks/\*|[^/]+"  # up to the tuner, or to the block
+        part = re.match(tuned if parameter.kind == "tuned" else "[^/]+", name)
+        assert part is not None
+        rows.setdefault((part[0], parameter.kind), []).append(math.prod(parameter.shape))
+    everything = sum(map(sum, rows.values()))
 
     table = Table(title="Parameters", title_justify="left")
-    table.add_column("name", overflow="fold")
-    table.add_column("kind")
-    table.add_column("arrays", justify="right")
-    table.add_column("shape")
-    table.add_column("count", justify="right")
-    table.add_column("share", justify="right")
-    for (name, kind), shapes in rows.items():
-        shape = " × ".join(map(str, shapes[0])) if len(set(shapes)) == 1 else "various"
-        count = sum(math.prod(s) for s in shapes)
+    for column in ("part", "", "arrays", "parameters", "share"):
+        table.add_column(column, justify="left" if column in ("part", "") else "right")
+    for (part, kind), sizes in sorted(rows.items(), key=lambda row: row[0][1] == "frozen"):
+        count = sum(sizes)
         share = f"{count / everything:.3%}"
-        table.add_row(name, kind, str(len(shapes)), shape or "1", f"{count:,}", share)
-    table.add_section()
-    for kind, count in counts.items():
-        table.add_row(f"all {kind}", "", "", "", f"{count:,}", f"{count / everything:.3%}")
+        table.add_row(part, kind, str(len(sizes)), f"{count:,}", share)
     return table
 
 
-def result_names(tuner: str) -> dict[str, str]:
+def result_names(tuner: str, label: str) -> dict[str, str]:
     """Returns what to call the results of a run (keys of metrics.json) in tables and figures.
 
     Args:
         tuner: `tuner.name` of the config.
+        label: the method's name, `label` of the config.
     """
-    method = {"none": "classifier only", "full": "full fine-tuning"}.get(tuner, "LIFT+")
+    method = {"none": "classifier only", "full": "full fine-tuning"}.get(tuner, label)
     return {"zero_shot": "zero-shot", "test": method, "test_tte": f"{method} with TTE"}
 
 

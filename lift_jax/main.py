@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from lift_jax import report, train
 from lift_jax.errors import UserError, unknown
@@ -36,13 +36,34 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(fail(e)) from None
     except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
         text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
-        raise SystemExit(fail(f"The config has no key {text}")) from None
+        raise SystemExit(fail(f"The config has no such key: {text}")) from None
 
 
 def fail(message: object) -> int:
     """Prints the message of a user's mistake; returns the exit status."""
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def chosen_run() -> tuple[ConfigDict, str]:
+    """Config and run folder of the flags. Raises UserError if one is absent or does not exist."""
+    if CONFIG.value is None or not WORKDIR.value:
+        raise UserError(
+            "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
+            "--workdir=runs/demo"
+        )
+    try:
+        CONFIG.value.lock()  # how config_flags says that the file is missing: at the first use
+    except OSError:
+        path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
+        known = [str(file) for file in sorted(path.parent.glob("*.py"))]
+        if known:
+            raise unknown("config (--config)", str(path), known) from None
+        raise UserError(
+            f"There is no config file {path} (--config). Start from the repository's root, where "
+            "configs/ lies."
+        ) from None
+    return CONFIG.value, WORKDIR.value
 
 
 def use_compile_cache() -> None:
@@ -60,14 +81,10 @@ def main(argv: list[str]) -> None:
     try:
         if MODE.value not in MODES:
             raise unknown("mode (--mode)", MODE.value, MODES)
-        if CONFIG.value is None or not WORKDIR.value:
-            raise UserError(
-                "Give a config and a run folder: python -m lift_jax.main "
-                "--config=configs/demo.py --workdir=runs/demo"
-            )
-        train.run(CONFIG.value, WORKDIR.value, MODE.value)
+        config, workdir = chosen_run()
+        train.run(config, workdir, MODE.value)
         if jax.process_index() == 0:
-            print(f"Report: {report.write(WORKDIR.value)}")
+            print(f"Report: {report.write(workdir)}")
     except UserError as e:
         raise SystemExit(fail(e)) from None
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from lift_jax.models import tree
-from lift_jax.models.tree import Tree
+from lift_jax.models.tree import Model, Tree
 from lift_jax.models.tuners import Path
 
 
@@ -31,8 +31,8 @@ def trainable_mask(
 
 
 def split(
-    model: nnx.Module, is_trainable: Callable[[Path, nnx.Variable], bool]
-) -> tuple[nnx.GraphDef, Tree, Tree]:
+    model: Model, is_trainable: Callable[[Path, nnx.Variable], bool]
+) -> tuple[nnx.GraphDef[Model], Tree, Tree]:
     """Returns (graph, tuned, frozen): `tree.merge(graph, tuned | frozen)` is the model again."""
     graph, leaves = tree.flatten(model)
     mask = trainable_mask(leaves, is_trainable)

@@ -13,6 +13,7 @@ from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
 from lift_jax.losses import Loss
 from lift_jax.models import tree
+from lift_jax.models.clip import Classifier
 from lift_jax.models.tree import Tree
 from lift_jax.models.vit import VisionConfig
 from lift_jax.state import State
@@ -27,7 +28,7 @@ def normalise(images: UInt8[Array, "..."], vision: VisionConfig) -> Float[Array,
 
 
 def make_train_step(
-    graph: nnx.GraphDef,
+    graph: nnx.GraphDef[Classifier],
     vision: VisionConfig,
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -63,7 +64,7 @@ def make_train_step(
         denominator = jnp.maximum(denominator, jnp.finfo(jnp.float32).tiny)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt = optimizer.update(grads, state.opt, state.tuned)
-        tuned = optax.apply_updates(state.tuned, updates)
+        tuned = jax.tree.map(jnp.add, state.tuned, updates)
         return State(state.step + 1, tuned, opt), numerator / denominator
 
     everywhere = mesh_lib.replicated(mesh)
@@ -71,7 +72,7 @@ def make_train_step(
 
 
 def make_predict(
-    graph: nnx.GraphDef, vision: VisionConfig
+    graph: nnx.GraphDef[Classifier], vision: VisionConfig
 ) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
     """Returns `(leaves, batch) -> logits`, the mean over an image's crops where it has several.
 
@@ -91,7 +92,7 @@ def make_predict(
 
 
 def make_count(
-    graph: nnx.GraphDef, vision: VisionConfig, mesh: Mesh
+    graph: nnx.GraphDef[Classifier], vision: VisionConfig, mesh: Mesh
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
     """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices."""
     predict = make_predict(graph, vision)

@@ -23,6 +23,7 @@ from lift_jax.data import augment, loader
 from lift_jax.data.sources import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluate import evaluate
+from lift_jax.models.clip import Classifier
 from lift_jax.models.tree import Tree
 
 # What may change while a run continues, for it does not change what is learned; a backbone or a
@@ -41,7 +42,7 @@ FREE = (
 )
 CONFIG, METRICS = "config.json", "metrics.json"
 LAG = 2  # steps that the device may be ahead of the log, so that reading a loss waits for nothing
-ROWS = {"zero_shot": "zero-shot", "test": "{}", "test_tte": "{} with TTE"}
+ROWS = ("zero_shot", "test", "test_tte")
 
 
 def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
@@ -119,6 +120,7 @@ def train(
     n = len(setup.data.train)
     per_epoch = loader.steps_per_epoch(n, c.train.batch)
     start, total = int(state.step), per_epoch * c.train.epochs
+    rates = np.asarray(jax.vmap(rate)(np.arange(c.train.epochs) * per_epoch)).tolist()  # an epoch
     transform = augment.TrainTransform(
         res=setup.vision.resolution, kind=c.train.augment, interpolation=c.train.interpolation,
         mda=c.train.mda, min_area=c.train.min_area, flip=c.train.flip, epochs=c.train.epochs,
@@ -145,21 +147,21 @@ def train(
             now = time.monotonic()
             elapsed, clock = now - clock, now
             seconds += elapsed
-            images = min(c.train.batch, n - (step - 1) % per_epoch * c.train.batch)
+            epoch, place = divmod(step - 1, per_epoch)
+            images = min(c.train.batch, n - place * c.train.batch)
             # the first step holds the compilation: it fades at once, the others over 20 steps
             recent = recent * (0.95 if step > start + 2 else 0.0) + (images, elapsed, waited)
             if not np.isfinite(value):
                 last = manager.latest_step()
                 kept = f"{manager.directory}/{last}" if last is not None else "none yet"
                 raise UserError(
-                    f"The loss of step {step} (epoch {(step - 1) // per_epoch + 1}) is {value}. "
+                    f"The loss of step {step} (epoch {epoch + 1}) is {value}. "
                     f"Training stopped; the last good checkpoint is {kept}. Lower train.lr (now "
                     f"{c.train.lr}) or try model.precision=float32, in another --workdir."
                 )
             record = log.Step(
-                step=step, epoch=(step - 1) // per_epoch, loss=value, lr=float(rate(step - 1)),
+                step=step, epoch=epoch, loss=value, lr=rates[epoch], seconds=seconds,
                 images_per_second=recent[0] / recent[1], wait=min(1.0, recent[2] / recent[1]),
-                seconds=seconds,
             )  # fmt: skip
             run_log.write(record)
             progress.update(record)
@@ -197,18 +199,19 @@ def test(
         processes=jax.process_count(), workers=c.data.workers,
     )  # fmt: skip
 
-    def counter(graph: nnx.GraphDef, leaves: Tree):
+    def counter(graph: nnx.GraphDef[Classifier], leaves: Tree):
         return partial(steps.make_count(graph, setup.vision, setup.mesh), leaves)
 
     res, interpolation = setup.vision.resolution, c.test.interpolation
-    plain = {"zero_shot": counter(*setup.zero_shot)}
+    whole, crops = {"zero_shot": counter(*setup.zero_shot)}, {}
     if state is not None:
-        tuned = counter(setup.graph, state.tuned | setup.frozen)
-        plain["test"] = tuned
-    counts = evaluate(read(augment.TestTransform(res, interpolation)), plain, setup.mesh)
-    if state is not None and c.test.tte:
-        crops = augment.FiveCrop(res, c.test.expand, interpolation)
-        counts |= evaluate(read(crops), {"test_tte": tuned}, setup.mesh)
+        whole["test"] = counter(setup.graph, state.tuned | setup.frozen)
+        if c.test.tte:
+            crops["test_tte"] = whole["test"]
+    counts = evaluate(read(augment.TestTransform(res, interpolation)), whole, setup.mesh)
+    if crops:
+        five = augment.FiveCrop(res, c.test.expand, interpolation)
+        counts |= evaluate(read(five), crops, setup.mesh)
 
     found = {row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
              for row in ROWS}  # fmt: skip
@@ -325,6 +328,5 @@ def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Coun
 
 def show(found: dict, config: ConfigDict, console: Console) -> None:
     """Prints the table of results."""
-    tuned = {"none": "classifier only", "full": "full fine-tuning"}
-    name = tuned.get(config.tuner.name, config.label)
-    console.print(log.results_table({ROWS[row].format(name): found[row] for row in ROWS}))
+    names = log.result_names(config.tuner.name, config.label)
+    console.print(log.results_table({names[row]: found[row] for row in ROWS}))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from lift_jax.models.heads import Head
 from lift_jax.models.layers import Normal
 from lift_jax.models.text import TextConfig, TextTransformer
 from lift_jax.models.vit import VisionConfig, VisionTransformer
@@ -46,7 +47,7 @@ class Clip(nnx.Module):
 class Classifier(nnx.Module):
     """An image tower and a head."""
 
-    def __init__(self, visual: VisionTransformer, head: nnx.Module):
+    def __init__(self, visual: VisionTransformer, head: Head):
         self.visual = visual
         self.head = head
 

@@ -19,7 +19,19 @@ def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
-class CosineHead(nnx.Module):
+class Head(nnx.Module):
+    """What a classifier asks of a head."""
+
+    def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n e"]:
+        """The features of images or crops, as they may be averaged."""
+        raise NotImplementedError
+
+    def classify(self, embedded: Float[Array, "n e"]) -> Float[Array, "n c"]:
+        """Float32 logits; linear in `embedded`."""
+        raise NotImplementedError
+
+
+class CosineHead(Head):
     """scale * cos(feature, weight row of the class); weight f32[classes width] (LIFT section 4)."""
 
     def __init__(self, weight: Float[Array, "c d"], scale: float = 25.0):
@@ -33,7 +45,7 @@ class CosineHead(nnx.Module):
         return self.scale * embedded @ normalise(self.weight[...]).T
 
 
-class ZeroShotHead(nnx.Module):
+class ZeroShotHead(Head):
     """CLIP's own classifier: exp(logit_scale) * cos(projected image, text of the class); frozen."""
 
     def __init__(

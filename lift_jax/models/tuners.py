@@ -7,6 +7,7 @@ they are a rule over paths in `trainable`.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,15 @@ from lift_jax.models.layers import LayerNorm, Linear
 Path = tuple[str | int, ...]
 
 
+class Tower(Protocol):
+    """What tuners are put into: a stack of blocks of one width (models/blocks.py)."""
+
+    blocks: Any
+
+    @property
+    def width(self) -> int: ...
+
+
 class Tuned(nnx.Param):
     """A trained leaf: kept in float32, given a gradient, optimised and saved."""
 
@@ -26,9 +36,12 @@ class Tuned(nnx.Param):
 class Tuner(nnx.Module):
     """What a block asks of a tuner; each hook leaves its input unchanged by default.
 
-    Subclasses take `(width, dim, init, *, rngs)`, where `dim` is the bottleneck, and say with
-    `auto_dim(classes, layers)` how large it is by default.
+    Subclasses take the tower's `width`, the width `dim` of their bottleneck and the initialiser of
+    its kernels, and say with `auto_dim(classes, layers)` how large `dim` is by default.
     """
+
+    def __init__(self, width: int, dim: int, init: Callable, *, rngs: nnx.Rngs):
+        super().__init__()
 
     @staticmethod
     def auto_dim(classes: int, layers: int) -> int:
@@ -104,7 +117,7 @@ def layers(depth: int, partial: int) -> range:
 
 
 def attach(
-    tower: nnx.Module,
+    tower: Tower,
     names: Sequence[str],
     classes: int,
     *,

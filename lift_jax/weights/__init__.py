@@ -1,6 +1,7 @@
 """Pre-trained weights: `load_backbone` finds, checks and loads them, from files or the hub."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
+from numpy.typing import DTypeLike
 
 from lift_jax.errors import UserError
 from lift_jax.models import tree
@@ -26,7 +28,7 @@ DEBUG = ClipConfig(
 )
 
 
-def load_backbone(name_or_path: str | Path, dtype=None, **sizes: int) -> Clip:
+def load_backbone(name_or_path: str | Path, dtype: Any = None, **sizes: int) -> Clip:
     """Loads a CLIP ViT by name ('clip_vit_b16', 'demo'), from a folder, a file or the hub.
 
     A folder or hub name holds Hugging Face's layout, a .safetensors file OpenAI's state dict, and
@@ -78,7 +80,7 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
         ) from e
 
 
-def save_backbone(clip: Clip, folder: str | Path, dtype=np.float32) -> None:
+def save_backbone(clip: Clip, folder: str | Path, dtype: DTypeLike = np.float32) -> None:
     """Writes a CLIP in Hugging Face's layout (without tokenizer), weights stored in `dtype`."""
     _, leaves = tree.flatten(clip)
     arrays = {path: np.asarray(leaf[...]).astype(dtype) for path, leaf in leaves.items()}

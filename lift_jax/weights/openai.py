@@ -67,27 +67,23 @@ def read_config(source: Mapping[str, np.ndarray], where: str, **sizes: int) -> C
             )
         return source[name].shape
 
-    def tower(prefix: str, width: int, key: str) -> dict[str, int]:
+    def tower(prefix: str, width: int, key: str) -> tuple[int, int, int]:
+        """Layers, heads and width of the MLP."""
         pattern = re.compile(rf"{re.escape(prefix)}\.resblocks\.(\d+)\.")
         found = {int(m[1]) for name in source if (m := pattern.match(name))}
         heads = sizes.get(key) or max(1, width // 64)
         if width % heads:
             raise UserError(f"{where}: width {width} is not a multiple of {key}={heads}.")
-        mlp = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)[0]
-        return {"width": width, "layers": max(found) + 1, "heads": heads, "mlp": mlp}
+        mlp, _ = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
+        return max(found) + 1, heads, mlp
 
     width, _, patch, _ = shape("visual.conv1.weight", 4)
     tokens, _ = shape("visual.positional_embedding", 2)
     vocab, text_width = shape("token_embedding.weight", 2)
     context, _ = shape("positional_embedding", 2)
-    return ClipConfig(
-        vision=VisionConfig(
-            resolution=round((tokens - 1) ** 0.5) * patch,
-            patch=patch,
-            **tower("visual.transformer", width, "heads"),
-        ),
-        text=TextConfig(
-            vocab=vocab, context=context, **tower("transformer", text_width, "text_heads")
-        ),
-        embed=shape("text_projection", 2)[1],
-    )
+    resolution = round((tokens - 1) ** 0.5) * patch
+    layers, heads, mlp = tower("visual.transformer", width, "heads")
+    vision = VisionConfig(resolution, patch, width, layers, heads, mlp)
+    layers, heads, mlp = tower("transformer", text_width, "text_heads")
+    text = TextConfig(vocab, context, text_width, layers, heads, mlp)
+    return ClipConfig(vision, text, embed=shape("text_projection", 2)[1])

@@ -32,7 +32,7 @@ class Tokenizer:
             else:
                 import transformers
 
-                fast = transformers.CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer
+                fast = transformers.CLIPTokenizer.from_pretrained(folder).backend_tokenizer
         except Exception as e:  # both libraries raise bare Exception for a file they cannot parse
             raise UserError(f"Cannot read the tokenizer in {folder}: {e}. Get it again.") from e
         fast.no_padding()

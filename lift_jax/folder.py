@@ -1,0 +1,154 @@
+"""What a finished run folder says: settings, results, training log and accuracy by class."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lift_jax.errors import UserError
+from lift_jax.log import LOG, Step, read_log, result_names
+from lift_jax.metrics import NAMES
+
+RESULTS = ("zero_shot", "test", "test_tte")
+FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
+GROUPS = ("many", "medium", "few")
+TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
+CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images", *RESULTS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        workdir: the folder.
+        config: the settings, by group.
+        metrics: metrics.json.
+        steps: the training log, empty for a run that does not train.
+        names, groups: of each class.
+        train_counts, test_counts: images of each class.
+        accuracy: percent of each class by result, NaN where missing.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    steps: list[Step]
+    names: list[str]
+    groups: list[str]
+    train_counts: np.ndarray
+    test_counts: np.ndarray
+    accuracy: dict[str, np.ndarray]
+
+    @property
+    def title(self) -> str:
+        """The settings that tell runs apart: data, backbone, tuner and loss."""
+        return " · ".join(str(self.config[group][key]) for group, key in TITLE)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What to call each result."""
+        return result_names(self.config["tuner"]["name"], self.config["label"])
+
+    @property
+    def tuned_share(self) -> float:
+        """The share of all parameters that is tuned, the head not counted as tuned."""
+        sizes = [self.metrics[key] for key in ("tuned_params", "head_params", "frozen_params")]
+        return sizes[0] / max(1, sum(sizes))
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The summaries that the run has, by name, the best way of testing last."""
+        return {key: self.metrics[key] for key in RESULTS if self.metrics[key] is not None}
+
+
+def load(workdir: str | Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        UserError: for a file that is missing or broken, by name.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
+    path = workdir / "config.json"
+    config = _read_json(path, ("data_summary", "label", *(group for group, _ in TITLE)))
+    summary = config.pop("data_summary")
+    if not isinstance(summary, dict) or "class_names" not in summary:
+        raise UserError(f"{path}: expected data_summary to hold class_names.")
+    for group, key in TITLE:
+        if not isinstance(config[group], dict) or key not in config[group]:
+            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
+    metrics = _read_json(workdir / "metrics.json", (*RESULTS, *FACTS))
+    for key in RESULTS:
+        if metrics[key] is not None and (missing := set(NAMES) - set(metrics[key])):
+            missing = ", ".join(sorted(missing))
+            raise UserError(f"{workdir / 'metrics.json'}: expected {missing} in {key}, found none.")
+    if all(metrics[key] is None for key in RESULTS):
+        raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
+    rows = _read_classes(workdir / "per_class.csv")
+    if len(rows) != len(summary["class_names"]):
+        raise UserError(
+            f"{workdir / 'per_class.csv'}: expected {len(summary['class_names'])} classes "
+            f"(config.json), found {len(rows)}."
+        )
+    try:
+        return Run(
+            workdir=workdir,
+            config=config,
+            metrics=metrics,
+            steps=read_log(workdir / LOG) if metrics["steps"] else [],
+            names=[row["name"] for row in rows],
+            groups=[row["group"] for row in rows],
+            train_counts=np.array([int(row["train_images"]) for row in rows]),
+            test_counts=np.array([int(row["test_images"]) for row in rows]),
+            accuracy={
+                key: np.array([float(row[key] or "nan") for row in rows])
+                for key in RESULTS
+                if metrics[key] is not None
+            },
+        )
+    except ValueError as error:
+        raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
+
+
+def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}. A finished run writes it."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON; {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {str(value)[:60]}.")
+    if missing := [key for key in keys if key not in value]:
+        raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
+    return value
+
+
+def _read_classes(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}. A finished run writes it."
+        ) from error
+    except (csv.Error, ValueError) as error:
+        raise UserError(f"{path}: expected a CSV table; {error}.") from error
+    if tuple(reader.fieldnames or ()) != CLASS_COLUMNS:
+        raise UserError(
+            f"{path}: expected the columns {', '.join(CLASS_COLUMNS)}; "
+            f"found {', '.join(reader.fieldnames or ['none'])}."
+        )
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values() or row["group"] not in GROUPS:
+            raise UserError(f"{path}: line {number} is broken: {','.join(map(str, row.values()))}.")
+    return rows

@@ -1,0 +1,252 @@
+"""Whole runs, as a user starts them: every config, killed and continued, on 1 and 8 devices."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lift_jax import checkpoint, train
+from lift_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
+TIMING = ("seconds", "images_per_second")
+# 3 epochs of two batches: enough steps to be killed at three moments
+LONGER = ("--config.train.epochs=3",)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Programs that several runs here have in common are compiled once."""
+    folder = str(tmp_path_factory.mktemp("xla"))
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    for key, value in settings.items():
+        jax.config.update(key, value)
+    return {key.upper(): str(value) for key, value in settings.items()}
+
+
+def config_of(name: str, argument: str = "debug", **changes):
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def start(workdir: Path, *flags: str, cache=None, config="configs/demo.py:debug", devices=1):
+    """Starts the command in a process of its own."""
+    environment = os.environ | (cache or {})
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", "lift_jax.main", f"--config={config}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def results(workdir: Path) -> dict:
+    found = json.loads((workdir / "metrics.json").read_text())
+    return {key: value for key, value in found.items() if key not in TIMING}
+
+
+def logged(workdir: Path) -> list[dict]:
+    lines = (workdir / "log.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k in ("step", "loss", "lr")} for line in lines
+    ]
+
+
+def saved_leaves(workdir: Path) -> dict[str, np.ndarray]:
+    """The newest checkpoint's tuned leaves, read without the library's restore."""
+    import orbax.checkpoint as ocp
+
+    folder = workdir / "checkpoints"
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    path, reader = (folder / str(step) / "state").absolute(), ocp.PyTreeCheckpointer()
+    stored = reader.metadata(path).item_metadata.tree
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+    state = reader.restore(path, restore_args=on_host)
+    return {path: np.asarray(leaf) for path, leaf in state["tuned"].items()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, compile_cache):
+    """An uninterrupted run on one device."""
+    workdir = tmp_path_factory.mktemp("straight")
+    process = start(workdir, *LONGER, cache=compile_cache)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return workdir, out
+
+
+def test_a_run_writes_its_folder_and_prints_the_table(straight):
+    workdir, out = straight
+    for name in ("config.json", "log.jsonl", "metrics.json", "per_class.csv", "report.html"):
+        assert (workdir / name).stat().st_size > 0, name
+    for words in ("zero-shot", "LIFT+", "LIFT+ with TTE", "many", "medium", "few"):
+        assert words in out
+    found = json.loads((workdir / "metrics.json").read_text())
+    summary = "overall mean many medium few hmean gmean worst macro_f1 ece images".split()
+    for row in ("zero_shot", "test", "test_tte"):
+        assert list(found[row]) == summary
+        assert found[row]["images"] == 31
+    assert found["zero_shot"]["many"] is None  # no class has more than 100 images
+    assert found["steps"] == 6
+    lines = (workdir / "per_class.csv").read_text().splitlines()
+    assert lines[0] == "class,name,train_images,group,test_images,zero_shot,test,test_tte"
+    assert lines[1].startswith("0,red,25,medium,5,") and len(lines) == 8
+
+
+def test_killed_three_times_it_ends_as_if_it_had_not_been(straight, tmp_path, compile_cache):
+    expected, _ = straight
+    log = tmp_path / "log.jsonl"
+    for lines in (1, 3, 5):
+        process = start(tmp_path, *LONGER, cache=compile_cache)
+        deadline = time.monotonic() + 200
+        while not (log.exists() and log.read_text().count("\n") >= lines):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(tmp_path, *LONGER, cache=compile_cache)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Continuing" in out or "finished" in out
+    assert results(tmp_path) == results(expected)
+    assert logged(tmp_path) == logged(expected)
+    found, wanted = saved_leaves(tmp_path), saved_leaves(expected)
+    assert found.keys() == wanted.keys() and len(found) > 10
+    for path, leaf in wanted.items():
+        assert np.array_equal(found[path], leaf), path
+
+
+def test_eight_devices_give_the_losses_and_metrics_of_one(straight, tmp_path):
+    expected, _ = straight
+    found = train.run(config_of("demo", train__epochs=3), tmp_path)
+    np.testing.assert_allclose(
+        [record["loss"] for record in logged(tmp_path)],
+        [record["loss"] for record in logged(expected)],
+        rtol=1e-5,
+    )
+    wanted = results(expected)
+    for row in ("zero_shot", "test", "test_tte"):
+        ece, wanted_ece = found[row].pop("ece"), wanted[row].pop("ece")
+        np.testing.assert_allclose(ece, wanted_ece, rtol=1e-4)  # a mean of probabilities
+        assert found[row] == wanted[row]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("method", ["lift_plus", "lift"])
+def test_every_config_runs_in_debug(name, method, tmp_path):
+    found = train.run(config_of(name, f"debug,method={method}"), tmp_path)
+    assert found["steps"] == 2 and found["test_tte"]["images"] == 31
+
+
+@pytest.mark.parametrize("changes", [
+    {"tuner__name": "none"}, {"tuner__name": "full"}, {"tuner__partial": 1}, {"train__accum": 4},
+    {"model__precision": "bfloat16"}, {"head__init": "none"}, {"loss__name": "ce"},
+    {"test__tte": False}, {"mesh__model": 2}, {"data__workers": 1},
+], ids=str)  # fmt: skip
+def test_options_run(changes, tmp_path):
+    found = train.run(config_of("demo", **changes), tmp_path)
+    assert found["steps"] == 2
+    assert (found["test_tte"] is None) == (changes == {"test__tte": False})
+    if changes == {"tuner__name": "none"}:
+        assert found["tuned_params"] == 0
+
+
+def test_modes(tmp_path):
+    config = config_of("demo")
+    with pytest.raises(UserError, match="no checkpoint to evaluate"):
+        train.run(config, tmp_path, "evaluate")
+    zero = train.run(config, tmp_path, "zero_shot")
+    assert zero["test"] is None and zero["zero_shot"]["images"] == 31
+    trained = train.run(config, tmp_path)
+    assert trained["zero_shot"] == zero["zero_shot"]
+    again = train.run(config_of("demo", test__tte=False), tmp_path, "evaluate")
+    assert again["test"] == trained["test"] and again["test_tte"] is None
+    with pytest.raises(UserError, match="holds a trained run"):
+        train.run(config, tmp_path, "zero_shot")
+    with pytest.raises(UserError, match=r"train\.lr: 0\.02 -> 0\.5"):
+        train.run(config_of("demo", train__lr=0.5), tmp_path)
+    with pytest.raises(UserError, match="other training images"):
+        changed = config_of("demo")
+        about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
+        text = json.loads(about.read_text())
+        text["data_summary"]["counts"][0] += 1
+        about.write_text(json.dumps(text))
+        train.run(changed, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path):
+    config = config_of("demo", train__lr=1e30, train__epochs=3)
+    with pytest.raises(UserError, match=r"is (nan|inf).*last good checkpoint is .*checkpoints/\d"):
+        train.run(config, tmp_path)
+    with checkpoint.open_manager(tmp_path, 2) as manager:
+        step = manager.latest_step()
+    losses = {record["step"]: record["loss"] for record in logged(tmp_path)}
+    assert step in losses and np.isfinite(losses[step])
+
+
+def test_a_folder_of_images_and_an_unreadable_one(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(9):
+            pixels = np.random.default_rng(i).integers(0, 255, (41, 53, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    changes = {"data__name": "folder", "data__root": str(root)}
+    found = train.run(config_of("folder", **changes), tmp_path / "run")
+    assert found["test"]["images"] == 4
+    for path in root.glob("*/*.png"):
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"(cat|dog)/\d\.png"):
+        train.run(config_of("folder", **changes), tmp_path / "run2")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"model__backbone": "clip_vit_b61"}, "clip_vit_b16"),
+    ({"model__backbone": "no/such/folder"}, "no/such/folder"),
+    ({"data__name": "folder", "data__root": "/no/where"}, "/no/where"),
+    ({"data__name": "fodler"}, "folder"),
+    ({"tuner__name": "adaptfromer"}, "adaptformer"),
+    ({"loss__name": "al"}, "la"),
+    ({"head__prompt": "a photo"}, "head.prompt"),
+    ({"train__batch": 12}, "train.batch is 12.*give 16"),
+    ({"train__epochs": 0}, "train.epochs is 0"),
+    ({"seed": -1}, "seed is -1"),
+    ({"mesh__data": 3}, "8 devices"),
+], ids=str)  # fmt: skip
+def test_mistakes_are_one_message(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train.run(config_of("demo", **changes), tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--config=configs/demo.py:debug", "--config.train.epoch=3"], ["epoch", "epochs"]),
+    (["--config=configs/demo.py:debgu"], ["debgu", "debug"]),
+    (["--config=configs/demo.py:method=lfit"], ["lfit", "lift"]),
+    (["--config=configs/domo.py"], ["configs/domo.py"]),
+    (["--config=configs/demo.py:debug", "--config.train.lr=fast"], ["train.lr", "fast"]),
+    (["--config=configs/demo.py:debug", "--mode=evalute"], ["evalute", "evaluate"]),
+    (["--config=configs/demo.py:debug", "--wordkir=x"], ["wordkir"]),
+    (["--config=configs/demo.py:debug", "stray"], ["stray"]),
+    ([], ["--config", "--workdir"]),
+], ids=str)  # fmt: skip
+def test_mistakes_in_flags_are_one_message(flags, words, tmp_path):
+    command = [sys.executable, "-m", "lift_jax.main", f"--workdir={tmp_path}/run", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in done.stderr
