@@ -209,10 +209,10 @@ def test_the_parameter_table_adds_up():
         if line.startswith("│")
     ]
     assert rows == [
-        ["image/blocks/*/tuners/lora", "tuned", "12", "232", "2.873%"],
+        ["image/blocks/*/tuners/lora", "tuned", "12", "232", "2.874%"],
         ["image/blocks/*", "tuned", "1", "13", "0.161%"],
         ["head", "head", "1", "35", "0.434%"],
-        ["image", "frozen", "12", "7,791", "96.520%"],
+        ["image", "frozen", "12", "7,791", "96.519%"],
         ["scale", "frozen", "1", "1", "0.012%"],
     ]
 

@@ -1,0 +1,86 @@
+"""The config's argument, the methods' presets and the rules."""
+
+import importlib
+
+import pytest
+
+from configs import base, demo, inat
+from lift_jax import config as config_lib
+from lift_jax.errors import UserError
+
+CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("argument", [None, "", "debug", "method=lift", "backbone=clip_vit_l14"])
+def test_every_config_is_valid(name, argument):
+    config_lib.validate(importlib.import_module(f"configs.{name}").get_config(argument))
+
+
+@pytest.mark.parametrize("name", CONFIGS[1:])
+def test_every_docstring_has_its_command(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert f"--config=configs/{name}.py" in text and "--workdir" in text
+
+
+def test_presets_are_those_of_the_papers():
+    plus, lift = base.get_config(), base.get_config("method=lift")
+    assert (plus.train.epochs, plus.train.lr, plus.train.augment) == (5, 0.02, "mda")
+    assert (lift.train.epochs, lift.train.lr, lift.train.augment) == (10, 0.01, "rrc")
+    assert (plus.train.interpolation, lift.test.interpolation) == ("bicubic", "bilinear")
+    assert (plus.train.flip, lift.train.flip) == (False, True)
+    for c in (plus, lift):
+        assert (c.train.batch, c.train.momentum, c.train.weight_decay) == (128, 0.9, 5e-4)
+        assert (c.head.kind, c.head.scale, c.loss.name, c.loss.tau) == ("cosine", 25.0, "la", 1.0)
+    assert (inat.get_config().train.epochs, inat.get_config("method=lift").train.epochs) == (15, 20)
+    assert plus.test.expand == 24
+    assert base.get_config("method=lift,backbone=clip_vit_l14").test.expand == 21
+
+
+def test_the_argument_wins_over_the_debug_patch():
+    config = demo.get_config("debug,backbone=demo,tuner=full")
+    assert (config.data.name, config.model.backbone, config.tuner.name) == ("fake", "demo", "full")
+    assert demo.get_config("debug=false").data.name == "digits"
+
+
+@pytest.mark.parametrize(("argument", "words"), [
+    ("debgu", "debug"), ("metod=lift", "method"), ("method=lifft", "lift"), ("method", "no value"),
+    ("debug=5", "debug='5'"), ("tuner=full,tuner=none", "twice"),
+])  # fmt: skip
+def test_wrong_arguments(argument, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.parse_argument(argument)
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("train.batch", 0, "at least 1"), ("train.lr", 0.0, "positive"),
+    ("train.lr", float("nan"), "positive"), ("train.accum", 3, "not a multiple"),
+    ("train.momentum", 1.0, "momentum"), ("train.weight_decay", -1.0, "weight_decay"),
+    ("train.min_area", 0.0, "min_area"), ("head.prompt", "a photo", "{}"),
+    ("model.precision", "float61", "float32"), ("head.init", "txet", "text"),
+    ("checkpoint.keep", 0, "at least 1"), ("mesh.model", 0, "at least 1"),
+])  # fmt: skip
+def test_values_out_of_range(key, value, words):
+    config = base.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=words):
+        config_lib.validate(config)
+
+
+def test_tau_belongs_to_la():
+    config = base.get_config()
+    config.loss.name, config.loss.tau = "ce", 2.0
+    with pytest.raises(UserError, match="tau"):
+        config_lib.validate(config)
+
+
+def test_a_mistyped_key_is_an_error():
+    with pytest.raises(AttributeError, match="epochs"):
+        base.start(None).train.epoch = 3
+
+
+def test_differences_are_listed_by_key():
+    saved = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert config_lib.differences(saved, {"a": {"b": 1, "c": 5}, "e": 3}) == [
+        "a.c: 2 -> 5", "d: 3 -> 'absent'", "e: 'absent' -> 3",
+    ]  # fmt: skip
