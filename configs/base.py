@@ -14,7 +14,7 @@ from lift_jax import config as config_lib
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
-    return config_lib.finish(start(argument), config_lib.parse_argument(argument))
+    return config_lib.finish(start(argument), argument)
 
 
 def start(argument: str | None) -> ConfigDict:

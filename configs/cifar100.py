@@ -19,4 +19,4 @@ def get_config(argument: str | None = None):
     c = base.start(argument)
     c.data.name = "cifar100"
     c.data.imbalance = 100.0
-    return config_lib.finish(c, config_lib.parse_argument(argument))
+    return config_lib.finish(c, argument)

@@ -29,4 +29,4 @@ def get_config(argument: str | None = None):
     c.train.batch = 32
     c.train.epochs = 20
     c.checkpoint.every_steps = 50
-    return config_lib.finish(c, config_lib.parse_argument(argument))
+    return config_lib.finish(c, argument)

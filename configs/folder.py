@@ -17,4 +17,4 @@ def get_config(argument: str | None = None):
     c = base.start(argument)
     c.data.name = "folder"
     c.checkpoint.every_steps = 100
-    return config_lib.finish(c, config_lib.parse_argument(argument))
+    return config_lib.finish(c, argument)

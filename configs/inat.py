@@ -19,8 +19,8 @@ from lift_jax import config as config_lib
 
 
 def get_config(argument: str | None = None):
-    c, parsed = base.start(argument), config_lib.parse_argument(argument)
+    c = base.start(argument)
     c.data.name = "list"
-    c.train.epochs = {"lift": 20, "lift_plus": 15}[parsed.method]
+    c.train.epochs = {"lift": 20, "lift_plus": 15}[config_lib.parse_argument(argument).method]
     c.checkpoint.every_steps = 1000
-    return config_lib.finish(c, parsed)
+    return config_lib.finish(c, argument)

@@ -20,4 +20,4 @@ from lift_jax import config as config_lib
 def get_config(argument: str | None = None):
     c = base.start(argument)
     c.data.name = "list"
-    return config_lib.finish(c, config_lib.parse_argument(argument))
+    return config_lib.finish(c, argument)

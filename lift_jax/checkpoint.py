@@ -5,7 +5,9 @@ config, the classes and a fingerprint of the frozen weights. Megabytes, not the 
 """
 
 import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,8 +30,12 @@ def fingerprint(leaves: Tree) -> str:
 
 def open_manager(workdir: Path, keep: int) -> ocp.CheckpointManager:
     """The manager of `workdir`/checkpoints: saves in the background, whole or not at all."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+    folder = (workdir / "checkpoints").absolute()
+    if jax.process_index() == 0:
+        # what a killed save left; orbax's own cleaning is a thread that may outlive the program
+        for torn in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(torn)
+    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
 
 def save(manager: ocp.CheckpointManager, state: State, about: dict) -> None:
@@ -42,20 +48,22 @@ def save(manager: ocp.CheckpointManager, state: State, about: dict) -> None:
 
 def describe(manager: ocp.CheckpointManager) -> dict | None:
     """What the newest checkpoint belongs to; None where there is none."""
-    step = manager.latest_step()
-    if step is None:
+    if manager.latest_step() is None:
         return None
-    args = ocp.args.Composite(about=ocp.args.JsonRestore())
-    return manager.restore(step, args=args)["about"]
+    return _read(manager, "about", ocp.args.JsonRestore())
 
 
 def restore(manager: ocp.CheckpointManager, like: State) -> State:
-    """The newest checkpoint's state, placed as `like` is. Raises UserError if it cannot be read."""
-    step = manager.latest_step()
+    """The newest checkpoint's state, placed as `like` is."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return _read(manager, "state", ocp.args.StandardRestore(abstract))
+
+
+def _read(manager: ocp.CheckpointManager, item: str, args: ocp.args.CheckpointArgs) -> Any:
+    """One item of the newest checkpoint. Raises UserError if it cannot be read."""
+    step = manager.latest_step()
     try:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return manager.restore(step, args=args)["state"]
+        return manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
     except (ValueError, KeyError, OSError) as e:
         raise UserError(
             f"Cannot restore {manager.directory}/{step}: {e}\nDelete that folder to continue from "

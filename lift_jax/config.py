@@ -62,18 +62,17 @@ def parse_argument(argument: str | None) -> Argument:
     return Argument(debug=debug, **values)
 
 
-def finish(config: ConfigDict, argument: Argument) -> ConfigDict:
-    """Applies backbone, tuner and debug patch of the argument; the last call of a `get_config`."""
-    if argument.backbone:
-        config.model.backbone = argument.backbone
-    if argument.tuner:
-        config.tuner.name = argument.tuner
-    if argument.method == "lift" and config.model.backbone.startswith("clip_vit_l14"):
-        config.test.expand = 21  # LIFT's, a multiple of 7 for patches of 14 pixels
-    if argument.debug:
+def finish(config: ConfigDict, argument: str | None) -> ConfigDict:
+    """Applies debug patch, backbone and tuner of the argument; the last call of a `get_config`."""
+    parsed = parse_argument(argument)
+    if parsed.debug:
         debug(config)
-        if argument.backbone:
-            config.model.backbone = argument.backbone
+    if parsed.backbone:
+        config.model.backbone = parsed.backbone
+    if parsed.tuner:
+        config.tuner.name = parsed.tuner
+    if parsed.method == "lift" and parsed.backbone.startswith("clip_vit_l14"):
+        config.test.expand = 21  # LIFT's, a multiple of 7 for patches of 14 pixels
     return config
 
 

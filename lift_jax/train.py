@@ -55,7 +55,11 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
     config_lib.validate(config)
     workdir = open_workdir(workdir)
     console = Console(quiet=jax.process_index() != 0)
-    with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
+    with (
+        # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
+        jax.default_matmul_precision("highest"),
+        checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+    ):
         saved = checkpoint.describe(manager)
         if mode == "evaluate" and saved is None:
             raise UserError(

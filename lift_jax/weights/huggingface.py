@@ -12,7 +12,7 @@ from lift_jax.models.clip import ClipConfig
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
-from lift_jax.weights.rename import Table, to_theirs
+from lift_jax.weights.rename import Table, linear, norm, to_theirs
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 
@@ -27,21 +27,14 @@ _LINEARS = (
 )
 
 
-def _norm(ours: str, theirs: str) -> Table:
-    return [
-        (f"{ours}/scale", f"{theirs}.weight", "same"),
-        (f"{ours}/bias", f"{theirs}.bias", "same"),
-    ]
-
-
 def _blocks(ours: str, theirs: str) -> Table:
-    rules = []
-    for a, b in (("ln1", "layer_norm1"), ("ln2", "layer_norm2")):
-        rules += _norm(rf"{ours}/blocks/(\d+)/{a}", rf"{theirs}.encoder.layers.\1.{b}")
+    block, name = rf"{ours}/blocks/(\d+)", rf"{theirs}.encoder.layers.\1"
+    rules = [
+        *norm(f"{block}/ln1", f"{name}.layer_norm1"),
+        *norm(f"{block}/ln2", f"{name}.layer_norm2"),
+    ]
     for a, b in _LINEARS:
-        name = rf"{theirs}.encoder.layers.\1.{b}"
-        rules.append((rf"{ours}/blocks/(\d+)/{a}/kernel", f"{name}.weight", "linear"))
-        rules.append((rf"{ours}/blocks/(\d+)/{a}/bias", f"{name}.bias", "same"))
+        rules += linear(f"{block}/{a}", f"{name}.{b}")
     return rules
 
 
@@ -49,11 +42,11 @@ TABLE: Table = [
     ("visual/stem/linear/kernel", "vision_model.embeddings.patch_embedding.weight", "stem"),
     ("visual/cls", "vision_model.embeddings.class_embedding", "same"),
     ("visual/positions", "vision_model.embeddings.position_embedding.weight", "same"),
-    *_norm("visual/ln_pre", "vision_model.pre_layrnorm"),  # their spelling
-    *_norm("visual/ln_post", "vision_model.post_layernorm"),
+    *norm("visual/ln_pre", "vision_model.pre_layrnorm"),  # their spelling
+    *norm("visual/ln_post", "vision_model.post_layernorm"),
     ("text/tokens", "text_model.embeddings.token_embedding.weight", "same"),
     ("text/positions", "text_model.embeddings.position_embedding.weight", "same"),
-    *_norm("text/ln_final", "text_model.final_layer_norm"),
+    *norm("text/ln_final", "text_model.final_layer_norm"),
     *(rule for ours, theirs in _TOWERS for rule in _blocks(ours, theirs)),
     ("image_proj", "visual_projection.weight", "linear"),
     ("text_proj", "text_projection.weight", "linear"),

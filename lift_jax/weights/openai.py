@@ -9,27 +9,19 @@ from lift_jax.errors import UserError
 from lift_jax.models.clip import ClipConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
-from lift_jax.weights.rename import Table
+from lift_jax.weights.rename import Table, linear, norm
 
 SIZES = ("heads", "text_heads")  # what the names and shapes of the weights do not tell
 
 
-def _norm(ours: str, theirs: str) -> Table:
-    return [
-        (f"{ours}/scale", f"{theirs}.weight", "same"),
-        (f"{ours}/bias", f"{theirs}.bias", "same"),
-    ]
-
-
 def _blocks(ours: str, theirs: str) -> Table:
     block, name = rf"{ours}/blocks/(\d+)", rf"{theirs}.resblocks.\1"
-    rules = [*_norm(f"{block}/ln1", f"{name}.ln_1"), *_norm(f"{block}/ln2", f"{name}.ln_2")]
+    rules = [*norm(f"{block}/ln1", f"{name}.ln_1"), *norm(f"{block}/ln2", f"{name}.ln_2")]
     for i, a in enumerate("qkv"):
         rules.append((f"{block}/{a}/kernel", f"{name}.attn.in_proj_weight", f"linear:{i}/3"))
         rules.append((f"{block}/{a}/bias", f"{name}.attn.in_proj_bias", f"same:{i}/3"))
     for a, b in (("out", "attn.out_proj"), ("fc1", "mlp.c_fc"), ("fc2", "mlp.c_proj")):
-        rules.append((f"{block}/{a}/kernel", f"{name}.{b}.weight", "linear"))
-        rules.append((f"{block}/{a}/bias", f"{name}.{b}.bias", "same"))
+        rules += linear(f"{block}/{a}", f"{name}.{b}")
     return rules
 
 
@@ -37,11 +29,11 @@ TABLE: Table = [
     ("visual/stem/linear/kernel", "visual.conv1.weight", "stem"),
     ("visual/cls", "visual.class_embedding", "same"),
     ("visual/positions", "visual.positional_embedding", "same"),
-    *_norm("visual/ln_pre", "visual.ln_pre"),
-    *_norm("visual/ln_post", "visual.ln_post"),
+    *norm("visual/ln_pre", "visual.ln_pre"),
+    *norm("visual/ln_post", "visual.ln_post"),
     ("text/tokens", "token_embedding.weight", "same"),
     ("text/positions", "positional_embedding", "same"),
-    *_norm("text/ln_final", "ln_final"),
+    *norm("text/ln_final", "ln_final"),
     *_blocks("visual", "visual.transformer"),
     *_blocks("text", "transformer"),
     ("image_proj", "visual.proj", "same"),

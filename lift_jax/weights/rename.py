@@ -7,13 +7,29 @@ Layouts are "same", "linear" (kernels transposed), "stem" (a convolution as a ma
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from lift_jax.errors import UserError, near
 
-Table = Sequence[tuple[str, str, str]]
+Table = list[tuple[str, str, str]]
+
+
+def norm(ours: str, theirs: str) -> Table:
+    """The rules of a LayerNorm."""
+    return [
+        (f"{ours}/scale", f"{theirs}.weight", "same"),
+        (f"{ours}/bias", f"{theirs}.bias", "same"),
+    ]
+
+
+def linear(ours: str, theirs: str) -> Table:
+    """The rules of a linear layer with bias."""
+    return [
+        (f"{ours}/kernel", f"{theirs}.weight", "linear"),
+        (f"{ours}/bias", f"{theirs}.bias", "same"),
+    ]
 
 
 def _same(a: np.ndarray) -> np.ndarray:
