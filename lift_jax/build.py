@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import checkpoint, init, log, metrics
+from lift_jax import checkpoint, init, log, metrics, optim
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
-from lift_jax.data import catalog
+from lift_jax.data import catalog, loader
 from lift_jax.data.sources import Dataset
 from lift_jax.errors import unknown
 from lift_jax.models import tree, tuners
@@ -36,6 +37,9 @@ class Setup:
     frozen: Tree  # in the precision of the config; placed
     zero_shot: tuple[nnx.GraphDef[Classifier], Tree]  # the classifier before tuning
     fingerprint: str  # of the backbone
+    steps_per_epoch: int
+    rate: optax.Schedule  # step (0-based) -> learning rate
+    optimizer: optax.GradientTransformation
 
 
 def build(config: ConfigDict, console: Console) -> Setup:
@@ -106,6 +110,11 @@ def build(config: ConfigDict, console: Console) -> Setup:
         else place(leaf)
         for path, leaf in zero_leaves.items()
     }
+
+    # -- optimizer
+    per_epoch = loader.steps_per_epoch(len(data.train), config.train.batch)
+    rate = optim.schedule(config.train.lr, config.train.epochs, per_epoch)
+
     return Setup(
         mesh=mesh,
         data=data,
@@ -115,6 +124,9 @@ def build(config: ConfigDict, console: Console) -> Setup:
         frozen={path: zero_leaves[path] for path in frozen},
         zero_shot=(zero_graph, zero_leaves),
         fingerprint=fingerprint,
+        steps_per_epoch=per_epoch,
+        rate=rate,
+        optimizer=optim.sgd(rate, config.train.momentum, config.train.weight_decay),
     )
 
 

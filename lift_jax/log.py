@@ -29,6 +29,7 @@ from lift_jax.errors import UserError
 
 LOG = "log.jsonl"
 PLAIN_SECONDS = 30.0  # between lines of progress where there is no terminal
+EPOCH_SECONDS = 1.0  # the same at the end of an epoch
 WAIT_HINT = 0.1  # share of time spent waiting for data above which a hint is shown
 WAIT_STEPS = 20  # steps over which that share is averaged
 
@@ -190,7 +191,7 @@ def write_csv(
 class Progress:
     """Shows training as a live bar on a terminal, elsewhere as a line now and then.
 
-    A line comes after the first step, after every epoch and every 30 seconds. If waiting for data
+    A line comes after the first step, at the ends of epochs and every 30 seconds. If waiting for data
     takes more than 10 % of the time, one hint says what to do.
 
     Args:
@@ -253,7 +254,8 @@ class Progress:
             self._bar.update(self._task, completed=record.step, text=text)
         else:
             epoch_ends = record.step * self.epochs % self.steps < self.epochs
-            if epoch_ends or now - self._shown >= PLAIN_SECONDS:
+            pause = EPOCH_SECONDS if epoch_ends else PLAIN_SECONDS
+            if now - self._shown >= pause or record.step == self.steps:
                 self._shown = now
                 self._print(f"step {record.step}/{self.steps} · {text}")
         self._hint()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
@@ -69,6 +69,12 @@ def make_train_step(
 
     everywhere = mesh_lib.replicated(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+
+
+@jax.jit
+def all_finite(leaves: Tree) -> Bool[Array, ""]:
+    """Whether no leaf holds NaN or infinity."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves.values()]))
 
 
 def make_predict(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import checkpoint, log, losses, metrics, optim, steps
+from lift_jax import checkpoint, log, losses, metrics, steps
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
@@ -76,17 +75,12 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
         if mode == "zero_shot":
             return test(config, setup, None, workdir, console)
 
-        per_epoch = loader.steps_per_epoch(len(setup.data.train), config.train.batch)
-        total = per_epoch * config.train.epochs
-        rate = optim.schedule(config.train.lr, config.train.epochs, per_epoch)
-        optimizer = optim.sgd(rate, config.train.momentum, config.train.weight_decay)
-        state = state_lib.create(setup.tuned, optimizer)
+        state = state_lib.create(setup.tuned, setup.optimizer)
         state = jax.device_put(state, mesh_lib.replicated(setup.mesh))
-        about = describe(config, setup)
         if saved is not None:
-            check_content(saved, about, workdir)
+            check_content(saved, describe(config, setup), workdir)
             state = checkpoint.restore(manager, state)
-        done = int(state.step)
+        done, total = int(state.step), setup.steps_per_epoch * config.train.epochs
         if mode == "train":
             if done == total and (finished := stored_metrics(workdir, config)):
                 console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
@@ -95,10 +89,7 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
             if 0 < done < total:
                 console.print(f"Continuing {workdir} after step {done} of {total}.")
             if done < total:
-                write_config(workdir, about)
-                state = train(
-                    config, setup, state, optimizer, rate, manager, about, workdir, console
-                )
+                state = train(config, setup, state, manager, workdir, console)
         return test(config, setup, state, workdir, console)
 
 
@@ -106,10 +97,7 @@ def train(
     config: ConfigDict,
     setup: Setup,
     state: state_lib.State,
-    optimizer: optax.GradientTransformation,
-    rate: optax.Schedule,
     manager: ocp.CheckpointManager,
-    about: dict,
     workdir: Path,
     console: Console,
 ) -> state_lib.State:
@@ -119,12 +107,11 @@ def train(
     options = {"tau": c.loss.tau} if c.loss.name == "la" else {}
     loss_fn = losses.make(c.loss.name, setup.data.counts, **options)
     train_step = steps.make_train_step(
-        setup.graph, setup.vision, loss_fn, optimizer, mesh, c.train.accum
+        setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum
     )
-    n = len(setup.data.train)
-    per_epoch = loader.steps_per_epoch(n, c.train.batch)
+    n, per_epoch = len(setup.data.train), setup.steps_per_epoch
     start, total = int(state.step), per_epoch * c.train.epochs
-    rates = np.asarray(jax.vmap(rate)(np.arange(c.train.epochs) * per_epoch)).tolist()  # an epoch
+    rates = [float(np.asarray(setup.rate(e * per_epoch))) for e in range(c.train.epochs)]
     transform = augment.TrainTransform(
         res=setup.vision.resolution, kind=c.train.augment, interpolation=c.train.interpolation,
         mda=c.train.mda, min_area=c.train.min_area, flip=c.train.flip, epochs=c.train.epochs,
@@ -134,6 +121,9 @@ def train(
         start_step=start, process=jax.process_index(), processes=jax.process_count(),
         workers=c.data.workers,
     )  # fmt: skip
+
+    about = describe(config, setup)
+    write_config(workdir, about)
 
     with (
         log.RunLog(workdir, active=first) as run_log,
@@ -156,13 +146,7 @@ def train(
             # the first step holds the compilation: it fades at once, the others over 20 steps
             recent = recent * (0.95 if step > start + 2 else 0.0) + (images, elapsed, waited)
             if not np.isfinite(value):
-                last = manager.latest_step()
-                kept = f"{manager.directory}/{last}" if last is not None else "none yet"
-                raise UserError(
-                    f"The loss of step {step} (epoch {epoch + 1}) is {value}. "
-                    f"Training stopped; the last good checkpoint is {kept}. Lower train.lr (now "
-                    f"{c.train.lr}) or try model.precision=float32, in another --workdir."
-                )
+                raise diverged(manager, f"The loss of step {step} (epoch {epoch + 1}) is {value}")
             record = log.Step(
                 step=step, epoch=epoch, loss=value, lr=rates[epoch], seconds=seconds,
                 images_per_second=recent[0] / recent[1], wait=min(1.0, recent[2] / recent[1]),
@@ -179,8 +163,10 @@ def train(
             if len(ahead) > LAG:
                 report()
             if step % c.checkpoint.every_steps == 0 or step == total:
-                while ahead:  # a checkpoint is written only after all losses up to it are good
+                while ahead:  # a checkpoint is saved only after all losses up to it are good
                     report()
+                if not steps.all_finite(state.tuned):
+                    raise diverged(manager, f"Weights are not finite after step {step}")
                 checkpoint.save(manager, state, about)
         manager.wait_until_finished()
     return state
@@ -240,6 +226,17 @@ def test(
         log.write_json(workdir / METRICS, found)
     show(found, config, console)
     return found
+
+
+def diverged(manager: ocp.CheckpointManager, what: str) -> UserError:
+    """The error of a run whose numbers are no longer finite."""
+    manager.wait_until_finished()
+    last = manager.latest_step()
+    kept = f"{manager.directory}/{last}" if last is not None else "none yet"
+    return UserError(
+        f"{what}. Training stopped; the last good checkpoint is {kept}. Lower train.lr, or set "
+        "model.precision=float32, and give another --workdir."
+    )
 
 
 # -- the run folder

@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 
 from lift_jax import load_backbone, load_tokenizer
-from lift_jax.demo import captions, glyphs, pretrain, strokes
+from lift_jax.demo import captions, glyphs, pretrain
 from lift_jax.models.clip import Clip, ClipConfig
 from lift_jax.weights.hub import DEMO
 
@@ -37,28 +37,6 @@ def test_half_of_the_labels_are_digits():
     labels = glyphs.draw_labels(np.random.default_rng(0), 9973)
     assert abs((labels < 10).mean() - 0.5) < 0.02
     assert set(labels) == set(range(len(glyphs.CHARACTERS)))
-
-
-def test_distance_to_strokes_by_hand():
-    start = np.array([[[0, 0], [2, 0]]], np.float32)
-    end = np.array([[[2, 0], [2, 0]]], np.float32)  # the second is a point
-    places = np.array([[[1, 3], [5, 4], [-3, 0], [0.5, 0]]], np.float32)
-    np.testing.assert_allclose(strokes.distances(places, start, end), [[3, 5, 3, 0]], atol=1e-6)
-
-
-def test_splines_go_through_their_points_and_keep_lines_straight():
-    matrix = strokes.spline(5)
-    np.testing.assert_array_equal(matrix[:: strokes.SPANS], np.eye(5))
-    line = np.linspace([1, 2], [3, 8], 5)
-    x, y = (matrix @ line).T
-    np.testing.assert_allclose(y, 3 * x - 1)
-
-
-def test_every_digit_has_several_skeletons_inside_its_box():
-    known = strokes.skeletons()
-    assert min(np.bincount(known.digit)) >= 4
-    drawn = np.concatenate([known.start @ known.points, known.end @ known.points])
-    assert -0.1 < drawn.min() and drawn.max() < 1.1
 
 
 def test_cells_average_by_hand():

@@ -1,9 +1,9 @@
 """Pictures of digits, letters and signs, 32 px square and as varied as handwriting.
 
-Shapes are distance fields, of a font's glyph or of pen strokes, so that one threshold makes a pen
-of any width. A picture is a field seen through a smooth random warp, cut to its box, averaged into
-few cells, as a scanner of low resolution would, and enlarged again. All of it is arrays: a batch
-of 256 takes a tenth of a second on one core, cheap enough to draw every batch afresh.
+Shapes are distance fields of a font's glyphs, so that one threshold makes strokes of any width. A
+picture is a field seen through a smooth random warp, cut to its box, averaged into few cells, as a
+scanner of low resolution would, and enlarged again. All of it is arrays: a batch of 256 takes less
+than a tenth of a second on one core, cheap enough to draw every batch afresh.
 """
 
 import functools
@@ -17,8 +17,6 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from lift_jax.demo import strokes
-
 SIZE = 32
 CANVAS = 48  # pixels of the drawing before it is cut to its box
 LOW, HIGH = -0.3, 1.3  # the canvas in units of the glyph's box
@@ -31,7 +29,6 @@ LETTERS = string.ascii_lowercase + "".join(sorted(set(string.ascii_uppercase) - 
 SIGNS = "+-=*#%&@?!$/()<>"
 CHARACTERS = DIGITS + LETTERS + SIGNS
 SHARES = (("digit", len(DIGITS), 0.5), ("letter", len(LETTERS), 0.4), ("sign", len(SIGNS), 0.1))
-PEN_SHARE = 0.6  # of the digits; the others come from fonts
 
 # Fonts that matplotlib ships; the TeX ones put other signs at the places of ASCII signs.
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*")
@@ -87,11 +84,7 @@ def draw_labels(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
 
 def render(rng: np.random.Generator, labels: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 32 32"]:
     """Draws one picture a label (indices of `CHARACTERS`); grey, mostly bright on dark."""
-    pen = (labels < len(DIGITS)) & (rng.random(len(labels)) < PEN_SHARE)
-    places = warp(rng, len(labels))
-    ink = np.empty((len(labels), CANVAS, CANVAS), np.float32)
-    ink[pen] = pen_ink(rng, labels[pen], places[pen])
-    ink[~pen] = font_ink(rng, labels[~pen], places[~pen])
+    ink = font_ink(rng, labels, warp(rng, len(labels)))
     return expose(rng, reduce(rng, ink))
 
 
@@ -123,7 +116,7 @@ def warp(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n p 2"]:
     return affine + np.moveaxis(elastic.reshape(n, 2, -1), 1, 2) + 0.5
 
 
-def stroke(distance: Float[np.ndarray, "n p"], width: np.ndarray) -> np.ndarray:
+def inked(distance: Float[np.ndarray, "n p"], width: np.ndarray) -> np.ndarray:
     """Returns how much of each pixel lies within `width` of the shape."""
     pixel = (HIGH - LOW) / CANVAS
     ink = np.clip(0.5 + (width[:, None] - distance) / pixel, 0, 1)
@@ -141,20 +134,7 @@ def font_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -
     at = (rows[:, None] * CANVAS + corner[..., 1]) * CANVAS + corner[..., 0]
     above = flat[at] * (1 - x) + flat[at + 1] * x
     below = flat[at + CANVAS] * (1 - x) + flat[at + CANVAS + 1] * x
-    return stroke(above * (1 - y) + below * y, uniform(rng, -0.02, 0.05, len(labels)))
-
-
-def pen_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Inks a random way of writing each digit with a pen of random width."""
-    known = strokes.skeletons()
-    variants = [np.flatnonzero(known.digit == label) for label in labels]
-    rows = np.array([rng.choice(v) for v in variants], np.int64)
-    jitter = uniform(rng, 0.01, 0.06, len(labels), 1, 1)
-    points = known.points[rows]
-    points = points + jitter * normal(rng, *points.shape)
-    points[..., 0] = 0.5 + (points[..., 0] - 0.5) * uniform(rng, 0.45, 1.05, len(labels), 1)
-    distance = strokes.distances(places, known.start[rows] @ points, known.end[rows] @ points)
-    return stroke(distance, np.exp(uniform(rng, np.log(0.035), np.log(0.11), len(labels))))
+    return inked(above * (1 - y) + below * y, uniform(rng, -0.02, 0.05, len(labels)))
 
 
 def extent(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -155,6 +155,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":  # importing the module defines no flags
     flags.DEFINE_string("out", None, "Folder to write, in Hugging Face's layout.", required=True)
-    flags.DEFINE_integer("steps", 1500, "Steps of 256 pictures.", lower_bound=1)
+    flags.DEFINE_integer("steps", 900, "Steps of 256 pictures.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of weights and pictures.", lower_bound=0)
     app.run(main)

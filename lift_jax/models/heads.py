@@ -4,6 +4,8 @@ Every head is `classify(embed(features))`, and `classify` is linear, so that the
 logits of several crops is the logits of the mean embedding: one matmul a test image.
 """
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,19 +21,19 @@ def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
-class Head(nnx.Module):
+class Head(Protocol):
     """What a classifier asks of a head."""
 
     def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n e"]:
         """The features of images or crops, as they may be averaged."""
-        raise NotImplementedError
+        ...
 
     def classify(self, embedded: Float[Array, "n e"]) -> Float[Array, "n c"]:
         """Float32 logits; linear in `embedded`."""
-        raise NotImplementedError
+        ...
 
 
-class CosineHead(Head):
+class CosineHead(nnx.Module):
     """scale * cos(feature, weight row of the class); weight f32[classes width] (LIFT section 4)."""
 
     def __init__(self, weight: Float[Array, "c d"], scale: float = 25.0):
@@ -45,7 +47,7 @@ class CosineHead(Head):
         return self.scale * embedded @ normalise(self.weight[...]).T
 
 
-class ZeroShotHead(Head):
+class ZeroShotHead(nnx.Module):
     """CLIP's own classifier: exp(logit_scale) * cos(projected image, text of the class); frozen."""
 
     def __init__(
