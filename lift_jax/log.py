@@ -191,8 +191,8 @@ def write_csv(
 class Progress:
     """Shows training as a live bar on a terminal, elsewhere as a line now and then.
 
-    A line comes after the first step, at the ends of epochs and every 30 seconds. If waiting for data
-    takes more than 10 % of the time, one hint says what to do.
+    A line comes after the first step, at the ends of epochs and every 30 seconds. If waiting for
+    data takes more than 10 % of the time, one hint says what to do.
 
     Args:
         steps: of the whole run.
