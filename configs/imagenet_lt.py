@@ -5,8 +5,9 @@
         --config.data.test_list=ImageNet_LT_test.txt \\
         --config.data.class_names=names.txt --workdir=runs/imagenet_lt
 
-The lists have a line `path label` an image, the paths relative to IMAGENET; names.txt has a class
-a line. Results are reported on the test split.
+The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not shipped
+here: a line `path label` an image, the paths relative to IMAGENET. names.txt has a class a line.
+Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT               78.3   leaderboard mirrors; whether with TTE is not said (ViT-L/14: 82.9)

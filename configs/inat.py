@@ -5,8 +5,9 @@
         --config.data.test_list=iNaturalist18_val.txt \\
         --config.data.class_names=names.txt --workdir=runs/inat
 
-The lists have a line `path label` an image, the paths relative to INAT; names.txt has a class a
-line. Results are reported on the validation split, as in the papers.
+The lists, made from the JSON files of the competition, have a line `path label` an image, the paths
+relative to INAT; names.txt has a class a line.
+Results are reported on the validation split, as in the papers.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT without TTE   79.1   re-run by the authors of LT-Soups

@@ -4,8 +4,9 @@
         --config.data.train_list=Places_LT_train.txt --config.data.test_list=Places_LT_test.txt \\
         --config.data.class_names=names.txt --workdir=runs/places_lt
 
-The lists have a line `path label` an image, the paths relative to PLACES; names.txt has a class a
-line. Results are reported on the test split.
+The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not shipped
+here: a line `path label` an image, the paths relative to PLACES. names.txt has a class a line.
+Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT               52.2   leaderboard mirrors; whether with TTE is not said (ViT-L/14: 53.7)
