@@ -125,6 +125,7 @@ def summarise(counts: Counts, train_counts: ArrayLike) -> Summary:
     f1 = 2 * counts["correct"][present] / (counts["total"] + counts["predicted"])[present]
     summary["macro_f1"] = 100 * float(f1.mean())
     gap = np.abs(counts["bin_confidence"] - counts["bin_correct"]).sum()
-    summary["ece"] = 100 * float(gap) / images
+    # The one sum of floating-point numbers, rounded to what does not depend on their order.
+    summary["ece"] = round(100 * float(gap) / images, 3)
     summary["images"] = images
     return summary

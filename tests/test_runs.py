@@ -140,8 +140,6 @@ def test_eight_devices_give_the_losses_and_metrics_of_one(straight, tmp_path):
     )
     wanted = results(expected)
     for row in ("zero_shot", "test", "test_tte"):
-        ece, wanted_ece = found[row].pop("ece"), wanted[row].pop("ece")
-        np.testing.assert_allclose(ece, wanted_ece, rtol=1e-4)  # a mean of probabilities
         assert found[row] == wanted[row]
 
 
