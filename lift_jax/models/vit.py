@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lift_jax.models.blocks import Block
-from lift_jax.models.layers import LayerNorm, Normal, PatchStem
+from lift_jax.models.layers import LayerNorm, Normal, PatchStem, block_border
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -61,5 +61,5 @@ class VisionTransformer(nnx.Module):
         x = jnp.concatenate([cls, x], axis=1) + self.positions[...].astype(x.dtype)
         x = self.ln_pre(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, first_only=i == len(self.blocks) - 1)
+            x = block_border(block(x, first_only=i == len(self.blocks) - 1))
         return self.ln_post(x[:, 0])
