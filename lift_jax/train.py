@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.progress import track
 
 from lift_jax import checkpoint, log, losses, metrics, steps
 from lift_jax import config as config_lib
@@ -184,10 +186,16 @@ def test(
     Writes metrics.json and per_class.csv, prints the table, and returns what metrics.json holds.
     """
     c, data = config, setup.data
-    read = partial(
-        loader.eval_batches, data.test, batch=c.test.batch, process=jax.process_index(),
-        processes=jax.process_count(), workers=c.data.workers,
-    )  # fmt: skip
+
+    def read(transform: augment.TestTransform | augment.FiveCrop) -> Iterable[loader.Batch]:
+        batches = loader.eval_batches(
+            data.test, transform, batch=c.test.batch, process=jax.process_index(),
+            processes=jax.process_count(), workers=c.data.workers,
+        )  # fmt: skip
+        return track(
+            batches, "Testing", total=loader.steps_per_epoch(len(data.test), c.test.batch),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
 
     def counter(graph: nnx.GraphDef[Classifier], leaves: Tree):
         return partial(steps.make_count(graph, setup.vision, setup.mesh), leaves)
