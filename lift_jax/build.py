@@ -63,8 +63,8 @@ def build(config: ConfigDict, console: Console) -> Setup:
     if not data.counts.all():
         empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
         console.print(
-            f"Warning: {len(empty)} classes have no training image and count as the smallest "
-            f"class in the loss: {some(empty)}",
+            f"Warning: classes without a training image ({len(empty)} of "
+            f"{len(data.class_names)}), which count as the smallest in the loss: {some(empty)}",
             markup=False,
         )
 

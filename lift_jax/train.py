@@ -224,8 +224,8 @@ def test(
     missing = metrics.absent(counts["zero_shot"])
     if missing:
         console.print(
-            f"Warning: {len(missing)} classes have no test image and are left out of the class "
-            f"means: {some([data.class_names[i] for i in missing])}",
+            f"Warning: classes without a test image ({len(missing)} of {len(data.class_names)}), "
+            f"left out of the class means: {some([data.class_names[i] for i in missing])}",
             markup=False,
         )
     if jax.process_index() == 0:

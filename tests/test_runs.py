@@ -212,6 +212,25 @@ def test_a_folder_of_images_and_an_unreadable_one(tmp_path):
         train.run(config_of("folder", **changes), tmp_path / "run2")
 
 
+def test_classes_without_images_are_named(tmp_path, capsys):
+    for i in range(4):
+        Image.new("RGB", (40, 50), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "train.txt").write_text("0.png 0\n1.png 2\n")
+    (tmp_path / "test.txt").write_text("2.png 0\n3.png 1\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\nred_fox\n")
+    lists = {key: f"{key.partition('_')[0]}.txt" for key in ("train_list", "test_list")}
+    changes = {f"data__{key}": str(tmp_path / name) for key, name in lists.items()}
+    changes |= {"data__class_names": str(tmp_path / "names.txt"), "data__root": str(tmp_path)}
+    found = train.run(config_of("inat", data__name="list", **changes), tmp_path / "run")
+    assert np.isfinite(logged(tmp_path / "run")[-1]["loss"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "without a training image (1 of 3), which count as the smallest in the loss: dog" in out
+    assert "without a test image (1 of 3), left out of the class means: red_fox" in out
+    assert found["test"]["images"] == 2
+    rows = (tmp_path / "run" / "per_class.csv").read_text().splitlines()
+    assert rows[3] == "2,red_fox,1,few,0,,,"
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"model__backbone": "clip_vit_b61"}, "clip_vit_b16"),
     ({"model__backbone": "no/such/folder"}, "no/such/folder"),
