@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import checkpoint, init, log, metrics, optim
+from lift_jax import checkpoint, init, log, losses, metrics, optim
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.data import catalog, loader
@@ -44,6 +44,13 @@ class Setup:
 
 def build(config: ConfigDict, console: Console) -> Setup:
     """Loads data and backbone, initialises head and tuners, and places the weights."""
+    # -- names, before anything slow
+    names = tuners.parse_names(config.tuner.name)
+    if config.head.kind not in HEADS:
+        raise unknown("head (head.kind)", config.head.kind, HEADS)
+    if config.loss.name not in losses.LOSSES:
+        raise unknown("loss (loss.name)", config.loss.name, losses.LOSSES)
+
     # -- devices
     mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
     mesh_lib.check_batch(mesh, "train.batch", config.train.batch, config.train.accum)
@@ -86,10 +93,7 @@ def build(config: ConfigDict, console: Console) -> Setup:
         weight = init.text_head(texts, clip.image_proj[...])
     else:
         weight = init.random_head(len(data.class_names), vision.width, head_key)
-    if config.head.kind not in HEADS:
-        raise unknown("head (head.kind)", config.head.kind, HEADS)
     head = HEADS[config.head.kind](weight, scale=config.head.scale)
-    names = tuners.parse_names(config.tuner.name)
     tuners.attach(
         clip.visual, names, len(data.class_names), rngs=nnx.Rngs(tuner_key),
         dim=config.tuner.dim, partial=config.tuner.partial, init=config.tuner.init,

@@ -124,7 +124,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"train.batch {c.train.batch} is not a multiple of train.accum {c.train.accum}."
         )
-    if c.head.init == "text" and "{}" not in c.head.prompt:
+    if "{}" not in c.head.prompt:  # zero-shot needs it, whatever the head starts from
         raise UserError(
             f"head.prompt is {c.head.prompt!r}; it needs {{}} where the class name goes, as in "
             "'a photo of a {}.'."

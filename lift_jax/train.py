@@ -186,6 +186,8 @@ def test(
     Writes metrics.json and per_class.csv, prints the table, and returns what metrics.json holds.
     """
     c, data = config, setup.data
+    trained = state is not None and (workdir / log.LOG).exists()
+    steps_log = log.read_log(workdir / log.LOG) if trained else []  # a broken one is told first
 
     def read(transform: augment.TestTransform | augment.FiveCrop) -> Iterable[loader.Batch]:
         batches = loader.eval_batches(
@@ -214,7 +216,6 @@ def test(
     found = {row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
              for row in ROWS}  # fmt: skip
     sizes = log.parameter_counts(parameters(setup.tuned, setup.frozen))
-    steps_log = log.read_log(workdir / log.LOG) if state is not None else []
     found |= {
         "tuned_params": sizes["tuned"], "head_params": sizes["head"],
         "frozen_params": sizes["frozen"], "steps": int(state.step) if state is not None else 0,

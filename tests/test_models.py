@@ -74,6 +74,13 @@ def test_openai_towers(golden, clip):
     close(clip.encode_text(expected["tokens"], project=True), expected["text_features"])
 
 
+def test_wrong_image_sizes_and_long_texts_are_told(clip):
+    with pytest.raises(ValueError, match=r"\[n, 32, 32, 3\], found \(2, 40, 32, 3\)"):
+        clip.encode_image(np.zeros((2, 40, 32, 3), np.float32))
+    with pytest.raises(ValueError, match="at most 77 tokens a text, found 78"):
+        clip.encode_text(np.zeros((2, 78), np.int32))
+
+
 def test_openai_heads_are_64_wide_unless_said(golden):
     expected = golden("clip_openai")
     clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors")

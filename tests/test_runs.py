@@ -173,6 +173,8 @@ def test_modes(tmp_path):
     assert trained["zero_shot"] == zero["zero_shot"]
     again = train.run(config_of("demo", test__tte=False), tmp_path, "evaluate")
     assert again["test"] == trained["test"] and again["test_tte"] is None
+    (tmp_path / "log.jsonl").unlink()  # only the timing comes from it
+    assert train.run(config, tmp_path, "evaluate")["test"] == trained["test"]
     with pytest.raises(UserError, match="holds a trained run"):
         train.run(config, tmp_path, "zero_shot")
     with pytest.raises(UserError, match=r"train\.lr: 0\.02 -> 0\.5"):

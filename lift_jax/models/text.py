@@ -46,8 +46,13 @@ class TextTransformer(nnx.Module):
         return self.config.width
 
     def __call__(self, tokens: Int[Array, "n t"]) -> Float[Array, "n d"]:
-        """Token ids, t <= `config.context`, to the feature at the end-of-text token."""
+        """Token ids to the feature at the end-of-text token.
+
+        Raises ValueError unless t <= `config.context`.
+        """
         n, t = tokens.shape
+        if t > self.config.context:
+            raise ValueError(f"expected at most {self.config.context} tokens a text, found {t}")
         x = self.tokens[...][tokens] + self.positions[...][:t]
         mask = jnp.tril(jnp.ones((t, t), bool))
         for block in self.blocks:

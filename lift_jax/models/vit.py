@@ -54,8 +54,12 @@ class VisionTransformer(nnx.Module):
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Normalised images to the CLS feature after ln_post, before the projection.
 
-        Computes in the dtype of the stem's weights. h and w must be `config.resolution`.
+        Computes in the dtype of the stem's weights. Raises ValueError unless h and w are
+        `config.resolution`.
         """
+        size = self.config.resolution
+        if images.shape[1:] != (size, size, 3):
+            raise ValueError(f"expected images [n, {size}, {size}, 3], found {images.shape}")
         x = self.stem(images.astype(self.stem.linear.kernel[...].dtype))
         cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([cls, x], axis=1) + self.positions[...].astype(x.dtype)

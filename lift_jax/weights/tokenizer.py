@@ -22,11 +22,11 @@ class Tokenizer:
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(
                 f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json and "
-                "merges.txt. Copy them from the same model, or use head.init=none."
+                "merges.txt. Copy them from the model that the weights are of."
             )
         try:
             if (folder / "tokenizer.json").exists():
-                import tokenizers  # here, for commands that need no tokenizer start faster
+                import tokenizers  # here, so that commands without a tokenizer start faster
 
                 fast = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             else:
