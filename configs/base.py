@@ -34,24 +34,68 @@ def start(argument: str | None) -> ConfigDict:
     c.data.workers = 0  # processes that decode images; 0 decodes in threads
 
     c.model = ConfigDict()
-    c.model.backbone = "clip_vit_b16"  # a name, a Hugging Face folder, or owner/repository
+    c.model.backbone = "clip_vit_b16"  # a name, a folder, a file, or owner/repository[@revision]
+    c.model.resolution = 0  # pixels, a multiple of the patch; 0: as pre-trained
+    c.model.tuned = ""  # start from a checkpoint of the authors' code, or what `export` wrote
     c.model.precision = "auto"  # float32 or bfloat16 (of the frozen weights); auto: by the device
 
     c.tuner = ConfigDict()
-    c.tuner.name = "adaptformer"  # adaptformer, full, none (the classifier alone)
-    c.tuner.dim = 0  # width of the bottleneck; 0: about as many weights as the head has
+    # adaptformer, adapter, lora, lora_mlp, ssf, vpt_shallow, vpt_deep, aft (random entries), bitfit
+    # (biases), ln, full, bn (of ResNets); several as "lora+ssf"; none: the classifier alone.
+    # With head.kind text also coop (learned words), clip_adapter, proj (both projections)
+    c.tuner.name = "adaptformer"
+    c.tuner.dim = 0  # bottleneck's width, LoRA's rank; 0: about as many weights as the head has
     c.tuner.partial = 0  # tune the last so many blocks alone; 0: all
-    c.tuner.init = ""  # set by the method
+    c.tuner.layers = ""  # tune these blocks, counted from 0, instead: "0,2" or "3:7" (3 to 6)
+    c.tuner.init = ""  # set by the method: kaiming_uniform or kaiming_normal, of bottlenecks
+    c.tuner.parts = ""  # set by the method; ssf: "attn", "mlp", "ln" with + between; aft: not ln
+    c.tuner.ratio = 0.0  # aft: share of the entries; 0: as many as the head has
+    c.tuner.seed = 0  # aft: which entries
+    c.tuner.prompts = 0  # set by the method; vpt: prompts a block; 0: as many weights as the head
+    c.tuner.place = ""  # set by the method; vpt: start (after CLS, as LIFT+) or end (as LIFT)
+
+    c.text_tuner = ConfigDict()  # of the blocks of the text tower, where head.kind is text
+    c.text_tuner.name = "none"  # as tuner.name; also the other fields are as those of tuner
+    c.text_tuner.dim = 4
+    c.text_tuner.partial = 0
+    c.text_tuner.layers = ""
+    c.text_tuner.parts = "attn+mlp"
+    c.text_tuner.ratio = 0.0
+    c.text_tuner.seed = 0
+    c.text_tuner.prompts = 2
+
+    c.coop = ConfigDict()
+    c.coop.init = "random"  # or photo: the words of "a photo of a {}.", whatever the next two say
+    c.coop.tokens = 4  # learned words
+    c.coop.place = "end"  # of the class name among them: front, middle, end
+
+    c.clip_adapter = ConfigDict()
+    c.clip_adapter.dim = 4  # width of both bottlenecks
 
     c.head = ConfigDict()
-    c.head.kind = "cosine"
-    c.head.scale = 25.0
-    c.head.init = "text"  # from the names of the classes; none: random rows of unit length
+    # cosine, linear, l2norm, layernorm; text: no classifier, but the texts of the classes, as in
+    # CLIP; auto: text where tuner or text_tuner change what texts give, else cosine
+    c.head.kind = "auto"
+    c.head.scale = 25.0  # cosine: of its logits
+    # text: from the names of the classes; class_mean, linear_probe: from their images; none: at
+    # random; auto: text where the backbone has a text tower, else class_mean
+    c.head.init = "auto"
+    c.head.shots = 0  # set by the method: at most so many images a class for it; 0: all
+    c.head.random = ""  # set by the method: linear head, none: uniform (unit rows), kaiming_normal
+    # a template, or classname (the name alone), ensemble (CLIP's 80 templates), descriptor
     c.head.prompt = "a photo of a {}."
+    c.head.descriptors = ""  # descriptor: a JSON file, {class name: [phrase, ...]}
 
     c.loss = ConfigDict()
-    c.loss.name = "la"
-    c.loss.tau = 1.0
+    c.loss.name = "la"  # la, bs, ce, focal, ldam, cb, grw, lade
+    # options, each of one loss
+    c.loss.tau = 1.0  # la: strength of the adjustment
+    c.loss.gamma = 2.0  # focal: how much less rows count that are right already
+    c.loss.max_margin = 0.5  # ldam: of the smallest class
+    c.loss.scale = 0.0  # ldam: of the margins; 0: head.scale
+    c.loss.beta = 0.9999  # cb: 0 weighs all classes alike, towards 1 by 1 / images
+    c.loss.exponent = 1.0  # grw: of 1 / images
+    c.loss.weight = 0.1  # lade: of its second term
 
     c.train = ConfigDict()
     c.train.epochs = 0  # set by the method
@@ -69,7 +113,8 @@ def start(argument: str | None) -> ConfigDict:
     c.test = ConfigDict()
     c.test.batch = 128
     c.test.interpolation = ""  # set by the method
-    c.test.tte = True  # test-time ensemble of five crops
+    c.test.tte = True  # test-time ensemble of crops
+    c.test.crops = "five"  # tte: five, or ten (those of the mirror image as well)
     c.test.expand = 24  # tte: pixels that the image is larger than its crops
 
     c.checkpoint = ConfigDict()

@@ -4,28 +4,15 @@ A checkpoint holds the state (tuned leaves, optimizer, step) and, as JSON, what 
 config, the classes and a fingerprint of the frozen weights. Megabytes, not the backbone.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from lift_jax.errors import UserError
-from lift_jax.models.tree import Tree
 from lift_jax.state import State
-
-
-def fingerprint(leaves: Tree) -> str:
-    """SHA-256 over the names, shapes and values of all leaves."""
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.ascontiguousarray(leaves[path])
-        digest.update(f"{path} {array.shape} {array.dtype}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def open_manager(workdir: Path, keep: int) -> ocp.CheckpointManager:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
+from lift_jax import prompts
 from lift_jax.errors import UserError, unknown
 
 # What LIFT and LIFT+ differ in (SPEC of the papers: LIFT section 5.1, LIFT+ section 5.1).
@@ -14,7 +15,10 @@ METHODS = {
             "epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "flip": False,
         },
         "test": {"interpolation": "bicubic"},
-        "tuner": {"init": "kaiming_uniform"},
+        "tuner": {
+            "init": "kaiming_uniform", "parts": "attn+mlp", "prompts": 0, "place": "start",
+        },
+        "head": {"shots": 100, "random": "uniform"},
     },
     "lift": {
         "label": "LIFT",
@@ -22,10 +26,23 @@ METHODS = {
             "epochs": 10, "lr": 0.01, "augment": "rrc", "interpolation": "bilinear", "flip": True,
         },
         "test": {"interpolation": "bilinear"},
-        "tuner": {"init": "kaiming_normal"},
+        "tuner": {
+            "init": "kaiming_normal", "parts": "attn+mlp+ln", "prompts": 10, "place": "end",
+        },
+        "head": {"shots": 0, "random": "kaiming_normal"},
     },
 }  # fmt: skip
 KEYS = ("backbone", "debug", "method", "tuner")
+
+# The options in the group `loss`: whose each is, and its default.
+LOSS_OPTIONS = {
+    "tau": ("la", 1.0), "gamma": ("focal", 2.0), "max_margin": ("ldam", 0.5),
+    "scale": ("ldam", 0.0), "beta": ("cb", 0.9999), "exponent": ("grw", 1.0),
+    "weight": ("lade", 0.1),
+}  # fmt: skip
+
+# Tuners of what texts give, which need CLIP's own classifier (head.kind text).
+JOINT = ("coop", "clip_adapter", "proj")
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,7 @@ def debug(config: ConfigDict) -> None:
     config.data.imbalance = 1.0
     config.data.workers = 0
     config.model.backbone = "debug"
+    config.model.resolution = 0
     config.train.epochs = 1
     config.train.batch = 32
     config.train.accum = 1
@@ -96,8 +114,18 @@ def validate(config: ConfigDict) -> None:
     at_least = {
         "seed": (c.seed, 0),
         "data.workers": (c.data.workers, 0),
+        "model.resolution": (c.model.resolution, 0),
         "tuner.dim": (c.tuner.dim, 0),
         "tuner.partial": (c.tuner.partial, 0),
+        "tuner.prompts": (c.tuner.prompts, 0),
+        "tuner.seed": (c.tuner.seed, 0),
+        "text_tuner.dim": (c.text_tuner.dim, 0),
+        "text_tuner.partial": (c.text_tuner.partial, 0),
+        "text_tuner.prompts": (c.text_tuner.prompts, 0),
+        "text_tuner.seed": (c.text_tuner.seed, 0),
+        "coop.tokens": (c.coop.tokens, 1),
+        "clip_adapter.dim": (c.clip_adapter.dim, 1),
+        "head.shots": (c.head.shots, 0),
         "train.epochs": (c.train.epochs, 1),
         "train.batch": (c.train.batch, 1),
         "train.accum": (c.train.accum, 1),
@@ -118,28 +146,95 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"train.weight_decay is {c.train.weight_decay}; it must not be negative.")
     if not 0 <= c.train.momentum < 1:
         raise UserError(f"train.momentum is {c.train.momentum}; it must be in [0, 1).")
+    if not 0 <= c.tuner.ratio <= 1:
+        raise UserError(f"tuner.ratio is {c.tuner.ratio}; it must be in [0, 1].")
     if not 0 < c.train.min_area <= 1:
         raise UserError(f"train.min_area is {c.train.min_area}; it must be in (0, 1].")
     if c.train.batch % c.train.accum:
         raise UserError(
             f"train.batch {c.train.batch} is not a multiple of train.accum {c.train.accum}."
         )
-    if "{}" not in c.head.prompt:  # zero-shot needs it, whatever the head starts from
+    prompts.check(c.head.prompt, c.head.descriptors)  # zero-shot needs it, whatever head.init is
+    if c.head.init in ("text", "none") and c.head.shots not in (
+        method["head"]["shots"] for method in METHODS.values()
+    ):
         raise UserError(
-            f"head.prompt is {c.head.prompt!r}; it needs {{}} where the class name goes, as in "
-            "'a photo of a {}.'."
+            f"head.shots is {c.head.shots}, but head.init is {c.head.init!r}: shots belong to "
+            "'class_mean' and 'linear_probe'."
         )
-    if c.loss.name != "la" and c.loss.tau != 1.0:
+    if head_kind(c) != "cosine" and c.head.scale != 25.0:
         raise UserError(
-            f"loss.tau is {c.loss.tau}, but loss.name is {c.loss.name!r}: tau belongs to 'la'."
+            f"head.scale is {c.head.scale}, but head.kind is {head_kind(c)!r}: scale belongs to "
+            "'cosine'. The scale of ldam's margins is loss.scale."
         )
+    for option, (loss, default) in LOSS_OPTIONS.items():
+        if c.loss.name != loss and c.loss[option] != default:
+            raise UserError(
+                f"loss.{option} is {c.loss[option]}, but loss.name is {c.loss.name!r}: {option} "
+                f"belongs to {loss!r}."
+            )
+    validate_texts(c)
     choices = {
         "model.precision": (c.model.precision, ("auto", "float32", "bfloat16")),
-        "head.init": (c.head.init, ("text", "none")),
+        "head.init": (c.head.init, ("auto", "text", "class_mean", "linear_probe", "none")),
+        "head.random": (c.head.random, ("uniform", "kaiming_normal")),
+        "coop.init": (c.coop.init, ("random", "photo")),
+        "coop.place": (c.coop.place, ("front", "middle", "end")),
+        "test.crops": (c.test.crops, ("five", "ten")),
     }
     for key, (value, known) in choices.items():
         if value not in known:
             raise unknown(key, value, known)
+
+
+def text_tuners(config: ConfigDict) -> tuple[str, ...]:
+    """What is asked for that changes what texts give: `JOINT` tuners, and those of the tower."""
+    names = [name.strip() for name in config.tuner.name.split("+")]
+    in_tower = [] if config.text_tuner.name == "none" else [config.text_tuner.name]
+    return (*(name for name in names if name in JOINT), *in_tower)
+
+
+def head_kind(config: ConfigDict) -> str:
+    """`head.kind`, of which auto is text where what texts give is tuned, else cosine."""
+    if config.head.kind != "auto":
+        return config.head.kind
+    return "text" if text_tuners(config) else "cosine"
+
+
+def validate_texts(config: ConfigDict) -> None:
+    """Raises UserError for a classifier on tuned texts, and for options of one on the texts."""
+    c, tuned = config, text_tuners(config)
+    if tuned and head_kind(c) != "text":
+        raise UserError(
+            f"head.kind is {c.head.kind!r}, a classifier that does not look at the texts that "
+            f"{' and '.join(tuned)} would tune. Give head.kind=text, or auto."
+        )
+    if head_kind(c) != "text":
+        return
+    if c.tuner.name == c.text_tuner.name == "none":
+        raise UserError(
+            "head.kind is 'text', which has no weights, and tuner.name and text_tuner.name are "
+            "'none': nothing would be trained. Give a tuner, or --mode=zero_shot."
+        )
+    if c.head.init not in ("auto", "text"):
+        raise UserError(
+            f"head.init is {c.head.init!r}, but head.kind is 'text', which starts from the names "
+            "of the classes. Leave head.init at auto."
+        )
+    if "{}" not in c.head.prompt:
+        raise UserError(
+            f"head.prompt is {c.head.prompt!r}, but head.kind is 'text', which takes one text a "
+            "class. Give a template, as 'a photo of a {}.'."
+        )
+
+
+def loss_options(config: ConfigDict) -> dict[str, float]:
+    """What `losses.make` takes for the config's loss."""
+    name = config.loss.name
+    options = {key: config.loss[key] for key, (loss, _) in LOSS_OPTIONS.items() if loss == name}
+    if name == "ldam" and not options["scale"]:
+        options["scale"] = config.head.scale
+    return options
 
 
 def differences(saved: dict, current: dict, prefix: str = "") -> list[str]:

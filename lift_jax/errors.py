@@ -1,6 +1,7 @@
 """The one exception that means "the user can mend this", and the messages for mistyped names."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -22,3 +23,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     meant = near(name, known)
     guess = f" Did you mean {' or '.join(repr(m) for m in meant)}?" if meant else ""
     return UserError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")
+
+
+def fail(message: object) -> int:
+    """Prints the message of a user's mistake; returns the exit status of commands."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -52,7 +52,9 @@ class Run:
     @property
     def labels(self) -> dict[str, str]:
         """What to call each result."""
-        return result_names(self.config["tuner"]["name"], self.config["label"])
+        tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
+        texts = self.config.get("text_tuner", {"name": "none"})["name"]
+        return result_names(tuner, self.config["label"], texts)
 
     @property
     def tuned_share(self) -> float:

@@ -309,8 +309,9 @@ def parameter_table(parameters: Iterable[Parameter]) -> Table:
     rows: dict[tuple[str, str], list[int]] = {}
     for parameter in parameters:
         name = re.sub(r"(?<=/)\d+(?=/)", "*", parameter.name)
-        tuned = r".*/tuners/[^/]+|.*/blocks/\*|[^/]+"  # up to the tuner, or to the block
-        part = re.match(tuned if parameter.kind == "tuned" else "[^/]+", name)
+        tuned = r".*/tuners/[^/]+|.*/blocks/\*|"  # up to the tuner, or to the block
+        inside = "" if parameter.kind == "head" else "head/[^/]+|"
+        part = re.match(f"{tuned * (parameter.kind == 'tuned')}{inside}[^/]+", name)
         assert part is not None
         rows.setdefault((part[0], parameter.kind), []).append(math.prod(parameter.shape))
     everything = sum(map(sum, rows.values()))
@@ -325,14 +326,21 @@ def parameter_table(parameters: Iterable[Parameter]) -> Table:
     return table
 
 
-def result_names(tuner: str, label: str) -> dict[str, str]:
+def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, str]:
     """Returns what to call the results of a run (keys of metrics.json) in tables and figures.
 
     Args:
         tuner: `tuner.name` of the config.
         label: the method's name, `label` of the config.
+        text_tuner: `text_tuner.name` of the config.
     """
-    method = {"none": "classifier only", "full": "full fine-tuning"}.get(tuner, label)
+    names = {
+        "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
+        "clip_adapter": "CLIP-Adapter", "proj": "projections only",
+    }  # fmt: skip
+    method = names.get(tuner, label)
+    if tuner == "none" and text_tuner != "none":
+        method = f"{text_tuner} of texts"
     return {"zero_shot": "zero-shot", "test": method, "test_tte": f"{method} with TTE"}
 
 

@@ -1,19 +1,20 @@
 """The command: `python -m lift_jax.main --config=configs/demo.py --workdir=runs/demo`.
 
 Run it again to continue where it stopped. `--mode=evaluate` tests the newest checkpoint of the
-folder, `--mode=zero_shot` the backbone alone.
+folder, `--mode=zero_shot` the backbone alone. `--seeds=5` runs it with five seeds, `--sweep=NAME`
+the runs of a table of configs/sweeps.py; both continue as well.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lift_jax import report, train
-from lift_jax.errors import UserError, unknown
+from lift_jax import report, sweep, train
+from lift_jax.errors import UserError, fail, unknown
+from lift_jax.weights.native import cache_folder
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -23,6 +24,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
 MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
+SWEEP = flags.DEFINE_string("sweep", "", "Run the cells of a table of configs/sweeps.py.")
+PART = flags.DEFINE_string("sweep_cells", "", "i/n: of a sweep, the i-th of n parts alone.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "Runs, from the config's seed on: mean and deviation.")
 MODES = ("train", "evaluate", "zero_shot")
 
 
@@ -37,12 +41,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
         text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
         raise SystemExit(fail(f"The config has no such key: {text}")) from None
-
-
-def fail(message: object) -> int:
-    """Prints the message of a user's mistake; returns the exit status."""
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def chosen_run() -> tuple[ConfigDict, str]:
@@ -66,11 +64,30 @@ def chosen_run() -> tuple[ConfigDict, str]:
     return CONFIG.value, WORKDIR.value
 
 
+def run_table(config: ConfigDict, workdir: str) -> None:
+    """Runs a sweep or a seed study. Raises UserError for flags that do not go together."""
+    from configs import sweeps  # beside the config file; imports what a single run does not need
+
+    if MODE.value != "train":
+        raise UserError(f"--mode={MODE.value} is for a single run: leave --sweep and --seeds out.")
+    if PART.value and not SWEEP.value:
+        raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    file = Path(path).stem
+    changes = sweeps.cells(SWEEP.value, config, file) if SWEEP.value else {"": {}}
+    cells = sweep.settle(config, changes)
+    title = " of ".join(filter(None, (SWEEP.value, f"{file}:{argument}" if argument else file)))
+    sweep.run(
+        cells, workdir, title=title, seeds=SEEDS.value, part=PART.value,
+        published={name: sweeps.published(c, file) for name, c in cells.items()},
+        notes=sweeps.references(config, file),
+    )  # fmt: skip
+
+
 def use_compile_cache() -> None:
     """Keeps compiled programs under the user's cache folder: a second run starts at once."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "lift_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def main(argv: list[str]) -> None:
@@ -82,6 +99,9 @@ def main(argv: list[str]) -> None:
         if MODE.value not in MODES:
             raise unknown("mode (--mode)", MODE.value, MODES)
         config, workdir = chosen_run()
+        if SWEEP.value or PART.value or SEEDS.value != 1:
+            run_table(config, workdir)
+            return
         train.run(config, workdir, MODE.value)
         if jax.process_index() == 0:
             print(f"Report: {report.write(workdir)}")

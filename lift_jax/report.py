@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lift_jax import folder, plots
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, fail
 from lift_jax.folder import Run
 from lift_jax.log import WAIT_HINT, replacing
 
@@ -39,7 +39,7 @@ NOTE = (
     "Percent. Many: more than 100 training images, medium: 20 to 100, few: under 20. Mean, hmean, "
     "gmean, worst: arithmetic, harmonic and geometric mean and minimum over the classes. F1: mean "
     "over the classes. ECE: expected calibration error, lower is better. TTE: test-time ensembling "
-    "of five crops."
+    "of five or ten crops."
 )
 LOWEST = 10  # classes listed
 
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if len(flags.workdirs) > 1:
             print(compare(flags.workdirs, flags.out or flags.workdirs[0]))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
 from lift_jax.losses import Loss
 from lift_jax.models import tree
-from lift_jax.models.clip import Classifier
+from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.tree import Tree
-from lift_jax.models.vit import VisionConfig
 from lift_jax.state import State
 
 Batch = dict[str, jax.Array]  # image u8[b h w 3] or u8[b k h w 3], label i32[b], mask bool[b]
 
 
-def normalise(images: UInt8[Array, "..."], vision: VisionConfig) -> Float[Array, "..."]:
+def normalise(images: UInt8[Array, "..."], vision: Vision) -> Float[Array, "..."]:
     """Bytes to float32, less the mean and over the standard deviation of the backbone."""
     mean, std = jnp.array(vision.mean, jnp.float32), jnp.array(vision.std, jnp.float32)
     return (images.astype(jnp.float32) / 255 - mean) / std
@@ -29,7 +29,7 @@ def normalise(images: UInt8[Array, "..."], vision: VisionConfig) -> Float[Array,
 
 def make_train_step(
     graph: nnx.GraphDef[Classifier],
-    vision: VisionConfig,
+    vision: Vision,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
@@ -38,29 +38,55 @@ def make_train_step(
     """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
 
     The loss is that of the whole batch over its real rows, however many devices or micro-batches
-    (`accum`) share the work. Only tuned leaves are differentiated.
+    (`accum`) share the work; a loss that is not additive then costs a second forward pass. Only
+    tuned leaves are differentiated.
     """
 
+    def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
+        return tree.merge(graph, tuned | frozen)(normalise(batch["image"], vision))
+
     def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
-        logits = tree.merge(graph, tuned | frozen)(normalise(batch["image"], vision))
-        return loss.terms(logits, batch["label"], batch["mask"])
+        return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
 
     gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator; the denominator is aux
 
-    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, Array]:
+    def cut(rows: Array) -> Array:
+        # every accum-th row: each device cuts its own rows, and nothing moves between devices
+        return rows.reshape(-1, accum, *rows.shape[1:]).swapaxes(0, 1)
+
+    def in_parts(tuned: Tree, frozen: Tree, batch: Batch) -> tuple:
+        """Numerator, denominator and gradient as sums over micro-batches."""
+
         def add(total: tuple, micro: Batch) -> tuple[tuple, None]:
-            (numerator, denominator), grads = gradient(state.tuned, frozen, micro)
+            (numerator, denominator), grads = gradient(tuned, frozen, micro)
             return jax.tree.map(jnp.add, total, (numerator, denominator, grads)), None
 
         zero = jnp.zeros((), jnp.float32)
-        total = (zero, zero, jax.tree.map(jnp.zeros_like, state.tuned))
+        total = (zero, zero, jax.tree.map(jnp.zeros_like, tuned))
         if accum == 1:
-            total, _ = add(total, batch)
-        else:
-            # every accum-th row: each device cuts its own rows, and nothing moves between devices
-            cut = {k: v.reshape(-1, accum, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
-            total, _ = jax.lax.scan(add, total, cut)
-        numerator, denominator, grads = total
+            return add(total, batch)[0]
+        return jax.lax.scan(add, total, jax.tree.map(cut, batch))[0]
+
+    def in_two_passes(tuned: Tree, frozen: Tree, batch: Batch) -> tuple:
+        """The same for any loss: all logits first, then their gradient back by micro-batches."""
+        parts = jax.tree.map(cut, batch)
+        logits = jax.lax.map(lambda micro: forward(tuned, frozen, micro), parts)
+        logits = logits.swapaxes(0, 1).reshape(-1, loss.classes)  # the batch's order again
+        whole = jax.value_and_grad(loss.terms, has_aux=True)
+        (numerator, denominator), pulls = whole(logits, batch["label"], batch["mask"])
+
+        def add(total: Tree, part: tuple[Batch, Array]) -> tuple[Tree, None]:
+            micro, pull = part
+            _, back = jax.vjp(lambda tuned: forward(tuned, frozen, micro), tuned)
+            return jax.tree.map(jnp.add, total, back(pull)[0]), None
+
+        zeros = jax.tree.map(jnp.zeros_like, tuned)
+        return numerator, denominator, jax.lax.scan(add, zeros, (parts, cut(pulls)))[0]
+
+    sums = in_parts if accum == 1 or loss.additive else in_two_passes
+
+    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, Array]:
+        numerator, denominator, grads = sums(state.tuned, frozen, batch)
         denominator = jnp.maximum(denominator, jnp.finfo(jnp.float32).tiny)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt = optimizer.update(grads, state.opt, state.tuned)
@@ -78,12 +104,12 @@ def all_finite(leaves: Tree) -> Bool[Array, ""]:
 
 
 def make_predict(
-    graph: nnx.GraphDef[Classifier], vision: VisionConfig
+    graph: nnx.GraphDef[Classifier], vision: Vision
 ) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
     """Returns `(leaves, batch) -> logits`, the mean over an image's crops where it has several.
 
-    The crops are a vmapped axis, and the batch axis stays sharded. What is averaged is the
-    embedding, in which the logits are linear.
+    The crops are a vmapped axis (a ResNet's are rows), and the batch axis stays sharded. What is
+    averaged is the embedding, in which the logits are affine.
     """
 
     def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
@@ -91,14 +117,19 @@ def make_predict(
         images = batch["image"]
         if images.ndim == 4:
             return model(normalise(images, vision))
-        crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
+        if isinstance(vision, ResNetConfig):
+            # under vmap a convolution gathers the images of all devices on each
+            crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
+            crops = crops.reshape(*images.shape[:2], -1)
+        else:
+            crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
         return model.head.classify(crops.mean(axis=1))
 
     return predict
 
 
 def make_count(
-    graph: nnx.GraphDef[Classifier], vision: VisionConfig, mesh: Mesh
+    graph: nnx.GraphDef[Classifier], vision: Vision, mesh: Mesh
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
     """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices."""
     predict = make_predict(graph, vision)

@@ -19,12 +19,13 @@ from lift_jax import checkpoint, log, losses, metrics, steps
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
-from lift_jax.build import Setup, build, parameters, some
+from lift_jax.build import Setup, build, some
 from lift_jax.data import augment, loader
 from lift_jax.data.sources import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluate import evaluate
-from lift_jax.models.clip import Classifier
+from lift_jax.models.backbone import Classifier
+from lift_jax.models.prompting import encoded
 from lift_jax.models.tree import Tree
 
 # What may change while a run continues, for it does not change what is learned; a backbone or a
@@ -62,9 +63,10 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
         checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
     ):
         saved = checkpoint.describe(manager)
-        if mode == "evaluate" and saved is None:
+        if mode == "evaluate" and saved is None and not config.model.tuned:
             raise UserError(
-                f"{workdir} holds no checkpoint to evaluate. Train first: --mode=train."
+                f"{workdir} holds no checkpoint to evaluate. Train first (--mode=train), or give "
+                "model.tuned the file of one."
             )
         if mode == "zero_shot" and saved is not None:
             raise UserError(
@@ -73,8 +75,12 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
             )
         if saved is not None:  # before anything slow
             check_config(saved, config, workdir)
-        setup = build(config, console)
+        setup = build(config, console, fresh=saved is None and mode != "zero_shot")
         if mode == "zero_shot":
+            if setup.zero_shot is None:
+                raise UserError(
+                    f"{config.model.backbone} has no text tower, and so no zero-shot classifier."
+                )
             return test(config, setup, None, workdir, console)
 
         state = state_lib.create(setup.tuned, setup.optimizer)
@@ -106,8 +112,7 @@ def train(
     """The loop, from the state's step to the last; saves on the way and at the end."""
     c, mesh = config, setup.mesh
     first = jax.process_index() == 0
-    options = {"tau": c.loss.tau} if c.loss.name == "la" else {}
-    loss_fn = losses.make(c.loss.name, setup.data.counts, **options)
+    loss_fn = losses.make(c.loss.name, setup.data.counts, **config_lib.loss_options(c))
     train_step = steps.make_train_step(
         setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum
     )
@@ -181,7 +186,7 @@ def test(
     workdir: Path,
     console: Console,
 ) -> dict:
-    """Tests the zero-shot classifier and, given a state, the tuned one, plain and with TTE.
+    """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
 
     Writes metrics.json and per_class.csv, prints the table, and returns what metrics.json holds.
     """
@@ -203,26 +208,29 @@ def test(
         return partial(steps.make_count(graph, setup.vision, setup.mesh), leaves)
 
     res, interpolation = setup.vision.resolution, c.test.interpolation
-    whole, crops = {"zero_shot": counter(*setup.zero_shot)}, {}
+    whole, crops = {}, {}
+    if setup.zero_shot is not None:
+        whole["zero_shot"] = counter(*setup.zero_shot)
     if state is not None:
-        whole["test"] = counter(setup.graph, state.tuned | setup.frozen)
+        tuned = encoded(setup.graph, state.tuned | setup.frozen, mesh_lib.replicated(setup.mesh))
+        whole["test"] = counter(*tuned)
         if c.test.tte:
             crops["test_tte"] = whole["test"]
     counts = evaluate(read(augment.TestTransform(res, interpolation)), whole, setup.mesh)
     if crops:
-        five = augment.FiveCrop(res, c.test.expand, interpolation)
-        counts |= evaluate(read(five), crops, setup.mesh)
+        views = augment.CROPS[c.test.crops](res, c.test.expand, interpolation)
+        counts |= evaluate(read(views), crops, setup.mesh)
 
     found = {row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
              for row in ROWS}  # fmt: skip
-    sizes = log.parameter_counts(parameters(setup.tuned, setup.frozen))
+    sizes = log.parameter_counts(setup.parameters)
     found |= {
         "tuned_params": sizes["tuned"], "head_params": sizes["head"],
         "frozen_params": sizes["frozen"], "steps": int(state.step) if state is not None else 0,
         "seconds": steps_log[-1].seconds if steps_log else 0.0,
         "images_per_second": steps_log[-1].images_per_second if steps_log else 0.0,
     }  # fmt: skip
-    missing = metrics.absent(counts["zero_shot"])
+    missing = metrics.absent(next(iter(counts.values())))
     if missing:
         console.print(
             f"Warning: classes without a test image ({len(missing)} of {len(data.class_names)}), "
@@ -328,8 +336,9 @@ def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Coun
         group[members] = name
     accuracy = {row: metrics.class_accuracy(counts[row]) for row in ROWS if row in counts}
     header = ("class", "name", "train_images", "group", "test_images", *ROWS)
+    images = next(iter(counts.values()))["total"]
     rows = (
-        (c, name, data.counts[c], group[c], counts["zero_shot"]["total"][c])
+        (c, name, data.counts[c], group[c], images[c])
         + tuple(float(accuracy[row][c]) if row in accuracy else None for row in ROWS)
         for c, name in enumerate(data.class_names)
     )
@@ -338,5 +347,6 @@ def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Coun
 
 def show(found: dict, config: ConfigDict, console: Console) -> None:
     """Prints the table of results."""
-    names = log.result_names(config.tuner.name, config.label)
+    tuner = config.tuner.name if found["tuned_params"] else "none"
+    names = log.result_names(tuner, config.label, config.text_tuner.name)
     console.print(log.results_table({names[row]: found[row] for row in ROWS}))

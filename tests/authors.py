@@ -1,31 +1,24 @@
-"""The names that the golden files give to our leaves."""
+"""The golden arrays of LIFT and LIFT+ as our leaves."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-_LEAVES = {
-    "norm.weight": ("norm/scale", False),
-    "norm.bias": ("norm/bias", False),
-    "down.weight": ("down/kernel", True),
-    "down.bias": ("down/bias", False),
-    "up.weight": ("up/kernel", True),
-    "up.bias": ("up/bias", False),
-    "scale": ("scale", False),
-}
+from lift_jax.weights.author_names import TABLES
+from lift_jax.weights.rename import Table, their_name, to_ours
 
 
-def ours(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """The authors' tuner leaf as (our path, array in our layout)."""
-    if name == "classifier.weight":
-        return "head/weight", array
-    _, _, layer, tuner, leaf = name.split(".", 4)
-    path, transposed = _LEAVES[leaf]
-    return f"visual/blocks/{layer}/tuners/{tuner}/{path}", array.T if transposed else array
-
-
-def leaves(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """All leaves whose key starts with the prefix ("CASE/param/"), by our paths."""
-    return dict(
-        ours(key.removeprefix(prefix), value)
-        for key, value in arrays.items()
+def leaves(
+    arrays: Mapping[str, np.ndarray],
+    prefix: str,
+    like: Mapping[str, np.ndarray],
+    table: Table = TABLES["lift_plus"],
+) -> dict[str, np.ndarray]:
+    """All arrays under the prefix ("CASE/param/") by our paths, which are among those of `like`."""
+    theirs = {
+        f"tuner.{key.removeprefix(prefix)}": array
+        for key, array in arrays.items()
         if key.startswith(prefix)
-    )
+    }
+    shapes = {p: a.shape for p, a in like.items() if their_name(p, table)[0] in theirs}
+    return dict(to_ours(theirs, shapes, table, prefix))

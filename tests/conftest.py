@@ -20,6 +20,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Converted weights go into a cache of this session, also those of the processes it starts."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """Returns a function from a name to the arrays of golden/NAME.npz.

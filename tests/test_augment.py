@@ -78,6 +78,9 @@ def test_bilinear_five_crops_are_the_halves_of_ten(stored, images):
     crop, ten = augment.FiveCrop(RES, 24, "bilinear"), stored["tencrop_bilinear/1"]
     assert_same(crop(images[1]), ten[:5])
     assert_same(crop(images[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)), ten[5:])
+    both = augment.TenCrop(RES, 24, "bilinear")
+    assert both.shape == ten.shape
+    assert_same(both(images[1]), ten)
 
 
 @pytest.mark.parametrize("i", range(N_IMAGES))

@@ -31,7 +31,7 @@ def test_presets_are_those_of_the_papers():
     assert (plus.train.flip, lift.train.flip) == (False, True)
     for c in (plus, lift):
         assert (c.train.batch, c.train.momentum, c.train.weight_decay) == (128, 0.9, 5e-4)
-        assert (c.head.kind, c.head.scale, c.loss.name, c.loss.tau) == ("cosine", 25.0, "la", 1.0)
+        assert (c.head.kind, c.head.scale, c.loss.name, c.loss.tau) == ("auto", 25.0, "la", 1.0)
     assert (inat.get_config().train.epochs, inat.get_config("method=lift").train.epochs) == (15, 20)
     assert plus.test.expand == 24
     assert base.get_config("method=lift,backbone=clip_vit_l14").test.expand == 21

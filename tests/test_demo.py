@@ -12,7 +12,7 @@ from PIL import Image
 
 from lift_jax import load_backbone, load_tokenizer
 from lift_jax.demo import captions, glyphs, pretrain
-from lift_jax.models.clip import Clip, ClipConfig
+from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.weights.hub import DEMO
 
 
@@ -96,10 +96,10 @@ def test_contrastive_shares_the_target_between_equal_labels():
 
 
 def test_a_few_steps_write_a_folder_that_loads(tmp_path, monkeypatch):
-    def shallow(vocab: int) -> ClipConfig:  # one layer a tower compiles in a third of the time
+    def shallow(vocab: int) -> BackboneConfig:  # one layer a tower compiles in a third of the time
         config = full(vocab)
         towers = (dataclasses.replace(tower, layers=1) for tower in (config.vision, config.text))
-        return ClipConfig(*towers, config.embed)
+        return BackboneConfig(*towers, config.embed)
 
     full = pretrain.model_config
     monkeypatch.setattr(pretrain, "model_config", shallow)
@@ -107,7 +107,7 @@ def test_a_few_steps_write_a_folder_that_loads(tmp_path, monkeypatch):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam is not strict: float ** int32
         pretrain.pretrain(folder, steps=3, seed=1, size=7)
     clip = load_backbone(folder)
-    start = Clip(clip.config, rngs=nnx.Rngs(1))
+    start = Backbone(clip.config, rngs=nnx.Rngs(1))
     assert not np.allclose(start.image_proj[...], clip.image_proj[...], atol=1e-3)
     tokens = load_tokenizer(folder, clip.config.text.context)(["a photo of a six."])
     assert np.isfinite(clip.encode_text(tokens, project=True)).all()

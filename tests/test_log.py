@@ -220,6 +220,8 @@ def test_the_parameter_table_adds_up():
 def test_results_are_called_by_the_method():
     assert list(log.result_names("lora", "LIFT").values()) == ["zero-shot", "LIFT", "LIFT with TTE"]
     assert log.result_names("none", "LIFT")["test"] == "classifier only"
+    assert log.result_names("coop", "LIFT+")["test_tte"] == "CoOp with TTE"
+    assert log.result_names("none", "LIFT+", "lora")["test"] == "lora of texts"
 
 
 def test_the_results_table_shows_the_rows_there_are():

@@ -201,6 +201,8 @@ def test_broken_files_are_named(tmp_path, name, damage, message):
         report.write(tmp_path / "w")
 
 
-def test_the_command_prints_mistakes_without_a_trace(tmp_path):
-    with pytest.raises(SystemExit, match="error: .*nowhere: expected a run folder"):
+def test_the_command_prints_mistakes_without_a_trace(tmp_path, capsys):
+    with pytest.raises(SystemExit) as status:
         report.main([str(tmp_path / "nowhere")])
+    assert status.value.code == 2
+    assert re.match("error: .*nowhere: expected a run folder", capsys.readouterr().err)

@@ -209,12 +209,16 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class TestTransform:
-    """The plain test view: short side to res + res // 7, then the centred res x res square."""
+    """The plain view: short side to res + `expand`, then the centred res x res square.
+
+    Tests expand by res // 7; the images that a head starts from are not expanded.
+    """
 
     __test__ = False  # pytest takes a class of this name for a test case
 
     res: int
     interpolation: str = "bicubic"
+    expand: int | None = None  # None: res // 7
 
     def __post_init__(self):
         _check_view(self.res, self.interpolation)
@@ -229,7 +233,8 @@ class TestTransform:
     ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
         """Returns the view of `image`."""
         image = as_image(image)
-        whole = short_side_to(image.height, image.width, self.res + self.res // 7)
+        expand = self.res // 7 if self.expand is None else self.expand
+        whole = short_side_to(image.height, image.width, self.res + expand)
         place = centre(*whole, self.res)
         return squares(image, whole, [place], self.res, self.interpolation)[0]
 
@@ -266,6 +271,27 @@ class FiveCrop:
         whole = short_side_to(image.height, image.width, self.res + self.expand)
         places = corners(*whole, self.res)
         return np.stack(squares(image, whole, places, self.res, self.interpolation))
+
+
+@dataclass(frozen=True)
+class TenCrop(FiveCrop):
+    """The five views of an image, then those of its mirror image (LIFT)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the ten views."""
+        return 10, self.res, self.res, 3
+
+    def __call__(
+        self, image: Image.Image | np.ndarray
+    ) -> UInt8[np.ndarray, "10 {self.res} {self.res} 3"]:
+        """Returns the ten views of `image`."""
+        image = as_image(image)
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.concatenate([super().__call__(image), super().__call__(mirrored)])
+
+
+CROPS = {"five": FiveCrop, "ten": TenCrop}  # test-time ensembles by `test.crops`
 
 
 def _check_view(res: int, interpolation: str) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from lift_jax.demo import captions, glyphs
 from lift_jax.models import tree
-from lift_jax.models.clip import Clip, ClipConfig
+from lift_jax.models.backbone import Backbone, BackboneConfig, Vision
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights import load_backbone, load_tokenizer, save_backbone
@@ -31,9 +31,9 @@ MAX_LOGIT_SCALE = np.float32(np.log(100))
 TEST_SEED = 10**6  # apart from every training seed
 
 
-def model_config(vocab: int) -> ClipConfig:
+def model_config(vocab: int) -> BackboneConfig:
     """About 0.95 M parameters: 2 MB in float16."""
-    return ClipConfig(
+    return BackboneConfig(
         vision=VisionConfig(resolution=glyphs.SIZE, patch=8, width=128, layers=4, heads=2, mlp=512),
         text=TextConfig(
             vocab=vocab,
@@ -48,16 +48,17 @@ def model_config(vocab: int) -> ClipConfig:
     )
 
 
-def normalise(config: VisionConfig, grey: UInt8[Array, "n h w"]) -> Float[Array, "n h w 3"]:
+def normalise(config: Vision, grey: UInt8[Array, "n h w"]) -> Float[Array, "n h w 3"]:
     """Returns grey pictures as the tower takes them: RGB with its mean and deviation."""
     rgb = jnp.repeat(grey[..., None].astype(jnp.float32) / 255, 3, axis=-1)
     return (rgb - jnp.asarray(config.mean)) / jnp.asarray(config.std)
 
 
 def similarities(
-    clip: Clip, grey: UInt8[Array, "n h w"], tokens: Int[Array, "m t"]
+    clip: Backbone, grey: UInt8[Array, "n h w"], tokens: Int[Array, "m t"]
 ) -> Float[Array, "n m"]:
     """Returns CLIP's logits: the scaled cosine of every picture with every text."""
+    assert clip.logit_scale is not None
     images = clip.encode_image(normalise(clip.config.vision, grey), project=True)
     texts = clip.encode_text(tokens, project=True)
     images /= jnp.linalg.norm(images, axis=1, keepdims=True)
@@ -91,7 +92,7 @@ def batch(seed: int, step: int, size: int, table: list[np.ndarray]) -> tuple[np.
     return glyphs.render(rng, labels), tokens, labels
 
 
-def accuracy(clip: Clip, table: list[np.ndarray], count: int = 2000) -> float:
+def accuracy(clip: Backbone, table: list[np.ndarray], count: int = 2000) -> float:
     """Returns the zero-shot accuracy (percent) on digits rendered from a seed of its own."""
     rng = np.random.default_rng(TEST_SEED)
     labels = np.arange(count, dtype=np.int32) % len(glyphs.DIGITS)
@@ -110,7 +111,7 @@ def pretrain(folder: Path, steps: int, seed: int, size: int = BATCH) -> None:
     captions.save_tokenizer(tokenizer, folder)
     table = caption_table(folder)
 
-    clip = Clip(model_config(tokenizer.get_vocab_size()), rngs=nnx.Rngs(seed))
+    clip = Backbone(model_config(tokenizer.get_vocab_size()), rngs=nnx.Rngs(seed))
     graph, leaves = tree.flatten(clip)
     weights = {path: leaf[...] for path, leaf in leaves.items()}
     schedule = optax.warmup_cosine_decay_schedule(0, LR, min(WARMUP, steps // 2), steps)

@@ -31,9 +31,19 @@ class Linear(nnx.Module):
         self.kernel = param(init(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
+    def weights(self) -> tuple[Array, Array | None]:
+        return self.kernel[...], None if self.bias is None else self.bias[...]
+
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return affine(x, *self.weights())
+
+
+def affine(
+    x: Float[Array, "... i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None
+) -> Float[Array, "... o"]:
+    """x @ kernel + bias, in the dtype of x."""
+    y = x @ kernel.astype(x.dtype)
+    return y if bias is None else y + bias.astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -43,6 +53,9 @@ class LayerNorm(nnx.Module):
         self.scale = param(jnp.ones(width, jnp.float32))
         self.bias = param(jnp.zeros(width, jnp.float32))
         self.eps = eps
+
+    def weights(self) -> tuple[Array, Array | None]:
+        return self.scale[...], self.bias[...]
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         x32 = x.astype(jnp.float32)
@@ -63,7 +76,12 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
 
 
 def attention(
@@ -94,6 +112,20 @@ def attention(
     return out.reshape(b, heads, n, d).transpose(0, 2, 1, 3).reshape(b, n, width)
 
 
+def rotate(x: Float[Array, "b n w"], angles: Float[Array, "n d"]) -> Float[Array, "b n w"]:
+    """Turns each head of queries or keys by the angles of their tokens (rotary positions).
+
+    The i-th number of a head's first half and the i-th of its second half are one point of a plane,
+    turned by the i-th angle of either half, which are equal (DINOv3's convention).
+    """
+    b, n, width = x.shape
+    x32 = x.astype(jnp.float32).reshape(b, n, -1, angles.shape[1])
+    first, second = jnp.split(x32, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    return (x32 * cos + turned * sin).reshape(b, n, width).astype(x.dtype)
+
+
 def block_border(x: Array) -> Array:
     """Keeps XLA's CPU compiler from fusing across blocks, there and in the backward pass.
 
@@ -110,9 +142,9 @@ class PatchStem(nnx.Module):
     A convolution under vmap makes XLA gather the batch on every device; the matmul stays sharded.
     """
 
-    def __init__(self, patch: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, patch: int, width: int, *, bias: bool, rngs: nnx.Rngs):
         self.patch = patch
-        self.linear = Linear(patch * patch * 3, width, rngs=rngs, bias=False)
+        self.linear = Linear(patch * patch * 3, width, rngs=rngs, bias=bias)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         b, h, w, c = images.shape

@@ -1,4 +1,4 @@
-"""The CLIP text tower."""
+"""The text tower of CLIP and of SigLIP."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,17 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lift_jax.models.blocks import Block
-from lift_jax.models.layers import LayerNorm, Normal
+from lift_jax.models.layers import LayerNorm, Linear, Normal
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of a text tower. `eot` is the token that is pooled (the first one in a row);
-    None pools the largest id, which is the end-of-text token in OpenAI's vocabulary.
+    """Sizes of a text tower.
+
+    CLIP's is causal, and its feature is at the end-of-text token `eot` (the first one in a row);
+    None pools the largest id, which is that token in OpenAI's vocabulary. SigLIP's sees all
+    `context` tokens, padding too, and its feature is a linear layer on the last one (`pool`
+    "last") of `head` outputs (0: as many as inputs).
     """
 
     vocab: int
@@ -25,10 +29,12 @@ class TextConfig:
     activation: str = "quick_gelu"
     eps: float = 1e-5
     eot: int | None = None
+    pool: str = "eot"
+    head: int = 0
 
 
 class TextTransformer(nnx.Module):
-    """Token and position embeddings, causal blocks, ln_final, the feature at the end-of-text."""
+    """Token and position embeddings, blocks, ln_final, the pooled feature."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         c = config
@@ -40,22 +46,37 @@ class TextTransformer(nnx.Module):
             for _ in range(c.layers)
         )
         self.ln_final = LayerNorm(c.width, eps=c.eps)
+        self.head = Linear(c.width, self.width, rngs=rngs) if c.pool == "last" else None
 
     @property
     def width(self) -> int:
-        return self.config.width
+        return self.config.head or self.config.width
 
-    def __call__(self, tokens: Int[Array, "n t"]) -> Float[Array, "n d"]:
-        """Token ids to the feature at the end-of-text token.
+    def ends(self, tokens: Int[Array, "n t"]) -> Int[Array, " n"]:
+        """The index of each text's end token, the first one."""
+        return jnp.argmax(tokens if self.config.eot is None else tokens == self.config.eot, axis=1)
 
+    def __call__(
+        self, tokens: Int[Array, "n t"], context: tuple[Array, Array] | None = None
+    ) -> Float[Array, "n d"]:
+        """Token ids to the feature of each text.
+
+        `context`: embeddings f32[k d] and indices i32[n k] of the tokens that they stand for.
         Raises ValueError unless t <= `config.context`.
         """
         n, t = tokens.shape
         if t > self.config.context:
             raise ValueError(f"expected at most {self.config.context} tokens a text, found {t}")
-        x = self.tokens[...][tokens] + self.positions[...][:t]
-        mask = jnp.tril(jnp.ones((t, t), bool))
+        x = self.tokens[...][tokens]
+        if context is not None:
+            learned, places = context
+            x = x.at[jnp.arange(n)[:, None], places].set(learned.astype(x.dtype))
+        x = x + self.positions[...][:t]
+        prompts = 0  # behind the first token
         for block in self.blocks:
-            x = block(x, mask)
-        ends = tokens if self.config.eot is None else tokens == self.config.eot
-        return self.ln_final(x[jnp.arange(n), jnp.argmax(ends, axis=1)])
+            x, _, prompts = block.tokens(x, None, prompts)
+            size = x.shape[1]
+            x = block(x, jnp.tril(jnp.ones((size, size), bool)) if self.head is None else None)
+        if self.head is not None:
+            return self.head(self.ln_final(x[:, -1]))
+        return self.ln_final(x[jnp.arange(n), prompts + self.ends(tokens)])

@@ -1,161 +1,189 @@
-"""Parameter-efficient tuners, and the one rule that says which leaves are trained.
+"""The tuners by name, how they get into a tower, and the one rule that says what is trained.
 
-A tuner is a module that a block holds; it changes the block's output through the hooks of `Tuner`.
-Every weight that a tuner adds is `Tuned`. Methods that train existing weights (`full`) add nothing:
-they are a rule over paths in `trainable`.
+A tuner is a module that a block holds (or, behind the pooling, a ResNet); it changes what is
+computed there through the hooks of `Tuner` (models/hooks.py). Every weight that a tuner adds is
+`Tuned`. Methods that train existing weights (`RULES`) add nothing: they are a rule over paths in
+`trainable`. A new tuner is a subclass of `Tuner` under a name in `TUNERS`.
 """
 
-import math
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from lift_jax.errors import UserError, unknown
-from lift_jax.models.layers import LayerNorm, Linear
+from lift_jax.models import tree
+from lift_jax.models.hooks import Options, Site, Tunable, Tuned, Tuner
+from lift_jax.models.methods import (
+    SSF,
+    Adapter,
+    AdaptFormer,
+    Arbitrary,
+    LoRA,
+    LoRAMLP,
+    Prompts,
+    ShallowPrompts,
+)
 
 Path = tuple[str | int, ...]
+Model = TypeVar("Model", bound=nnx.Module)
+
+# Tuners of one block act in this order: low-rank changes come before scales, as with the authors.
+TUNERS: dict[str, type[Tuner]] = {
+    "aft": Arbitrary, "lora": LoRA, "lora_mlp": LoRAMLP, "ssf": SSF, "adapter": Adapter,
+    "adaptformer": AdaptFormer, "vpt_shallow": ShallowPrompts, "vpt_deep": Prompts,
+}  # fmt: skip
+
+# Methods that train existing weights, by their paths.
+RULES: dict[str, Callable[[Path], bool]] = {
+    "bitfit": lambda path: path[-1] == "bias",
+    "ln": lambda path: any(part in ("ln1", "ln2") for part in path),
+    "bn": lambda path: any(re.fullmatch(r"(down_)?bn\d?|bns", str(part)) for part in path),
+    "full": lambda path: True,
+}
+PATH_RULES = tuple(RULES)
+FOR_RESNETS = ("ssf", "bitfit", "bn", "full")
 
 
 class Tower(Protocol):
-    """What tuners are put into: a stack of blocks of one width (models/blocks.py)."""
+    """What tuners are put into: a stack of blocks (models/blocks.py), or a ResNet."""
 
     blocks: Any
+    config: Any
 
     @property
     def width(self) -> int: ...
 
 
-class Tuned(nnx.Param):
-    """A trained leaf: kept in float32, given a gradient, optimised and saved."""
+def parse_names(text: str, more: Sequence[str] = (), key: str = "tuner.name") -> tuple[str, ...]:
+    """The tuners of "adaptformer", "one+another" or "none", the config's `key`.
 
-
-class Tuner(nnx.Module):
-    """What a block asks of a tuner; each hook leaves its input unchanged by default.
-
-    Subclasses take the tower's `width`, the width `dim` of their bottleneck and the initialiser of
-    its kernels, and say with `auto_dim(classes, layers)` how large `dim` is by default.
+    Raises UserError for unknown ones, which are not among `more` either, and for those that do not
+    go together.
     """
-
-    def __init__(self, width: int, dim: int, init: Callable, *, rngs: nnx.Rngs):
-        super().__init__()
-
-    @staticmethod
-    def auto_dim(classes: int, layers: int) -> int:
-        """The size that gives the tuned layers together about as many weights as the head."""
-        return 2 ** max(0, math.floor(math.log2(classes / (2 * layers))))
-
-    def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
-        """Changes the output of the layer `name` (q, k, v, out, fc1, fc2) whose input was y."""
-        return out
-
-    def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Array:
-        """Changes m, what the MLP adds to the residual stream x (before LN2)."""
-        return m
-
-
-def kaiming_uniform(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
-    """torch's kaiming uniform with a = sqrt(5) for a kernel [inputs, outputs]: LIFT+'s start."""
-    bound = shape[0] ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def kaiming_normal(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
-    """torch's kaiming normal with a = sqrt(5), standard deviation 1/sqrt(3 inputs): LIFT's."""
-    return jax.random.normal(key, shape, dtype) * (3 * shape[0]) ** -0.5
-
-
-INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
-
-
-class AdaptFormer(Tuner):
-    """A bottleneck beside the MLP: x += s * Up(relu(Down(LN(x)))), x before LN2 (LIFT section 4).
-
-    Up starts at zero, so that the tuned model starts as the frozen one. Parameters: 2 width for
-    the LayerNorm, (width + 1) dim + (dim + 1) width for the bottleneck, 1 for s.
-    """
-
-    def __init__(self, width: int, dim: int, init: Callable, *, rngs: nnx.Rngs):
-        zeros = nnx.initializers.zeros
-        # eps is 1e-5 even where the backbone's own LayerNorms have 1e-6, as in the authors' code
-        self.norm = LayerNorm(width, eps=1e-5, param=Tuned)
-        self.down = Linear(width, dim, rngs=rngs, init=init, param=Tuned)
-        self.up = Linear(dim, width, rngs=rngs, init=zeros, param=Tuned)
-        self.scale = Tuned(jnp.ones((), jnp.float32))
-
-    def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        branch = self.up(jax.nn.relu(self.down(self.norm(x))))
-        return m + self.scale[...].astype(x.dtype) * branch
-
-
-TUNERS: dict[str, type[Tuner]] = {"adaptformer": AdaptFormer}
-PATH_RULES = ("full",)  # methods that train existing weights of the chosen blocks
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """The tuners of "adaptformer", "one+another" or "none". Raises UserError for unknown ones."""
     names = () if text == "none" else tuple(name.strip() for name in text.split("+"))
     for name in names:
-        if name not in TUNERS and name not in PATH_RULES:
-            raise unknown("tuner (tuner.name)", name, [*TUNERS, *PATH_RULES, "none"])
+        if name not in (*TUNERS, *RULES, *more):
+            raise unknown(f"tuner ({key})", name, [*TUNERS, *RULES, *more, "none"])
     if len(set(names)) != len(names):
-        raise UserError(f"tuner.name is {text!r}: each tuner can be given once.")
+        raise UserError(f"{key} is {text!r}: each tuner can be given once.")
+    if {"vpt_shallow", "vpt_deep"} <= set(names):
+        raise UserError(
+            f"{key} is {text!r}: vpt_deep replaces the prompts of vpt_shallow. Give one."
+        )
     return names
 
 
-def layers(depth: int, partial: int) -> range:
-    """The indices of the tuned blocks: all for partial = 0, else the last `partial`."""
-    if not 0 <= partial <= depth:
-        raise UserError(
-            f"tuner.partial is {partial}, but the backbone has {depth} blocks: give 0 for all, "
-            f"or a number from 1 to {depth}."
-        )
-    return range(depth - partial if partial else 0, depth)
+def applies(name: str, tower: Tower) -> bool:
+    """Whether there is something in a tower for a tuner to tune."""
+    return name != "bn" if isinstance(tower.blocks[0], Tunable) else name in FOR_RESNETS
+
+
+def layers(depth: int, partial: int = 0, named: str = "") -> Sequence[int]:
+    """The indices of the tuned blocks, counted from 0 (tuner.partial and tuner.layers).
+
+    `named` lists blocks and ranges without their end, "0,2" or "1:3"; without it they are all for
+    partial = 0, else the last `partial`. Raises UserError for blocks that there are not.
+    """
+    if not named:
+        if not 0 <= partial <= depth:
+            raise UserError(
+                f"tuner.partial is {partial}, but the backbone has {depth} blocks: give 0 for all, "
+                f"or a number from 1 to {depth}."
+            )
+        return range(depth - partial if partial else 0, depth)
+    chosen: set[int] = set()
+    for part in named.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
+        first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
+        if not first < end <= depth:
+            raise UserError(
+                f"tuner.layers is {named!r}, but the backbone has blocks 0 to {depth - 1}: give "
+                f"indices and ranges without their end, as in '0,2' or '{depth // 2}:{depth}'."
+            )
+        chosen.update(range(first, end))
+    return sorted(chosen)
 
 
 def attach(
-    tower: Tower,
-    names: Sequence[str],
-    classes: int,
-    *,
-    rngs: nnx.Rngs,
-    dim: int = 0,
-    partial: int = 0,
-    init: str = "kaiming_uniform",
+    tower: Tower, names: Sequence[str], classes: int, *, rngs: nnx.Rngs, **options: Any
 ) -> None:
-    """Puts new tuners into the chosen blocks of a tower (`tower.blocks`, `tower.width`), in place.
+    """Puts new tuners into the chosen blocks of a tower, or behind the pooling of a ResNet.
 
-    `dim` 0 takes the tuner's automatic size, from `classes` and the number of tuned layers
-    (SPEC: LIFT+ counts the tuned layers; LIFT the whole depth).
+    The options are the fields of `Options`. Automatic sizes come from `classes` and the number of
+    tuned layers (LIFT+'s rule; LIFT takes the whole depth). Tuners act in the order of `TUNERS`.
+    Raises UserError for options that are out of range.
     """
-    if init not in INITS:
-        raise unknown("tuner.init", init, INITS)
-    chosen = layers(len(tower.blocks), partial)
-    for i in chosen:
-        added = {}
-        for name in names:
-            if name not in PATH_RULES:
-                size = dim or TUNERS[name].auto_dim(classes, len(chosen))
-                added[name] = TUNERS[name](tower.width, size, INITS[init], rngs=rngs)
-        tower.blocks[i].hold(added)
+    asked = Options(**options)
+    chosen = layers(len(tower.blocks), asked.partial, asked.layers)
+    added: dict[int, dict[str, Tuner]] = {}
+    resnet = not isinstance(tower.blocks[0], Tunable)
+    for name in TUNERS:
+        if name not in names or not applies(name, tower):
+            continue
+        where = [0] if resnet else TUNERS[name].blocks(chosen)
+        for i in where:
+            holder: Any = tower if resnet else tower.blocks[i]
+            weights = {key: layer.weights() for key, layer in holder.layers().items()}
+            site = Site(
+                tower.width if resnet else weights["ln1"][0].size, weights, classes, len(where),
+                getattr(tower.config, "patch", 0), asked,
+            )  # fmt: skip
+            added.setdefault(i, {})[name] = TUNERS[name](site, rngs=rngs)
+    for i, tuners in added.items():
+        holder = tower if resnet else tower.blocks[i]
+        holder.hold(tuners)
 
 
 def trainable(
-    names: Sequence[str], depth: int, partial: int = 0
+    names: Sequence[str],
+    depth: int,
+    partial: int = 0,
+    named: str = "",
+    *,
+    prefix: str = "visual",
+    resnet: bool = False,
 ) -> Callable[[Path, nnx.Variable], bool]:
     """The predicate `(path, variable) -> bool` behind the split, the optax mask and all the rest.
 
-    A leaf is trained if it is `Tuned` (all that tuners and the head add), or, with `full` among the
-    names, if it belongs to one of the chosen blocks of the image tower.
+    A leaf is trained if it is `Tuned` (all that tuners and the head add), or if one of the `RULES`
+    among the names wants it and it belongs to one of the chosen blocks of the tower at the path
+    `prefix`. Of a ResNet with all blocks chosen, stem and pooling belong to them.
     """
-    full = "full" in names
-    chosen = layers(depth, partial)
+    rules = [RULES[name] for name in names if name in RULES]
+    tower = tree.parts(prefix)
+    chosen = layers(depth, partial, named)
+    whole = resnet and len(chosen) == depth
 
     def is_trainable(path: Path, variable: nnx.Variable) -> bool:
-        in_block = path[:2] == ("visual", "blocks") and path[2] in chosen
-        return isinstance(variable, Tuned) or (full and in_block)
+        own = path[len(tower) :]
+        inside = path[: len(tower)] == tower and (
+            whole or (own[0] == "blocks" and own[1] in chosen)
+        )
+        weight = isinstance(variable, nnx.Param)  # and not a running statistic
+        wanted = inside and weight and any(rule(path) for rule in rules)
+        return isinstance(variable, Tuned) or wanted
 
     return is_trainable
+
+
+def merge(model: Model) -> Model:
+    """A copy of a tower, backbone or classifier with its tuners folded into the weights.
+
+    It computes the same at the cost of the untuned one. Raises UserError, naming them, for tuners
+    that are no linear change of weights: adapters and prompts.
+    """
+    merged = nnx.clone(model)
+    holders = [module for _, module in nnx.iter_modules(merged) if isinstance(module, Tunable)]
+    lasting = {name for h in holders for name in h.order if not h.tuners[name].merges}
+    if lasting:
+        raise UserError(
+            f"{' and '.join(sorted(lasting))} cannot be merged into the weights of the backbone: "
+            f"{', '.join(name for name in TUNERS if TUNERS[name].merges)} can."
+        )
+    for holder in holders:
+        if holder.order and not holder.layers():
+            raise UserError("A ResNet that pools by the mean has no layer that ssf merges into.")
+        holder.merge()
+    return merged

@@ -1,65 +1,208 @@
-"""From a backbone's name to the folder that holds its files, downloading where needed."""
+"""From a backbone's name to local files, downloaded from the Hugging Face hub where needed."""
 
 import re
 from pathlib import Path
 
+from absl import logging
+
 from lift_jax.errors import UserError, unknown
 from lift_jax.weights import tokenizer
-from lift_jax.weights.huggingface import CONFIG, PREPROCESSOR, WEIGHTS
+from lift_jax.weights.source import (
+    CONFIG,
+    OPEN_CLIP,
+    OPEN_CLIP_WEIGHTS,
+    PREPROCESSOR,
+    SUFFIXES,
+    WEIGHTS,
+    read_json,
+)
 
-# our names -> Hugging Face repositories
+# Our names -> repositories of the hub. Each names one training recipe, so that a name never
+# changes its weights (timm's bare model names did).
 NAMES = {
+    # CLIP by OpenAI
     "clip_vit_b32": "openai/clip-vit-base-patch32",
     "clip_vit_b16": "openai/clip-vit-base-patch16",
     "clip_vit_l14": "openai/clip-vit-large-patch14",
     "clip_vit_l14_336": "openai/clip-vit-large-patch14-336",
+    "clip_rn50": "timm/resnet50_clip.openai",
+    "clip_rn101": "timm/resnet101_clip.openai",
+    "clip_rn50x4": "timm/resnet50x4_clip.openai",
+    "clip_rn50x16": "timm/resnet50x16_clip.openai",
+    # CLIP by others
+    "clip_vit_b16_laion2b": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "clip_vit_h14_laion2b": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "clip_vit_b16_datacomp": "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+    "clip_vit_l14_datacomp": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+    "clip_vit_b16_dfn": "apple/DFN2B-CLIP-ViT-B-16",
+    "clip_vit_h14_dfn": "apple/DFN5B-CLIP-ViT-H-14",
+    "clip_vit_b16_metaclip": "facebook/metaclip-b16-fullcc2.5b",
+    # image and text with a sigmoid loss
+    "siglip_b16": "google/siglip-base-patch16-224",
+    "siglip2_b16": "google/siglip2-base-patch16-224",
+    # supervised
+    "vit_b16_in21k": "timm/vit_base_patch16_224.augreg_in21k",
+    "vit_b16_in21k_ft_in1k": "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "vit_b16_augreg2_in21k_ft_in1k": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    "vit_b16_384_in21k_ft_in1k": "timm/vit_base_patch16_384.augreg_in21k_ft_in1k",
+    "vit_l16_in21k": "timm/vit_large_patch16_224.augreg_in21k",
+    "vit_l16_in21k_ft_in1k": "timm/vit_large_patch16_224.augreg_in21k_ft_in1k",
+    "vit_l16_384_in21k_ft_in1k": "timm/vit_large_patch16_384.augreg_in21k_ft_in1k",
+    "resnet50": "timm/resnet50.a1_in1k",
+    "resnet101": "timm/resnet101.a1h_in1k",
+    "resnet152": "timm/resnet152.a1h_in1k",
+    # self-supervised
+    "dinov2_s14": "facebook/dinov2-small",
+    "dinov2_b14": "facebook/dinov2-base",
+    "dinov2_l14": "facebook/dinov2-large",
+    "dinov2_b14_reg": "facebook/dinov2-with-registers-base",
+    "dinov3_s16": "facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3_b16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3_l16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
 }
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 
+# read beside the weights
+_SMALL = (CONFIG, OPEN_CLIP, PREPROCESSOR, *tokenizer.FILES, "special_tokens_map.json")
 
-def folder_of(name: str) -> Path:
-    """Resolves a known name ('clip_vit_b16', 'demo'), a folder, or a hub name ('owner/repository').
 
-    Hub files are kept in the cache of huggingface_hub and used from there without a network.
+def locate(name: str) -> Path:
+    """Returns the file or folder that a backbone's name stands for, downloading where needed.
+
+    A name is a key of `NAMES` or 'demo', the path of a file or folder, or a hub name
+    'owner/repository'; keys and hub names take '@revision': a branch, a tag or a commit. Hub files
+    lie in the cache of huggingface_hub and are used from there without a network.
     Raises UserError if there is no such thing, or it cannot be had.
     """
     if name == "demo":
         return DEMO
+    known, _, revision = name.partition("@")
+    if known in NAMES:
+        return _download(NAMES[known], revision or None)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.exists():
         return path
-    if name in NAMES:
-        return _download(NAMES[name])
-    if path.exists():
-        raise UserError(
-            f"The backbone {name} is a file; expected a folder with {CONFIG}, {WEIGHTS} and the "
-            "tokenizer files, or a hub name such as openai/clip-vit-base-patch16."
-        )
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _download(name)
-    if "/" in name:
-        raise UserError(f"The backbone folder {name} does not exist. Check model.backbone.")
-    raise unknown("backbone (model.backbone)", name, [*NAMES, "demo", "debug"])
+    hub_name = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", name)
+    if hub_name and not name.endswith(SUFFIXES):
+        return _download(hub_name[1], hub_name[2])
+    if "/" in name or name.endswith(SUFFIXES):
+        raise UserError(f"The backbone {name} does not exist: no such file or folder.")
+    raise unknown("backbone (model.backbone)", known, [*NAMES, "demo", "debug"])
 
 
-def _download(repository: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def clip_tokenizer() -> Path:
+    """Returns a folder with the tokenizer of OpenAI's vocabulary, for weights without one.
 
-    patterns = [CONFIG, WEIGHTS, PREPROCESSOR, *tokenizer.FILES]
+    Raises UserError if it cannot be had.
+    """
+    return _download(NAMES["clip_vit_b32"], None, weights=False)
+
+
+def _download(repository: str, revision: str | None, weights: bool = True) -> Path:
+    """Gets the files that we read, and no others; returns the folder of the snapshot."""
+    import httpx2  # the HTTP client of huggingface_hub, which lets its errors through
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise UserError(
-            f"Cannot get the backbone {repository} from the Hugging Face hub: {first}\n"
-            "Check the name and the network, or give model.backbone the path of a folder that "
-            f"holds {CONFIG}, {WEIGHTS} and the tokenizer files."
-        ) from e
-    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).exists()]
-    if missing:
-        raise UserError(
-            f"{repository} on the Hugging Face hub has no {' and no '.join(missing)}: expected a "
-            "CLIP with a ViT image tower, stored as safetensors."
+        commit, names, unreachable = _look_up(repository, revision)
+
+        def fetch(name: str) -> Path:
+            offline = unreachable is not None
+            return Path(
+                hf_hub_download(repository, name, revision=commit, local_files_only=offline)
+            )
+
+        # The weights come last, so that a cached snapshot with weights has all the rest.
+        small = {name: fetch(name) for name in _SMALL if name in names}
+        if not weights and small:
+            return next(iter(small.values())).parent
+        # timm keeps its image tower alone in model.safetensors, beside the whole of an OpenCLIP
+        order = (*OPEN_CLIP_WEIGHTS, *WEIGHTS)
+        if CONFIG in small and "model_type" in read_json(small[CONFIG]):  # transformers' own
+            order = (*WEIGHTS, *OPEN_CLIP_WEIGHTS)
+        chosen = next((name for name in order if name in names), None)
+        if chosen is None and unreachable is not None:
+            raise LocalEntryNotFoundError("no weights in the cache") from unreachable
+        if chosen is None:
+            raise UserError(
+                f"{repository} on the hub has no weights that can be read here: expected one of "
+                f"{', '.join(order)}; found {', '.join(sorted(names))}."
+            )
+        file = fetch(chosen)
+        listed = read_json(file).get("weight_map") if chosen.endswith(".index.json") else None
+        for shard in sorted(set(listed.values())) if isinstance(listed, dict) else ():
+            fetch(shard)
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as e:
+        raise _failure(repository, revision, e) from e
+    return file.parent
+
+
+def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exception | None]:
+    """Returns a revision's commit, its files, and why the cache had to answer for the hub."""
+    import httpx2
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        # also notes in the cache which commit a branch or tag means, for use without a network
+        commit = api.resolve_revision(repository, revision=revision).resolved
+        return commit, {file.rfilename for file in info.siblings or ()}, None
+    except (httpx2.TransportError, OfflineModeIsEnabled) as e:
+        unreachable = e
+    except HfHubHTTPError as e:
+        if e.response.status_code < 500:
+            raise
+        unreachable = e
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, local_files_only=True, allow_patterns=[]
         )
-    return folder
+    except OSError as e:
+        raise e from unreachable
+    if not isinstance(unreachable, OfflineModeIsEnabled):
+        logging.warning("the hub is out of reach, using %s: %s", folder, unreachable)
+    return Path(folder).name, {path.name for path in Path(folder).iterdir()}, unreachable
+
+
+def _failure(repository: str, revision: str | None, error: Exception) -> UserError:
+    """Returns the message for an error of huggingface_hub: what happened and what to do."""
+    from huggingface_hub import constants, errors
+
+    page, cache = f"{constants.ENDPOINT}/{repository}", constants.HF_HUB_CACHE
+    not_cached = isinstance(error, errors.LocalEntryNotFoundError)
+    cause = error.__cause__ if not_cached and isinstance(error.__cause__, Exception) else error
+    status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
+    if isinstance(cause, errors.GatedRepoError):
+        remedy = f"Accept its licence at {page}, then run `hf auth login`."
+    elif isinstance(cause, errors.RevisionNotFoundError):
+        remedy = f"It has no branch, tag or commit {revision!r}; see {page}/commits/main."
+    elif isinstance(cause, errors.RepositoryNotFoundError):
+        remedy = (
+            f"There is no such repository, nor a folder {repository} here. Check the name; a "
+            "private repository needs `hf auth login`."
+        )
+    elif status in (401, 403):
+        remedy = "The hub refuses your token: run `hf auth login`."
+    elif isinstance(cause, errors.RemoteEntryNotFoundError):
+        remedy = "The repository lists a file that it does not have: choose another revision."
+    elif not_cached:
+        remedy = (
+            f"The hub is out of reach and the cache {cache} does not have all of it. Run it once "
+            "with a network, or copy a cache that has it and point HF_HUB_CACHE there."
+        )
+    elif isinstance(cause, OSError) and cause.errno is not None:
+        remedy = (
+            f"The cache {cache} cannot be written: make room there, or set HF_HOME to a folder on "
+            "another disk."
+        )
+    elif isinstance(cause, ValueError):
+        remedy = "Check the name: expected owner/repository or owner/repository@revision."
+    else:
+        remedy = f"Run it again: the files that came whole are kept in {cache}."
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    what = " ".join(lines[:2]) or type(cause).__name__  # what follows is advice of its own
+    name = f"{repository}@{revision}" if revision else repository
+    return UserError(f"Cannot get the backbone {name} from the hub: {what}\n{remedy}")

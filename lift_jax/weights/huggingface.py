@@ -1,22 +1,33 @@
-"""CLIP in Hugging Face's layout: `config.json`, `model.safetensors`, tokenizer files."""
+"""CLIP in Hugging Face's layout: `config.json`, weights in the naming of transformers."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from lift_jax.errors import UserError
-from lift_jax.models.clip import ClipConfig
-from lift_jax.models.layers import ACTIVATIONS
+from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.rename import Table, linear, norm, to_theirs
+from lift_jax.weights.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 
-WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+SIZES: tuple[str, ...] = ()
 
-_TOWERS = (("visual", "vision_model"), ("text", "text_model"))
+# their names of the activations -> ours
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+
 _LINEARS = (
     ("q", "self_attn.q_proj"),
     ("k", "self_attn.k_proj"),
@@ -38,97 +49,170 @@ def _blocks(ours: str, theirs: str) -> Table:
     return rules
 
 
-TABLE: Table = [
-    ("visual/stem/linear/kernel", "vision_model.embeddings.patch_embedding.weight", "stem"),
-    ("visual/cls", "vision_model.embeddings.class_embedding", "same"),
+# what CLIP and SigLIP have in common
+TOWERS: Table = [
     ("visual/positions", "vision_model.embeddings.position_embedding.weight", "same"),
-    *norm("visual/ln_pre", "vision_model.pre_layrnorm"),  # their spelling
+    *_blocks("visual", "vision_model"),
     *norm("visual/ln_post", "vision_model.post_layernorm"),
     ("text/tokens", "text_model.embeddings.token_embedding.weight", "same"),
     ("text/positions", "text_model.embeddings.position_embedding.weight", "same"),
+    *_blocks("text", "text_model"),
     *norm("text/ln_final", "text_model.final_layer_norm"),
-    *(rule for ours, theirs in _TOWERS for rule in _blocks(ours, theirs)),
+]
+TABLE: Table = [
+    *TOWERS,
+    ("visual/stem/linear/kernel", "vision_model.embeddings.patch_embedding.weight", "stem"),
+    ("visual/cls", "vision_model.embeddings.class_embedding", "same"),
+    *norm("visual/ln_pre", "vision_model.pre_layrnorm"),  # their spelling
     ("image_proj", "visual_projection.weight", "linear"),
     ("text_proj", "text_projection.weight", "linear"),
     ("logit_scale", "logit_scale", "same"),
 ]
-# index buffers that old transformers versions stored beside the weights
-IGNORED = (r".*\.embeddings\.position_ids",)
+POSITION_IDS = r".*\.embeddings\.position_ids"  # that old transformers stored with the weights
+# an image tower alone may come with the way to the texts that it does not have
+IGNORED = (POSITION_IDS, r"visual_projection\.weight")
+
+# transformers leaves fields out that have its default: OpenAI's ViT-B/32
+_VISION = {
+    "image_size": 224, "patch_size": 32, "hidden_size": 768, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5, "num_channels": 3,
+}  # fmt: skip
+_TEXT = {
+    "vocab_size": 49408, "max_position_embeddings": 77, "hidden_size": 512,
+    "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
+    "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
+}  # fmt: skip
 
 
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise UserError(f"Cannot read {path} as JSON ({e}). Get the file again.") from e
+def recognises(source: Source) -> bool:
+    return source.config.get("model_type") in ("clip", "clip_vision_model")
 
 
-def read_config(folder: Path) -> ClipConfig:
-    """Reads the sizes from config.json. Raises UserError for another kind of model."""
-    path = folder / CONFIG
-    raw = _json(path)
-    if raw.get("model_type") != "clip":
+def table(source: Source) -> Table:
+    return TABLE
+
+
+def resize(source: Source) -> str:
+    return "plain"
+
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from config.json, of a whole CLIP or of an image tower alone.
+
+    Raises UserError for what the towers cannot do.
+    """
+    where, alone = says(source), source.config["model_type"] == "clip_vision_model"
+    raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
+
+    def values(tower: str, default: dict[str, Any]) -> dict[str, Any]:
+        # old files repeat a tower's settings under *_dict, which replace the others altogether
+        return default | (raw.get(f"{tower}_dict") or raw.get(tower) or {})
+
+    v, t = values("vision_config", _VISION), values("text_config", _TEXT)
+    size, patch = (side(where, f"vision_config.{k}", v[k]) for k in ("image_size", "patch_size"))
+    resolution, notes = whole_patches(size, patch)
+    if v["num_channels"] != 3:
+        raise UserError(f"{where} vision_config.num_channels is {v['num_channels']}; expected 3.")
+    if not isinstance(t["eos_token_id"], int):
         raise UserError(
-            f"{path} describes a model of type {raw.get('model_type')!r}; expected 'clip', a CLIP "
-            "with a ViT image tower."
+            f"{where} text_config.eos_token_id is {t['eos_token_id']}; expected one id."
         )
-    # transformers leaves fields out that have its default: OpenAI's ViT-B/32
-    vision_default = {
-        "image_size": 224, "patch_size": 32, "hidden_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-    }  # fmt: skip
-    text_default = {
-        "vocab_size": 49408, "max_position_embeddings": 77, "hidden_size": 512,
-        "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
-        "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
-    }  # fmt: skip
-    # old files keep a copy of each tower's settings under *_config_dict, which wins in transformers
-    v = vision_default | (raw.get("vision_config") or {}) | (raw.get("vision_config_dict") or {})
-    t = text_default | (raw.get("text_config") or {}) | (raw.get("text_config_dict") or {})
-    for tower, values in (("vision_config", v), ("text_config", t)):
-        if values["hidden_act"] not in ACTIVATIONS:
-            raise UserError(
-                f"{path}: {tower}.hidden_act is {values['hidden_act']!r}; expected one of "
-                f"{', '.join(ACTIVATIONS)}."
-            )
-        if values["hidden_size"] % values["num_attention_heads"]:
-            raise UserError(
-                f"{path}: {tower}.hidden_size {values['hidden_size']} is not a multiple of its "
-                f"{values['num_attention_heads']} heads."
-            )
-    images = _json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).exists() else {}
-    return ClipConfig(
-        vision=VisionConfig(
-            resolution=v["image_size"], patch=v["patch_size"], width=v["hidden_size"],
-            layers=v["num_hidden_layers"], heads=v["num_attention_heads"],
-            mlp=v["intermediate_size"], activation=v["hidden_act"], eps=v["layer_norm_eps"],
-            mean=tuple(images.get("image_mean", CLIP_MEAN)),
-            std=tuple(images.get("image_std", CLIP_STD)),
-        ),
+    vision = VisionConfig(
+        resolution, patch, **tower_sizes(where, "vision_config", v),
+        **image_statistics(source.images, CLIP_MEAN, CLIP_STD),
+    )  # fmt: skip
+    if alone:
+        return BackboneConfig(vision, notes=notes)
+    return BackboneConfig(
+        vision=vision,
         text=TextConfig(
-            vocab=t["vocab_size"], context=t["max_position_embeddings"], width=t["hidden_size"],
-            layers=t["num_hidden_layers"], heads=t["num_attention_heads"],
-            mlp=t["intermediate_size"], activation=t["hidden_act"], eps=t["layer_norm_eps"],
+            vocab=t["vocab_size"], context=t["max_position_embeddings"],
+            **tower_sizes(where, "text_config", t),
             # 2 is a wrong value in OpenAI's own files, which transformers reads as "largest id"
             eot=None if t["eos_token_id"] == 2 else t["eos_token_id"],
         ),
         embed=raw.get("projection_dim", 512),
+        notes=notes,
     )  # fmt: skip
 
 
-def save(folder: Path, config: ClipConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes config.json, model.safetensors (dtype as given) and preprocessor_config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+def says(source: Source) -> str:
+    """The beginning of a message on what config.json says."""
+    return f"{source.where}: by its {CONFIG}"
+
+
+def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that image and text towers share, under our names.
+
+    Raises UserError for an unknown activation, and for heads that do not divide the width.
+    """
+    act, width, heads = (
+        values[name] for name in ("hidden_act", "hidden_size", "num_attention_heads")
+    )
+    if act not in ACTIVATIONS:
+        raise UserError(
+            f"{where} {tower}.hidden_act is {act!r}; expected one of {', '.join(ACTIVATIONS)}."
+        )
+    if width % heads:
+        raise UserError(f"{where} {tower}.hidden_size {width} is not a multiple of {heads} heads.")
+    return {
+        "width": width, "layers": values["num_hidden_layers"], "heads": heads,
+        "mlp": values["intermediate_size"], "activation": ACTIVATIONS[act],
+        "eps": values["layer_norm_eps"],
+    }  # fmt: skip
+
+
+def side(where: str, name: str, value: Any) -> int:
+    """The side of a square. Raises UserError for one that is not."""
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    if len(sides) != 1 or not isinstance(found := sides.pop(), int):
+        raise UserError(f"{where} {name} is {value}; expected one number: images are square.")
+    return found
+
+
+def whole_patches(size: int, patch: int) -> tuple[int, tuple[str, ...]]:
+    """The pixels of a side that patches cover, and a note if these are not all.
+
+    A convolution over patches never sees the others (SigLIP of 384 pixels and 27 patches of 14).
+    """
+    covered = size // patch * patch
+    note = (
+        f"Images are {covered} pixels a side, not {size} as in pre-training, where patches of "
+        f"{patch} left the last {size - covered} out."
+    )
+    return covered, (note,) if covered < size else ()
+
+
+def image_statistics(images: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
+    """`mean` and `std` by preprocessor_config.json, or those given."""
+    return {
+        "mean": tuple(images.get("image_mean", mean)),
+        "std": tuple(images.get("image_std", std)),
+    }
+
+
+def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes config.json, model.safetensors (dtype as given) and preprocessor_config.json.
+
+    Raises UserError for anything but a CLIP ViT.
+    """
+    refusal = UserError(
+        "Only a CLIP ViT can be written in Hugging Face's layout; write this backbone with "
+        "lift_jax.weights.convert."
+    )
     v, t = config.vision, config.text
+    if not isinstance(v, VisionConfig) or t is None:
+        raise refusal
 
     def tower(c: VisionConfig | TextConfig, **more: object) -> dict:
         return more | {
             "hidden_size": c.width, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
-            "intermediate_size": c.mlp, "hidden_act": c.activation, "layer_norm_eps": c.eps,
-            "projection_dim": config.embed,
+            "intermediate_size": c.mlp, "hidden_act": theirs[c.activation],
+            "layer_norm_eps": c.eps, "projection_dim": config.embed,
         }  # fmt: skip
 
+    theirs = {our: their for their, our in reversed(ACTIVATIONS.items())}
     text = tower(t, vocab_size=t.vocab, max_position_embeddings=t.context)
     text["eos_token_id"] = 2 if t.eot is None else t.eot
     contents = {
@@ -147,6 +231,10 @@ def save(folder: Path, config: ClipConfig, arrays: Mapping[str, np.ndarray]) -> 
             "image_std": list(v.std),
         },
     }
+    written = Source(folder, str(folder), config=contents[CONFIG], images=contents[PREPROCESSOR])
+    if read_config(written) != dataclasses.replace(config, notes=()):
+        raise refusal
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    safetensors.numpy.save_file(to_theirs(arrays, TABLE), folder / WEIGHTS, {"format": "pt"})
+    safetensors.numpy.save_file(to_theirs(arrays, TABLE), folder / WEIGHTS[0], {"format": "pt"})

@@ -1,17 +1,23 @@
-"""CLIP ViT in OpenAI's own naming, as a state dict in one safetensors file."""
+"""CLIP ViT and ResNet in OpenAI's own naming, as a state dict or OpenAI's archives."""
 
-import re
-from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
-from lift_jax.errors import UserError
-from lift_jax.models.clip import ClipConfig
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.weights import bare
 from lift_jax.weights.rename import Table, linear, norm
+from lift_jax.weights.source import Source
 
-SIZES = ("heads", "text_heads")  # what the names and shapes of the weights do not tell
+# what the names and shapes of the weights do not tell
+SIZES = ("heads", "text_heads", "eps", "activation")
+# sizes that OpenAI's archives repeat as arrays
+IGNORED = ("input_resolution", "context_length", "vocab_size", bare.COUNTS)
+
+
+def recognises(source: Source) -> bool:
+    return any(name.startswith(("visual.", "transformer.resblocks.")) for name in source.tensors)
 
 
 def _blocks(ours: str, theirs: str) -> Table:
@@ -25,57 +31,86 @@ def _blocks(ours: str, theirs: str) -> Table:
     return rules
 
 
-TABLE: Table = [
+_TEXT: Table = [
+    ("text/tokens", "token_embedding.weight", "same"),
+    ("text/positions", "positional_embedding", "same"),
+    *norm("text/ln_final", "ln_final"),
+    *_blocks("text", "transformer"),
+    ("text_proj", "text_projection", "same"),
+    ("logit_scale", "logit_scale", "same"),
+]
+_VIT: Table = [
     ("visual/stem/linear/kernel", "visual.conv1.weight", "stem"),
     ("visual/cls", "visual.class_embedding", "same"),
     ("visual/positions", "visual.positional_embedding", "same"),
     *norm("visual/ln_pre", "visual.ln_pre"),
     *norm("visual/ln_post", "visual.ln_post"),
-    ("text/tokens", "token_embedding.weight", "same"),
-    ("text/positions", "positional_embedding", "same"),
-    *norm("text/ln_final", "ln_final"),
     *_blocks("visual", "visual.transformer"),
-    *_blocks("text", "transformer"),
     ("image_proj", "visual.proj", "same"),
-    ("text_proj", "text_projection", "same"),
-    ("logit_scale", "logit_scale", "same"),
 ]
-# sizes that OpenAI's archives repeat as arrays
-IGNORED = ("input_resolution", "context_length", "vocab_size")
+_RESNET: Table = [
+    ("visual/pool/positions", "visual.attnpool.positional_embedding", "same"),
+    *linear("visual/pool/out", "visual.attnpool.c_proj"),
+    *linear("visual/pool/([qkv])", r"visual.attnpool.\1_proj"),
+]
+for _i in range(3):
+    _RESNET.append((f"visual/stem/convs/{_i}/kernel", f"visual.conv{_i + 1}.weight", "conv"))
+    _RESNET += bare.batch_norm(f"visual/stem/bns/{_i}", f"visual.bn{_i + 1}")
 
 
-def read_config(source: Mapping[str, np.ndarray], where: str, **sizes: int) -> ClipConfig:
-    """Reads the sizes off the shapes; heads are 64 wide unless `sizes` gives `heads`, `text_heads`.
+def _is_resnet(source: Source) -> bool:
+    return any(name.startswith("visual.layer") for name in source.tensors)
 
-    Raises UserError if the names are not those of OpenAI's CLIP ViT.
+
+def table(source: Source) -> Table:
+    """The rename table of a ViT or of this ResNet, each with the text tower."""
+    if _is_resnet(source):
+        return [*_TEXT, *_RESNET, *bare.bottlenecks(source, "visual.")]
+    return [*_TEXT, *_VIT]
+
+
+def resize(source: Source) -> str:
+    return "antialias"
+
+
+def read_config(source: Source, **sizes: Any) -> BackboneConfig:
+    """Reads the sizes off the names and shapes.
+
+    What they do not tell is taken from `sizes`, else by OpenAI's rule: heads 64 wide, those of a
+    ResNet's attention pool too; eps 1e-5 of LayerNorms, quick_gelu. Raises UserError if the names
+    are not those of OpenAI's CLIP.
     """
+    resnet = _is_resnet(source)
+    kind = f"CLIP {'ResNet' if resnet else 'ViT'} in OpenAI's naming"
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        if name not in source or source[name].ndim != axes:
-            found = f"found {source[name].shape}" if name in source else "found none"
-            raise UserError(
-                f"{where} is not a CLIP ViT in OpenAI's naming: expected {name} with {axes} axes, "
-                f"{found}. Give a Hugging Face folder, or a state dict of OpenAI's CLIP."
-            )
-        return source[name].shape
+        return bare.shape(source, kind, name, axes)
 
-    def tower(prefix: str, width: int, key: str) -> tuple[int, int, int]:
-        """Layers, heads and width of the MLP."""
-        pattern = re.compile(rf"{re.escape(prefix)}\.resblocks\.(\d+)\.")
-        found = {int(m[1]) for name in source if (m := pattern.match(name))}
-        heads = sizes.get(key) or max(1, width // 64)
-        if width % heads:
-            raise UserError(f"{where}: width {width} is not a multiple of {key}={heads}.")
+    def heads(width: int, key: str) -> int:
+        return bare.checked_heads(source, width, key, sizes.get(key, max(1, width // 64)))
+
+    def tower(prefix: str, width: int, key: str) -> tuple[int, int, int, int, str, float]:
+        """Width, layers, heads, width of the MLP, activation, eps."""
+        layers = bare.depth(source, f"{prefix}.resblocks.")
         mlp, _ = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
-        return max(found) + 1, heads, mlp
+        return width, layers, heads(width, key), mlp, activation, float(sizes.get("eps", 1e-5))
 
-    width, _, patch, _ = shape("visual.conv1.weight", 4)
-    tokens, _ = shape("visual.positional_embedding", 2)
+    activation = bare.checked_activation(sizes.get("activation", "quick_gelu"))
     vocab, text_width = shape("token_embedding.weight", 2)
     context, _ = shape("positional_embedding", 2)
+    _, embed = shape("text_projection", 2)
+    text = TextConfig(vocab, context, *tower("transformer", text_width, "text_heads"))
+    if resnet:
+        stem = shape("visual.conv3.weight", 4)[0]
+        places, _ = shape("visual.attnpool.positional_embedding", 2)
+        channels, layers = bare.stages(source, kind, "visual.")
+        vision = ResNetConfig(
+            round((places - 1) ** 0.5) * 32, embed, stem, channels, layers,
+            heads=heads(4 * channels[-1], "heads"), mean=CLIP_MEAN, std=CLIP_STD,
+        )  # fmt: skip
+        return BackboneConfig(vision, text, embed, projections=("text",))
+    width, _, patch, _ = shape("visual.conv1.weight", 4)
+    tokens, _ = shape("visual.positional_embedding", 2)
     resolution = round((tokens - 1) ** 0.5) * patch
-    layers, heads, mlp = tower("visual.transformer", width, "heads")
-    vision = VisionConfig(resolution, patch, width, layers, heads, mlp)
-    layers, heads, mlp = tower("transformer", text_width, "text_heads")
-    text = TextConfig(vocab, context, text_width, layers, heads, mlp)
-    return ClipConfig(vision, text, embed=shape("text_projection", 2)[1])
+    vision = VisionConfig(resolution, patch, *tower("visual.transformer", width, "heads"))
+    return BackboneConfig(vision, text, embed)

@@ -2,12 +2,20 @@
 
 A table is a list of `(our path pattern, their name, layout)`. Patterns are regular expressions over
 whole paths ("visual/blocks/(\\d+)/q/kernel"); their names may use the groups (r"layers.\\1.q").
-Layouts are "same", "linear" (kernels transposed), "stem" (a convolution as a matmul's kernel), and
-"same:i/n", "linear:i/n", where ours is the i-th of n equal parts of theirs along its first axis.
+Layouts are
+
+    same          as it is
+    linear        a linear layer's kernel, transposed
+    conv          a convolution's kernel, (out, in, h, w) to (h, w, in, out)
+    stem          the convolution of the patch stem as a matmul's kernel
+    lead1, lead2  theirs has so many more axes of 1 in front
+
+and "same:i/n" or "linear:i/n" where ours is the i-th of n equal parts of theirs, along its first
+axis.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -54,7 +62,10 @@ def _unstem(a: np.ndarray) -> np.ndarray:
 _LAYOUTS = {
     "same": (_same, _same, None),
     "linear": (_linear, _linear, 2),
+    "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1), 4),
     "stem": (_stem, _unstem, 4),
+    "lead1": (lambda a: a.reshape(a.shape[1:]), lambda a: a[None], None),
+    "lead2": (lambda a: a.reshape(a.shape[2:]), lambda a: a[None, None], None),
 }
 
 
@@ -62,7 +73,8 @@ def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
     """Their array as ours; None where its shape does not allow the layout."""
     kind, _, part = layout.partition(":")
     forward, _, axes = _LAYOUTS[kind]
-    if axes not in (None, array.ndim):
+    leading = int(kind[-1]) if kind.startswith("lead") else 0
+    if axes not in (None, array.ndim) or array.shape[:leading] != (1,) * leading:
         return None
     if part:
         i, n = map(int, part.split("/"))
@@ -98,47 +110,55 @@ def to_ours(
     table: Table,
     where: str,
     ignore: Iterable[str] = (),
-) -> dict[str, np.ndarray]:
-    """Renames and lays out a source's arrays as the leaves named in `shapes`.
+    remedy: str = "Check that file and config.json belong together and are of a supported kind.",
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the leaves named in `shapes`, renamed and laid out, as views of a source's arrays.
 
-    Raises UserError, all faults in one message, for names that are missing, unexpected (unless a
-    pattern of `ignore` matches them), of another shape, or not finite.
+    Values are read one leaf at a time, so what was yielded counts only once the iterator has come
+    to its end: there it raises UserError, all faults in one message, for names that are missing,
+    unexpected (unless a pattern of `ignore` matches them), of another shape, or not finite.
     """
     wanted = {path: their_name(path, table) for path in shapes}
     used = {name for name, _ in wanted.values()}
-    extra = sorted(
-        name
-        for name in source
-        if name not in used and not any(re.fullmatch(p, name) for p in ignore)
-    )
-    faults, arrays = [], {}
+    extra = sorted(set(source) - used - set(ignored(source, ignore)))
+    faults, fitting = [], {}
     for path, (name, layout) in wanted.items():
         if name not in source:
             close = near(name, extra)
             hint = f" (near: {', '.join(close)})" if close else ""
             faults.append(f"missing     {name}{hint}")
             continue
-        array = np.asarray(source[name])
+        array = source[name]
         ours = _forward(array, layout)
         if ours is None or ours.shape != tuple(shapes[path]):
             expected = _their_shape(shapes[path], layout)
             faults.append(f"wrong shape {name}: expected {expected}, found {array.shape}")
-        elif not np.isfinite(ours).all():
-            faults.append(f"not finite  {name}: it holds NaN or infinity")
         else:
-            arrays[path] = ours
+            fitting[path] = ours
+    unexpected = [f"unexpected  {name}" for name in extra]
+    incomplete = bool(faults or unexpected)
+    for path, ours in fitting.items():
+        if not np.isfinite(ours).all():
+            faults.append(f"not finite  {wanted[path][0]}: it holds NaN or infinity")
+        elif not incomplete:
+            yield path, ours
     faults = list(dict.fromkeys(faults))  # a part that is wrong is wrong three times
-    faults += [f"unexpected  {name}" for name in extra]
-    if faults:
-        shown = "\n  ".join(
-            faults[:20] + ([f"... and {len(faults) - 20} more"] * (len(faults) > 20))
-        )
+    if faults or unexpected:
+        shown = "\n  ".join([*_first(faults), *_first(unexpected)])
         raise UserError(
-            f"{where} does not hold the expected weights ({len(faults)} of "
-            f"{len(used) + len(extra)} names at fault):\n  {shown}\n"
-            "Check that the file and its config.json belong together and are of a supported kind."
+            f"{where} does not hold the expected weights ({len(faults) + len(unexpected)} of "
+            f"{len(used) + len(extra)} names at fault):\n  {shown}\n{remedy}"
         )
-    return arrays
+
+
+def _first(lines: list[str], most: int = 12) -> list[str]:
+    more = len(lines) - most
+    return [*lines[:most], f"... and {more} more"] if more > 0 else lines
+
+
+def ignored(source: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names that one of the patterns matches whole."""
+    return [name for name in source if any(re.fullmatch(p, name) for p in patterns)]
 
 
 def to_theirs(arrays: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:

@@ -1,0 +1,301 @@
+"""The tables and figures of the papers, each a list of runs: `--sweep=losses`.
+
+    python -m lift_jax.main --config=configs/inat.py --sweep=losses --workdir=runs/inat_losses
+
+A sweep is a function from a finished config and the name of its file to its cells: {name: {dotted
+key: value}}. What a cell sets wins over the command line; all the rest is the config's, so
+--config.train.epochs=3 shortens every run but those of a sweep over epochs.
+
+Learning rates are the papers': those of LIFT where the config is of `method=lift`, else of LIFT+.
+"""
+
+import importlib
+import importlib.util
+import itertools
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lift_jax import config as config_lib
+from lift_jax import sweep, train
+from lift_jax.data.augment import CROPS, SCHEDULES
+from lift_jax.errors import unknown
+from lift_jax.losses import LOSSES
+from lift_jax.models.heads import HEADS
+from lift_jax.models.tuners import FOR_RESNETS, PATH_RULES, TUNERS
+from lift_jax.weights.hub import NAMES
+
+Cells = dict[str, dict[str, Any]]
+LIFT, LIFT_PLUS = (config_lib.METHODS[method]["label"] for method in ("lift", "lift_plus"))
+
+
+# -- what is compared
+
+
+def main(c: ConfigDict, file: str) -> Cells:
+    """Main results: both methods beside the classifier alone and full fine-tuning."""
+    return {
+        "classifier_only": with_tuner("none", c, file),
+        "full": with_tuner("full", c, file),
+        LIFT: with_method("lift", c, file),
+        LIFT_PLUS: with_method("lift_plus", c, file),
+    }
+
+
+def ablation(c: ConfigDict, file: str) -> Cells:
+    """Each part alone and with the others: tuner, start of the classifier, loss."""
+    parts = {
+        "tuner": ({"tuner.name": "none"}, {"tuner.name": c.tuner.name}),
+        "start": ({"head.init": "none"}, {"head.init": c.head.init}),
+        "loss": (with_loss("ce"), with_loss(c.loss.name)),
+    }
+    cells = {}
+    for chosen in itertools.product((False, True), repeat=len(parts)):
+        name = "+".join(part for part, on in zip(parts, chosen, strict=True) if on)
+        cells[name or "nothing"] = {
+            key: value
+            for options, on in zip(parts.values(), chosen, strict=True)
+            for key, value in options[on].items()
+        }
+    return cells
+
+
+def tuners(c: ConfigDict, file: str) -> Cells:
+    """What is tuned, each method at its automatic size or the config's."""
+    known = ["none", *TUNERS, *PATH_RULES]
+    if is_resnet(c.model.backbone):
+        known = [name for name in known if name in ("none", *FOR_RESNETS)]
+    else:
+        known.remove("bn")
+    if not c.model.backbone.startswith(("vit_", "resnet", "dinov")):
+        known += config_lib.JOINT  # what texts give
+    return {name: with_tuner(name, c, file) for name in known}
+
+
+def dims(c: ConfigDict, file: str) -> Cells:
+    """Width of the bottleneck."""
+    return {str(2**k): {"tuner.dim": 2**k} for k in range(9)}
+
+
+def ratio(c: ConfigDict, file: str) -> Cells:
+    """The share of the blocks' weights that is tuned, drawn at random; all of them at the end."""
+    shares = (0.0001, 0.001, 0.01, 0.1, 0.5)
+    random = {str(s): with_tuner("aft", c, file) | {"tuner.ratio": s} for s in shares}
+    return random | {"1": with_tuner("full", c, file)}
+
+
+def partial(c: ConfigDict, file: str) -> Cells:
+    """Tuning the last blocks alone."""
+    name = c.model.backbone
+    depth = {"demo": 4, "debug": 2}.get(name, 24 if "_l14" in name or "_l16" in name else 12)
+    step = max(1, depth // 12)
+    return {str(k): {"tuner.partial": k} for k in range(step, depth + 1, step)}
+
+
+def epochs(c: ConfigDict, file: str) -> Cells:
+    """Length of training: LIFT+ keeps learning rate x epochs, LIFT the learning rate."""
+    chosen = [max(1, round(c.train.epochs * share)) for share in (0.2, 0.4, 0.6, 0.8, 1, 2, 4)]
+    return {
+        str(n): {"train.epochs": n}
+        | ({} if c.label == LIFT else {"train.lr": c.train.lr * c.train.epochs / n})
+        for n in chosen
+    }
+
+
+def mda(c: ConfigDict, file: str) -> Cells:
+    """Crops for training: how the smallest one grows, random resized crops, and none."""
+    others = {kind: {"train.augment": kind} for kind in ("rrc", "none")}
+    return {s: {"train.augment": "mda", "train.mda": s} for s in SCHEDULES} | others
+
+
+def losses(c: ConfigDict, file: str) -> Cells:
+    """Losses."""
+    return {name: with_loss(name) for name in LOSSES}
+
+
+def heads(c: ConfigDict, file: str) -> Cells:
+    """Kinds of classifier."""
+    return {
+        kind: {"head.kind": kind} | ({} if kind == "cosine" else {"head.scale": 25.0})
+        for kind in HEADS
+    }
+
+
+def scales(c: ConfigDict, file: str) -> Cells:
+    """Scale of the cosine classifier."""
+    return {str(s): {"head.kind": "cosine", "head.scale": float(s)} for s in range(15, 36, 5)}
+
+
+def inits(c: ConfigDict, file: str) -> Cells:
+    """Start of the classifier: at random, from images (some or all of a class) or from texts."""
+    means = {"1_shot": 1, "10_shot": 10, "100_shot": 100, "class_mean": 0}
+    return {
+        "none": {"head.init": "none"},
+        **{n: {"head.init": "class_mean", "head.shots": shots} for n, shots in means.items()},
+        "linear_probe": {"head.init": "linear_probe"},
+        "text": {"head.init": "text"},
+    }
+
+
+def prompts(c: ConfigDict, file: str) -> Cells:
+    """The texts that classes are told by, also for zero-shot; phrases where the config has some."""
+    texts = {
+        "classname": "classname", "photo": "a photo of a {}.",
+        "good_photo": "a good photo of a {}.", "picture": "a picture of a {}.",
+        "ensemble": "ensemble",
+    }  # fmt: skip
+    cells = {name: {"head.prompt": text, "head.descriptors": ""} for name, text in texts.items()}
+    return cells | ({"descriptor": {"head.prompt": "descriptor"}} if c.head.descriptors else {})
+
+
+def backbones(c: ConfigDict, file: str) -> Cells:
+    """Pre-trained models; the classifier starts from texts where there is a text tower."""
+    names = (
+        "clip_rn50", "clip_rn101", "clip_vit_b32", "clip_vit_b16", "clip_vit_l14",
+        "clip_vit_l14_336", "siglip2_b16", "vit_b16_in21k", "vit_b16_in21k_ft_in1k", "resnet50",
+        "dinov2_b14",
+    )  # fmt: skip
+    cells = {name: {"model.backbone": name, "model.resolution": 0} for name in names}
+    for name, changes in cells.items():
+        if is_resnet(name):
+            changes["tuner.name"] = "ssf"
+        if name.startswith("clip_vit_l14") and c.label == LIFT:
+            changes["test.expand"] = 21  # a multiple of 7 for patches of 14 pixels
+    return cells
+
+
+def tte(c: ConfigDict, file: str) -> Cells:
+    """Crops of test-time ensembling; one training for all."""
+    return {crops: {"test.tte": True, "test.crops": crops} for crops in CROPS}
+
+
+def expand(c: ConfigDict, file: str) -> Cells:
+    """How much larger than its crops the image is for TTE; one training for all."""
+    sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 at 224 pixels
+    return {str(size): {"test.tte": True, "test.expand": size} for size in sizes}
+
+
+SWEEPS: dict[str, Callable[[ConfigDict, str], Cells]] = {
+    "main": main, "ablation": ablation, "tuners": tuners, "dims": dims, "ratio": ratio,
+    "partial": partial, "epochs": epochs, "mda": mda, "losses": losses, "heads": heads,
+    "scales": scales, "inits": inits, "prompts": prompts, "backbones": backbones, "tte": tte,
+    "expand": expand,
+}  # fmt: skip
+
+
+def cells(name: str, c: ConfigDict, file: str) -> Cells:
+    """The cells of a sweep over the config of configs/`file`.py. Raises UserError if unknown."""
+    if name not in SWEEPS:
+        raise unknown("sweep (--sweep)", name, SWEEPS)
+    return SWEEPS[name](c, file)
+
+
+# -- what a cell changes
+
+
+def with_tuner(name: str, c: ConfigDict, file: str) -> dict[str, Any]:
+    """A tuner, with the settings that the papers give it alone."""
+    lift, imagenet = c.label == LIFT, file == "imagenet_lt"
+    own = {
+        "none": {"train.lr": 0.02 if lift else 0.03},
+        "full": {"train.lr": (0.001 if imagenet else 0.002) * (0.5 if lift else 1)},
+        "aft": {"tuner.ratio": 0.01 if lift and imagenet else 0.005},
+        "coop": {
+            "train.epochs": 50, "train.batch": 32, "train.lr": 0.002, "train.augment": "rrc",
+            "train.flip": True,
+        },
+    }  # fmt: skip
+    return {"tuner.name": name} | own.get(name, {})
+
+
+def is_resnet(backbone: str) -> bool:
+    return "resnet" in backbone or backbone.startswith("clip_rn")
+
+
+def with_loss(name: str) -> dict[str, Any]:
+    """A loss, without the options that the config gives another one."""
+    options = config_lib.LOSS_OPTIONS.items()
+    others = {f"loss.{key}": default for key, (loss, default) in options if loss != name}
+    return {"loss.name": name} | others
+
+
+def with_method(method: str, c: ConfigDict, file: str) -> dict[str, Any]:
+    """What the config's file changes for a method, but for what the command line has changed."""
+    lift, plus = (flat(of_method(m, c, file)) for m in ("lift", "lift_plus"))
+    own, now = lift if c.label == LIFT else plus, flat(c)
+    wanted = lift if method == "lift" else plus
+    return {k: v for k, v in wanted.items() if lift[k] != plus[k] and now[k] == own[k]}
+
+
+def of_method(method: str, c: ConfigDict, file: str) -> ConfigDict:
+    """The config of the file for a method, with the backbone and the data of `c`.
+
+    A file that is not in configs/ is taken to change nothing of configs/base.py.
+    """
+    if importlib.util.find_spec(f"configs.{file}") is None:
+        file = "base"
+    argument = f"method={method}" + (",debug" if c.data.name == "fake" else "")
+    if c.model.backbone in NAMES:
+        argument += f",backbone={c.model.backbone}"
+    made = importlib.import_module(f"configs.{file}").get_config(argument)
+    made.data = c.data
+    return made
+
+
+def flat(c: ConfigDict) -> dict[str, Any]:
+    """The values of a config by dotted key."""
+    groups = {key: group for key, group in c.items() if isinstance(group, ConfigDict)}
+    found = {
+        f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()
+    }
+    return found | {key: value for key, value in c.items() if key not in groups}
+
+
+# -- what is published
+
+# Top-1 of LIFT in percent, by config file, imbalance and backbone. `test` is without TTE, re-run by
+# the authors of LT-Soups; `test_tte` is of leaderboard mirrors, which do not say whether with TTE.
+# "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. A public log of a fork of their code
+# has 79.4 for iNaturalist. No accuracy of LIFT+ is public in what could be read.
+PUBLISHED = {
+    ("imagenet_lt", 1, "clip_vit_b16"): {"test": 77.0, "test_tte": 78.3},
+    ("imagenet_lt", 1, "clip_vit_l14"): {"test_tte": 82.9},
+    ("places_lt", 1, "clip_vit_b16"): {"test": 51.5, "test_tte": 52.2},
+    ("places_lt", 1, "clip_vit_l14"): {"test_tte": 53.7},
+    ("inat", 1, "clip_vit_b16"): {"test": 79.1},
+    ("cifar100", 100, "clip_vit_b16"): {"test": 81.3, "test_tte": 81.7},
+    ("cifar100", 50, "clip_vit_b16"): {"test_tte": 83.1},
+    ("cifar100", 10, "clip_vit_b16"): {"test_tte": 84.9},
+    ("cifar100", 100, "vit_b16_in21k_ft_in1k"): {"test_tte": 89.1},
+    ("cifar100", 50, "vit_b16_in21k_ft_in1k"): {"test_tte": 90.2},
+    ("cifar100", 10, "vit_b16_in21k_ft_in1k"): {"test_tte": 91.3},
+}
+SOURCES = {
+    "test": "without TTE, re-run by the authors of LT-Soups",
+    "test_tte": "leaderboard mirrors, which do not say whether with TTE",
+}
+# What says where and how fast, and not what is trained and tested.
+APART = ("seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch")
+
+
+def published(c: ConfigDict, file: str) -> dict[str, float]:
+    """What is published for a run of exactly this config, by result; {} for any other."""
+    known = PUBLISHED.get((file, c.data.imbalance, c.model.backbone), {})
+    if not known:
+        return {}
+    asked, lift = deepcopy(c), of_method("lift", c, file)
+    for one in (asked, lift):
+        one.head.kind = config_lib.head_kind(one)
+    return known if sweep.same(train.plain(asked), train.plain(lift), APART) else {}
+
+
+def references(c: ConfigDict, file: str) -> list[str]:
+    """Notes of what is published for LIFT on the data of a config, by any backbone."""
+    return [
+        f"Published for LIFT, {backbone}: {value} ({SOURCES[result]})."
+        for (where, imbalance, backbone), values in PUBLISHED.items()
+        if where == file and imbalance == c.data.imbalance and c.data.name != "fake"
+        for result, value in values.items()
+    ]

@@ -1,0 +1,200 @@
+"""The ResNet image towers: CLIP's with attention pooling, and the plain ResNet-50, 101, 152."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lift_jax.models.hooks import Tunable
+from lift_jax.models.layers import LayerNorm, Linear, Normal, attention, block_border
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+EXPANSION = 4  # a bottleneck's output channels are so many times its inner ones
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes of a ResNet; `resolution` in pixels, mean and std of RGB in 0..1.
+
+    `width` is that of the feature. Each of the stages has `layers` bottlenecks with `channels`
+    inner channels. With `heads` it is CLIP's ResNet: three convolutions in the stem, average pools
+    in front of strides (which are then 1), attention pooling; 0 heads is the plain one.
+    """
+
+    resolution: int
+    width: int
+    stem: int  # channels of the stem
+    channels: tuple[int, ...]
+    layers: tuple[int, ...]
+    heads: int = 0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def grid(self) -> int:
+        """Positions along a side in front of the pooling."""
+        return self.resolution // 2 ** (len(self.layers) + 1)
+
+
+class Conv(nnx.Module):
+    """A convolution without bias, kernel f32[size size inputs outputs], padded by size // 2."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 1, stride: int = 1, *, rngs):
+        init = Normal((2 / (inputs * size * size)) ** 0.5)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b H W o"]:
+        kernel = self.kernel[...].astype(x.dtype)
+        pad = kernel.shape[0] // 2
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        # jax 0.12's CPU compiler fuses convolutions with a mean after them, and the result is
+        # wrong in bfloat16, often NaN
+        return block_border(y)
+
+
+class BatchNorm(nnx.Module):
+    """Normalises with the statistics of pre-training, always; computes in float32."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        mean, var = self.mean[...].astype(jnp.float32), self.var[...].astype(jnp.float32)
+        scale = self.scale[...].astype(jnp.float32) * jax.lax.rsqrt(var + 1e-5)
+        shift = self.bias[...].astype(jnp.float32) - mean * scale
+        return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
+
+
+def _mean_pool(x: Float[Array, "b h w d"], size: int) -> Float[Array, "b H W d"]:
+    """Means over size x size squares."""
+    b, h, w, d = x.shape
+    return x.reshape(b, h // size, size, w // size, size, d).mean((2, 4))
+
+
+def _max_pool(x: Float[Array, "b h w d"]) -> Float[Array, "b H W d"]:
+    """Maxima over 3 x 3 at every second place."""
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
+class Bottleneck(nnx.Module):
+    """relu(x + conv3 conv2 conv1 x), each convolution with its BatchNorm."""
+
+    def __init__(self, inputs: int, inner: int, stride: int, antialias: bool, *, rngs):
+        outputs = EXPANSION * inner
+        step = 1 if antialias else stride
+        self.conv1 = Conv(inputs, inner, rngs=rngs)
+        self.bn1 = BatchNorm(inner)
+        self.conv2 = Conv(inner, inner, 3, step, rngs=rngs)
+        self.bn2 = BatchNorm(inner)
+        self.conv3 = Conv(inner, outputs, rngs=rngs)
+        self.bn3 = BatchNorm(outputs)
+        short = stride == 1 and inputs == outputs
+        self.down = None if short else Conv(inputs, outputs, 1, step, rngs=rngs)
+        self.down_bn = None if short else BatchNorm(outputs)
+        self.pool = stride // step
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b H W o"]:
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = jax.nn.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(_mean_pool(y, self.pool)))
+        if self.down is not None and self.down_bn is not None:
+            x = self.down_bn(self.down(_mean_pool(x, self.pool)))
+        return jax.nn.relu(x + y)
+
+
+class Stem(nnx.Module):
+    """CLIP's three convolutions, or one, each with BatchNorm and relu, and a pool of stride 2."""
+
+    def __init__(self, width: int, clip: bool, *, rngs):
+        half = width // 2
+        sizes = ((3, half, 3, 2), (half, half, 3, 1), (half, width, 3, 1))
+        convs = sizes if clip else ((3, width, 7, 2),)
+        self.convs = nnx.List(Conv(*conv, rngs=rngs) for conv in convs)
+        self.bns = nnx.List(BatchNorm(conv[1]) for conv in convs)
+        self.clip = clip
+
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b H W d"]:
+        x = x.astype(self.convs[0].kernel[...].dtype)
+        for conv, bn in zip(self.convs, self.bns, strict=True):
+            x = jax.nn.relu(bn(conv(x)))
+        return _mean_pool(x, 2) if self.clip else _max_pool(x)
+
+
+class MeanQueryPool(nnx.Module):
+    """CLIP's attention pooling: the mean of all places attends to itself and to them."""
+
+    def __init__(self, width: int, outputs: int, places: int, heads: int, *, rngs):
+        init = Normal(width**-0.5)
+        self.positions = nnx.Param(init(rngs.params(), (places + 1, width), jnp.float32))
+        self.q = Linear(width, width, rngs=rngs)
+        self.k = Linear(width, width, rngs=rngs)
+        self.v = Linear(width, width, rngs=rngs)
+        self.out = Linear(width, outputs, rngs=rngs)
+        self.heads = heads
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b e"]:
+        x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
+        x = x + self.positions[...].astype(x.dtype)
+        return self.out(attention(self.q(x[:, :1]), self.k(x), self.v(x), self.heads))[:, 0]
+
+
+class ResNet(Tunable):
+    """Stem, bottlenecks of all stages in one list, and the pooled feature."""
+
+    def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
+        c = config
+        clip = c.heads > 0
+        self.config = config
+        self.stem = Stem(c.stem, clip, rngs=rngs)
+        blocks, inputs = [], c.stem
+        for stage, (inner, layers) in enumerate(zip(c.channels, c.layers, strict=True)):
+            for layer in range(layers):
+                stride = 2 if stage > 0 and layer == 0 else 1
+                blocks.append(Bottleneck(inputs, inner, stride, clip, rngs=rngs))
+                inputs = EXPANSION * inner
+        self.blocks = nnx.List(blocks)
+        self.pool = MeanQueryPool(inputs, c.width, c.grid**2, c.heads, rngs=rngs) if clip else None
+        self.hold({})
+
+    def layers(self) -> dict[str, Linear | LayerNorm]:
+        return {} if self.pool is None else {"pool": self.pool.out}
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    def maps(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n H W d"]:
+        """The last stage's output in front of the pooling."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+        """Normalised images to the feature: the attention pool's output, or the mean.
+
+        Computes in the dtype of the stem's weights. Raises ValueError unless h and w are
+        `config.resolution`; a plain ResNet takes any size.
+        """
+        c = self.config
+        if self.pool is not None and images.shape[1:] != (c.resolution, c.resolution, 3):
+            raise ValueError(
+                f"expected images [n, {c.resolution}, {c.resolution}, 3], found {images.shape}"
+            )
+        x = self.maps(images)
+        x = x.reshape(x.shape[0], -1, x.shape[3])
+        y = x.mean(1) if self.pool is None else self.pool(x)
+        for tuner in self.held:
+            y = tuner.linear("pool", x, y)
+        return y

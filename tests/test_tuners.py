@@ -1,0 +1,697 @@
+"""Every tuner: the golden numbers of the authors, one contract for all, and merging."""
+
+import itertools
+import json
+from pathlib import Path
+
+import authors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lift_jax
+from lift_jax import config, losses, state, steps
+from lift_jax.errors import UserError
+from lift_jax.models import tree, tuners
+from lift_jax.models.backbone import Classifier
+from lift_jax.models.blocks import Block
+from lift_jax.models.heads import CosineHead, normalise
+from lift_jax.models.hooks import Fixed, Options, Site, Tunable, Tuned, Tuner
+from lift_jax.models.methods import AdaptFormer, Arbitrary, LoRA, Prompts
+from lift_jax.models.resnet import ResNet, ResNetConfig
+from lift_jax.models.text import TextConfig, TextTransformer
+from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.weights.author_names import TABLES
+from lift_jax.weights.authors import table_of
+from lift_jax.weights.rename import to_theirs
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def close(found, expected, rtol=1e-5):
+    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
+
+
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def gradient(forward, tuned):
+    """((loss, aux), gradients); without jit the compiled operations serve every tuner."""
+    function = jax.value_and_grad(forward, has_aux=True)
+    if any(part in path for path in tuned for part in ("vpt", "aft", "conv", "bn", "pool")):
+        function = jax.jit(function, compiler_options=FAST)  # whose operations are its own
+    return function(tuned)
+
+
+def run(model, inputs):
+    """The output of a model whose operations no other test has."""
+    graph, leaves = tree.flatten(model)
+    arrays = {path: leaf[...] for path, leaf in leaves.items()}
+    forward = jax.jit(lambda a, x: tree.merge(graph, a)(x), compiler_options=FAST)
+    return forward(arrays, inputs)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
+
+
+@pytest.fixture(scope="module")
+def expected(golden):
+    return golden("tuners")
+
+
+# -- the authors' numbers: the case's tuners and options, of the image tower
+
+IMAGE = {
+    "none": ("none", {}),
+    "adaptformer": ("adaptformer", {}),
+    "adaptformer_dim4_last2": ("adaptformer", {"dim": 4, "partial": 2}),
+    "adapter": ("adapter", {"dim": 3}),
+    "lora": ("lora", {"dim": 3}),
+    "ssf": ("ssf", {}),
+    "pt": ("vpt_deep", {"prompts": 3}),
+    "pt_first_layer_only": ("vpt_shallow", {"prompts": 2}),
+    "pt_layers_0_2": ("vpt_deep", {"prompts": 2, "layers": "0,2"}),
+    "aft_all": ("aft", {}),
+    "aft_attn": ("aft", {"parts": "attn", "ratio": 0.01, "partial": 2}),
+    "aft_mlp": ("aft", {"parts": "mlp", "ratio": 0.005, "partial": 2, "seed": 3}),
+    "bitfit": ("bitfit", {}),
+    "fft_last2": ("full", {"partial": 2}),
+    "adaptformer_lora_ssf": ("adaptformer+lora+ssf", {"dim": 2, "partial": 1}),
+    "lift_vpt_shallow": ("vpt_shallow", {"prompts": 4, "place": "end"}),
+    "lift_vpt_deep": ("vpt_deep", {"prompts": 3, "place": "end"}),
+    "lift_vpt_deep_partial2": ("vpt_deep", {"prompts": 2, "place": "end", "partial": 2}),
+    "lift_lora_mlp_patched": ("lora_mlp", {"dim": 2, "partial": 1}),
+    "lift_ssf_ln": ("ssf", {"parts": "ln", "partial": 2}),
+    "lift_ssf_attn_mlp": ("ssf", {"parts": "attn+mlp", "partial": 1}),
+    "lift_ln_tuning": ("ln", {}),
+    "lift_adaptformer_partial2": ("adaptformer", {"dim": 3, "partial": 2}),
+    "lift_adaptformer_partial_list": ("adaptformer", {"dim": 2, "layers": "0:2"}),
+    "lift_lora": ("lora", {"dim": 2, "layers": "1:3"}),
+    "lift_mask": ("aft", {"ratio": 0.005, "partial": 1}),
+}
+TEXT = {  # options of the image tower, and of the text tower
+    "text_adaptformer": (None, ("adaptformer", {"dim": 3})),
+    "text_lora": (None, ("lora", {"dim": 2})),
+    "text_adapter": (None, ("adapter", {"dim": 2, "partial": 1})),
+    "text_ssf": (None, ("ssf", {"partial": 1})),
+    "text_pt": (None, ("vpt_deep", {"prompts": 2})),
+    "text_image_and_text_adaptformer": (
+        ("adaptformer", {"dim": 2, "partial": 1}),
+        ("adaptformer", {"dim": 2, "partial": 1}),
+    ),
+}
+# LIFT's masks are one random order over kernel and bias, and cannot be made again from a seed
+LIFT_MASK = {"qkv": "attn_in", "out": "attn_out", "fc1": "mlp_in", "fc2": "mlp_out"}
+LIFT_MASK_TABLE = TABLES["lift"] + [
+    (
+        rf"visual/blocks/(\d+)/tuners/aft/{ours}/{leaf}",
+        rf"tuner.masked_linear_list.\1.{theirs}.optimized_{kind}",
+        "same",
+    )
+    for ours, theirs in LIFT_MASK.items()
+    for leaf, kind in (("kernel", "weight"), ("bias", "bias"))
+]
+
+
+def put_masks_of_lift(tuner, expected):
+    for ours, theirs in LIFT_MASK.items():
+        entries = {}
+        for leaf, kind in (("kernel", "weight"), ("bias", "bias")):
+            at = expected[f"lift_mask/mask_{kind}/2.{theirs}"]
+            if len(at):
+                entries[leaf] = Tuned(jnp.zeros(len(at)))
+                entries[f"{leaf}_at"] = Fixed(jnp.asarray(at))
+        setattr(tuner, ours, nnx.Dict(entries))
+
+
+def same_gradients(expected, case, grads, table):
+    """All gradients that a case holds, by the authors' names."""
+    found = {k.removeprefix("tuner."): g for k, g in to_theirs(grads, table).items()}
+    tolerance = {"rtol": 1e-4, "atol": 1e-6}
+    for name, grad in found.items():
+        prefix = f"{case}/grad/{name}"
+        if prefix in expected:
+            np.testing.assert_allclose(grad, expected[prefix], **tolerance, err_msg=name)
+            continue
+        sample = grad.reshape(-1)[:: 13 if grad.size <= 8192 else 499]
+        theirs = expected[f"{case}/gradsub/{name}"]
+        np.testing.assert_allclose(sample, theirs, **tolerance, err_msg=name)
+        norm = np.linalg.norm(grad.astype(np.float64))
+        np.testing.assert_allclose(norm, expected[f"{case}/gradnorm/{name}"], rtol=1e-4)
+    held = {key.split("/", 2)[2] for key in expected if key.startswith(f"{case}/grad")}
+    assert held == found.keys()
+
+
+def test_all_cases_are_tested(expected):
+    cases = json.loads(str(expected["cases_json"]))
+    others = {case for case in cases if case.startswith(("text_coop", "text_clip", "text_proj"))}
+    assert cases.keys() - others == IMAGE.keys() | TEXT.keys()
+
+
+@pytest.mark.parametrize("case", IMAGE)
+def test_logits_loss_and_gradients_of_the_authors(golden, clip, expected, case):
+    text, options = IMAGE[case]
+    names = tuners.parse_names(text)
+    visual = nnx.clone(clip.visual)
+    tuners.attach(visual, names, 10, rngs=nnx.Rngs(0), **options)
+    if case == "lift_mask":
+        put_masks_of_lift(visual.blocks[2].tuners["aft"], expected)
+    chosen = options.get("partial", 0), options.get("layers", "")
+    head = CosineHead(jnp.asarray(expected["classifier_weight"]))
+    is_trainable = tuners.trainable(names, 3, *chosen)
+    graph, tuned, frozen = state.split(Classifier(visual, head), is_trainable)
+    layout = "lift" if case.startswith("lift_") else "lift_plus"
+    table = LIFT_MASK_TABLE if case == "lift_mask" else table_of(tuned, layout)
+    start = {"head/weight": expected["classifier_weight"]}
+    start |= authors.leaves(expected, f"{case}/param/", tuned, table)
+    if text == "full":  # whose start is the backbone's
+        start = tuned | start
+    assert {k: v.shape for k, v in start.items()} == {k: v.shape for k, v in tuned.items()}
+    loss = losses.make("la", expected["cls_num_list"])
+    images = golden("clip_openai")["images"]
+
+    def forward(tuned):
+        logits = tree.merge(graph, tuned | frozen)(images)
+        return loss(logits, expected["labels"]), logits
+
+    (value, logits), grads = gradient(forward, start)
+    close(logits, expected[f"{case}/logits"])
+    close(value, expected[f"{case}/loss"])
+    same_gradients(expected, case, grads, table)
+
+
+@pytest.mark.parametrize("case", TEXT)
+def test_texts_of_the_authors(golden, clip, expected, case):
+    model, rules = nnx.clone(clip), []
+    for prefix, asked in zip(("visual", "text"), TEXT[case], strict=True):
+        name, options = asked or ("none", {})
+        tower = getattr(model, prefix)
+        tuners.attach(tower, tuners.parse_names(name), 10, rngs=nnx.Rngs(0), **options)
+        rules.append(tuners.trainable((name,), len(tower.blocks), prefix=prefix))
+    graph, tuned, frozen = state.split(model, lambda *leaf: any(rule(*leaf) for rule in rules))
+    start = authors.leaves(expected, f"{case}/param/", tuned)
+    assert {k: v.shape for k, v in start.items()} == {k: v.shape for k, v in tuned.items()}
+    loss = losses.make("la", expected["cls_num_list"])
+    inputs = golden("clip_openai")
+
+    def forward(tuned):
+        model = tree.merge(graph, tuned | frozen)
+        image = normalise(model.encode_image(inputs["images"], project=True))
+        text = normalise(model.encode_text(inputs["tokens"], project=True))
+        logits = jnp.exp(model.logit_scale[...]) * image @ text.T
+        return loss(logits, expected["labels"]), logits
+
+    (value, logits), grads = gradient(forward, start)
+    close(logits, expected[f"{case}/logits"])
+    close(value, expected[f"{case}/loss"])
+    same_gradients(expected, case, grads, TABLES["lift_plus"])
+
+
+@pytest.mark.parametrize("case", ["aft_all", "aft_attn", "aft_mlp"])
+def test_random_entries_of_the_authors(clip, expected, case):
+    visual = nnx.clone(clip.visual)
+    tuners.attach(visual, ("aft",), 10, rngs=nnx.Rngs(0), **IMAGE[case][1])
+    names = {"qkv": "attn.aft.in_proj", "out": "attn.aft.out_proj"}
+    names |= {"fc1": "mlp.aft.in_proj", "fc2": "mlp.aft.out_proj"}
+    kinds = {"kernel": "weight", "bias": "bias"}
+    seen = 0
+    for block in (visual.blocks[1], visual.blocks[2]):
+        for ours, theirs in names.items():
+            entries = getattr(block.tuners["aft"], ours, {})
+            for leaf, kind in kinds.items():
+                mask = expected.get(f"{case}/mask/{theirs}.masked_{kind}.mask", np.zeros(0))
+                at = entries[f"{leaf}_at"][...] if f"{leaf}_at" in entries else np.zeros(0)
+                assert np.array_equal(at, mask), (ours, leaf)
+                seen += len(at)
+    assert seen
+
+
+def test_random_entries_start_at_the_frozen_values(clip):
+    visual = nnx.clone(clip.visual)
+    tuners.attach(visual, ("aft",), 10, rngs=nnx.Rngs(0), ratio=0.1)
+    block = visual.blocks[1]
+    for name, kernel in (("out", block.out.kernel), ("fc1", block.fc1.kernel)):
+        entries = getattr(block.tuners["aft"], name)
+        theirs = np.asarray(kernel[...]).T.reshape(-1)  # [outputs inputs] is the order
+        assert len(entries["kernel"][...]) == int(0.1 * kernel[...].size)
+        assert np.array_equal(entries["kernel"][...], theirs[entries["kernel_at"][...]])
+
+
+def test_ssf_behind_the_pooling_of_the_authors(golden):
+    expected = golden("clip_rn")
+    visual = lift_jax.load_backbone(GOLDEN / "clip_rn.safetensors").visual
+    tuners.attach(visual, ("ssf",), 10, rngs=nnx.Rngs(0))
+    ssf = visual.tuners["ssf"].pool
+    ssf.scale[...], ssf.shift[...] = expected["ssf_scale"], expected["ssf_shift"]
+    images = steps.normalise(jnp.asarray(expected["images_u8"]), visual.config)
+    close(run(visual, images), expected["image_features_ssf"])
+    close(run(tuners.merge(visual), images), expected["image_features_ssf"])
+
+
+def test_automatic_sizes_of_the_authors():
+    cases = json.loads((GOLDEN / "adaptive_dim.json").read_text())
+    assert len(cases["liftplus"]) > 40 and len(cases["lift"]) > 4
+    for case in cases["liftplus"]:
+        c, n, d = case["num_classes"], case["n_layers"], case["width"]
+        for sizes, layers in ((case, n), (case["last1"], 1), (case["last2"], 2)):
+            assert AdaptFormer.auto_dim(c, layers) == sizes["adaptformer_dim"]
+            assert tuners.Adapter.auto_dim(c, layers) == sizes["adapter_dim"]
+            assert LoRA.auto_dim(c, layers) == sizes["lora_dim"]
+            assert Prompts.auto_dim(c, layers) == sizes["pt_len"]
+        attn, mlp = 4 * d * d + 4 * d, 8 * d * d + 5 * d
+        site = Site(d, {}, c, layers=n)
+        for size, part in ((attn, "attn"), (mlp, "mlp"), (attn + mlp, "all")):
+            ratio = Arbitrary.auto_ratio(site, size)
+            assert ratio == pytest.approx(case[f"aft_ratio_{part}"], rel=1e-12)
+    for case in cases["lift"]:  # LIFT takes the whole depth, and for aft the kernels alone
+        c, n, d = case["num_classes"], case["n_layers"], case["width"]
+        assert AdaptFormer.auto_dim(c, n) == case["adapter_dim"]
+        assert config.METHODS["lift"]["tuner"]["prompts"] == case["vpt_len"]
+        ratio = Arbitrary.auto_ratio(Site(d, {}, c, layers=n), 12 * d * d)
+        assert int(1000 * ratio) / 1000 == pytest.approx(case["mask_ratio"])
+
+
+# -- one contract for every tuner
+
+
+class Texts(nnx.Module):
+    """A text tower and a head, as a classifier of texts."""
+
+    def __init__(self, text, head):
+        self.text, self.head = text, head
+
+    def __call__(self, tokens):
+        return self.head.classify(self.head.embed(self.text(tokens)))
+
+
+CLASSES, WIDTH, HIDDEN, BLOCKS = 5, 12, 20, 2
+CLIP_RESNET = ResNetConfig(32, WIDTH, stem=4, channels=(3, 4), layers=(2, 1), heads=4)
+VIT = VisionConfig(16, 8, WIDTH, BLOCKS, 2, HIDDEN)
+WORDS = TextConfig(23, 7, WIDTH, BLOCKS, 2, HIDDEN, eot=22)
+
+
+def filled(build):
+    """A module with made-up weights, without running its initialisers."""
+    graph, leaves = tree.flatten(nnx.eval_shape(build))
+    rng, arrays = np.random.default_rng(0), {}
+    for path, leaf in leaves.items():
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        positive = path.endswith(("scale", "var"))
+        arrays[path] = jnp.asarray(1 + 0.1 * np.abs(noise) if positive else 0.3 * noise)
+    return tree.merge(graph, arrays)
+
+
+def new(kind):
+    """A classifier with made-up weights, its tower, and three inputs."""
+    rng = np.random.default_rng(1)
+    head = CosineHead(jnp.asarray(rng.normal(size=(CLASSES, WIDTH)), jnp.float32))
+    if kind == "text":
+        tokens = rng.integers(0, 22, (3, 7))
+        tokens[np.arange(3), [3, 6, 4]] = 22
+        tower = filled(lambda: TextTransformer(WORDS, rngs=nnx.Rngs(0)))
+        return Texts(tower, head), tower, jnp.asarray(tokens)
+    build, sizes = (ResNet, CLIP_RESNET) if kind == "resnet" else (VisionTransformer, VIT)
+    tower = filled(lambda: build(sizes, rngs=nnx.Rngs(0)))
+    images = rng.normal(size=(3, sizes.resolution, sizes.resolution, 3))
+    return Classifier(tower, head), tower, jnp.asarray(images, jnp.float32)
+
+
+PREFIX = {"vit": "visual", "resnet": "visual", "text": "text"}
+OPTIONS = {"dim": 3, "prompts": 2, "ratio": 0.1}
+UNCHANGED = {"adaptformer", "adapter", "lora", "lora_mlp", "aft", *tuners.RULES}
+EVERYWHERE = ("ssf", "bitfit", "full")
+IN_BLOCKS = (
+    "adapter", "adaptformer", "lora", "lora_mlp", "vpt_shallow", "vpt_deep", "aft", "ln",
+    *EVERYWHERE,
+)  # fmt: skip
+PLACES = {"vit": IN_BLOCKS, "text": IN_BLOCKS, "resnet": ("bn", *EVERYWHERE)}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_where_each_tuner_applies(kind):
+    _, tower, _ = new(kind)
+    found = {name for name in (*tuners.TUNERS, *tuners.RULES) if tuners.applies(name, tower)}
+    assert found == set(PLACES[kind])
+
+
+def tuned_model(names, kind, **options):
+    """Model, inputs, and the split that the names make: graph, tuned, frozen."""
+    model, tower, inputs = new(kind)
+    options = OPTIONS | options
+    tuners.attach(tower, names, CLASSES, rngs=nnx.Rngs(1), **options)
+    is_trainable = tuners.trainable(
+        names, len(tower.blocks), options.get("partial", 0), options.get("layers", ""),
+        prefix=PREFIX[kind], resnet=kind == "resnet",
+    )  # fmt: skip
+    return model, inputs, state.split(model, is_trainable)
+
+
+def stirred(tuned, size=0.1):
+    """Tuned leaves of tuners, away from their start."""
+    rng = np.random.default_rng(2)
+    return {
+        path: leaf + size * rng.normal(size=leaf.shape).astype(np.float32)
+        if "/tuners/" in path
+        else leaf
+        for path, leaf in sorted(tuned.items())
+    }
+
+
+LINEARS = {
+    "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "out": (WIDTH, WIDTH),
+    "fc1": (WIDTH, HIDDEN), "fc2": (HIDDEN, WIDTH),
+}  # fmt: skip
+SIZES = {  # a block's tuned parameters, by hand: width 12, hidden 20, dim 3, 2 prompts, ratio 0.1
+    "adapter": 2 * 12 + 12 * 3 + 3 + 3 * 12 + 12,
+    "adaptformer": 2 * 12 + 12 * 3 + 3 + 3 * 12 + 12 + 1,
+    "lora": 2 * 3 * (12 + 12),
+    "lora_mlp": 2 * 3 * (12 + 20),
+    "ssf": 2 * (3 * 12 + 12 + 20 + 12),
+    "vpt_deep": 2 * 12,
+    # of 432 + 36 entries of q, k and v, 144 + 12 of out, 240 + 20 and 240 + 12 of the MLP
+    "aft": 43 + 3 + 14 + 1 + 24 + 2 + 24 + 1,
+    "bitfit": 12 + 3 * 12 + 12 + 12 + 20 + 12,
+    "ln": 2 * 2 * 12,
+    "full": 2 * 2 * 12 + 4 * (12 * 12 + 12) + (12 * 20 + 20) + (20 * 12 + 12),
+}
+# the tiny ResNet: a stem of 2, 2, 4 channels, bottlenecks 4-3-12, 12-3-12, 12-4-16
+NORMS = (2 + 2 + 4) + 2 * (3 + 3 + 12) + (4 + 4 + 16) + (12 + 16)
+STEM = 9 * (3 * 2 + 2 * 2 + 2 * 4)
+BOTTLENECKS = (12 + 81 + 36) + (36 + 81 + 36) + (48 + 144 + 64) + (4 * 12 + 12 * 16)
+POOL = (4 * 4 + 1) * 16 + 3 * (16 * 16 + 16) + (16 * 12 + 12)
+OF_RESNET = {
+    "ssf": 2 * 12,
+    "bn": 2 * NORMS,
+    "bitfit": NORMS + 3 * 16 + 12,
+    "full": STEM + BOTTLENECKS + 2 * NORMS + POOL,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, kind) for kind in PLACES for n in PLACES[kind]])
+def test_contract(name, kind):
+    base, _, inputs = new(kind)
+    expected = base(inputs)
+    model, _, (graph, tuned, frozen) = tuned_model((name,), kind)
+
+    # its start is the frozen model, where the method says so
+    started = model(inputs)
+    same = np.allclose(started, expected, rtol=1e-6, atol=1e-6)
+    assert same == (name in UNCHANGED)
+
+    # as many parameters as the formula says
+    count = sum(leaf.size for leaf in tuned.values()) - CLASSES * WIDTH
+    if kind == "resnet":
+        assert count == OF_RESNET[name]
+    else:
+        assert count == (2 * 12 if name == "vpt_shallow" else BLOCKS * SIZES[name])
+
+    # every tuned leaf moves in a step, and nothing else does
+    away = stirred(tuned)
+
+    def loss(tuned):
+        logits = tree.merge(graph, tuned | frozen)(inputs)
+        return -jax.nn.log_softmax(logits)[:, 0].mean(), ()
+
+    _, grads = gradient(loss, away)
+    after = {path: leaf - 0.1 * grads[path] for path, leaf in away.items()}
+    for path, leaf in away.items():
+        shifts_keys = path.endswith(("/k/bias", "/k/shift"))  # which softmax ignores
+        assert shifts_keys or not np.array_equal(after[path], leaf), path
+    moved = tree.merge(graph, after | frozen)
+    _, leaves = tree.flatten(moved)
+    _, original = tree.flatten(base)
+    kept = original.keys() - tuned.keys()
+    assert kept and leaves.keys() - tuned.keys() >= kept
+    for path in kept:
+        assert np.array_equal(leaves[path][...], original[path][...]), path
+
+    # saved and read again
+    saved = {path: np.asarray(leaf) for path, leaf in after.items()}
+    _, _, (graph_2, tuned_2, frozen_2) = tuned_model((name,), kind)
+    assert tuned_2.keys() == saved.keys()
+    read = tree.merge(graph_2, jax.tree.map(jnp.asarray, saved) | frozen_2)
+    assert np.array_equal(read(inputs), moved(inputs))
+
+    # removed, it leaves the base
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Tunable):
+            module.hold({})
+    assert np.array_equal(model(inputs), expected)
+
+
+# -- several at once
+
+
+PAIRS = [pair for pair in itertools.combinations(IN_BLOCKS, 2) if "vpt_deep" not in pair]
+PAIRS += [(name, "vpt_deep") for name in IN_BLOCKS if not name.startswith("vpt")]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_any_two_go_together(pair):
+    """They train what each alone does, and one that starts as nothing leaves the other alone."""
+    _, inputs, (graph, both, frozen) = tuned_model(pair, "vit")
+    alone = {name: tuned_model((name,), "vit")[2] for name in pair}
+    assert both.keys() == {path for _, tuned, _ in alone.values() for path in tuned}
+    for first, second in (pair, pair[::-1]):
+        graph_2, tuned, frozen_2 = alone[second]
+        if first in UNCHANGED:
+            away = stirred(tuned)
+            found = tree.merge(graph, both | frozen | away)(inputs)
+            close(found, tree.merge(graph_2, frozen_2 | away)(inputs))
+
+
+def test_they_act_in_one_order():
+    text = ("ssf", "lora", "adaptformer", "adapter")
+    (a, x, (_, tuned, _)), (b, _, (_, other, _)) = (
+        tuned_model(names, "vit") for names in (text, text[::-1])
+    )
+    assert np.array_equal(a(x), b(x)) and tuned.keys() == other.keys()
+    assert a.visual.blocks[0].order == ("lora", "ssf", "adapter", "adaptformer")
+
+
+def test_vpt_is_one_of_two():
+    with pytest.raises(UserError, match="vpt_deep replaces .*Give one"):
+        tuners.parse_names("vpt_shallow+lora+vpt_deep")
+
+
+class Doubler(Tuner):
+    """A tuner from outside the package: doubles what every value projection gives."""
+
+    merges = True
+
+    def __init__(self, site, *, rngs):
+        self.factor = Tuned(jnp.full((), 2.0))
+
+    def linear(self, name, y, out):
+        return self.factor[...] * out if name == "v" else out
+
+    def fold(self, name, kernel, bias):
+        return (self.linear(name, None, kernel), self.linear(name, None, bias))
+
+
+def test_a_tuner_from_outside_plugs_in(monkeypatch):
+    monkeypatch.setitem(tuners.TUNERS, "doubler", Doubler)
+    tuned, tower, images = new("vit")
+    tuners.attach(tower, tuners.parse_names("doubler+adaptformer"), CLASSES, rngs=nnx.Rngs(0))
+    by_hand, tower, _ = new("vit")
+    for block in tower.blocks:
+        block.v.kernel[...] *= 2
+        block.v.bias[...] *= 2
+    close(tuned(images), by_hand(images))
+    tuners.attach(tower, ("doubler",), CLASSES, rngs=nnx.Rngs(0))
+    close(tuners.merge(by_hand)(images), by_hand(images))
+
+
+# -- merging
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("vit", ("aft",)), ("vit", ("lora",)), ("vit", ("lora_mlp",)), ("vit", ("ssf",)),
+        ("vit", ("aft", "lora", "lora_mlp", "ssf", "bitfit", "ln")),
+        ("text", ("aft", "lora", "lora_mlp", "ssf")), ("resnet", ("ssf", "bn")),
+    ],
+)  # fmt: skip
+def test_merged_weights_give_the_same_logits(kind, names):
+    model, inputs, (graph, tuned, frozen) = tuned_model(names, kind, parts="attn+mlp+ln")
+    untuned, _, _ = new(kind)
+    model = tree.merge(graph, stirred(tuned) | frozen)
+    expected = model(inputs)
+    assert not np.allclose(expected, untuned(inputs), atol=0.01)
+    merged = tuners.merge(model)
+    assert tree.flatten(merged)[1].keys() == tree.flatten(untuned)[1].keys()
+    close(merged(inputs), expected)
+    assert np.array_equal(model(inputs), expected)  # which is as it was
+
+
+ROTARY = VisionConfig(
+    16, 4, 16, 2, 2, HIDDEN, "silu", ln_pre=False, registers=2, rope=100.0, layer_scale=True,
+    gated=True, unbiased=("q", "k", "v"),
+)  # fmt: skip
+MAP = VisionConfig(16, 8, WIDTH, 2, 2, HIDDEN, "gelu_tanh", pool="map", ln_pre=False)
+
+
+def test_layers_without_bias_get_one_when_merged():
+    tower = filled(lambda: VisionTransformer(ROTARY, rngs=nnx.Rngs(0)))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
+    tuners.attach(tower, ("aft", "ssf", "lora"), 5, rngs=nnx.Rngs(0), ratio=0.2)
+    graph, tuned, frozen = state.split(tower, tuners.trainable((), 2))
+    tower = tree.merge(graph, stirred(tuned) | frozen)
+    close(run(tuners.merge(tower), images), run(tower, images))
+
+
+def test_what_cannot_be_merged_is_named():
+    model, _, _ = tuned_model(("adapter", "lora", "vpt_deep"), "vit")
+    with pytest.raises(UserError, match="^adapter and vpt_deep cannot.*aft, lora, lora_mlp, ssf"):
+        tuners.merge(model)
+    plain = filled(lambda: ResNet(ResNetConfig(32, 8, 4, (2,), (1,)), rngs=nnx.Rngs(0)))
+    tuners.attach(plain, ("ssf",), 5, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="pools by the mean"):
+        tuners.merge(plain)
+
+
+# -- prompts, and the last block's shortcut
+
+
+@pytest.mark.parametrize("sizes", [ROTARY, MAP, VIT], ids=["rotary", "map", "cls"])
+def test_the_place_of_prompts_changes_nothing(sizes):
+    """Attention takes tokens as a set, if positions and angles stay with their tokens."""
+    features, images = [], np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    for place in ("start", "end"):
+        tower = filled(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))
+        before = run(tower, images)
+        tuners.attach(tower, ("vpt_deep",), 5, rngs=nnx.Rngs(0), prompts=3, place=place)
+        for i, block in enumerate(tower.blocks):
+            prompt = block.tuners["vpt_deep"].prompt
+            prompt[...] = jnp.asarray(np.random.default_rng(i).normal(size=prompt.shape))
+        features.append(run(tower, images))
+    close(*features)
+    assert not np.allclose(features[0], before, atol=0.01)
+
+
+def test_the_start_of_prompts():
+    def prompts(place):
+        sizes = VisionConfig(16, 8, 64, 1, 1, 8)
+        tower = filled(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))
+        tuners.attach(tower, ("vpt_deep",), 5, rngs=nnx.Rngs(0), prompts=99, place=place)
+        return np.asarray(tower.blocks[0].tuners["vpt_deep"].prompt[...])
+
+    bound = (6 / (3 * 8**2 + 64)) ** 0.5
+    assert prompts("end").min() == pytest.approx(-bound, rel=0.01)
+    assert prompts("end").max() == pytest.approx(bound, rel=0.01)
+    assert prompts("start").std() == pytest.approx(0.02, rel=0.05)
+    _, tower, _ = new("text")
+    with pytest.raises(UserError, match="no text looks behind its end"):
+        tuners.attach(tower, ("vpt_deep",), 5, rngs=nnx.Rngs(0), place="end")
+
+
+def test_last_block_for_the_first_token_alone_is_exact():
+    names = [name for name in tuners.TUNERS if name != "vpt_shallow"]
+    model, _, (graph, tuned, frozen) = tuned_model(names, "vit", parts="attn+mlp+ln")
+    block: Block = tree.merge(graph, stirred(tuned) | frozen).visual.blocks[1]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, WIDTH)), jnp.float32)
+    x, _, prompts = block.tokens(x, None, 0)
+    assert prompts == 2 and x.shape == (3, 7, WIDTH)
+    whole, first = block(x), block(x, first_only=True)
+    assert first.shape == (3, 1, WIDTH)
+    close(first, whole[:, :1])
+
+
+# -- which leaves are trained, and mistakes
+
+
+def test_trainable_leaves_of_each_method():
+    def chosen(names, kind="vit", depth=2, **where):
+        _, _, (_, tuned, _) = tuned_model(names, kind, **where)
+        return {"/".join(path.split("/")[1:depth]) for path in tuned if "head" not in path}
+
+    blocks = {f"blocks/{i}" for i in range(BLOCKS)}
+    assert chosen((), depth=3) == set()
+    assert chosen(("full",), depth=3) == blocks
+    assert chosen(("bitfit",), depth=3, partial=1) == {"blocks/1"}
+    assert chosen(("ln",), depth=4, layers="0") == {"blocks/0/ln1", "blocks/0/ln2"}
+    assert chosen(("lora",), depth=3, layers="0:1", partial=1) == {"blocks/0"}
+    assert chosen(("adaptformer",), depth=3, partial=1) == {"blocks/1"}
+    assert chosen(("vpt_shallow",), depth=3) == {"blocks/0"}
+    assert chosen(("full",), "text", depth=3) == blocks
+    assert chosen(("full",), "resnet") == {"stem", "blocks", "pool"}
+    assert chosen(("full",), "resnet", partial=1, depth=3) == {"blocks/2"}
+    assert chosen(("bn",), "resnet", partial=1, depth=4) == {
+        f"blocks/2/{name}" for name in ("bn1", "bn2", "bn3", "down_bn")
+    }
+
+
+@pytest.mark.parametrize("text", ["adaptfromer", "adaptformer+adaptformer", "a,b", ""])
+def test_wrong_tuner_names(text):
+    with pytest.raises(UserError, match="adaptformer"):
+        tuners.parse_names(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"parts": "atn"}, "tuner.parts.*Did you mean 'attn'"),
+        ({"parts": "attn+"}, "tuner.parts"),
+        ({"place": "ends"}, "tuner.place.*Did you mean 'end'"),
+        ({"init": "kaiming_norm"}, "tuner.init.*Did you mean 'kaiming_normal'"),
+    ],
+)
+def test_wrong_options(options, words):
+    with pytest.raises(UserError, match=words):
+        Options(**options)
+
+
+def test_aft_needs_a_part_of_its_own():
+    _, tower, _ = new("vit")
+    with pytest.raises(UserError, match="aft needs attn or mlp"):
+        tuners.attach(tower, ("aft",), 5, rngs=nnx.Rngs(0), parts="ln")
+
+
+@pytest.mark.parametrize(
+    ("partial", "named", "expected"),
+    [
+        (0, "", range(12)), (3, "", (9, 10, 11)), (0, "0,2,5", (0, 2, 5)), (3, "3:7", (3, 4, 5, 6)),
+        (0, " 10 : 12, 1", (1, 10, 11)),
+    ],
+)  # fmt: skip
+def test_layers_by_hand(partial, named, expected):
+    assert tuple(tuners.layers(12, partial, named)) == tuple(expected)
+
+
+def test_layers_that_there_are_not():
+    with pytest.raises(UserError, match="12 blocks"):
+        tuners.layers(12, 13)
+    for named in ("12", "3:13", "5:5", "7:3", "-1", "a", "1;2", "0,", ":"):
+        with pytest.raises(UserError, match="blocks 0 to 11.*'6:12'"):
+            tuners.layers(12, 0, named)
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "classes", "published"),
+    [
+        (768, 12, 100, 101_436), (768, 12, 365, 175_212),
+        (768, 12, 1000, 617_868), (768, 12, 8142, 4_749_324),
+        (1024, 24, 100, 172_104), (1024, 24, 365, 270_456),
+        (1024, 24, 1000, 860_568), (1024, 24, 8142, 6_368_280),
+    ],
+)  # fmt: skip
+def test_tuned_parameters_are_those_of_the_papers(width, layers, classes, published):
+    sizes = VisionConfig(224, 16, width, layers, width // 64, 4 * width)
+
+    def model():
+        rngs = nnx.Rngs(0)
+        visual = VisionTransformer(sizes, rngs=rngs)
+        tuners.attach(visual, ("adaptformer",), classes, rngs=rngs)
+        return Classifier(visual, CosineHead(jnp.zeros((classes, width))))
+
+    _, leaves = tree.flatten(nnx.eval_shape(model))
+    mask = state.trainable_mask(leaves, tuners.trainable(("adaptformer",), layers))
+    sizes = {path: int(np.prod(leaves[path].shape)) for path, tuned in mask.items() if tuned}
+    assert sizes.pop("head/weight") == classes * width
+    assert sum(sizes.values()) == published
