@@ -14,6 +14,7 @@ and "same:i/n" or "linear:i/n" where ours is the i-th of n equal parts of theirs
 axis.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -142,13 +143,18 @@ def to_ours(
             faults.append(f"not finite  {wanted[path][0]}: it holds NaN or infinity")
         elif not incomplete:
             yield path, ours
-    faults = list(dict.fromkeys(faults))  # a part that is wrong is wrong three times
-    if faults or unexpected:
-        shown = "\n  ".join([*_first(faults), *_first(unexpected)])
+    faults = list(dict.fromkeys([*faults, *unexpected]))  # a part that is wrong is so three times
+    if faults:
+        kinds = itertools.groupby(sorted(faults, key=_kind), _kind)
+        shown = "\n  ".join(line for _, lines in kinds for line in _first([*lines]))
         raise UserError(
-            f"{where} does not hold the expected weights ({len(faults) + len(unexpected)} of "
+            f"{where} does not hold the expected weights ({len(faults)} of "
             f"{len(used) + len(extra)} names at fault):\n  {shown}\n{remedy}"
         )
+
+
+def _kind(fault: str) -> str:
+    return fault.split()[0]
 
 
 def _first(lines: list[str], most: int = 12) -> list[str]:
