@@ -110,7 +110,7 @@ POOL = "visual.attnpool.c_proj.weight"
     (lambda a: a.pop("visual.layer4.0.conv1.weight"), ["ResNet in OpenAI's naming", "layer4.0"]),
     (lambda a: a.update({"visual.layer1.0.se.weight": np.ones(3)}), ["unexpected", "layer1.0.se"]),
     (lambda a: a.update({"visual.layer1.1.conv1.weight": a["visual.layer1.0.conv1.weight"]}),
-     ["missing", "layer1.1.bn1.weight", "and 3 more", "wrong shape", "expected (8, 32, 1, 1)"]),
+     ["missing", "layer1.1.bn1.weight", "and 2 more", "wrong shape", "expected (8, 32, 1, 1)"]),
     (lambda a: a.update({CONV: a[CONV][:, :-1].copy()}), ["wrong shape", CONV, "(16, 15, 3, 3)"]),
     (lambda a: a.update({POOL: a[POOL].T.copy()}), ["wrong shape", POOL, "found (256, 48)"]),
     (lambda a: a.update({NORM: np.full_like(a[NORM], np.nan)}), ["not finite", NORM]),
