@@ -18,7 +18,7 @@ from lift_jax import init, log, losses, metrics, optim, prompts, text_head
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.data import catalog, loader
-from lift_jax.data.sources import Dataset, Split
+from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError, unknown
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, Classifier, Vision

@@ -16,7 +16,7 @@ from rich.progress import track
 from lift_jax import mesh as mesh_lib
 from lift_jax import steps
 from lift_jax.data import augment, loader
-from lift_jax.data.sources import Images, Split
+from lift_jax.data.images import Images, Split
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Tower

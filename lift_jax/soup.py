@@ -21,7 +21,7 @@ from rich.console import Console
 from lift_jax import checkpoint, export, folder, log, metrics, optim, report, train
 from lift_jax import config as config_lib
 from lift_jax.data import catalog, loader
-from lift_jax.data.sources import Dataset
+from lift_jax.data.images import Dataset
 from lift_jax.errors import UserError, fail
 from lift_jax.state import State
 

@@ -21,7 +21,7 @@ from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.build import Setup, build, some
 from lift_jax.data import augment, loader
-from lift_jax.data.sources import Dataset
+from lift_jax.data.images import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluate import evaluate
 from lift_jax.models.backbone import Classifier

@@ -19,7 +19,7 @@ from lift_jax import build as build_lib
 from lift_jax import config as config_lib
 from lift_jax import init, mesh, prompts, steps, train
 from lift_jax.data import catalog
-from lift_jax.data.sources import ArrayImages, Split
+from lift_jax.data.images import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.models.heads import normalise
 from lift_jax.models.vit import VisionConfig

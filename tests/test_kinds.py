@@ -14,7 +14,7 @@ from rich.console import Console
 import lift_jax
 from lift_jax import init, steps, train
 from lift_jax import mesh as mesh_lib
-from lift_jax.data.sources import Split
+from lift_jax.data.images import Split
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import normalise

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lift_jax.data import loader
 from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
-from lift_jax.data.sources import ArrayImages, FileImages, Split
+from lift_jax.data.images import ArrayImages, FileImages, Split
 from lift_jax.errors import UserError
 
 RES = 4

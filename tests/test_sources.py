@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lift_jax.data import catalog, sources
+from lift_jax.data import catalog, decode, images
 from lift_jax.errors import UserError
 
 
@@ -423,7 +423,7 @@ def test_splits_travel_to_other_processes(tmp_path, name):
 
 def test_images_and_labels_must_agree_in_number():
     with pytest.raises(ValueError, match="3 images but 2 labels"):
-        sources.Split(sources.FileImages("", ["a", "b", "c"]), np.zeros(2))
+        images.Split(images.FileImages("", ["a", "b", "c"]), np.zeros(2))
 
 
 # --- reading images ---
@@ -435,7 +435,7 @@ def saved(tmp_path, image, name="image.png", **options):
 
 
 def first_pixel(path):
-    image = sources.read_image(path)
+    image = decode.read_image(path)
     assert image.mode == "RGB"
     return image.getpixel((0, 0))
 
@@ -468,16 +468,16 @@ def test_sixteen_bits_are_scaled(tmp_path):
         assert first_pixel(saved(tmp_path, image)) == (level,) * 3
         assert first_pixel(saved(tmp_path, image, "i.tif")) == (level,) * 3
     wide = Image.fromarray(np.full((3, 3), 70_000, np.int32))
-    assert "70000" in message(lambda: sources.read_image(saved(tmp_path, wide, "w.tif")))
+    assert "70000" in message(lambda: decode.read_image(saved(tmp_path, wide, "w.tif")))
     real = Image.fromarray(np.zeros((3, 3), np.float32))
-    assert "floating-point" in message(lambda: sources.read_image(saved(tmp_path, real, "f.tif")))
+    assert "floating-point" in message(lambda: decode.read_image(saved(tmp_path, real, "f.tif")))
 
 
 def test_orientation_is_not_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     path = saved(tmp_path, Image.new("RGB", (7, 5)), "turned.jpg", exif=exif)
-    assert sources.read_image(path).size == (7, 5)
+    assert decode.read_image(path).size == (7, 5)
 
 
 def jpeg(image=None):
@@ -518,7 +518,7 @@ def test_unreadable_images_name_file_cause_and_remedy(tmp_path, content, cause):
     path = tmp_path / "some image.jpg"
     if content is not None:
         path.write_bytes(content)
-    split = sources.Split(sources.FileImages(str(tmp_path), [path.name]), np.zeros(1))
+    split = images.Split(images.FileImages(str(tmp_path), [path.name]), np.zeros(1))
     said = message(lambda: split.images[0])
     assert str(path) in said and cause in said and "Replace the file" in said
 
@@ -536,7 +536,7 @@ def test_random_damage_is_read_or_reported(tmp_path):
             body[rng.integers(0, min(len(body), 400), 3)] = rng.integers(0, 256, 3)
             path.write_bytes(body[: rng.integers(1, 2 * len(body))].tobytes())
             try:
-                outcomes[sources.read_image(path).mode] += 1
+                outcomes[decode.read_image(path).mode] += 1
             except UserError as error:
                 assert str(path) in str(error)
                 outcomes["error"] += 1
@@ -547,10 +547,10 @@ def test_corrupt_exif_is_silent_outside_of_tests(tmp_path):
     # Pillow warns of this while it opens the file; the module's filter takes effect at import.
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0" + bytes(range(40))
     path = saved(tmp_path, Image.new("RGB", (7, 5)), "e.jpg", exif=exif)
-    code = f"import lift_jax.data.sources as s; print(s.read_image({str(path)!r}).size)"
+    code = f"import lift_jax.data.decode as s; print(s.read_image({str(path)!r}).size)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("(7, 5)\n", "")
     with pytest.raises(UserError, match="EXIF"):  # the file is one that Pillow does warn of
-        sources.read_image(path)
+        decode.read_image(path)

@@ -15,7 +15,7 @@ from rich.console import Console
 import lift_jax
 from lift_jax import losses, mesh, optim, state, steps
 from lift_jax.data import augment, loader
-from lift_jax.data.sources import ArrayImages, Split
+from lift_jax.data.images import ArrayImages, Split
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead

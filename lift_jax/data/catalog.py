@@ -14,10 +14,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from lift_jax.data.images import ArrayImages, Dataset, Split
 from lift_jax.data.sources import (
-    ArrayImages,
-    Dataset,
-    Split,
     cifar_files,
     cifar_records,
     folder_classes,

@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import Int
 
 from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
-from lift_jax.data.sources import Split
+from lift_jax.data.images import Split
 from lift_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]

@@ -1,172 +1,19 @@
-"""Splits and the places that images come from: arrays in memory, folders, list files, archives.
-
-Images of files are decoded when they are asked for. Every way in which a file can be wrong ends in
-a `UserError` that names the file, also from a loader's thread or worker process.
-"""
+"""The places that data sets come from: folders, list files, archives."""
 
 import os
 import re
 import tarfile
-import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
+from lift_jax.data.images import FileImages, Split
 from lift_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # a file's name may lie about these
-MAX_PIXELS = 89_478_485  # where Pillow starts to suspect a decompression bomb
-
-# Pillow reads EXIF for the resolution, which nobody uses here, and warns where it is corrupt, as in
-# some images of ImageNet. Too large an image is an error below, so its warning would be a second
-# message. Set once: catching warnings around each image is not safe in threads.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-# --- what a data set is ---
-
-
-class Images(Protocol):
-    """Random access to images; picklable, so that worker processes can hold it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
-        """Returns image i in RGB. Raises UserError where its file cannot be read."""
-        ...
-
-    def name(self, i: int) -> str:
-        """Returns the path of image i, or what stands for it in messages."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images and their labels."""
-
-    images: Images
-    labels: Int[np.ndarray, "n"]
-
-    def __post_init__(self):
-        object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
-        if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A training split, a test split and what their labels mean.
-
-    `grouped_by` are the counts [c] that decide many, medium and few shot; None for the data set's
-    own.
-    """
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    grouped_by: Int[np.ndarray, "c"] | None = None
-
-    @property
-    def counts(self) -> Int[np.ndarray, "c"]:
-        """Returns n_c, the training images of each class."""
-        return np.bincount(self.train.labels, minlength=len(self.class_names)).astype(np.int64)
-
-    @property
-    def group_counts(self) -> Int[np.ndarray, "c"]:
-        """Returns the counts that decide many, medium and few shot."""
-        return self.counts if self.grouped_by is None else self.grouped_by
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayImages:
-    """Images of one size held in memory. `rows` are their places in the set they came from."""
-
-    pixels: UInt8[np.ndarray, "n h w 3"]
-    origin: str
-    rows: Int[np.ndarray, "n"]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        return self.pixels[i]
-
-    def name(self, i: int) -> str:
-        return f"{self.origin}, image {self.rows[i]}"
-
-
-@dataclass(frozen=True, eq=False)
-class FileImages:
-    """Image files below `root`, decoded when asked for."""
-
-    root: str
-    paths: Sequence[str] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Image.Image:
-        return read_image(self.name(i))
-
-    def name(self, i: int) -> str:
-        return os.path.join(self.root, self.paths[i])
-
-
-# --- reading an image ---
-
-
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """Returns the image of a file in RGB, as stored: an EXIF orientation is not applied.
-
-    Raises UserError, which names the file and the cause, for whatever is wrong with the file.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, too many to open")
-            return to_rgb(image)
-    # Decoders raise nearly every kind of exception on damaged bytes (OSError, ValueError,
-    # SyntaxError, struct.error, EOFError, ...), and the remedy is the same for all.
-    except Exception as error:
-        cause = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(
-            f"Cannot read the image {os.fspath(path)}: {cause or type(error).__name__}. "
-            "Replace the file, or take it out of the data set (delete it, or its line in the list)."
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to RGB.
-
-    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits. Raises ValueError where
-    the range of brightness is unknown (floating point, 32-bit integers above 65,535).
-    """
-    if image.mode == "RGB" and not image.has_transparency_data:
-        image.load()
-        return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range, not 8-bit")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ValueError(f"its pixels run from {values.min()} to {values.max()}, not 16-bit")
-        return Image.fromarray(((values * 255 + 32_767) // 65_535).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 # --- folders: a directory a class ---
