@@ -50,13 +50,14 @@ class Dataset:
     """A training split, a test split and what their labels mean.
 
     `grouped_by` are the counts [c] that decide many, medium and few shot; None for the data set's
-    own.
+    own. `val` is what settings may be chosen on; None where the set has no such split.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     grouped_by: Int[np.ndarray, "c"] | None = None
+    val: Split | None = None
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:
