@@ -10,18 +10,12 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from lift_jax import report, sweep, train
+from lift_jax import command, report, sweep, train
 from lift_jax.errors import UserError, fail, unknown
 from lift_jax.weights.native import cache_folder
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with an argument after a colon if wanted.",
-    lock_config=True,
-)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
 MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
 SWEEP = flags.DEFINE_string("sweep", "", "Run the cells of a table of configs/sweeps.py.")
@@ -30,38 +24,16 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Runs, from the config's seed on: mean 
 MODES = ("train", "evaluate", "zero_shot")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags, every mistake in them as one message."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-        raise SystemExit(fail(e)) from None
-    except UserError as e:  # from the config file
-        raise SystemExit(fail(e)) from None
-    except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
-        text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
-        raise SystemExit(fail(f"The config has no such key: {text}")) from None
-
-
 def chosen_run() -> tuple[ConfigDict, str]:
     """Config and run folder of the flags. Raises UserError if one is absent or does not exist."""
-    if CONFIG.value is None or not WORKDIR.value:
-        raise UserError(
-            "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
-            "--workdir=runs/demo"
-        )
-    try:
-        CONFIG.value.lock()  # how config_flags says that the file is missing: at the first use
-    except OSError:
-        path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
-        known = [str(file) for file in sorted(path.parent.glob("*.py"))]
-        if known:
-            raise unknown("config (--config)", str(path), known) from None
-        raise UserError(
-            f"There is no config file {path} (--config). Start from the repository's root, where "
-            "configs/ lies."
-        ) from None
-    return CONFIG.value, WORKDIR.value
+    usage = (
+        "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
+        "--workdir=runs/demo"
+    )
+    config = command.chosen_config(usage)
+    if not WORKDIR.value:
+        raise UserError(usage)
+    return config, WORKDIR.value
 
 
 def run_table(config: ConfigDict, workdir: str) -> None:
@@ -72,7 +44,7 @@ def run_table(config: ConfigDict, workdir: str) -> None:
         raise UserError(f"--mode={MODE.value} is for a single run: leave --sweep and --seeds out.")
     if PART.value and not SWEEP.value:
         raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
-    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    path, _, argument = command.config_filename().partition(":")
     file = Path(path).stem
     changes = sweeps.cells(SWEEP.value, config, file) if SWEEP.value else {"": {}}
     cells = sweep.settle(config, changes)
@@ -113,4 +85,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=command.parse_flags)

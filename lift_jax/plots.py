@@ -4,10 +4,12 @@ Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart;
 styles differ as well.
 """
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +26,16 @@ STYLES = {
 SHADES = {"many": "#EDF2F7", "medium": "#FFFFFF", "few": "#FBF1E6"}
 NAMED = 30  # up to so many classes are named on the axis
 DOTTED = 60  # up to so many classes or steps are drawn one by one; more get a running mean
+
+
+def write(figure: Figure, path: Path) -> bytes:
+    """Writes a figure as PNG, complete or not at all; returns what it wrote."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=160)
+    torn = path.with_name(f".{path.name}.tmp")
+    torn.write_bytes(data.getvalue())
+    torn.replace(path)
+    return data.getvalue()
 
 
 def class_figure(
@@ -70,13 +82,55 @@ def class_figure(
     bottom.bar(x, np.maximum(train_counts[order], 0.5), width=0.8 if few else 1.0, color="#9AA5B1")
     bottom.set(yscale="log", ylabel="train images", xlim=(-0.6, len(order) - 0.4))
     bottom.set_ylim(bottom=0.8 * max(0.5, train_counts.min()))  # the smallest bar still shows
-    if len(order) <= NAMED:
-        bottom.set_xticks(x, [names[c] for c in order], rotation=35, ha="right")
-        for label in bottom.get_xticklabels():
-            label.set_parse_math(False)  # a name may hold dollar signs
-    else:
-        bottom.set_xlabel(f"{len(order):,} classes, from the most training images to the fewest")
+    _name_classes(bottom, [names[c] for c in order])
     return _clean(figure)
+
+
+def frequency_figure(
+    counts: Mapping[str, Int[np.ndarray, " c"]], groups: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """Returns images by class for each split (by its name, training first), head first."""
+    height = {"many": 0, "medium": 1, "few": 2}
+    train = next(iter(counts.values()))
+    order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train[c], c))
+    x = np.arange(len(order))
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    _shade(axes, axes, [groups[c] for c in order])
+    few = len(order) <= DOTTED
+    for i, (split, number) in enumerate(counts.items()):
+        shown = np.where(number > 0, number, np.nan)[order]  # a class without images has no mark
+        if i == 0:
+            axes.bar(x, shown, width=0.8 if few else 1.0, color="#9AA5B1", label=split)
+        else:
+            style = {"marker": "s^"[i % 2] if few else ".", "linestyle": "", "markersize": 5}
+            axes.plot(x, shown, color=PALETTE[i - 1], label=split, **style)
+    axes.set(yscale="log", ylabel="images", xlim=(-0.6, len(order) - 0.4))
+    axes.set_ylim(bottom=0.4)
+    _name_classes(axes, [names[c] for c in order])
+    figure.legend(loc="outside lower left", frameon=False, ncols=3)
+    return _clean(figure)
+
+
+def views_figure(
+    rows: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]], columns: Sequence[str]
+) -> Figure:
+    """Returns a contact sheet: a row an image, by its title, and a column a view of it."""
+    figure = Figure(figsize=(1.25 * len(columns) + 1.6, 1.36 * len(rows) + 0.5))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (title, views) in zip(grid, rows.items(), strict=True):
+        for axes, view in zip(line, views, strict=True):
+            axes.imshow(view)
+            axes.set(adjustable="datalim", box_aspect=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+        line[0].yaxis.label.set_parse_math(False)
+    for axes, column in zip(grid[0], columns, strict=True):
+        axes.set_title(column, fontsize=8)
+    return figure
 
 
 def training_figure(steps: Sequence[Step]) -> Figure:
@@ -173,6 +227,16 @@ def sweep_figure(
     figure.suptitle(title)
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return _clean(figure)
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Names the classes below the axis, or tells their number where they are many."""
+    if len(names) > NAMED:
+        axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
+        return
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)  # a name may hold dollar signs
 
 
 def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:

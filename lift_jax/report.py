@@ -7,7 +7,6 @@ get a comparison, report_compare.html, in the first of them or in DIR.
 import argparse
 import base64
 import html
-import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -144,10 +143,7 @@ def _section(title: str, body: str) -> str:
 
 def _embed(figure: Figure, path: Path, alt: str) -> str:
     """Writes a figure as PNG and returns it as an image inside the page."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=160)
-    path.write_bytes(data.getvalue())
-    text = base64.b64encode(data.getvalue()).decode()
+    text = base64.b64encode(plots.write(figure, path)).decode()
     return f'<img alt="{alt}" src="data:image/png;base64,{text}">'
 
 

@@ -343,9 +343,7 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
         file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
-        torn = workdir / ".sweep.png.tmp"
-        figure(title, table).savefig(torn, format="png", dpi=160)
-        torn.replace(workdir / "sweep.png")
+        plots.write(figure(title, table), workdir / "sweep.png")
 
 
 def figure(title: str, table: Sequence[Row]) -> Figure:

@@ -139,6 +139,24 @@ def load_backbone(
     return _load(file, place)
 
 
+def sizes(name_or_path: str | Path) -> BackboneConfig:
+    """The sizes of a backbone on this machine, without reading its weights.
+
+    Raises UserError for one that would have to be downloaded, and as `load_backbone` does.
+    """
+    if str(name_or_path) == "debug":
+        return DEBUG
+    path = hub.DEMO if str(name_or_path) == "demo" else Path(name_or_path).expanduser()
+    if not path.exists():
+        raise UserError(f"The backbone {name_or_path} is not on this machine.")
+    file = _native_file(path)
+    described = native.describe(file) if file is not None else None
+    if described is not None:
+        return described[0]
+    source = open_source(path)
+    return _format_of(source).read_config(source)
+
+
 def convert(
     source: str | Path, folder: str | Path, dtype: DTypeLike | None = None, **sizes: Any
 ) -> BackboneConfig:
