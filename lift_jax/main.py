@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
+from rich.console import Console
 
-from lift_jax import command, report, sweep, train
+from lift_jax import command, distributed, report, sweep, train
 from lift_jax.errors import UserError, fail, unknown
 from lift_jax.weights.native import cache_folder
 
@@ -21,6 +22,9 @@ MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
 SWEEP = flags.DEFINE_string("sweep", "", "Run the cells of a table of configs/sweeps.py.")
 PART = flags.DEFINE_string("sweep_cells", "", "i/n: of a sweep, the i-th of n parts alone.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Runs, from the config's seed on: mean and deviation.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, from 0.")
+PROCESS_COUNT = flags.DEFINE_integer("process_count", 0, "Of all processes.")
 MODES = ("train", "evaluate", "zero_shot")
 
 
@@ -71,6 +75,8 @@ def main(argv: list[str]) -> None:
         if MODE.value not in MODES:
             raise unknown("mode (--mode)", MODE.value, MODES)
         config, workdir = chosen_run()
+        distributed.start(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
+        distributed.tell(Console(quiet=jax.process_index() != 0))
         if SWEEP.value or PART.value or SEEDS.value != 1:
             run_table(config, workdir)
             return

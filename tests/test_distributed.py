@@ -1,0 +1,151 @@
+"""Several processes as one program: real ones on this machine, and what launchers tell."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import folder
+from lift_jax import distributed, log, train
+from lift_jax.errors import UserError
+
+CHANGES = {"train.epochs": 3, "train.batch": 16}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_processes(workdir, count, devices, *arguments):
+    """Starts the command `count` times and returns the processes."""
+    port = free_port()
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [
+        sys.executable, "-m", "lift_jax.main", "--config=configs/folder.py:debug",
+        *(f"--config.{key}={value}" for key, value in CHANGES.items()),
+        f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", f"--process_count={count}",
+        *arguments,
+    ]  # fmt: skip
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_two_processes_are_one_program(tmp_path):
+    """2 processes of 4 devices against 1 of 8: equal losses (1e-5) and equal metrics."""
+    processes = start_processes(tmp_path / "two", 2, 4)
+    config = folder.get_config("debug")
+    config.update_from_flattened_dict(CHANGES)
+    assert jax.device_count() == 8
+    alone = train.run(config, tmp_path / "one")
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "2 processes with 8 devices: 0 on" in said[0]
+    assert "Accuracy" in said[0] and "Accuracy" not in said[1]  # the first alone speaks
+
+    losses = [
+        [step.loss for step in log.read_log(tmp_path / run / log.LOG)] for run in ("one", "two")
+    ]
+    assert len(losses[0]) == 3 * 4 == len(losses[1])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    together = json.loads((tmp_path / "two" / train.METRICS).read_text())
+    for row in train.ROWS:
+        assert together[row] == alone[row], row
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The arguments of jax.distributed.initialize, which is not called."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR")):
+            monkeypatch.delenv(name)
+    return calls
+
+
+def set_environment(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_single_process_needs_nothing(started, monkeypatch):
+    distributed.start()
+    set_environment(monkeypatch, SLURM_PROCID="0", SLURM_STEP_NUM_TASKS="1")
+    distributed.start()
+    assert started == []
+
+
+def test_flags(started):
+    distributed.start("10.0.0.1:1234", 1, 3)
+    (call,) = started
+    assert call["coordinator_address"] == "10.0.0.1:1234"
+    assert (call["process_id"], call["num_processes"]) == (1, 3)
+    assert call["cluster_detection_method"] == "deactivate"
+    assert call["heartbeat_timeout_seconds"] <= 100  # the others of a dead process end soon
+
+
+SRUN = {
+    "SLURM_STEP_NODELIST": "n[01-02]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77",
+}  # fmt: skip
+
+
+def test_srun(started, monkeypatch):
+    set_environment(monkeypatch, **SRUN)
+    distributed.start()
+    assert (started[0]["process_id"], started[0]["num_processes"]) == (1, 2)
+    assert started[0]["coordinator_address"] is None  # JAX reads the list of nodes
+    assert "local_device_ids" not in started[0]
+    # one process for the four GPUs of a node takes all; one for each takes what JAX gives it
+    set_environment(monkeypatch, SLURM_GPUS_ON_NODE="4")
+    distributed.start()
+    assert started[1]["local_device_ids"] == [0, 1, 2, 3]
+    set_environment(monkeypatch, SLURM_STEP_NUM_TASKS="8")
+    distributed.start()
+    assert "local_device_ids" not in started[2] and started[2]["num_processes"] == 8
+
+
+def test_mpirun(started, monkeypatch):
+    set_environment(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
+    with pytest.raises(UserError, match="missing: --coordinator"):  # version 5 tells no address
+        distributed.start()
+    distributed.start("10.0.0.1:1234")
+    assert (started[0]["process_id"], started[0]["num_processes"]) == (1, 2)
+    set_environment(monkeypatch, OMPI_MCA_orte_hnp_uri="1531576320.0;tcp://10.96.0.1:34911")
+    distributed.start()
+    assert started[1]["coordinator_address"] is None
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("10.0.0.1:1234",), "missing: --process_id=I, --process_count=N"),
+    (("", 0, 2), "missing: --coordinator=HOST:PORT"),
+    (("10.0.0.1:1234", 2, 2), "--process_id is 2; .* from 0 to 1"),
+    (("10.0.0.1", 0, 2), "'10.0.0.1'; expected HOST:PORT"),
+])  # fmt: skip
+def test_wrong_flags(started, arguments, words):
+    with pytest.raises(UserError, match=words):
+        distributed.start(*arguments)
+    assert started == []
+
+
+def test_others_that_cannot_be_reached(started, monkeypatch):
+    def fail(**arguments):
+        raise RuntimeError("DEADLINE_EXCEEDED")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match="coordinator h:1, process 0 of 2.*DEADLINE"):
+        distributed.start("h:1", 0, 2)
