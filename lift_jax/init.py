@@ -1,5 +1,5 @@
 """How the head starts: from the names of the classes, from their images, or at random
-(SPEC: LIFT section 4.2)."""
+(LIFT section 4.2)."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence

@@ -65,7 +65,7 @@ class Backbone(nnx.Module):
         self.logit_bias = nnx.Param(jnp.zeros((), jnp.float32)) if config.logit_bias else None
 
     def encode_image(self, images: Float[Array, "n h w 3"], project: bool = False) -> Array:
-        """Normalised images to f32[n d], the feature (SPEC: LIFT section 3), or f32[n e] if
+        """Normalised images to f32[n d], the feature (LIFT section 3), or f32[n e] if
         projected into the space of the texts.
 
         Raises UserError for `project` without a text tower.

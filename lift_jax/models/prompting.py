@@ -56,7 +56,7 @@ def context_of(
 
 
 class TextHead(nnx.Module):
-    """exp(logit_scale) * cos(projected image, projected text of the class) (SPEC: LIFT+ section 5).
+    """exp(logit_scale) * cos(projected image, projected text of the class) (LIFT+ section 5).
 
     Trained are, besides tuners in the blocks of the text tower:
 

@@ -1,0 +1,282 @@
+"""What a training step costs: `python -m lift_jax.bench --config=configs/inat.py --classes=8142`.
+
+Times the step on the devices here, with random weights and images: images/s, share of the
+hardware's peak, memory. With --aot --devices=256 nothing is run: the step is compiled for so many
+simulated devices, and what each would hold, compute and send is printed, so that a job does not
+fail after hours in a queue.
+"""
+
+import math
+import os
+import re
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from lift_jax import build, command, losses, optim, state, steps, weights
+from lift_jax import config as config_lib
+from lift_jax import mesh as mesh_lib
+from lift_jax.errors import UserError, fail
+from lift_jax.models import tree, tuners
+from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.heads import HEADS
+from lift_jax.models.resnet import ResNet, ResNetConfig
+from lift_jax.models.vit import VisionConfig, VisionTransformer
+
+CLASSES = flags.DEFINE_integer("classes", 0, "Of the data set.")
+IMAGES = flags.DEFINE_integer("images", 0, "In its training split, for the time of an epoch.")
+AOT = flags.DEFINE_bool("aot", False, "Compile for simulated devices, without running.")
+DEVICES = flags.DEFINE_integer("devices", 8, "With --aot: how many.")
+STEPS = flags.DEFINE_integer("steps", 10, "Without --aot: timed steps, after two that are not.")
+
+# Sizes of backbones that need not be here to be compiled.
+SIZES = {
+    "clip_vit_b32": VisionConfig(224, 32, 768, 12, 12, 3072),
+    "clip_vit_b16": VisionConfig(224, 16, 768, 12, 12, 3072),
+    "clip_vit_l14": VisionConfig(224, 14, 1024, 24, 16, 4096),
+    "clip_vit_l14_336": VisionConfig(336, 14, 1024, 24, 16, 4096),
+}
+# Dense bfloat16 TFLOP/s of a device, as its maker states.
+PEAKS = {"H100": 989, "H200": 989, "A100": 312, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6": 918}
+# The cost model: devices, TFLOP/s of each, and the share of that which training reaches.
+MACHINES = {
+    "1 x H100": (1, 989), "8 x H100": (8, 989), "v5e-16": (16, 197), "v5e-256": (256, 197),
+}  # fmt: skip
+REACHED = 0.4
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A step to be compiled and all that goes into it, as shapes with their shardings."""
+
+    step: Any  # jitted
+    state: state.State
+    frozen: dict[str, Any]
+    batch: dict[str, Any]
+    mesh: Mesh
+
+
+def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) -> Problem:
+    """The training step of a config on a backbone of these sizes, without any weights.
+
+    Raises UserError for a batch that the devices do not share evenly, and for classifiers on texts.
+    """
+    names = build.check(config)
+    kind = config_lib.head_kind(config)
+    if kind == "text":
+        raise UserError(
+            "head.kind is 'text': the bench times classifiers with weights of their own."
+        )
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+    mesh_lib.check_batch(mesh, "train.batch", config.train.batch, config.train.accum)
+    options = tuners.Options.of(config.tuner)
+    resnet = isinstance(vision, ResNetConfig)
+
+    def model() -> Classifier:
+        rngs = nnx.Rngs(0)
+        if isinstance(vision, ResNetConfig):
+            visual = ResNet(vision, rngs=rngs)
+        else:
+            visual = VisionTransformer(vision, rngs=rngs)
+        tuners.attach(visual, names, classes, rngs=rngs, **asdict(options))
+        return Classifier(visual, HEADS[kind](jnp.zeros((classes, vision.width), jnp.float32)))
+
+    graph, leaves = tree.flatten(nnx.eval_shape(model))
+    blocks = 0 if isinstance(vision, ResNetConfig) else vision.layers
+    mask = state.trainable_mask(
+        leaves, tuners.trainable(names, blocks, options.partial, options.layers, resnet=resnet)
+    )
+    everywhere = mesh_lib.replicated(mesh)
+
+    def shape(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
+
+    frozen_dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+    tuned = {path: leaf for path, leaf in leaves.items() if mask[path]}
+    frozen = {
+        path: shape(leaf, mesh_lib.frozen_sharding(mesh, leaf.shape), frozen_dtype)
+        for path, leaf in leaves.items()
+        if not mask[path]
+    }
+    optimizer = optim.sgd(lambda step: config.train.lr, 0.9, config.train.weight_decay)
+    plain = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in tuned.items()}
+    whole = jax.eval_shape(lambda tuned: state.create(tuned, optimizer), plain)
+    counts = np.ones(classes)
+    loss = losses.make(config.loss.name, counts, **config_lib.loss_options(config))
+    rows, res = config.train.batch, vision.resolution
+    kinds = {"image": ((rows, res, res, 3), "uint8"), "label": ((rows,), "int32"),
+             "mask": ((rows,), "bool")}  # fmt: skip
+    sharding = mesh_lib.batch_sharding(mesh)
+    return Problem(
+        step=steps.make_train_step(graph, vision, loss, optimizer, mesh, config.train.accum),
+        state=jax.tree.map(lambda leaf: shape(leaf, everywhere), whole),
+        frozen=frozen,
+        batch={
+            name: jax.ShapeDtypeStruct(size, jnp.dtype(dtype), sharding=sharding)
+            for name, (size, dtype) in kinds.items()
+        },
+        mesh=mesh,
+    )
+
+
+def device_bytes(leaves: Any) -> int:
+    """Bytes on one device of arrays or shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(leaves)
+    )
+
+
+def collective_bytes(hlo: str) -> Counter[str]:
+    """Bytes that come out of each kind of collective of a compiled program, on one device."""
+    found: Counter[str] = Counter()
+    for line in hlo.splitlines():
+        match = re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
+        if match is None:
+            continue
+        for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
+            found[match[2]] += BYTES.get(kind, 1) * math.prod(
+                map(int, filter(None, shape.split(",")))
+            )
+    return found
+
+
+def describe(made: Problem, compiled: Any, console: Console) -> float:
+    """Prints memory, network and FLOPs of a compiled step; returns the FLOPs of one device."""
+    memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    frozen, tuned = device_bytes(made.frozen), device_bytes(made.state)
+    console.print(
+        f"Per device: frozen {mega(frozen)}, tuned with optimizer {mega(tuned)}, batch "
+        f"{mega(device_bytes(made.batch))}, activations and scratch "
+        f"{mega(memory.temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
+    )
+    sent = collective_bytes(compiled.as_text())
+    listed = ", ".join(f"{kind} {mega(size)}" for kind, size in sorted(sent.items()))
+    console.print(f"Per step over the network, of each device: {listed or 'nothing'}.")
+    return flops
+
+
+def mega(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+
+
+def ahead_of_time(
+    config: ConfigDict, vision: Vision, classes: int, images: int, console: Console
+) -> None:
+    """Compiles for the devices that there seem to be, and prints what that tells."""
+    begin = time.monotonic()
+    made = problem(config, vision, classes, bfloat16=True)
+    compiled = made.step.lower(made.state, made.frozen, made.batch).compile()
+    console.print(
+        f"{config.model.backbone}, {config.tuner.name}, {classes:,} classes, batch "
+        f"{config.train.batch} on {dict(made.mesh.shape)}: compiled in "
+        f"{time.monotonic() - begin:.0f} s, nothing was run. The compiler is the CPU's, which "
+        "computes bfloat16 in float32: on an accelerator activations take about half."
+    )
+    flops = describe(made, compiled, console) * made.mesh.size / config.train.batch
+    if not images:
+        return
+    table = Table(title=f"An epoch of {images:,} images: a model, not a measurement")
+    for column in ("machine", "TFLOP/s of a device", "images/s", "seconds"):
+        table.add_column(column, justify="left" if column == "machine" else "right")
+    for name, (count, peak) in MACHINES.items():
+        rate = count * peak * 1e12 * REACHED / flops
+        table.add_row(name, str(peak), f"{rate:,.0f}", f"{images / rate:,.1f}")
+    console.print(table)
+    console.print(
+        f"The model: {flops / 1e9:.1f} GFLOP an image, forward and backward, at {REACHED:.0%} of "
+        "the peak, with data arriving in time."
+    )
+
+
+def on_devices(
+    config: ConfigDict, vision: Vision, classes: int, count: int, console: Console
+) -> float:
+    """Times the step on the devices here; returns images per second."""
+    bfloat16 = config.model.precision == "bfloat16" or (
+        config.model.precision == "auto" and jax.default_backend() != "cpu"
+    )
+    made = problem(config, vision, classes, bfloat16)
+    leaves, structure = jax.tree.flatten((made.state, made.frozen, made.batch))
+
+    def fill(key: jax.Array) -> Any:
+        def one(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
+            return jnp.ones(leaf.shape, leaf.dtype)
+
+        return structure.unflatten([one(leaf) for leaf in leaves])
+
+    places = structure.unflatten([leaf.sharding for leaf in leaves])
+    current, frozen, batch = jax.jit(fill, out_shardings=places)(jax.random.key(0))
+    compiled = made.step.lower(current, frozen, batch).compile()
+    flops = describe(made, compiled, console)
+    seconds = []
+    for _ in range(count + 2):
+        begin = time.monotonic()
+        current, loss = compiled(current, frozen, batch)
+        jax.block_until_ready(loss)
+        seconds.append(time.monotonic() - begin)
+    best = float(np.median(seconds[2:]))
+    rate = config.train.batch / best
+    kind = jax.devices()[0].device_kind
+    peak = next((value for name, value in PEAKS.items() if name in kind), None)
+    share = f", {flops / best / 1e12 / peak:.1%} of its peak" if peak else ""
+    console.print(
+        f"{config.model.backbone} on {made.mesh.size} x {kind}: {1000 * best:.1f} ms a step of "
+        f"{config.train.batch}, {rate:,.1f} images/s, {flops / best / 1e12:.2f} TFLOP/s a "
+        f"device{share}."
+    )
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        console.print(f"Peak memory: {mega(stats['peak_bytes_in_use'])}.")
+    return rate
+
+
+def vision_sizes(config: ConfigDict) -> Vision:
+    """The sizes of the config's image tower. Raises UserError if they are not known here."""
+    name = config.model.backbone
+    sizes = SIZES[name] if name in SIZES else weights.sizes(name).vision
+    if config.model.resolution and isinstance(sizes, VisionConfig):
+        sizes = VisionConfig(**(asdict(sizes) | {"resolution": config.model.resolution}))
+    return sizes
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
+    if AOT.value:  # before anything asks for devices
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES.value}"
+        jax.config.update("jax_platforms", "cpu")
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        config = command.chosen_config(
+            "Give a config: python -m lift_jax.bench --config=configs/inat.py --classes=8142"
+        )
+        if CLASSES.value < 2:
+            raise UserError("Give the number of classes: --classes=8142.")
+        vision = vision_sizes(config)
+        if AOT.value:
+            ahead_of_time(config, vision, CLASSES.value, IMAGES.value, console)
+        else:
+            on_devices(config, vision, CLASSES.value, STEPS.value, console)
+    except UserError as e:
+        raise SystemExit(fail(e)) from None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=command.parse_flags)
