@@ -24,13 +24,34 @@ def start(argument: str | None) -> ConfigDict:
     c.seed = 0  # of the head, the tuners, the order and the crops of the images
 
     c.data = ConfigDict()
-    c.data.name = "folder"  # digits, folder, list, cifar100 or fake
-    c.data.root = ""  # the folder that holds the images
-    c.data.train_list = ""  # list: a file of lines `path label`, paths relative to root
+    # -- which images
+    # folder, list, table, inaturalist, tfds, cifar10, cifar100, digits or fake
+    c.data.name = "folder"
+    c.data.root = ""  # the folder that holds the images; cifar10, cifar100: "" downloads them
+    # list: lines `path label`; table: .csv, .tsv or .jsonl with the columns path, label or class,
+    # and maybe split; inaturalist: JSON of the competition. Paths are relative to root
+    c.data.train_list = ""
     c.data.test_list = ""
-    c.data.class_names = ""  # a text file, a name a line, in the order of the labels
-    c.data.test_share = 0.2  # folder without train/ and test/: the share of each class held out
-    c.data.imbalance = 1.0  # cifar100, digits: largest class / smallest; 1 leaves all images
+    c.data.val_list = ""  # list, table, inaturalist: to choose settings on; "": none
+    # list, table, folder, tfds: a text file, a name a line, in the order of the labels;
+    # inaturalist: categories.json, where train_list holds numbers for names (2018)
+    c.data.class_names = ""
+    c.data.level = "species"  # inaturalist: kingdom, phylum, class, order, family, genus, species
+    c.data.tfds = ""  # tfds: name, name:version or name/config:version, prepared as array_record
+    # -- what is held out or cut
+    c.data.test_share = 0.2  # folder, table without a test split: the share of each class held out
+    c.data.val_share = 0.0  # any: the share of each class's training images to choose settings on
+    c.data.imbalance = 1.0  # any: largest class / smallest of a long tail; 1 leaves all images
+    # training/validation/test images/classes of the papers; the run says if these are others
+    c.data.expected = ""
+    # -- how they are read
+    # where augmentation is off: gigabytes of what enters the lowest tuned block that are kept in
+    # the cache folder and read instead of images; 0: none
+    c.data.features_gb = 8.0
+    c.data.decode = "exact"  # or fast: JPEGs at less than full size and precision
+    c.data.prepared = ""  # what --prepare wrote; "": the user's cache; none: not used
+    c.data.exif = False  # turn images as their EXIF orientation says; the papers do not
+    c.data.on_bad_image = "error"  # or skip: pass over images that cannot be read, and list them
     c.data.workers = 0  # processes that decode images; 0 decodes in threads
 
     c.model = ConfigDict()
@@ -51,6 +72,9 @@ def start(argument: str | None) -> ConfigDict:
     c.tuner.parts = ""  # set by the method; ssf: "attn", "mlp", "ln" with + between; aft: not ln
     c.tuner.ratio = 0.0  # aft: share of the entries; 0: as many as the head has
     c.tuner.seed = 0  # aft: which entries
+    # set by the method; aft: of each kernel and bias by itself (each, as LIFT+), or one order of
+    # each layer's kernel and bias, through all blocks (joint, as LIFT)
+    c.tuner.mask = ""
     c.tuner.prompts = 0  # set by the method; vpt: prompts a block; 0: as many weights as the head
     c.tuner.place = ""  # set by the method; vpt: start (after CLS, as LIFT+) or end (as LIFT)
 
@@ -114,8 +138,13 @@ def start(argument: str | None) -> ConfigDict:
     c.test.batch = 128
     c.test.interpolation = ""  # set by the method
     c.test.tte = True  # test-time ensemble of crops
-    c.test.crops = "five"  # tte: five, or ten (those of the mirror image as well)
-    c.test.expand = 24  # tte: pixels that the image is larger than its crops
+    # tte: five; ten (those of the mirror image as well); random (resized as for rrc, half mirrored)
+    c.test.crops = "five"
+    c.test.expand = 24  # tte of five or ten: pixels that the image is larger than its crops
+    c.test.views = 10  # tte of random: how many
+    # also test with the logits less tau log prior (of the training images), tau chosen on the
+    # validation split
+    c.test.adjust = False
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500

@@ -1,9 +1,11 @@
 """CIFAR-100-LT, imbalance ratio 100 (10,847 training and 10,000 test images of 32x32).
 
-    python -m lift_jax.main --config=configs/cifar100.py --config.data.root=DIR --workdir=runs/cifar
+    python -m lift_jax.main --config=configs/cifar100.py --workdir=runs/cifar
 
-DIR holds the official binary archive, cifar-100-binary.tar.gz, as it is or unpacked. Other ratios:
---config.data.imbalance=50 or 10, and 1 for the whole of CIFAR-100.
+The official binary archive (169 MB) is downloaded once into ~/.cache/lift_jax; where there is no
+network, --config.data.root=DIR holds cifar-100-binary.tar.gz, as it is or unpacked. Other ratios:
+--config.data.imbalance=50 or 10, and 1 for the whole of CIFAR-100. CIFAR-10:
+--config.data.name=cifar10.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT, IR 100 / 50 / 10     81.7 / 83.1 / 84.9   leaderboard mirrors; with TTE or not is not said

@@ -23,6 +23,7 @@ def get_config(argument: str | None = None):
     # A digit fills its 32 pixels: a crop of 8 % of the area would show a piece of one stroke that
     # belongs to no class, and five crops need a margin in proportion (24 of 224 pixels there).
     c.train.min_area = 0.3
+    c.train.flip = False  # a mirrored digit is no digit
     c.test.expand = 4
 
     # Ten classes and four blocks give an automatic width of 1; 4 is still 0.7 % of the weights.

@@ -7,6 +7,8 @@
 
 The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not shipped
 here: a line `path label` an image, the paths relative to IMAGENET. names.txt has a class a line.
+--config.data.val_list=ImageNet_LT_val.txt adds the validation split, to choose settings on.
+The run says whether the numbers of images and classes are those above.
 Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
@@ -22,4 +24,5 @@ from lift_jax import config as config_lib
 def get_config(argument: str | None = None):
     c = base.start(argument)
     c.data.name = "list"
+    c.data.expected = "115846/20000/50000/1000"
     return config_lib.finish(c, argument)

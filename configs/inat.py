@@ -1,12 +1,11 @@
 """iNaturalist 2018: 437,513 training and 24,426 validation images of 8,142 species.
 
-    python -m lift_jax.main --config=configs/inat.py --config.data.root=INAT \\
-        --config.data.train_list=iNaturalist18_train.txt \\
-        --config.data.test_list=iNaturalist18_val.txt \\
-        --config.data.class_names=names.txt --workdir=runs/inat
+    python -m lift_jax.main --config=configs/inat.py --config.data.root=INAT --workdir=runs/inat
 
-The lists, made from the JSON files of the competition, have a line `path label` an image, the paths
-relative to INAT; names.txt has a class a line.
+INAT holds the JSON files of the competition, train2018.json and val2018.json, the categories.json
+that was published after it (the names), and the images below train_val2018/. Another level of the
+taxonomy: --config.data.level=genus. 2019 and 2021: --config.data.train_list=train2021.json,
+test_list, and class_names="" where the JSON has the names.
 Results are reported on the validation split, as in the papers.
 
 Published top-1 with CLIP ViT-B/16, in percent:
@@ -21,7 +20,11 @@ from lift_jax import config as config_lib
 
 def get_config(argument: str | None = None):
     c = base.start(argument)
-    c.data.name = "list"
+    c.data.name = "inaturalist"
+    c.data.train_list = "train2018.json"
+    c.data.test_list = "val2018.json"
+    c.data.class_names = "categories.json"
+    c.data.expected = "437513//24426/8142"
     c.train.epochs = {"lift": 20, "lift_plus": 15}[config_lib.parse_argument(argument).method]
     c.checkpoint.every_steps = 1000
     return config_lib.finish(c, argument)

@@ -6,6 +6,8 @@
 
 The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not shipped
 here: a line `path label` an image, the paths relative to PLACES. names.txt has a class a line.
+--config.data.val_list=Places_LT_val.txt adds the validation split, to choose settings on.
+The run says whether the numbers of images and classes are those above.
 Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
@@ -21,4 +23,5 @@ from lift_jax import config as config_lib
 def get_config(argument: str | None = None):
     c = base.start(argument)
     c.data.name = "list"
+    c.data.expected = "62500/7300/36500/365"
     return config_lib.finish(c, argument)

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from lift_jax import config as config_lib
 from lift_jax import sweep, train
 from lift_jax.data.augment import CROPS, SCHEDULES
-from lift_jax.errors import unknown
+from lift_jax.data.inaturalist import LEVELS
+from lift_jax.errors import UserError, unknown
 from lift_jax.losses import LOSSES
 from lift_jax.models.heads import HEADS
 from lift_jax.models.tuners import FOR_RESNETS, PATH_RULES, TUNERS
@@ -166,9 +167,27 @@ def backbones(c: ConfigDict, file: str) -> Cells:
     return cells
 
 
+def levels(c: ConfigDict, file: str) -> Cells:
+    """Zero-shot at every level of the taxonomy, by the names that the classes have there.
+
+    Raises UserError for data without a taxonomy.
+    """
+    if c.data.name != "inaturalist":
+        raise UserError(
+            f"data.name is {c.data.name!r}, which has no taxonomy: --sweep=levels is for "
+            "'inaturalist', as in configs/inat.py."
+        )
+    return {
+        level: {"data.level": level} | ({} if level == c.data.level else {"data.expected": ""})
+        for level in LEVELS
+    }
+
+
 def tte(c: ConfigDict, file: str) -> Cells:
-    """Crops of test-time ensembling; one training for all."""
-    return {crops: {"test.tte": True, "test.crops": crops} for crops in CROPS}
+    """Crops of test-time ensembling, of random ones several numbers; one training for all."""
+    cells = {crops: {"test.crops": crops} for crops in CROPS if crops != "random"}
+    views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10)}
+    return {name: {"test.tte": True} | changes for name, changes in (cells | views).items()}
 
 
 def expand(c: ConfigDict, file: str) -> Cells:
@@ -181,8 +200,9 @@ SWEEPS: dict[str, Callable[[ConfigDict, str], Cells]] = {
     "main": main, "ablation": ablation, "tuners": tuners, "dims": dims, "ratio": ratio,
     "partial": partial, "epochs": epochs, "mda": mda, "losses": losses, "heads": heads,
     "scales": scales, "inits": inits, "prompts": prompts, "backbones": backbones, "tte": tte,
-    "expand": expand,
+    "expand": expand, "levels": levels,
 }  # fmt: skip
+ZERO_SHOT = ("levels",)  # sweeps whose cells are not trained
 
 
 def cells(name: str, c: ConfigDict, file: str) -> Cells:
@@ -204,7 +224,7 @@ def with_tuner(name: str, c: ConfigDict, file: str) -> dict[str, Any]:
         "aft": {"tuner.ratio": 0.01 if lift and imagenet else 0.005},
         "coop": {
             "train.epochs": 50, "train.batch": 32, "train.lr": 0.002, "train.augment": "rrc",
-            "train.flip": True,
+            "train.flip": of_method("lift", c, file).train.flip,
         },
     }  # fmt: skip
     return {"tuner.name": name} | own.get(name, {})
@@ -277,13 +297,16 @@ SOURCES = {
     "test_tte": "leaderboard mirrors, which do not say whether with TTE",
 }
 # What says where and how fast, and not what is trained and tested.
-APART = ("seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch")
+APART = (
+    "seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch", "test.views",
+    "test.adjust",
+)  # fmt: skip
 
 
 def published(c: ConfigDict, file: str) -> dict[str, float]:
     """What is published for a run of exactly this config, by result; {} for any other."""
     known = PUBLISHED.get((file, c.data.imbalance, c.model.backbone), {})
-    if not known:
+    if not known or c.data.val_share or c.data.level != "species":  # other images, other classes
         return {}
     asked, lift = deepcopy(c), of_method("lift", c, file)
     for one in (asked, lift):

@@ -3,7 +3,7 @@
 Times the step on the devices here, with random weights and images: images/s, share of the
 hardware's peak, memory. With --aot --devices=256 nothing is run: the step is compiled for so many
 simulated devices, and what each would hold, compute and send is printed, so that a job does not
-fail after hours in a queue.
+fail after hours in a queue. With --only=data it times the way from files to views instead.
 """
 
 import math
@@ -27,6 +27,7 @@ from rich.table import Table
 from lift_jax import build, command, losses, optim, state, steps, weights
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
+from lift_jax.data import speed
 from lift_jax.errors import UserError, fail
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Classifier, Vision
@@ -34,6 +35,7 @@ from lift_jax.models.heads import HEADS
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 
+ONLY = flags.DEFINE_enum("only", "step", ["step", "data"], "What to time.")
 CLASSES = flags.DEFINE_integer("classes", 0, "Of the data set.")
 IMAGES = flags.DEFINE_integer("images", 0, "In its training split, for the time of an epoch.")
 AOT = flags.DEFINE_bool("aot", False, "Compile for simulated devices, without running.")
@@ -264,6 +266,9 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
     console = Console(soft_wrap=True, highlight=False)
     try:
+        if ONLY.value == "data":
+            speed.measure(console)
+            return
         config = command.chosen_config(
             "Give a config: python -m lift_jax.bench --config=configs/inat.py --classes=8142"
         )

@@ -20,6 +20,7 @@ from lift_jax import state as state_lib
 from lift_jax.data import catalog, loader
 from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError, unknown
+from lift_jax.features import Cache
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, Classifier, Vision
 from lift_jax.models.heads import HEADS, ZeroShotHead
@@ -41,6 +42,7 @@ class Setup:
     frozen: Tree  # in the precision of the config; placed
     zero_shot: tuple[nnx.GraphDef[Classifier], Tree] | None  # CLIP's own classifier, untuned
     fingerprint: str  # of the backbone, as far as it is used
+    cache: Cache  # of activations
     parameters: list[log.Parameter]
     steps_per_epoch: int
     rate: optax.Schedule  # step (0-based) -> learning rate
@@ -67,12 +69,21 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
 
     # -- data
     data = catalog.load(config.data, config.seed)
+    if config.test.adjust and not data.val:
+        raise UserError(
+            "test.adjust chooses its strength on a validation split, never on the test split, and "
+            f"data.name={config.data.name!r} has none here. Give one: a folder val/ beside train/ "
+            "and test/ (folder), data.val_list (list, table, inaturalist), or data.val_share=0.1, "
+            "which holds that share of the training images out."
+        )
     sizes = {k: int(v.sum()) for k, v in metrics.groups(data.group_counts).items()}
     console.print(
         f"Data: {len(data.train.labels):,} training and {len(data.test.labels):,} test images of "
         f"{len(data.class_names):,} classes ({sizes['many']} many, {sizes['medium']} medium, "
         f"{sizes['few']} few shot; {data.counts.max():,} to {data.counts.min():,} images a class)"
     )
+    for note in data.notes:
+        console.print(note, markup=False)
     if not data.counts.all():
         empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
         console.print(
@@ -98,6 +109,11 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     for note in backbone.config.notes:
         console.print(f"Backbone: {note}", markup=False)
 
+    cache = Cache(
+        config.data.features_gb, backbone.fingerprint, mesh, config.test.batch,
+        config.data.workers, console,
+    )  # fmt: skip
+
     # -- CLIP's own classifier, before anything is tuned
     texts = zero_shot = None
     if backbone.text is not None:
@@ -117,7 +133,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     else:
         images = data.train if fresh and not config.model.tuned else None
         weight = start_head(
-            config, backbone, len(data.class_names), texts, images, head_key, mesh, console
+            config, backbone, len(data.class_names), texts, images, head_key, cache, console
         )
         scale = {"scale": config.head.scale} if kind == "cosine" else {}
         head, in_texts = HEADS[kind](weight, **scale), None
@@ -147,7 +163,11 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     listed = parameters(classifier, tuned)
     if config.model.tuned and fresh:
         shapes = {path: leaf.shape for path, leaf in tuned.items()}
-        tuned = {p: jnp.asarray(a) for p, a in authors.read(config.model.tuned, shapes).items()}
+        read = authors.read(
+            config.model.tuned, shapes, mask=config.tuner.mask,
+            entries={path: leaf for path, leaf in frozen.items() if path.endswith("_at")},
+        )  # fmt: skip
+        tuned = {path: jnp.asarray(array) for path, array in read.items()}
     console.print(log.parameter_table(listed))
 
     # -- placement: what the two classifiers share is placed once
@@ -183,6 +203,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
         frozen=frozen,
         zero_shot=zero_shot,
         fingerprint=backbone.fingerprint + (kind == "text") * backbone.text_fingerprint,
+        cache=cache,
         parameters=listed,
         steps_per_epoch=per_epoch,
         rate=rate,
@@ -232,7 +253,7 @@ def start_head(
     texts: jax.Array | None,
     train: Split | None,
     key: jax.Array,
-    mesh: Mesh,
+    cache: Cache,
     console: Console,
 ) -> jax.Array:
     """The head's first weight f32[classes width], by head.init.
@@ -243,6 +264,7 @@ def start_head(
     kind, c = config.head.init, config.head
     if kind == "auto":
         kind = "class_mean" if texts is None else "text"
+        config_lib.check_shots(config, kind)
     if kind == "text" and texts is None:
         raise UserError(
             f"head.init is 'text', but {config.model.backbone} has no text tower. Give auto, "
@@ -261,9 +283,8 @@ def start_head(
     most = f"at most {c.shots} image{'s' * (c.shots > 1)} a class" if c.shots else "all images"
     console.print(f"Head: starts from {kind} of {most}.")
     features = init.image_features(
-        backbone.visual, train, shots=c.shots, seed=config.seed, batch=config.test.batch,
-        interpolation=config.test.interpolation, mesh=mesh, workers=config.data.workers,
-        console=console,
+        backbone.visual, train, shots=c.shots, seed=config.seed,
+        interpolation=config.test.interpolation, cache=cache,
     )  # fmt: skip
     if kind == "class_mean":
         return init.class_mean_head(features, weight)

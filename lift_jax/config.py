@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from lift_jax import prompts
 from lift_jax.errors import UserError, unknown
 
-# What LIFT and LIFT+ differ in (SPEC of the papers: LIFT section 5.1, LIFT+ section 5.1).
+# What LIFT and LIFT+ differ in (LIFT section 5.1, LIFT+ section 5.1).
 METHODS = {
     "lift_plus": {
         "label": "LIFT+",
@@ -17,6 +17,7 @@ METHODS = {
         "test": {"interpolation": "bicubic"},
         "tuner": {
             "init": "kaiming_uniform", "parts": "attn+mlp", "prompts": 0, "place": "start",
+            "mask": "each",
         },
         "head": {"shots": 100, "random": "uniform"},
     },
@@ -28,6 +29,7 @@ METHODS = {
         "test": {"interpolation": "bilinear"},
         "tuner": {
             "init": "kaiming_normal", "parts": "attn+mlp+ln", "prompts": 10, "place": "end",
+            "mask": "joint",
         },
         "head": {"shots": 0, "random": "kaiming_normal"},
     },
@@ -97,6 +99,8 @@ def debug(config: ConfigDict) -> None:
     """Makes any config a run of two steps on made-up images and random weights, offline."""
     config.data.name = "fake"
     config.data.imbalance = 1.0
+    config.data.val_share = 0.0
+    config.data.expected = ""
     config.data.workers = 0
     config.model.backbone = "debug"
     config.model.resolution = 0
@@ -114,6 +118,7 @@ def validate(config: ConfigDict) -> None:
     at_least = {
         "seed": (c.seed, 0),
         "data.workers": (c.data.workers, 0),
+        "data.features_gb": (c.data.features_gb, 0),
         "model.resolution": (c.model.resolution, 0),
         "tuner.dim": (c.tuner.dim, 0),
         "tuner.partial": (c.tuner.partial, 0),
@@ -131,6 +136,7 @@ def validate(config: ConfigDict) -> None:
         "train.accum": (c.train.accum, 1),
         "test.batch": (c.test.batch, 1),
         "test.expand": (c.test.expand, 0),
+        "test.views": (c.test.views, 1),
         "checkpoint.every_steps": (c.checkpoint.every_steps, 1),
         "checkpoint.keep": (c.checkpoint.keep, 1),
         "mesh.data": (c.mesh.data, 0),
@@ -155,13 +161,7 @@ def validate(config: ConfigDict) -> None:
             f"train.batch {c.train.batch} is not a multiple of train.accum {c.train.accum}."
         )
     prompts.check(c.head.prompt, c.head.descriptors)  # zero-shot needs it, whatever head.init is
-    if c.head.init in ("text", "none") and c.head.shots not in (
-        method["head"]["shots"] for method in METHODS.values()
-    ):
-        raise UserError(
-            f"head.shots is {c.head.shots}, but head.init is {c.head.init!r}: shots belong to "
-            "'class_mean' and 'linear_probe'."
-        )
+    check_shots(c, "text" if head_kind(c) == "text" else c.head.init)
     if head_kind(c) != "cosine" and c.head.scale != 25.0:
         raise UserError(
             f"head.scale is {c.head.scale}, but head.kind is {head_kind(c)!r}: scale belongs to "
@@ -180,11 +180,23 @@ def validate(config: ConfigDict) -> None:
         "head.random": (c.head.random, ("uniform", "kaiming_normal")),
         "coop.init": (c.coop.init, ("random", "photo")),
         "coop.place": (c.coop.place, ("front", "middle", "end")),
-        "test.crops": (c.test.crops, ("five", "ten")),
+        "test.crops": (c.test.crops, ("five", "ten", "random")),
     }
     for key, (value, known) in choices.items():
         if value not in known:
             raise unknown(key, value, known)
+
+
+def check_shots(config: ConfigDict, init: str) -> None:
+    """Raises UserError if head.shots is given for a start that looks at no image."""
+    shots = config.head.shots
+    defaults = [method["head"]["shots"] for method in METHODS.values()]
+    if init in ("text", "none") and shots not in defaults:
+        auto = " (by head.init=auto)" if init != config.head.init else ""
+        raise UserError(
+            f"head.shots is {shots}, but the head starts from {init!r}{auto}: shots belong to "
+            "head.init 'class_mean' and 'linear_probe'."
+        )
 
 
 def text_tuners(config: ConfigDict) -> tuple[str, ...]:

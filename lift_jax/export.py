@@ -13,6 +13,7 @@ key `model.tuned` reads FILE. For the authors' code, where torch is installed:
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +38,21 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
         raise UserError(f"--to is {to}; it must end in .safetensors, which is what is written.")
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
-    authors.write(to, newest(run), layout)
+    leaves = newest(run)
+    if any("/tuners/aft/" in path for path in leaves):
+        authors.check_mask(str(run), layout, mask_of(run))
+    authors.write(to, leaves, layout)
     return to
+
+
+def mask_of(run: Path) -> str:
+    """The run's tuner.mask. Raises UserError if its config.json does not say it."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))["tuner"]["mask"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{run / 'config.json'} does not say tuner.mask, by which aft has chosen its entries."
+        ) from e
 
 
 def newest(run: Path) -> dict[str, np.ndarray]:

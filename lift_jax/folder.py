@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from lift_jax.errors import UserError
 from lift_jax.log import LOG, Step, read_log, result_names
 from lift_jax.metrics import NAMES
 
-RESULTS = ("zero_shot", "test", "test_tte")
+RESULTS = ("zero_shot", "test", "test_adjusted", "test_tte", "test_tte_adjusted")
+ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only where test.adjust asks for them
 FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
 GROUPS = ("many", "medium", "few")
 TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
-CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images", *RESULTS)
+CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,16 @@ def load(workdir: str | Path) -> Run:
     for group, key in TITLE:
         if not isinstance(config[group], dict) or key not in config[group]:
             raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
-    metrics = _read_json(workdir / "metrics.json", (*RESULTS, *FACTS))
+    always = [key for key in RESULTS if key not in ADJUSTED]
+    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
+    metrics |= _read_json(workdir / "metrics.json", (*always, *FACTS))
     for key in RESULTS:
         if metrics[key] is not None and (missing := set(NAMES) - set(metrics[key])):
             missing = ", ".join(sorted(missing))
             raise UserError(f"{workdir / 'metrics.json'}: expected {missing} in {key}, found none.")
     if all(metrics[key] is None for key in RESULTS):
         raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
-    rows = _read_classes(workdir / "per_class.csv")
+    rows = _read_classes(workdir / "per_class.csv", class_columns(metrics))
     if len(rows) != len(summary["class_names"]):
         raise UserError(
             f"{workdir / 'per_class.csv'}: expected {len(summary['class_names'])} classes "
@@ -118,6 +121,12 @@ def load(workdir: str | Path) -> Run:
         raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
 
 
+def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of per_class.csv, for results by name of which some may be absent or None."""
+    adjusted = [key for key in ADJUSTED if found.get(key) is not None]
+    return (*CLASS_COLUMNS, *(key for key in RESULTS if key not in ADJUSTED or key in adjusted))
+
+
 def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +143,7 @@ def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return value
 
 
-def _read_classes(path: Path) -> list[dict[str, str]]:
+def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -145,9 +154,9 @@ def _read_classes(path: Path) -> list[dict[str, str]]:
         ) from error
     except (csv.Error, ValueError) as error:
         raise UserError(f"{path}: expected a CSV table; {error}.") from error
-    if tuple(reader.fieldnames or ()) != CLASS_COLUMNS:
+    if tuple(reader.fieldnames or ()) != tuple(columns):
         raise UserError(
-            f"{path}: expected the columns {', '.join(CLASS_COLUMNS)}; "
+            f"{path}: expected the columns {', '.join(columns)}; "
             f"found {', '.join(reader.fieldnames or ['none'])}."
         )
     for number, row in enumerate(rows, 2):

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 from rich.progress import track
 
-from lift_jax import mesh as mesh_lib
 from lift_jax import steps
-from lift_jax.data import augment, loader
-from lift_jax.data.images import Images, Split
+from lift_jax.data import augment
+from lift_jax.data.images import Split
 from lift_jax.errors import UserError
+from lift_jax.features import Cache
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Tower
 from lift_jax.models.heads import normalise
@@ -103,22 +102,6 @@ def text_head(
         return normalise(texts @ image_proj.astype(jnp.float32).T)
 
 
-class _Some:
-    """The chosen ones of a split's images."""
-
-    def __init__(self, images: Images, chosen: Int[np.ndarray, "m"]):
-        self.images, self.chosen = images, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int):
-        return self.images[int(self.chosen[i])]
-
-    def name(self, i: int) -> str:
-        return self.images.name(int(self.chosen[i]))
-
-
 def some_of_each(labels: Int[np.ndarray, "n"], most: int, seed: int) -> Int[np.ndarray, "m"]:
     """Indices of at most so many images of each class, drawn by the seed, in order."""
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -128,44 +111,21 @@ def some_of_each(labels: Int[np.ndarray, "n"], most: int, seed: int) -> Int[np.n
 
 
 def image_features(
-    visual: Tower,
-    train: Split,
-    *,
-    shots: int,
-    seed: int,
-    batch: int,
-    interpolation: str,
-    mesh: Mesh,
-    workers: int,
-    console: Console,
+    visual: Tower, train: Split, *, shots: int, seed: int, interpolation: str, cache: Cache
 ) -> Iterator[Features]:
     """Yields features and labels of at most `shots` images a class (0: all), as drawn by the seed.
 
-    Images are seen whole (short side to the resolution, centre crop) by the untuned tower, `batch`
-    at once over all devices. Every process gets all of them.
+    Images are seen whole (short side to the resolution, centre crop) by the untuned tower, or their
+    features come from the cache. Every process gets all of them.
     """
-    config = visual.config
-    graph, leaves = tree.flatten(visual)
-    chosen = some_of_each(train.labels, shots or len(train), seed)
-    split = Split(_Some(train.images, chosen), train.labels[chosen])
+    split = train.take(some_of_each(train.labels, shots, seed)) if shots else train
+    view = augment.TestTransform(visual.config.resolution, interpolation, expand=0)
+    reading = cache.read(visual, (), split, view)
 
-    def encode(leaves: tree.Tree, rows: steps.Batch) -> tuple[Array, Array, Array]:
-        features = tree.merge(graph, leaves)(steps.normalise(rows["image"], config))
-        return features.astype(jnp.float32), rows["label"], rows["mask"]
+    def feature(tower: Tower, rows: Array) -> Float[Array, "n d"]:
+        return steps.feature(tower, rows, reading.start).astype(jnp.float32)
 
-    gather = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
-    arrays = {path: leaf[...] for path, leaf in leaves.items()}
-    batches = loader.eval_batches(
-        split, augment.TestTransform(config.resolution, interpolation, expand=0), batch=batch,
-        process=jax.process_index(), processes=jax.process_count(), workers=workers,
-    )  # fmt: skip
-    count = loader.steps_per_epoch(len(split), batch)
-    for rows in track(
-        batches, "Features", total=count, console=console, transient=True,
-        disable=not console.is_terminal,
-    ):  # fmt: skip
-        features, labels, real = map(np.asarray, gather(arrays, mesh_lib.put_batch(mesh, rows)))
-        yield features[real], labels[real]
+    return cache.through(feature, visual, reading, "Features")
 
 
 def class_mean_head(

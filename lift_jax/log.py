@@ -147,6 +147,11 @@ def _line(record: Step) -> str:
     return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
+def cache_folder() -> Path:
+    """Where this program may keep what it can make again: the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lift_jax"
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Opens a text file that takes the path's name when the block ends, unless it raises."""
@@ -341,7 +346,10 @@ def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, 
     method = names.get(tuner, label)
     if tuner == "none" and text_tuner != "none":
         method = f"{text_tuner} of texts"
-    return {"zero_shot": "zero-shot", "test": method, "test_tte": f"{method} with TTE"}
+    return {
+        "zero_shot": "zero-shot", "test": method, "test_adjusted": f"{method}, adjusted",
+        "test_tte": f"{method} with TTE", "test_tte_adjusted": f"{method} with TTE, adjusted",
+    }  # fmt: skip
 
 
 def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:

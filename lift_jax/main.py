@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lift_jax import command, distributed, report, sweep, train
 from lift_jax.errors import UserError, fail, unknown
-from lift_jax.weights.native import cache_folder
+from lift_jax.log import cache_folder
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
 MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
@@ -44,8 +44,8 @@ def run_table(config: ConfigDict, workdir: str) -> None:
     """Runs a sweep or a seed study. Raises UserError for flags that do not go together."""
     from configs import sweeps  # beside the config file; imports what a single run does not need
 
-    if MODE.value != "train":
-        raise UserError(f"--mode={MODE.value} is for a single run: leave --sweep and --seeds out.")
+    if MODE.value == "evaluate":
+        raise UserError("--mode=evaluate is for a single run: leave --sweep and --seeds out.")
     if PART.value and not SWEEP.value:
         raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
     path, _, argument = command.config_filename().partition(":")
@@ -55,6 +55,7 @@ def run_table(config: ConfigDict, workdir: str) -> None:
     title = " of ".join(filter(None, (SWEEP.value, f"{file}:{argument}" if argument else file)))
     sweep.run(
         cells, workdir, title=title, seeds=SEEDS.value, part=PART.value,
+        mode="zero_shot" if SWEEP.value in sweeps.ZERO_SHOT else MODE.value,
         published={name: sweeps.published(c, file) for name, c in cells.items()},
         notes=sweeps.references(config, file),
     )  # fmt: skip
@@ -64,6 +65,8 @@ def use_compile_cache() -> None:
     """Keeps compiled programs under the user's cache folder: a second run starts at once."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        # also what compiles fast: the cells of a sweep have much of that in common
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def main(argv: list[str]) -> None:

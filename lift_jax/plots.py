@@ -21,7 +21,9 @@ GREY = "#767676"
 STYLES = {
     "zero_shot": (GREY, "o", True),
     "test": (PALETTE[0], "s", True),
+    "test_adjusted": (PALETTE[2], "D", True),
     "test_tte": (PALETTE[1], "^", False),
+    "test_tte_adjusted": (PALETTE[3], "v", False),
 }
 SHADES = {"many": "#EDF2F7", "medium": "#FFFFFF", "few": "#FBF1E6"}
 NAMED = 30  # up to so many classes are named on the axis

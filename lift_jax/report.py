@@ -38,7 +38,7 @@ NOTE = (
     "Percent. Many: more than 100 training images, medium: 20 to 100, few: under 20. Mean, hmean, "
     "gmean, worst: arithmetic, harmonic and geometric mean and minimum over the classes. F1: mean "
     "over the classes. ECE: expected calibration error, lower is better. TTE: test-time ensembling "
-    "of five or ten crops."
+    "of several crops. Adjusted: by the training prior, as much as is best on the validation split."
 )
 LOWEST = 10  # classes listed
 

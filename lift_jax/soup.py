@@ -25,9 +25,14 @@ from lift_jax.data.images import Dataset
 from lift_jax.errors import UserError, fail
 from lift_jax.state import State
 
-# What the runs may differ in; the last four change nothing that is learned.
-FREE = ("seed", "train.lr", "checkpoint", "mesh", "train.accum", "data.workers")
-RESULTS = ("test", "test_tte")
+# What the runs may differ in; all but the first two change nothing that is learned.
+FREE = (
+    "seed", "train.lr", "checkpoint", "mesh", "train.accum", "data.workers", "data.features_gb",
+)  # fmt: skip
+RESULTS = {
+    "test": "", "test_adjusted": ", adjusted", "test_tte": ", with TTE",
+    "test_tte_adjusted": ", with TTE, adjusted",
+}  # fmt: skip
 
 
 def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
@@ -60,15 +65,14 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
         summary = abouts[0]["data_summary"]
         checkpoint.save(manager, state, {**train.plain(config), "data_summary": summary})
+        checkpoint.wait(manager)
     (workdir / log.LOG).touch()  # it did not train, but what it is made of did
     found = train.run(config, workdir, "evaluate")
 
     rows = {str(path): member.metrics for path, member in zip(paths, members, strict=True)}
     rows["soup"] = found
     table = {
-        name + (", with TTE" if key == "test_tte" else ""): row[key]
-        for key in RESULTS
-        for name, row in rows.items()
+        name + ending: row.get(key) for key, ending in RESULTS.items() for name, row in rows.items()
     }
     log.write_csv(
         workdir / "soup.csv",
@@ -119,8 +123,8 @@ def check_images(config: ConfigDict, seeds: Sequence[int]) -> None:
 
 
 def images(data: Dataset) -> list[list[str]]:
-    splits = (data.train, data.test)
-    return [[split.images.name(i) for i in range(len(split))] for split in splits]
+    splits = (data.train, data.val, data.test)
+    return [[split.images.name(i) for i in range(len(split))] for split in splits if split]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,7 +14,7 @@ from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
 from lift_jax.losses import Loss
 from lift_jax.models import tree
-from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.backbone import Classifier, Tower, Vision
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.tree import Tree
 from lift_jax.state import State
@@ -27,6 +28,18 @@ def normalise(images: UInt8[Array, "..."], vision: Vision) -> Float[Array, "..."
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+def feature(visual: Tower, rows: Array, start: int = 0) -> Float[Array, "n d"]:
+    """The tower's feature of images u8[n h w 3], or of what enters block `start` (from 1 on).
+
+    The one place that decides where a forward pass begins: see features.py.
+    """
+    return visual.upper(rows, start) if start else visual(normalise(rows, visual.config))
+
+
+def logits_of(model: Classifier, rows: Array, start: int) -> Float[Array, "n c"]:
+    return model.head.classify(model.head.embed(feature(model.visual, rows, start)))
+
+
 def make_train_step(
     graph: nnx.GraphDef[Classifier],
     vision: Vision,
@@ -34,16 +47,17 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     accum: int = 1,
+    start: int = 0,
 ) -> Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]:
     """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
 
     The loss is that of the whole batch over its real rows, however many devices or micro-batches
     (`accum`) share the work; a loss that is not additive then costs a second forward pass. Only
-    tuned leaves are differentiated.
+    tuned leaves are differentiated. With `start` the batch's images are what enters that block.
     """
 
     def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
-        return tree.merge(graph, tuned | frozen)(normalise(batch["image"], vision))
+        return logits_of(tree.merge(graph, tuned | frozen), batch["image"], start)
 
     def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
         return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
@@ -104,7 +118,7 @@ def all_finite(leaves: Tree) -> Bool[Array, ""]:
 
 
 def make_predict(
-    graph: nnx.GraphDef[Classifier], vision: Vision
+    graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
 ) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
     """Returns `(leaves, batch) -> logits`, the mean over an image's crops where it has several.
 
@@ -115,8 +129,8 @@ def make_predict(
     def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
         model = tree.merge(graph, leaves)
         images = batch["image"]
-        if images.ndim == 4:
-            return model(normalise(images, vision))
+        if start or images.ndim == 4:
+            return logits_of(model, images, start)
         if isinstance(vision, ResNetConfig):
             # under vmap a convolution gathers the images of all devices on each
             crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
@@ -129,12 +143,25 @@ def make_predict(
 
 
 def make_count(
-    graph: nnx.GraphDef[Classifier], vision: Vision, mesh: Mesh
+    graph: nnx.GraphDef[Classifier],
+    vision: Vision,
+    mesh: Mesh,
+    shifts: Float[np.ndarray, "t c"] | None = None,
+    start: int = 0,
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
-    """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices."""
-    predict = make_predict(graph, vision)
+    """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices.
+
+    With `shifts` all counts have a first axis [t]: each is of the logits less one of them.
+    """
+    predict = make_predict(graph, vision, start)
 
     def count(leaves: Tree, batch: Batch) -> dict[str, Array]:
-        return metrics.count(predict(leaves, batch), batch["label"], batch["mask"])
+        def of(logits: Array) -> dict[str, Array]:
+            return metrics.count(logits, batch["label"], batch["mask"])
+
+        logits = predict(leaves, batch)
+        if shifts is None:
+            return of(logits)
+        return jax.lax.map(lambda shift: of(logits - shift), jnp.asarray(shifts))
 
     return jax.jit(count, out_shardings=mesh_lib.replicated(mesh))

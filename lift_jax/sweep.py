@@ -28,14 +28,20 @@ from lift_jax.data import loader
 from lift_jax.errors import UserError
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
-TITLES = {"zero_shot": "zero-shot", "test": "", "test_tte": "with TTE"}
-PANELS = {"zero_shot": "zero-shot", "test": "one crop", "test_tte": "TTE"}  # of the figure
+TITLES = {
+    "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
+    "test_tte_adjusted": "with TTE, adjusted",
+}  # fmt: skip
+PANELS = {  # of the figure
+    "zero_shot": "zero-shot", "test": "one crop", "test_adjusted": "one crop, adjusted",
+    "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
+}  # fmt: skip
 WIDTH = 120  # characters of the table where there is no terminal
 COLUMNS = ("overall", "many", "medium", "few", "mean")
 # What changes neither training nor results, so that a finished run stays finished.
-IDLE = ("checkpoint", "mesh", "train.accum", "data.workers")
+IDLE = ("checkpoint", "mesh", "train.accum", "data.workers", "data.features_gb")
 # What changes how a run is tested, and not its training.
-CROPS = ("test.tte", "test.crops", "test.expand")
+TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
 
 
@@ -87,6 +93,7 @@ def run(
     workdir: str | Path,
     *,
     title: str,
+    mode: str = "train",
     seeds: int = 1,
     part: str = "",
     published: Mapping[str, Mapping[str, float]] | None = None,
@@ -101,6 +108,7 @@ def run(
             `workdir`.
         workdir: the folder of all runs and of the table: sweep.csv, sweep.md and sweep.png.
         title: what is compared.
+        mode: that of every run, train or zero_shot.
         seeds: runs a cell.
         part: "i/n" runs only every n-th cell, from the i-th, and shows the table of what is
             finished; a call without it writes the table.
@@ -124,8 +132,8 @@ def run(
     failed: dict[str, list[str]] = {}  # the runs by the message
 
     def results() -> tuple[list[Row], list[str]]:
-        table = rows(runs, published or {})
-        lines = [*notes, *unfinished(runs)]
+        table = rows(runs, published or {}, mode)
+        lines = [*notes, *unfinished(runs, mode)]
         lines += [f"Failed: {', '.join(which)}. {message}" for message, which in failed.items()]
         if jax.process_index() == 0 and not part:  # machines with parts would write at once
             write(workdir, title, table, lines)
@@ -133,15 +141,15 @@ def run(
 
     for name in chosen:
         for folder, c in runs[name].items():
-            if finished(folder, c):
+            if finished(folder, c, mode):
                 continue
             where = str(folder.relative_to(workdir))
             console.rule(f"{title}: {where}")
             try:
-                if jax.process_index() == 0:
+                if jax.process_index() == 0 and mode == "train":
                     borrow(folder, c, runs)
                 multihost_utils.sync_global_devices(where)
-                train.run(c, folder)
+                train.run(c, folder, mode)
             except UserError as e:
                 failed.setdefault(str(e), []).append(where)
                 console.print(f"Failed: {e}", markup=False)
@@ -200,7 +208,7 @@ def seeded(config: ConfigDict, seed: int) -> ConfigDict:
 # -- the runs
 
 
-def finished(folder: Path, config: ConfigDict) -> dict | None:
+def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | None:
     """What metrics.json says of a run of this config that has nothing left to do, else None.
 
     Data and backbone are not opened, which makes this fast: a run with another place of them is
@@ -211,14 +219,15 @@ def finished(folder: Path, config: ConfigDict) -> dict | None:
         found = json.loads((folder / train.METRICS).read_text(encoding="utf-8"))
         images = sum(about.pop("data_summary")["counts"])
         steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
-        whole = found["steps"] == steps and found["test"] is not None
+        trained = found["steps"] == steps and found["test"] is not None
+        whole = trained if mode == "train" else found["zero_shot"] is not None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not begun, not tested yet, or a file that somebody changed
     return found if whole and same(about, train.plain(config), IDLE) else None
 
 
 def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
-    """Copies the training of a finished run that differs only in its crops, if there is one.
+    """Copies the training of a finished run that differs only in how it is tested, if there is one.
 
     What is left to do in the folder is then to test.
     """
@@ -226,7 +235,7 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
         return
     for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
         trained = (other / "checkpoints").exists() and finished(other, c)
-        if trained and same(train.plain(c), train.plain(config), CROPS):
+        if trained and same(train.plain(c), train.plain(config), TESTED):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(other / log.LOG, folder / log.LOG)
             torn = folder / ".checkpoints.tmp"  # a copy is whole or absent
@@ -247,16 +256,20 @@ def same(a: dict, b: dict, but: Sequence[str]) -> bool:
 # -- the table
 
 
-def rows(runs: Runs, published: Mapping[str, Mapping[str, float]]) -> list[Row]:
+def rows(
+    runs: Runs, published: Mapping[str, Mapping[str, float]], mode: str = "train"
+) -> list[Row]:
     """The table of all finished runs; the zero-shot result once where it is that of all cells."""
     firsts = [next(iter(cell.values())) for cell in runs.values()]
     once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
+    once = once and mode == "train"
     found: list[Row] = []
     for (name, cell), first in zip(runs.items(), firsts, strict=True):
-        results = [r for folder, c in cell.items() if (r := finished(folder, c))]
+        results = [r for folder, c in cell.items() if (r := finished(folder, c, mode))]
         for result in TITLES:
             zero = result == "zero_shot"
-            if not results or any(r[result] is None for r in results) or (zero and once and found):
+            absent = not results or any(r.get(result) is None for r in results)
+            if absent or (zero and once and found):
                 continue
             found.append(
                 Row(
@@ -271,11 +284,11 @@ def rows(runs: Runs, published: Mapping[str, Mapping[str, float]]) -> list[Row]:
     return found
 
 
-def unfinished(runs: Runs) -> list[str]:
+def unfinished(runs: Runs, mode: str = "train") -> list[str]:
     """A note that names the cells whose runs are not all finished; none if there are no such."""
     counts = {
         called(name, next(iter(cell.values()))): [
-            finished(folder, c) is not None for folder, c in cell.items()
+            finished(folder, c, mode) is not None for folder, c in cell.items()
         ]
         for name, cell in runs.items()
     }

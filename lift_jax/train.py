@@ -15,15 +15,16 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
-from lift_jax import checkpoint, log, losses, metrics, steps
+from lift_jax import adjust, checkpoint, features, folder, log, losses, metrics, steps, stopping
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.build import Setup, build, some
 from lift_jax.data import augment, loader
-from lift_jax.data.images import Dataset
+from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluate import evaluate
+from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.prompting import encoded
 from lift_jax.models.tree import Tree
@@ -37,14 +38,17 @@ FREE = (
     "train.accum",
     "model.backbone",
     "data.workers",
+    "data.features_gb",
     "data.root",
     "data.train_list",
     "data.test_list",
+    "data.val_list",
     "data.class_names",
+    "data.expected",
 )
 CONFIG, METRICS = "config.json", "metrics.json"
 LAG = 2  # steps that the device may be ahead of the log, so that reading a loss waits for nothing
-ROWS = ("zero_shot", "test", "test_tte")
+ROWS = folder.RESULTS
 
 
 def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
@@ -87,7 +91,7 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
         state = jax.device_put(state, mesh_lib.replicated(setup.mesh))
         if saved is not None:
             check_content(saved, describe(config, setup), workdir)
-            state = checkpoint.restore(manager, state)
+            state = checkpoint.restore(manager, state, console)
         done, total = int(state.step), setup.steps_per_epoch * config.train.epochs
         if mode == "train":
             if done == total and (finished := stored_metrics(workdir, config)):
@@ -113,9 +117,6 @@ def train(
     c, mesh = config, setup.mesh
     first = jax.process_index() == 0
     loss_fn = losses.make(c.loss.name, setup.data.counts, **config_lib.loss_options(c))
-    train_step = steps.make_train_step(
-        setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum
-    )
     n, per_epoch = len(setup.data.train), setup.steps_per_epoch
     start, total = int(state.step), per_epoch * c.train.epochs
     rates = [float(np.asarray(setup.rate(e * per_epoch))) for e in range(c.train.epochs)]
@@ -123,11 +124,20 @@ def train(
         res=setup.vision.resolution, kind=c.train.augment, interpolation=c.train.interpolation,
         mda=c.train.mda, min_area=c.train.min_area, flip=c.train.flip, epochs=c.train.epochs,
     )  # fmt: skip
+    reading = features.Reading(setup.data.train, transform, 0, c.data.workers)
+    if c.train.augment == "none" and not c.train.flip:
+        view = augment.TestTransform(setup.vision.resolution, c.train.interpolation)
+        visual = tree.merge(setup.graph, state.tuned | setup.frozen).visual
+        kept = setup.cache.read(visual, state.tuned, setup.data.train, view)
+        reading = kept if kept.start else reading
     batches = loader.train_batches(
-        setup.data.train, transform, seed=c.seed, epochs=c.train.epochs, batch=c.train.batch,
+        reading.split, reading.view, seed=c.seed, epochs=c.train.epochs, batch=c.train.batch,
         start_step=start, process=jax.process_index(), processes=jax.process_count(),
-        workers=c.data.workers,
+        workers=reading.workers,
     )  # fmt: skip
+    train_step = steps.make_train_step(
+        setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum, reading.start
+    )
 
     about = describe(config, setup)
     write_config(workdir, about)
@@ -135,6 +145,7 @@ def train(
     with (
         log.RunLog(workdir, active=first) as run_log,
         log.Progress(total, c.train.epochs, start, active=first, console=console) as progress,
+        stopping.Watch() as watch,
     ):
         seconds = run_log.resume(start)
         ahead: deque[tuple[int, jax.Array, float]] = deque()  # steps whose loss is not yet read
@@ -169,13 +180,21 @@ def train(
             ahead.append((step, loss, waited))
             if len(ahead) > LAG:
                 report()
-            if step % c.checkpoint.every_steps == 0 or step == total:
+            stop = watch.asked(step)
+            if step % c.checkpoint.every_steps == 0 or step == total or stop:
                 while ahead:  # a checkpoint is saved only after all losses up to it are good
                     report()
                 if not steps.all_finite(state.tuned):
                     raise diverged(manager, f"Weights are not finite after step {step}")
                 checkpoint.save(manager, state, about)
-        manager.wait_until_finished()
+            if stop and step < total:
+                checkpoint.wait(manager)
+                console.print(
+                    f"Stopped after step {step} of {total}, which is saved. Run the same command "
+                    "to continue."
+                )
+                raise SystemExit(stopping.STOPPED)
+        checkpoint.wait(manager)
     return state
 
 
@@ -188,41 +207,77 @@ def test(
 ) -> dict:
     """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
 
-    Writes metrics.json and per_class.csv, prints the table, and returns what metrics.json holds.
+    With test.adjust the tuned one also after post-hoc logit adjustment, whose strength is chosen on
+    the validation split before the test split is read. Writes metrics.json and per_class.csv,
+    prints the table, and returns what metrics.json holds.
     """
     c, data = config, setup.data
     trained = state is not None and (workdir / log.LOG).exists()
     steps_log = log.read_log(workdir / log.LOG) if trained else []  # a broken one is told first
 
-    def read(transform: augment.TestTransform | augment.FiveCrop) -> Iterable[loader.Batch]:
+    def read(reading: features.Reading, doing: str) -> Iterable[loader.Batch]:
         batches = loader.eval_batches(
-            data.test, transform, batch=c.test.batch, process=jax.process_index(),
-            processes=jax.process_count(), workers=c.data.workers,
+            reading.split, reading.view, seed=c.seed, batch=c.test.batch,
+            process=jax.process_index(), processes=jax.process_count(), workers=reading.workers,
         )  # fmt: skip
         return track(
-            batches, "Testing", total=loader.steps_per_epoch(len(data.test), c.test.batch),
+            batches, doing, total=loader.steps_per_epoch(len(reading.split), c.test.batch),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
 
-    def counter(graph: nnx.GraphDef[Classifier], leaves: Tree):
-        return partial(steps.make_count(graph, setup.vision, setup.mesh), leaves)
+    def counter(
+        graph: nnx.GraphDef[Classifier], leaves: Tree, start: int, shifts: np.ndarray | None = None
+    ):
+        return partial(steps.make_count(graph, setup.vision, setup.mesh, shifts, start), leaves)
 
-    res, interpolation = setup.vision.resolution, c.test.interpolation
-    whole, crops = {}, {}
-    if setup.zero_shot is not None:
-        whole["zero_shot"] = counter(*setup.zero_shot)
+    def once(split: Split) -> features.Reading:
+        """The split's plain views, as far up as all classifiers here have in common."""
+        if state is not None:
+            model, paths = tree.merge(setup.graph, state.tuned | setup.frozen), state.tuned
+        else:
+            assert setup.zero_shot is not None  # `run` has checked
+            model, paths = tree.merge(*setup.zero_shot), {}
+        view = augment.TestTransform(setup.vision.resolution, c.test.interpolation)
+        return setup.cache.read(model.visual, paths, split, view)
+
+    whole, crops, adjusted = {}, {}, None
+    tuned, shifts = None, None
     if state is not None:
         tuned = encoded(setup.graph, state.tuned | setup.frozen, mesh_lib.replicated(setup.mesh))
-        whole["test"] = counter(*tuned)
+        if c.test.adjust:
+            assert data.val is not None  # `build` has checked
+            val = once(data.val)
+            trials = counter(*tuned, val.start, adjust.shifts(adjust.TAUS, data.counts))
+            validated = evaluate(read(val, "Validating"), {"val": trials}, setup.mesh)
+            tau, means = adjust.choose(validated["val"])
+            console.print(
+                f"Adjustment: tau {tau} is best on {len(data.val):,} validation images (mean over "
+                f"the classes {means[str(tau)]:.2f} %; {means['0.0']:.2f} % without)."
+            )
+            adjusted = {"tau": tau, "val_mean": means}
+            shifts = adjust.shifts((0.0, tau), data.counts)
+    plain_views = once(data.test)
+    if setup.zero_shot is not None:
+        whole["zero_shot"] = counter(*setup.zero_shot, plain_views.start)
+    if tuned is not None:
+        whole["test"] = counter(*tuned, plain_views.start, shifts)
         if c.test.tte:
-            crops["test_tte"] = whole["test"]
-    counts = evaluate(read(augment.TestTransform(res, interpolation)), whole, setup.mesh)
+            crops["test_tte"] = counter(*tuned, 0, shifts)
+    counts = evaluate(read(plain_views, "Testing"), whole, setup.mesh)
     if crops:
-        views = augment.CROPS[c.test.crops](res, c.test.expand, interpolation)
-        counts |= evaluate(read(views), crops, setup.mesh)
+        views = augment.ensemble(
+            c.test.crops, setup.vision.resolution, c.test.interpolation, expand=c.test.expand,
+            views=c.test.views, min_area=c.train.min_area,
+        )  # fmt: skip
+        several = features.Reading(data.test, views, 0, c.data.workers)
+        counts |= evaluate(read(several, "Testing"), crops, setup.mesh)
+    if adjusted is not None:
+        for row in {"test", "test_tte"} & counts.keys():
+            both = counts[row]
+            counts |= {row: adjust.part(both, 0), f"{row}_adjusted": adjust.part(both, 1)}
 
     found = {row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
-             for row in ROWS}  # fmt: skip
+             for row in ROWS} | {"adjustment": adjusted}  # fmt: skip
     sizes = log.parameter_counts(setup.parameters)
     found |= {
         "tuned_params": sizes["tuned"], "head_params": sizes["head"],
@@ -241,6 +296,7 @@ def test(
         write_config(workdir, describe(config, setup))
         write_per_class(workdir, data, counts)
         log.write_json(workdir / METRICS, found)
+    tell_bad(data, workdir, console)
     show(found, config, console)
     return found
 
@@ -274,6 +330,7 @@ def describe(config: ConfigDict, setup: Setup) -> dict:
     summary = {
         "class_names": list(setup.data.class_names),
         "counts": setup.data.counts.tolist(),
+        "prepared": setup.data.prepared,
         "backbone_fingerprint": setup.fingerprint,
     }
     return {**plain(config), "data_summary": summary}
@@ -309,6 +366,7 @@ def check_content(saved: dict, about: dict, workdir: Path) -> None:
     kinds = {
         "class_names": "other classes",
         "counts": "other training images",
+        "prepared": "training images prepared otherwise (data.prepared)",
         "backbone_fingerprint": "other backbone weights",
     }
     for key, kind in kinds.items():
@@ -329,17 +387,38 @@ def stored_metrics(workdir: Path, config: ConfigDict) -> dict | None:
     return found if about.get("test") == plain(config)["test"] and found.get("test") else None
 
 
+def tell_bad(data: Dataset, workdir: Path, console: Console) -> None:
+    """Lists the images that were passed over in bad_images.csv; of other processes than the first
+    in bad_images_PROCESS.csv."""
+    rows = [
+        (name, split.images.name(i), cause)
+        for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+        if split is not None
+        for i, cause in sorted(split.bad.items())
+    ]
+    if rows:
+        process = jax.process_index()
+        path = workdir / f"bad_images{f'_{process}' * (process > 0)}.csv"
+        log.write_csv(path, ("split", "path", "cause"), rows)
+        console.print(
+            f"Warning: {len(rows)} images could not be read and were passed over "
+            f"(data.on_bad_image=skip); they are listed in {path}.",
+            markup=False,
+        )
+
+
 def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Counts]) -> None:
     """Writes per_class.csv: accuracies in percent, empty for classes without test images."""
     group = np.full(len(data.class_names), "", dtype=object)
     for name, members in metrics.groups(data.group_counts).items():
         group[members] = name
     accuracy = {row: metrics.class_accuracy(counts[row]) for row in ROWS if row in counts}
-    header = ("class", "name", "train_images", "group", "test_images", *ROWS)
+    header = folder.class_columns(accuracy)
+    results = header[len(folder.CLASS_COLUMNS) :]
     images = next(iter(counts.values()))["total"]
     rows = (
         (c, name, data.counts[c], group[c], images[c])
-        + tuple(float(accuracy[row][c]) if row in accuracy else None for row in ROWS)
+        + tuple(float(accuracy[row][c]) if row in accuracy else None for row in results)
         for c, name in enumerate(data.class_names)
     )
     log.write_csv(workdir / "per_class.csv", header, rows)

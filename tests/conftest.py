@@ -1,12 +1,21 @@
-"""A strict session: eight CPU devices and no silent dtype promotion; warnings are errors."""
+"""A strict session: eight CPU devices and no silent dtype promotion; warnings are errors.
+
+Compiling is most of what the tests cost. So programs are hardly optimised, and each is compiled
+once, whichever worker or started process asks for it.
+"""
 
 import os
+import sys
 
 # Read when JAX starts, so they are set before anything imports it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+if sys.version_info < (3, 12):  # jaxlib 0.12 has no others; these take most of the compiling
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -21,9 +30,16 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Converted weights go into a cache of this session, also those of the processes it starts."""
+def caches(tmp_path_factory):
+    """Caches of this session, also for the processes it starts.
+
+    Converted weights are each worker's own; compiled programs are shared by all workers.
+    """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    own = tmp_path_factory.getbasetemp()
+    session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
 
 
 @pytest.fixture(scope="session")

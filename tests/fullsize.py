@@ -1,6 +1,7 @@
 """Random backbones of the published sizes in the layouts of their sources, and what loading costs.
 
-python tests/fullsize.py FOLDER        writes each source, loads it twice, prints the cost
+python tests/fullsize.py FOLDER        writes each source, loads it twice, prints the cost; fails
+                                       where loading takes more memory than it may
 """
 
 import json
@@ -236,7 +237,9 @@ def write(size: str, layout: str, folder: Path) -> Path:
     return LAYOUTS[layout](SIZES[size], folder)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> bool:
+    """Whether every source is loaded within its limit."""
+    high = False
     for size, config in SIZES.items():
         for layout in LAYOUTS:
             if isinstance(config.vision, ResNetConfig) and layout.startswith("hugging"):
@@ -245,16 +248,18 @@ def main(folder: Path) -> None:
             source = write(size, layout, place)
             for time in ("first", "cached"):
                 found = cost(source)
+                high |= found["peak"] >= limit(found)
                 print(
                     f"{size:5} {layout:19} {time:6} {found['seconds']:5.1f} s, peak "
                     f"{found['peak'] / 1e6:5.0f} MB of {limit(found) / 1e6:5.0f} MB allowed",
                     flush=True,
                 )
             shutil.rmtree(place)
+    return not high
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         print(write(sys.argv[2], sys.argv[3], Path(sys.argv[4])))
-    else:
-        main(Path(sys.argv[1]))
+    elif not main(Path(sys.argv[1])):
+        sys.exit("error: more memory than allowed")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lift_jax.data import augment
+from lift_jax.data.decode import Picture
 from lift_jax.errors import UserError
 
 RES = 32
@@ -59,7 +60,7 @@ def test_plain_view_is_torchvisions(stored, images, i):
 def test_plain_view_without_margin_is_torchvisions(stored, images, i):
     whole = augment.short_side_to(images[i].height, images[i].width, RES)
     places = [augment.centre(*whole, RES)]
-    (view,) = augment.squares(images[i], whole, places, RES, "bicubic")
+    (view,) = augment.squares(Picture.of(images[i]), whole, places, RES, "bicubic")
     assert_same(view, stored[f"plain_centercrop/{i}"])
 
 
@@ -93,10 +94,10 @@ def test_resized_sizes_are_torchvisions(stored, images, i):
 def test_crop_then_resize_is_torchvisions(stored, images, row):
     i, top, left, height, width = stored["crop_boxes"][row]
     box = (left, top, left + width, top + height)
-    found = augment.resized_crop(images[i], box, RES, "bicubic")
+    found = Picture.of(images[i]).resized(box, RES, RES, "bicubic")
     assert_same(found, stored["crop_bicubic"][row])
     if row < len(stored["crop_bilinear"]):
-        found = augment.resized_crop(images[i], box, RES, "bilinear")
+        found = Picture.of(images[i]).resized(box, RES, RES, "bilinear")
         assert_same(found, stored["crop_bilinear"][row])
 
 

@@ -37,9 +37,9 @@ CASES = {
 FIXTURES = {"adaptformer": "lift_plus", "lift_adaptformer_partial2": "lift"}
 
 
-def split(visual, names=("adaptformer",), classes=10, dim=0, partial=0):
+def split(visual, names=("adaptformer",), classes=10, partial=0, **options):
     """Graph, tuned and frozen leaves of a classifier with new tuners."""
-    tuners.attach(visual, names, classes, rngs=nnx.Rngs(0), dim=dim, partial=partial)
+    tuners.attach(visual, names, classes, rngs=nnx.Rngs(0), partial=partial, **options)
     is_trainable = tuners.trainable(names, len(visual.blocks), partial)
     head = CosineHead(jnp.zeros((classes, visual.width)))
     return state.split(Classifier(visual, head), is_trainable)
@@ -158,7 +158,9 @@ def test_theirs_to_ours_to_theirs(golden, tmp_path, case):
         (small_vit, ("aft", "lora", "ssf", "adapter", "adaptformer", "vpt_deep"), "lift_plus"),
         (small_vit, ("ln",), "lift"),
         (small_vit, ("ln",), "lift_plus"),
+        (small_vit, ("bitfit",), "lift"),
         (small_vit, ("bitfit",), "lift_plus"),
+        (small_vit, ("aft",), "lift"),
         (small_vit, (), "lift"),
         (small_vit, (), "lift_plus"),
         (small_resnet, ("full",), "lift_plus"),
@@ -167,7 +169,8 @@ def test_theirs_to_ours_to_theirs(golden, tmp_path, case):
 def test_ours_to_theirs_to_ours(tmp_path, tower, names, layout):
     ours = made_up(tower, names, dim=3, partial=2)
     authors.write(tmp_path / "c.safetensors", ours, layout)
-    equal(authors.read(tmp_path / "c.safetensors", shapes_of(ours)), ours)
+    mask = authors.MASKS[layout]
+    equal(authors.read(tmp_path / "c.safetensors", shapes_of(ours), mask=mask), ours)
     found = authors.describe(tmp_path / "c.safetensors")
     assert found.layout == layout and found.classes == 10
     assert found.tuners == dict.fromkeys(names, (1, 2))
@@ -200,6 +203,93 @@ def test_full_fine_tuning_has_their_names_and_fused_projections(golden, tmp_path
     for name in found.keys() - {"head.weight"}:
         there = name.replace("tuner.block_tuned", "visual.transformer.resblocks")
         assert np.array_equal(found[name], weights[there]), name
+
+
+def test_lift_counts_its_biases_through_the_blocks_of_clip(tmp_path):
+    _, tuned, _ = split(golden_vit(), ("bitfit",))
+    authors.write(tmp_path / "c.safetensors", tuned, "lift")
+    found = load_file(tmp_path / "c.safetensors")
+    assert found.keys() == {f"tuner.bias_tuned.{i}" for i in range(18)} | {"head.weight"}
+    weights = load_file(BACKBONE)
+    names = ("attn.in_proj_bias", "attn.out_proj.bias", "ln_1.bias", "mlp.c_fc.bias",
+             "mlp.c_proj.bias", "ln_2.bias")  # fmt: skip
+    for i in range(18):
+        there = f"visual.transformer.resblocks.{i // 6}.{names[i % 6]}"
+        assert np.array_equal(found[f"tuner.bias_tuned.{i}"], weights[there]), there
+
+
+def entries(frozen):
+    return {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
+
+
+def test_the_random_entries_of_lift(golden, tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_file(checkpoint(golden, "lift_mask"), path)
+    options = {"ratio": 0.005, "partial": 1, "mask": "joint"}
+    graph, tuned, frozen = split(golden_vit(), ("aft",), **options)
+    read = authors.read(path, shapes_of(tuned), mask="joint", entries=entries(frozen))
+    logits = tree.merge(graph, read | frozen)(golden("clip_openai")["images"])
+    expected = golden("tuners")["lift_mask/logits"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(UserError, match="other entries than lift does: --config.tuner.mask=joint"):
+        authors.read(path, shapes_of(tuned), mask="each")
+
+
+def test_the_order_of_lift_runs_through_the_blocks():
+    tower = small_vit()
+    tuners.attach(tower, ("aft",), 10, rngs=nnx.Rngs(0), ratio=0.1, partial=2, mask="joint", seed=5)
+    draw = np.random.RandomState(5)
+    for block in tower.blocks[1:]:
+        for name, (rows, columns) in {
+            "qkv": (36, 12), "out": (12, 12), "fc1": (24, 12), "fc2": (12, 24)
+        }.items():  # fmt: skip
+            size = rows * (columns + 1)
+            order = list(range(size))
+            for i in range(size - 1):  # Fisher and Yates, as torch does it
+                j = i + int(draw.randint(0, 2**32, dtype=np.uint32)) % (size - i)
+                order[i], order[j] = order[j], order[i]
+            mask = np.zeros(size, bool)
+            mask[order[: int(size * 0.1)]] = True
+            mask = mask.reshape(rows, columns + 1)
+            entries = getattr(block.tuners["aft"], name)
+            for leaf, own in (("kernel", mask[:, :-1]), ("bias", mask[:, -1])):
+                found = entries[f"{leaf}_at"][...] if leaf in entries else []
+                assert np.array_equal(found, np.flatnonzero(own)), (name, leaf)
+
+
+def test_biases_that_a_layer_lacks_are_left_out_of_the_order():
+    tower, lacking = small_vit(), small_vit()
+    lacking.blocks[0].k.bias = None
+    for visual in (tower, lacking):
+        tuners.attach(visual, ("aft",), 10, rngs=nnx.Rngs(0), ratio=0.5, layers="0", mask="joint")
+    all_, some = (v.blocks[0].tuners["aft"].qkv for v in (tower, lacking))
+    assert np.array_equal(all_["kernel_at"][...], some["kernel_at"][...])
+    at = np.asarray(all_["bias_at"][...])
+    assert ((at >= 12) & (at < 24)).any()  # of k, the second third
+    kept = np.concatenate([at[at < 12], at[at >= 24] - 12])
+    assert np.array_equal(some["bias_at"][...], kept)
+
+
+def test_lift_plus_saves_which_entries_it_trains(golden, tmp_path):
+    path, tensors = tmp_path / "c.safetensors", checkpoint(golden, "aft_attn")
+    arrays = golden("tuners")
+    for name in [name for name in tensors if name.endswith("optimized_params")]:
+        key = name.replace("optimized_params", "mask").split(".", 4)[4]
+        mask = np.zeros(arrays[f"aft_attn/maskshape/{key}"], bool)
+        mask.reshape(-1)[arrays[f"aft_attn/mask/{key}"]] = True
+        tensors[name.replace("optimized_params", "mask")] = mask
+    save_file(tensors, path)
+    options = {"parts": "attn", "ratio": 0.01, "partial": 2}
+    graph, tuned, frozen = split(golden_vit(), ("aft",), **options)
+    read = authors.read(path, shapes_of(tuned), entries=entries(frozen))
+    logits = tree.merge(graph, read | frozen)(golden("clip_openai")["images"])
+    expected = arrays["aft_attn/logits"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+    _, others, elsewhere = split(golden_vit(), ("aft",), seed=1, **options)
+    assert shapes_of(others) == shapes_of(tuned)
+    with pytest.raises(UserError, match="trains other entries than the config.*tuner.seed"):
+        authors.read(path, shapes_of(others), entries=entries(elsewhere))
 
 
 def test_full_fine_tuning_of_a_resnet_has_their_names(tmp_path):
@@ -355,7 +445,12 @@ def test_every_fault_is_named_in_one_message(golden, tmp_path, damages):
             wanted(),
             "set --config.tuner.name=ssf --config.tuner.parts=attn+mlp --config.tuner.partial=1.",
         ),
-        ("lift_mask", wanted(), "It holds masked_linear, which cannot be read; known: adaptformer"),
+        (
+            "lift_mask",
+            wanted(),
+            "set --config.tuner.name=aft --config.tuner.parts=attn+mlp --config.tuner.mask=joint "
+            "--config.tuner.partial=1.",
+        ),
         (
             "text_lora",
             wanted(),
@@ -458,6 +553,18 @@ def test_an_exported_run_is_read_again_bit_for_bit(run, tmp_path, layout, capsys
     expected = saved_leaves(workdir)
     assert len(expected) == 15
     equal(authors.read(path, shapes_of(expected)), expected)
+
+
+def test_random_entries_are_exported_by_their_own_rule_alone(tmp_path, monkeypatch):
+    leaves = made_up(small_vit, ("aft",), ratio=0.1)
+    monkeypatch.setattr(export, "newest", lambda run: leaves)
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(UserError, match="config.json does not say tuner.mask"):
+        export.export(tmp_path, path)
+    (tmp_path / "config.json").write_text('{"tuner": {"mask": "each"}}')
+    with pytest.raises(UserError, match="other entries than lift does"):
+        export.export(tmp_path, path, "lift")
+    assert export.export(tmp_path, path) == path and path.exists()
 
 
 def test_an_exported_run_is_tested_from_its_file(run, tmp_path):

@@ -67,6 +67,27 @@ def test_values_out_of_range(key, value, words):
         config_lib.validate(config)
 
 
+@pytest.mark.parametrize("changes", [
+    {"head.init": "text"}, {"head.init": "none"}, {"tuner.name": "coop"},
+], ids=str)  # fmt: skip
+def test_shots_belong_to_a_start_from_images(changes):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes | {"head.shots": 10})
+    with pytest.raises(UserError, match="head.shots is 10, but the head starts from"):
+        config_lib.validate(config)
+    config.update_from_flattened_dict({"tuner.name": "none", "head.init": "class_mean"})
+    config_lib.validate(config)
+
+
+def test_shots_without_effect_are_told_where_auto_is_text():
+    config = base.get_config()
+    config.head.shots = 10
+    config_lib.validate(config)  # whether there are texts is seen with the backbone
+    config_lib.check_shots(config, "class_mean")
+    with pytest.raises(UserError, match="starts from 'text' \\(by head.init=auto\\)"):
+        config_lib.check_shots(config, "text")
+
+
 def test_tau_belongs_to_la():
     config = base.get_config()
     config.loss.name, config.loss.tau = "ce", 2.0

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
 
 from configs import folder
-from lift_jax import distributed, log, train
+from lift_jax import distributed, log, stopping, train
 from lift_jax.errors import UserError
 
 CHANGES = {"train.epochs": 3, "train.batch": 16}
@@ -64,6 +66,32 @@ def test_two_processes_are_one_program(tmp_path):
     together = json.loads((tmp_path / "two" / train.METRICS).read_text())
     for row in train.ROWS:
         assert together[row] == alone[row], row
+
+
+def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
+    """The run that two processes of 4 devices began ends on one of 8 as if it had been its own."""
+    longer = {**CHANGES, "train.epochs": 10, "checkpoint.every_steps": 1000}
+    flags = [f"--config.{key}={value}" for key, value in longer.items()]
+    processes = start_processes(tmp_path / "both", 2, 4, *flags)
+    path = tmp_path / "both" / log.LOG
+    while not (path.exists() and path.read_text().count("\n") >= 2):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [stopping.STOPPED] * 2, said
+    done = len(log.read_log(path))
+    assert f"Stopped after step {done} of 40" in said[0] and 2 <= done < 40
+
+    config = folder.get_config("debug")
+    config.update_from_flattened_dict(longer)
+    found, alone = (train.run(config, tmp_path / run) for run in ("both", "one"))
+    losses = [
+        [step.loss for step in log.read_log(tmp_path / run / log.LOG)] for run in ("both", "one")
+    ]
+    assert len(losses[0]) == 40
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert all(found[row] == alone[row] for row in train.ROWS)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lift_jax"
 FLOORS = [
     ["errors"],
     ["prompts"],
-    ["config", "losses", "metrics", "mesh", "distributed", "log"],
+    ["config", "losses", "metrics", "mesh", "distributed", "stopping", "log"],
     ["folder", "models.layers", "models.tree"],
     ["models.hooks"],
     ["models.methods"],
@@ -24,7 +24,8 @@ FLOORS = [
     ["weights/", "data/"],
     ["optim", "state"],
     ["steps", "checkpoint"],
-    ["init", "evaluate", "adjust"],
+    ["features", "evaluate", "adjust"],
+    ["init"],
     ["text_head"],
     ["build"],
     ["train", "plots"],

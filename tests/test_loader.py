@@ -282,3 +282,44 @@ def test_reading_ahead_is_bounded(size, readers):
 def test_user_errors_survive_the_way_between_processes():
     error = pickle.loads(pickle.dumps(UserError("what to do")))
     assert type(error) is UserError and str(error) == "what to do"
+
+
+# --- images that cannot be read ---
+
+
+def damaged_folder(tmp_path, count=11, damaged=(2, 7, 10)):
+    """A split of image files, some of which are cut short."""
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        if i in damaged:
+            (tmp_path / f"{i}.png").write_bytes((tmp_path / f"{i}.png").read_bytes()[:200])
+    return FileImages(str(tmp_path), [f"{i}.png" for i in range(count)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_masked_and_listed(tmp_path, workers):
+    files = damaged_folder(tmp_path)
+    labels = np.arange(11)
+    split = Split(files, labels, skip=True)
+    batches = list(loader.eval_batches(split, TestTransform(8), batch=4, workers=workers))
+    assert all(batch.keys() == {"image", "label", "mask"} for batch in batches)
+    seen = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    assert seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert sorted(split.bad) == [2, 7, 10]
+    for i, cause in split.bad.items():
+        assert f"{i}.png" in cause and "truncated" in cause
+
+    transform = TrainTransform(8, "mda", "bicubic", "convex", 0.08, True, 3)
+    split = Split(files, labels, skip=True)
+    batches = loader.train_batches(split, transform, seed=0, epochs=3, batch=4, workers=workers)
+    epochs = np.array([list(batch["label"][batch["mask"]]) for batch in batches], dtype=object)
+    for epoch in epochs.reshape(3, 3):
+        assert sorted(np.concatenate(epoch)) == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert sorted(split.bad) == [2, 7, 10]
+
+
+def test_without_leave_a_bad_image_is_an_error(tmp_path):
+    split = Split(damaged_folder(tmp_path), np.arange(11))
+    with pytest.raises(UserError, match=r"2\.png.*truncated"):
+        list(loader.eval_batches(split, TestTransform(8), batch=4))

@@ -24,29 +24,16 @@ TIMING = ("seconds", "images_per_second")
 LONGER = ("--config.train.epochs=3",)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory):
-    """Programs that several runs here have in common are compiled once."""
-    folder = str(tmp_path_factory.mktemp("xla"))
-    settings = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    for key, value in settings.items():
-        jax.config.update(key, value)
-    return {key.upper(): str(value) for key, value in settings.items()}
-
-
 def config_of(name: str, argument: str = "debug", **changes):
     config = importlib.import_module(f"configs.{name}").get_config(argument)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
 
-def start(workdir: Path, *flags: str, cache=None, config="configs/demo.py:debug", devices=1):
+def start(workdir: Path, *flags: str, config="configs/demo.py:debug", devices=1):
     """Starts the command in a process of its own."""
-    environment = os.environ | (cache or {})
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla}  # of two counts the last one holds
     command = [sys.executable, "-m", "lift_jax.main", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=environment, text=True,
@@ -80,10 +67,10 @@ def saved_leaves(workdir: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, compile_cache):
+def straight(tmp_path_factory):
     """An uninterrupted run on one device."""
     workdir = tmp_path_factory.mktemp("straight")
-    process = start(workdir, *LONGER, cache=compile_cache)
+    process = start(workdir, *LONGER)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return workdir, out
@@ -107,18 +94,18 @@ def test_a_run_writes_its_folder_and_prints_the_table(straight):
     assert lines[1].startswith("0,red,25,medium,5,") and len(lines) == 8
 
 
-def test_killed_three_times_it_ends_as_if_it_had_not_been(straight, tmp_path, compile_cache):
+def test_killed_three_times_it_ends_as_if_it_had_not_been(straight, tmp_path):
     expected, _ = straight
     log = tmp_path / "log.jsonl"
     for lines in (1, 3, 5):
-        process = start(tmp_path, *LONGER, cache=compile_cache)
+        process = start(tmp_path, *LONGER)
         deadline = time.monotonic() + 200
         while not (log.exists() and log.read_text().count("\n") >= lines):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = start(tmp_path, *LONGER, cache=compile_cache)
+    process = start(tmp_path, *LONGER)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Continuing" in out or "finished" in out

@@ -23,7 +23,7 @@ def runs(tmp_path_factory):
     """Two runs of two steps each, of other learning rates and seeds."""
     folder = tmp_path_factory.mktemp("runs")
     train.run(config_of(), folder / "a")
-    train.run(config_of(train__lr=0.1, seed=3, data__workers=1), folder / "b")
+    train.run(config_of(train__lr=0.1, seed=3, checkpoint__keep=3), folder / "b")
     return folder / "a", folder / "b"
 
 

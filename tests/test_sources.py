@@ -1,63 +1,15 @@
 """Data sets: what is in them, which images a seed draws, and what a mistake in them says."""
 
-import io
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
-import zlib
-from collections import Counter
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from PIL import Image
+from small_sets import all_names, config, draw, load, message, pixels
 
-from lift_jax.data import catalog, decode, images
-from lift_jax.errors import UserError
-
-
-def config(name, **options):
-    data = ConfigDict(
-        dict(
-            name=name,
-            root="",
-            train_list="",
-            test_list="",
-            class_names="",
-            test_share=0.2,
-            imbalance=1.0,
-            workers=0,
-        )
-    )
-    data.update({key: str(v) if isinstance(v, os.PathLike) else v for key, v in options.items()})
-    return data
-
-
-def load(name, seed=0, **options):
-    return catalog.load(config(name, **options), seed)
-
-
-def message(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
-
-
-def draw(path, colour=(10, 20, 30), size=(5, 7)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
-
-
-def all_names(split):
-    return [split.images.name(i) for i in range(len(split))]
-
-
-def pixels(split):
-    return [np.asarray(split.images[i]) for i in range(len(split))]
-
+from lift_jax.data import catalog, images
+from lift_jax.data import cifar as cifar_data
 
 # --- digits ---
 
@@ -129,14 +81,14 @@ def packed(home):
 def test_cifar_subsets_are_those_of_the_papers(golden, ratio, each):
     stored = golden("cifar_lt")
     labels = stored[f"labels_{each}"]
-    rows = catalog.cifar_subset(labels, float(ratio))
+    rows = cifar_data.subset(labels, float(ratio))
     assert rows.tolist() == stored[f"indices_{each}_IR{ratio}"].tolist()
 
 
 @pytest.mark.parametrize(("ratio", "total"), [(10, 19_573), (50, 12_608), (100, 10_847)])
 def test_full_size_cifar_counts(golden, ratio, total):
     labels = np.repeat(np.arange(100), 500)
-    counts = np.bincount(labels[catalog.cifar_subset(labels, float(ratio))])
+    counts = np.bincount(labels[cifar_data.subset(labels, float(ratio))])
     assert counts.tolist() == golden("cifar_lt")[f"counts_IR{ratio}"].tolist()
     assert counts.sum() == total
 
@@ -190,7 +142,6 @@ def test_damaged_cifar_says_which_file_and_what_to_do(tmp_path):
     assert "2 class names" in message(lambda: load("cifar100", root=home))
     (home / "test.bin").unlink()
     assert str(home) in message(lambda: load("cifar100", root=home))
-    assert "data.root is empty" in message(lambda: load("cifar100"))
 
 
 def test_an_archive_of_something_else_is_named(tmp_path):
@@ -224,9 +175,22 @@ def test_folder_with_two_splits(pets):
     assert np.asarray(data.train.images[3])[0, 0].tolist() == [1, 6, 0]
 
 
-def test_test_is_preferred_to_val(pets):
+def test_val_is_to_choose_settings_on_where_there_is_a_test(pets):
     draw(pets / "test" / "cat 10" / "z.png")
-    assert load("folder", root=pets).test.labels.tolist() == [1]
+    data = load("folder", root=pets)
+    assert data.test.labels.tolist() == [1]
+    assert data.val.labels.tolist() == [0, 2]
+    assert data.val.images.name(1) == str(pets / "val" / "Dog" / "y.png")
+
+
+def test_names_of_folders_from_a_file(pets):
+    (pets / "names.txt").write_text("small cat\nbig cat\nhound\n")
+    data = load("folder", root=pets, class_names="names.txt")
+    assert data.class_names == ("small cat", "big cat", "hound")  # of "cat 2", "cat 10", "Dog"
+    assert data.counts.tolist() == [2, 3, 1] and data.test.labels.tolist() == [0, 2]
+    (pets / "names.txt").write_text("small cat\nbig cat\n")
+    said = message(lambda: load("folder", root=pets, class_names="names.txt"))
+    assert "2 names" in said and "3 class directories, from 'cat 2' to 'Dog'" in said
 
 
 def test_hidden_and_foreign_files_are_passed_over(pets):
@@ -406,9 +370,11 @@ def test_mistakes_in_the_catalogue():
     said = message(lambda: load("digit"))
     assert "'digit'" in said and "Did you mean 'digits'" in said and "cifar100" in said
     assert "data.imbalance" in message(lambda: load("digits", imbalance=0.5))
+    said = message(lambda: load("folder", root="here", train_list="train.txt"))
+    assert "data.train_list is 'train.txt'" in said and "list, table, inaturalist" in said
+    assert "belongs to inaturalist" in message(lambda: load("digits", level="genus"))
+    assert len(load("fake", train_list="train2018.json").train) == 61  # of a config's debug run
     assert "data.imbalance" in message(lambda: load("digits", imbalance=float("nan")))
-    said = message(lambda: load("fake", imbalance=10.0))
-    assert "'fake'" in said and "cifar100 and digits" in said
 
 
 @pytest.mark.parametrize("name", ["digits", "fake", "folder"])
@@ -424,133 +390,3 @@ def test_splits_travel_to_other_processes(tmp_path, name):
 def test_images_and_labels_must_agree_in_number():
     with pytest.raises(ValueError, match="3 images but 2 labels"):
         images.Split(images.FileImages("", ["a", "b", "c"]), np.zeros(2))
-
-
-# --- reading images ---
-
-
-def saved(tmp_path, image, name="image.png", **options):
-    image.save(tmp_path / name, **options)
-    return tmp_path / name
-
-
-def first_pixel(path):
-    image = decode.read_image(path)
-    assert image.mode == "RGB"
-    return image.getpixel((0, 0))
-
-
-def test_every_mode_becomes_rgb(tmp_path):
-    half = Image.new("RGBA", (3, 3), (200, 100, 0, 51))  # a fifth of the colour over white
-    assert first_pixel(saved(tmp_path, half)) == (244, 224, 204)
-    clear = Image.new("LA", (3, 3), (9, 0))
-    assert first_pixel(saved(tmp_path, clear)) == (255, 255, 255)
-    assert first_pixel(saved(tmp_path, Image.new("L", (3, 3), 77))) == (77, 77, 77)
-    assert first_pixel(saved(tmp_path, Image.new("1", (3, 3), 1))) == (255, 255, 255)
-    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    red = first_pixel(saved(tmp_path, cmyk, "c.jpg", quality=100))
-    assert red[0] > 250 and max(red[1:]) < 5
-
-
-def test_palettes_with_transparency(tmp_path):
-    image = Image.new("P", (3, 3), 1)
-    image.putpalette([0, 0, 0, 200, 100, 0])
-    assert first_pixel(saved(tmp_path, image)) == (200, 100, 0)
-    assert first_pixel(saved(tmp_path, image, transparency=b"\xff\x33")) == (244, 224, 204)
-    assert first_pixel(saved(tmp_path, image, "g.gif", transparency=1)) == (255, 255, 255)
-    key = Image.new("RGB", (3, 3), (5, 6, 7))
-    assert first_pixel(saved(tmp_path, key, transparency=(5, 6, 7))) == (255, 255, 255)
-
-
-def test_sixteen_bits_are_scaled(tmp_path):
-    for value, level in ((0, 0), (128, 0), (129, 1), (257, 1), (32_768, 128), (65_535, 255)):
-        image = Image.fromarray(np.full((3, 3), value, np.uint16))
-        assert first_pixel(saved(tmp_path, image)) == (level,) * 3
-        assert first_pixel(saved(tmp_path, image, "i.tif")) == (level,) * 3
-    wide = Image.fromarray(np.full((3, 3), 70_000, np.int32))
-    assert "70000" in message(lambda: decode.read_image(saved(tmp_path, wide, "w.tif")))
-    real = Image.fromarray(np.zeros((3, 3), np.float32))
-    assert "floating-point" in message(lambda: decode.read_image(saved(tmp_path, real, "f.tif")))
-
-
-def test_orientation_is_not_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    path = saved(tmp_path, Image.new("RGB", (7, 5)), "turned.jpg", exif=exif)
-    assert decode.read_image(path).size == (7, 5)
-
-
-def jpeg(image=None):
-    stream = io.BytesIO()
-    rng = np.random.default_rng(0)
-    image = image or Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
-    image.save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def png(size):
-    """Returns a PNG whose header claims `size`."""
-    stream = io.BytesIO()
-    Image.new("L", (1, 1)).save(stream, "PNG")
-    body = bytearray(stream.getvalue())
-    body[16:24] = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big")
-
-    body[29:33] = zlib.crc32(body[12:29]).to_bytes(4, "big")
-    return bytes(body)
-
-
-@pytest.mark.parametrize(
-    ("content", "cause"),
-    [
-        (jpeg()[:700], "truncated"),
-        (b"", "cannot identify"),
-        (b"<html>404</html>", "cannot identify"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),
-        (png((40, 40)), "truncated"),
-        (png((10_000, 9_000)), "10000 x 9000"),
-        (png((60_000, 60_000)), "decompression bomb"),
-        (None, "no such file"),
-    ],
-    ids=["cut", "empty", "page", "program", "short", "large", "bomb", "missing"],
-)
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_unreadable_images_name_file_cause_and_remedy(tmp_path, content, cause):
-    path = tmp_path / "some image.jpg"
-    if content is not None:
-        path.write_bytes(content)
-    split = images.Split(images.FileImages(str(tmp_path), [path.name]), np.zeros(1))
-    said = message(lambda: split.images[0])
-    assert str(path) in said and cause in said and "Replace the file" in said
-
-
-def test_random_damage_is_read_or_reported(tmp_path):
-    rng, path, outcomes = np.random.default_rng(0), tmp_path / "x.jpg", Counter()
-    good = {"jpeg": jpeg()}
-    for kind in ("PNG", "GIF", "WEBP", "TIFF", "BMP"):
-        stream = io.BytesIO()
-        Image.open(io.BytesIO(good["jpeg"])).save(stream, kind)
-        good[kind] = stream.getvalue()
-    for content in good.values():
-        for _ in range(25):
-            body = np.frombuffer(content, np.uint8).copy()
-            body[rng.integers(0, min(len(body), 400), 3)] = rng.integers(0, 256, 3)
-            path.write_bytes(body[: rng.integers(1, 2 * len(body))].tobytes())
-            try:
-                outcomes[decode.read_image(path).mode] += 1
-            except UserError as error:
-                assert str(path) in str(error)
-                outcomes["error"] += 1
-    assert outcomes["RGB"] > 10 and outcomes["error"] > 10
-
-
-def test_corrupt_exif_is_silent_outside_of_tests(tmp_path):
-    # Pillow warns of this while it opens the file; the module's filter takes effect at import.
-    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0" + bytes(range(40))
-    path = saved(tmp_path, Image.new("RGB", (7, 5)), "e.jpg", exif=exif)
-    code = f"import lift_jax.data.decode as s; print(s.read_image({str(path)!r}).size)"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
-    )
-    assert (done.stdout, done.stderr) == ("(7, 5)\n", "")
-    with pytest.raises(UserError, match="EXIF"):  # the file is one that Pillow does warn of
-        decode.read_image(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from PIL import Image
 
 from configs import demo, imagenet_lt, inat, places_lt, sweeps
 from lift_jax import sweep, train
@@ -40,6 +41,10 @@ def test_every_sweep_of_every_config_is_valid(file, argument):
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     before = config.to_json()
     for name in sweeps.SWEEPS:
+        if name == "levels" and config.data.name != "inaturalist":
+            with pytest.raises(UserError, match="no taxonomy"):
+                sweeps.cells(name, config, file)
+            continue
         cells = settled(name, config, file)  # every key exists and every value is valid
         assert len(cells) > 1, name
         for cell, c in cells.items():
@@ -100,6 +105,9 @@ def test_sweeps_have_every_method_that_there_is():
     ("inat", "", "inits", "10_shot", "head.shots", 10),
     ("inat", "", "tuners", "coop", "train.epochs", 50),
     ("inat", "", "tuners", "coop", "train.lr", 0.002),
+    ("inat", "", "tuners", "coop", "train.flip", True),
+    ("demo", "", "tuners", "coop", "train.flip", False),  # a mirrored digit is no digit
+    ("demo", "", "main", "LIFT", "train.flip", False),
     ("inat", "", "prompts", "ensemble", "head.prompt", "ensemble"),
 ])  # fmt: skip
 def test_cells_have_the_settings_of_the_papers(file, argument, name, cell, key, value):
@@ -229,6 +237,19 @@ def test_the_table_by_hand(written, tmp_path):
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left
 
 
+def test_adjusted_results_have_lines_of_their_own(tmp_path):
+    config = demo.get_config("debug")
+    runs = runs_of(sweep.settle(config, {"ce": {}}), tmp_path, 1)
+    results = {"test": 2.0, "test_adjusted": 4.0, "test_tte": 3.0, "test_tte_adjusted": 5.0}
+    write_run(tmp_path / "ce" / "seed_0", config, {k: (v,) * 5 for k, v in results.items()})
+    table = sweep.rows(runs, {})
+    assert {row.name: row.mean("few") for row in table} == {
+        "ce": 2.0, "ce adjusted": 4.0, "ce with TTE": 3.0, "ce with TTE, adjusted": 5.0,
+    }  # fmt: skip
+    sweep.write(tmp_path, "losses", table, [])
+    assert "| ce adjusted | 1,234 | 4.00 |" in (tmp_path / "sweep.md").read_text()
+
+
 def test_without_published_numbers_there_is_no_column_for_them(written):
     assert sweep.headings(sweep.rows(written, {}))[-1] == "mean"
     assert sweep.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
@@ -292,7 +313,8 @@ def test_published_numbers_belong_to_exactly_their_runs():
     assert [n for n, c in cells.items() if sweeps.published(c, "places_lt")] == ["cosine"]
     assert sweeps.published(plus, "places_lt") == {}
     assert sweeps.published(lift, "folder") == {}
-    for key, value in {"train.epochs": 5, "test.expand": 8, "tuner.dim": 4}.items():
+    others = {"train.epochs": 5, "test.expand": 8, "tuner.dim": 4, "data.val_share": 0.1}
+    for key, value in others.items():
         other = sweep.settle(lift, {"": {key: value}})[""]
         assert sweeps.published(other, "places_lt") == {}
     large = imagenet_lt.get_config("method=lift,backbone=clip_vit_l14")
@@ -401,6 +423,59 @@ def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypa
     assert a["test"] == b["test"] and a["steps"] == b["steps"] == 2
     lines = (tmp_path / "ten" / "seed_0" / "log.jsonl").read_text().splitlines()
     assert [Step(**json.loads(line)).step for line in lines] == [1, 2]
+
+
+def test_a_sweep_without_training(tmp_path, ran):
+    changes = {"photo": {}, "classname": {"head.prompt": "classname"}}
+    cells = sweep.settle(demo.get_config("debug"), changes)
+    table = sweep.run(cells, tmp_path, title="prompts", mode="zero_shot")
+    assert ran == ["photo/seed_0", "classname/seed_0"]
+    assert [(row.name, row.tuned) for row in table] == [
+        ("photo zero-shot", 0), ("classname zero-shot", 0),
+    ]  # fmt: skip
+    assert not list(tmp_path.rglob("log.jsonl"))  # nothing was trained
+    assert (tmp_path / "photo" / "seed_0" / "report.html").exists()
+    for cell, row in zip(cells, table, strict=True):
+        found = json.loads((tmp_path / cell / "seed_0" / "metrics.json").read_text())
+        assert row.mean("overall") == found["zero_shot"]["overall"] and found["test"] is None
+    assert sweep.run(cells, tmp_path, title="prompts", mode="zero_shot") == table
+    assert len(ran) == 2
+    assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # of a training
+
+
+def test_zero_shot_by_level_of_the_taxonomy(tmp_path):
+    taxa = {1: ("Aves", "Corvus", "Corvus corax"), 2: ("Aves", "Pica", "Pica pica"),
+            3: ("Insecta", "Apis", "Apis mellifera")}  # fmt: skip
+    content = {
+        "categories": [
+            {"id": i, "name": name, "kingdom": "Animalia", "phylum": "any", "class": kind,
+             "order": kind, "family": genus, "genus": genus}
+            for i, (kind, genus, name) in taxa.items()
+        ],
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in taxa],
+        "annotations": [{"image_id": i, "category_id": i} for i in taxa],
+    }  # fmt: skip
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    for i in taxa:
+        Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    settings = {
+        "name": "inaturalist", "root": tmp_path, "train_list": "all.json", "test_list": "all.json",
+    }  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "lift_jax.main", "--config=configs/demo.py:debug",
+            *(f"--config.data.{key}={value}" for key, value in settings.items()),
+            f"--workdir={tmp_path}/run", "--sweep=levels", "--sweep_cells=3/7",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = " ".join(done.stdout.split())
+    assert "class zero-shot" in out
+    assert "Not finished: kingdom, phylum, order, family, genus, species." in out
+    about = json.loads((tmp_path / "run" / "class" / "seed_0" / "config.json").read_text())
+    assert about["data_summary"]["class_names"] == ["Aves", "Insecta"]
+    assert not list((tmp_path / "run").rglob("log.jsonl"))  # nothing was trained
 
 
 def test_no_seeds_are_too_few(tmp_path):

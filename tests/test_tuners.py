@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import authors
@@ -10,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rich.console import Console
 
 import lift_jax
-from lift_jax import config, losses, state, steps
+from lift_jax import checkpoint, config, losses, optim, state, steps
 from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.blocks import Block
 from lift_jax.models.heads import CosineHead, normalise
-from lift_jax.models.hooks import Fixed, Options, Site, Tunable, Tuned, Tuner
+from lift_jax.models.hooks import Options, Site, Tunable, Tuned, Tuner
 from lift_jax.models.methods import AdaptFormer, Arbitrary, LoRA, Prompts
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig, TextTransformer
@@ -35,22 +38,16 @@ def close(found, expected, rtol=1e-5):
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def gradient(forward, tuned):
-    """((loss, aux), gradients); without jit the compiled operations serve every tuner."""
-    function = jax.value_and_grad(forward, has_aux=True)
-    if any(part in path for path in tuned for part in ("vpt", "aft", "conv", "bn", "pool")):
-        function = jax.jit(function, compiler_options=FAST)  # whose operations are its own
-    return function(tuned)
+def gradient(forward, tuned, frozen):
+    """((loss, aux), gradients of the tuned leaves); frozen ones as constants compile slowly."""
+    return jax.jit(jax.value_and_grad(forward, has_aux=True))(tuned, frozen)
 
 
 def run(model, inputs):
     """The output of a model whose operations no other test has."""
     graph, leaves = tree.flatten(model)
     arrays = {path: leaf[...] for path, leaf in leaves.items()}
-    forward = jax.jit(lambda a, x: tree.merge(graph, a)(x), compiler_options=FAST)
+    forward = jax.jit(lambda a, x: tree.merge(graph, a)(x))
     return forward(arrays, inputs)
 
 
@@ -92,7 +89,7 @@ IMAGE = {
     "lift_adaptformer_partial2": ("adaptformer", {"dim": 3, "partial": 2}),
     "lift_adaptformer_partial_list": ("adaptformer", {"dim": 2, "layers": "0:2"}),
     "lift_lora": ("lora", {"dim": 2, "layers": "1:3"}),
-    "lift_mask": ("aft", {"ratio": 0.005, "partial": 1}),
+    "lift_mask": ("aft", {"ratio": 0.005, "partial": 1, "mask": "joint"}),
 }
 TEXT = {  # options of the image tower, and of the text tower
     "text_adaptformer": (None, ("adaptformer", {"dim": 3})),
@@ -105,28 +102,6 @@ TEXT = {  # options of the image tower, and of the text tower
         ("adaptformer", {"dim": 2, "partial": 1}),
     ),
 }
-# LIFT's masks are one random order over kernel and bias, and cannot be made again from a seed
-LIFT_MASK = {"qkv": "attn_in", "out": "attn_out", "fc1": "mlp_in", "fc2": "mlp_out"}
-LIFT_MASK_TABLE = TABLES["lift"] + [
-    (
-        rf"visual/blocks/(\d+)/tuners/aft/{ours}/{leaf}",
-        rf"tuner.masked_linear_list.\1.{theirs}.optimized_{kind}",
-        "same",
-    )
-    for ours, theirs in LIFT_MASK.items()
-    for leaf, kind in (("kernel", "weight"), ("bias", "bias"))
-]
-
-
-def put_masks_of_lift(tuner, expected):
-    for ours, theirs in LIFT_MASK.items():
-        entries = {}
-        for leaf, kind in (("kernel", "weight"), ("bias", "bias")):
-            at = expected[f"lift_mask/mask_{kind}/2.{theirs}"]
-            if len(at):
-                entries[leaf] = Tuned(jnp.zeros(len(at)))
-                entries[f"{leaf}_at"] = Fixed(jnp.asarray(at))
-        setattr(tuner, ours, nnx.Dict(entries))
 
 
 def same_gradients(expected, case, grads, table):
@@ -159,14 +134,12 @@ def test_logits_loss_and_gradients_of_the_authors(golden, clip, expected, case):
     names = tuners.parse_names(text)
     visual = nnx.clone(clip.visual)
     tuners.attach(visual, names, 10, rngs=nnx.Rngs(0), **options)
-    if case == "lift_mask":
-        put_masks_of_lift(visual.blocks[2].tuners["aft"], expected)
     chosen = options.get("partial", 0), options.get("layers", "")
     head = CosineHead(jnp.asarray(expected["classifier_weight"]))
     is_trainable = tuners.trainable(names, 3, *chosen)
     graph, tuned, frozen = state.split(Classifier(visual, head), is_trainable)
     layout = "lift" if case.startswith("lift_") else "lift_plus"
-    table = LIFT_MASK_TABLE if case == "lift_mask" else table_of(tuned, layout)
+    table = table_of(tuned, layout)
     start = {"head/weight": expected["classifier_weight"]}
     start |= authors.leaves(expected, f"{case}/param/", tuned, table)
     if text == "full":  # whose start is the backbone's
@@ -175,11 +148,11 @@ def test_logits_loss_and_gradients_of_the_authors(golden, clip, expected, case):
     loss = losses.make("la", expected["cls_num_list"])
     images = golden("clip_openai")["images"]
 
-    def forward(tuned):
+    def forward(tuned, frozen):
         logits = tree.merge(graph, tuned | frozen)(images)
         return loss(logits, expected["labels"]), logits
 
-    (value, logits), grads = gradient(forward, start)
+    (value, logits), grads = gradient(forward, start, frozen)
     close(logits, expected[f"{case}/logits"])
     close(value, expected[f"{case}/loss"])
     same_gradients(expected, case, grads, table)
@@ -199,14 +172,14 @@ def test_texts_of_the_authors(golden, clip, expected, case):
     loss = losses.make("la", expected["cls_num_list"])
     inputs = golden("clip_openai")
 
-    def forward(tuned):
+    def forward(tuned, frozen):
         model = tree.merge(graph, tuned | frozen)
         image = normalise(model.encode_image(inputs["images"], project=True))
         text = normalise(model.encode_text(inputs["tokens"], project=True))
         logits = jnp.exp(model.logit_scale[...]) * image @ text.T
         return loss(logits, expected["labels"]), logits
 
-    (value, logits), grads = gradient(forward, start)
+    (value, logits), grads = gradient(forward, start, frozen)
     close(logits, expected[f"{case}/logits"])
     close(value, expected[f"{case}/loss"])
     same_gradients(expected, case, grads, TABLES["lift_plus"])
@@ -306,16 +279,20 @@ def filled(build):
     return tree.merge(graph, arrays)
 
 
-def new(kind):
+def new(kind, blocks=BLOCKS):
     """A classifier with made-up weights, its tower, and three inputs."""
     rng = np.random.default_rng(1)
     head = CosineHead(jnp.asarray(rng.normal(size=(CLASSES, WIDTH)), jnp.float32))
     if kind == "text":
         tokens = rng.integers(0, 22, (3, 7))
         tokens[np.arange(3), [3, 6, 4]] = 22
-        tower = filled(lambda: TextTransformer(WORDS, rngs=nnx.Rngs(0)))
+        tower = filled(lambda: TextTransformer(replace(WORDS, layers=blocks), rngs=nnx.Rngs(0)))
         return Texts(tower, head), tower, jnp.asarray(tokens)
-    build, sizes = (ResNet, CLIP_RESNET) if kind == "resnet" else (VisionTransformer, VIT)
+    build, sizes = (
+        (ResNet, CLIP_RESNET)
+        if kind == "resnet"
+        else (VisionTransformer, replace(VIT, layers=blocks))
+    )
     tower = filled(lambda: build(sizes, rngs=nnx.Rngs(0)))
     images = rng.normal(size=(3, sizes.resolution, sizes.resolution, 3))
     return Classifier(tower, head), tower, jnp.asarray(images, jnp.float32)
@@ -339,9 +316,9 @@ def test_where_each_tuner_applies(kind):
     assert found == set(PLACES[kind])
 
 
-def tuned_model(names, kind, **options):
+def tuned_model(names, kind, blocks=BLOCKS, **options):
     """Model, inputs, and the split that the names make: graph, tuned, frozen."""
-    model, tower, inputs = new(kind)
+    model, tower, inputs = new(kind, blocks)
     options = OPTIONS | options
     tuners.attach(tower, names, CLASSES, rngs=nnx.Rngs(1), **options)
     is_trainable = tuners.trainable(
@@ -392,15 +369,47 @@ OF_RESNET = {
 }
 
 
+@partial(jax.jit, static_argnums=0)
+def differentiated(graph, tuned, frozen, inputs):
+    """Logits, and the gradient of every tuned leaf."""
+
+    def loss(tuned):
+        logits = tree.merge(graph, tuned | frozen)(inputs)
+        return -jax.nn.log_softmax(logits)[:, 0].mean(), logits
+
+    (_, logits), grads = jax.value_and_grad(loss, has_aux=True)(tuned)
+    return logits, grads
+
+
+def stepped(tuned, grads):
+    """The leaves after a step of gradient descent, in which every one of them must move."""
+    assert grads.keys() == tuned.keys()
+    after = {path: leaf - 0.1 * grads[path] for path, leaf in tuned.items()}
+    for path, leaf in tuned.items():
+        shifts_keys = path.endswith(("/k/bias", "/k/shift"))  # which softmax ignores
+        assert shifts_keys or not np.array_equal(after[path], leaf), path
+    return after
+
+
+def through_checkpoint(workdir, tuned, like):
+    """Leaves that were saved, and read again where leaves `like` these were expected."""
+    optimizer = optim.sgd(0.1, 0.9, 0.0)
+    with checkpoint.open_manager(workdir, 1) as manager:
+        checkpoint.save(manager, state.create(tuned, optimizer), {})
+        checkpoint.wait(manager)
+        expected = state.create(like, optimizer)
+        return checkpoint.restore(manager, expected, Console(quiet=True)).tuned
+
+
 @pytest.mark.parametrize(("name", "kind"), [(n, kind) for kind in PLACES for n in PLACES[kind]])
-def test_contract(name, kind):
+def test_contract(name, kind, tmp_path):
     base, _, inputs = new(kind)
     expected = base(inputs)
     model, _, (graph, tuned, frozen) = tuned_model((name,), kind)
 
     # its start is the frozen model, where the method says so
-    started = model(inputs)
-    same = np.allclose(started, expected, rtol=1e-6, atol=1e-6)
+    started, _ = differentiated(graph, tuned, frozen, inputs)
+    same = np.allclose(started, expected, rtol=1e-5, atol=1e-5)
     assert same == (name in UNCHANGED)
 
     # as many parameters as the formula says
@@ -412,30 +421,22 @@ def test_contract(name, kind):
 
     # every tuned leaf moves in a step, and nothing else does
     away = stirred(tuned)
-
-    def loss(tuned):
-        logits = tree.merge(graph, tuned | frozen)(inputs)
-        return -jax.nn.log_softmax(logits)[:, 0].mean(), ()
-
-    _, grads = gradient(loss, away)
-    after = {path: leaf - 0.1 * grads[path] for path, leaf in away.items()}
-    for path, leaf in away.items():
-        shifts_keys = path.endswith(("/k/bias", "/k/shift"))  # which softmax ignores
-        assert shifts_keys or not np.array_equal(after[path], leaf), path
-    moved = tree.merge(graph, after | frozen)
-    _, leaves = tree.flatten(moved)
+    _, grads = differentiated(graph, away, frozen, inputs)
+    after = stepped(away, grads)
+    moved, _ = differentiated(graph, after, frozen, inputs)
+    _, leaves = tree.flatten(tree.merge(graph, after | frozen))
     _, original = tree.flatten(base)
     kept = original.keys() - tuned.keys()
     assert kept and leaves.keys() - tuned.keys() >= kept
     for path in kept:
         assert np.array_equal(leaves[path][...], original[path][...]), path
 
-    # saved and read again
-    saved = {path: np.asarray(leaf) for path, leaf in after.items()}
+    # saved and read again, into a model that was built anew
     _, _, (graph_2, tuned_2, frozen_2) = tuned_model((name,), kind)
-    assert tuned_2.keys() == saved.keys()
-    read = tree.merge(graph_2, jax.tree.map(jnp.asarray, saved) | frozen_2)
-    assert np.array_equal(read(inputs), moved(inputs))
+    read = through_checkpoint(tmp_path, after, tuned_2)
+    assert read.keys() == after.keys()
+    again, _ = differentiated(graph_2, read, frozen_2, inputs)
+    assert np.array_equal(again, moved)
 
     # removed, it leaves the base
     for _, module in nnx.iter_modules(model):
@@ -451,18 +452,25 @@ PAIRS = [pair for pair in itertools.combinations(IN_BLOCKS, 2) if "vpt_deep" not
 PAIRS += [(name, "vpt_deep") for name in IN_BLOCKS if not name.startswith("vpt")]
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """Each tuner by itself on a tower of one block: (graph, tuned, frozen)."""
+    return {name: tuned_model((name,), "vit", blocks=1)[2] for name in IN_BLOCKS}
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-def test_any_two_go_together(pair):
+def test_any_two_go_together(pair, alone):
     """They train what each alone does, and one that starts as nothing leaves the other alone."""
-    _, inputs, (graph, both, frozen) = tuned_model(pair, "vit")
-    alone = {name: tuned_model((name,), "vit")[2] for name in pair}
-    assert both.keys() == {path for _, tuned, _ in alone.values() for path in tuned}
+    _, inputs, (graph, both, frozen) = tuned_model(pair, "vit", blocks=1)
+    assert both.keys() == {path for name in pair for path in alone[name][1]}
     for first, second in (pair, pair[::-1]):
         graph_2, tuned, frozen_2 = alone[second]
         if first in UNCHANGED:
             away = stirred(tuned)
-            found = tree.merge(graph, both | frozen | away)(inputs)
-            close(found, tree.merge(graph_2, frozen_2 | away)(inputs))
+            found, _ = differentiated(graph, both | away, frozen, inputs)
+            close(found, differentiated(graph_2, away, frozen_2, inputs)[0])
+    away = stirred(both)
+    stepped(away, differentiated(graph, away, frozen, inputs)[1])
 
 
 def test_they_act_in_one_order():
@@ -559,6 +567,9 @@ def test_what_cannot_be_merged_is_named():
 # -- prompts, and the last block's shortcut
 
 
+ALL_AT_ONCE = tuple(name for name in tuners.TUNERS if name != "vpt_shallow")
+
+
 @pytest.mark.parametrize("sizes", [ROTARY, MAP, VIT], ids=["rotary", "map", "cls"])
 def test_the_place_of_prompts_changes_nothing(sizes):
     """Attention takes tokens as a set, if positions and angles stay with their tokens."""
@@ -591,16 +602,24 @@ def test_the_start_of_prompts():
         tuners.attach(tower, ("vpt_deep",), 5, rngs=nnx.Rngs(0), place="end")
 
 
-def test_last_block_for_the_first_token_alone_is_exact():
-    names = [name for name in tuners.TUNERS if name != "vpt_shallow"]
-    model, _, (graph, tuned, frozen) = tuned_model(names, "vit", parts="attn+mlp+ln")
-    block: Block = tree.merge(graph, stirred(tuned) | frozen).visual.blocks[1]
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, WIDTH)), jnp.float32)
-    x, _, prompts = block.tokens(x, None, 0)
-    assert prompts == 2 and x.shape == (3, 7, WIDTH)
-    whole, first = block(x), block(x, first_only=True)
-    assert first.shape == (3, 1, WIDTH)
-    close(first, whole[:, :1])
+@pytest.mark.parametrize("names", [(), ALL_AT_ONCE], ids=["none", "all"])
+def test_last_block_for_the_first_token_alone_is_exact(names, monkeypatch):
+    """Of three blocks the last leaves only CLS, which is what it is if no block does."""
+    _, images, (graph, tuned, frozen) = tuned_model(names, "vit", 3, parts="attn+mlp+ln")
+    visual = tree.merge(graph, stirred(tuned) | frozen).visual
+    call, shortened = Block.__call__, []
+
+    def whole(block, x, *, first_only, **others):
+        shortened.append(first_only)
+        return call(block, x, **others)
+
+    found = visual(images)
+    monkeypatch.setattr(Block, "__call__", whole)
+    close(found, visual(images))
+    assert shortened == [False, False, True]
+    x, _, prompts = visual.blocks[2].tokens(jnp.ones((3, 5, WIDTH)), None, 0)
+    assert prompts == (2 if names else 0) and x.shape == (3, 5 + prompts, WIDTH)
+    assert call(visual.blocks[2], x, first_only=True).shape == (3, 1, WIDTH)
 
 
 # -- which leaves are trained, and mistakes

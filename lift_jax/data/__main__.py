@@ -3,6 +3,9 @@
 Prints its splits, classes, sizes and what is wrong with it, and writes to --workdir: classes.csv
 and classes.png (images by class), findings.csv (images that cannot be read or are there twice) and
 views.png (what the model is shown while training and testing).
+
+With --prepare it writes the training split as small JPEGs in a few large files instead, which
+training then reads in place of the images. Run it again to continue after a kill.
 """
 
 import os
@@ -26,11 +29,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lift_jax import command, log, metrics, plots, train, weights
-from lift_jax.data import augment, catalog, scan
-from lift_jax.data.images import Dataset, Split
+from lift_jax.data import augment, catalog, prepare, scan
+from lift_jax.data.decode import Picture
+from lift_jax.data.images import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError, fail
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/data", "The folder for what is written.")
+PREPARE = flags.DEFINE_bool("prepare", False, "Write the training split as small JPEGs, and stop.")
+SIZE = flags.DEFINE_integer("prepare_size", 0, "Their short side; 0: 8/7 of the resolution.")
 READ = flags.DEFINE_bool("read", True, "Read every image; --noread looks at the lists alone.")
 PIXELS = 224  # of the views of a backbone that is not on this machine
 SHOWN = 5  # findings of a kind that are printed; all are in findings.csv
@@ -46,6 +52,8 @@ def look(config: ConfigDict, workdir: Path, read: bool, console: Console) -> lis
     }
     console.print(splits_table(data, splits))
     console.print(groups_table(data, splits))
+    for note in data.notes:
+        console.print(note, markup=False, highlight=False)
     tell_empty(data, splits, console)
     write_classes(data, splits, workdir)
     found: list[scan.Finding] = []
@@ -238,7 +246,7 @@ def draw_views(config: ConfigDict, data: Dataset, res: int, workdir: Path) -> No
     for i in chosen_images(data):
         image = data.train.images[i]
         drawn = (training(image, np.random.default_rng((config.seed, e, i)), e) for e in epochs)
-        whole = augment.as_image(image)
+        whole = Picture.of(image).pillow().convert("RGB")
         whole.thumbnail((2 * res, 2 * res))
         title = f"{data.class_names[data.train.labels[i]]}\n{data.counts[data.train.labels[i]]:,}"
         rows[f"{title} images"] = [np.asarray(whole), *drawn, plain(image), *crops(image)]
@@ -261,6 +269,29 @@ def chosen_images(data: Dataset) -> Sequence[int]:
     return found
 
 
+# -- preparing
+
+
+def prepare_split(config: ConfigDict, size: int, console: Console) -> None:
+    """Writes the training split in the form that is read fastest, and says how to use it."""
+    if config.data.prepared == "none":
+        raise UserError("data.prepared is 'none', so nothing prepared would be used: leave it out.")
+    split = catalog.load(config.data, config.seed).train
+    if isinstance(split.images, prepare.PreparedImages):
+        console.print(f"{Path(split.images.files[0]).parent} is complete: training uses it.")
+        return
+    if not isinstance(split.images, EncodedImages):
+        raise UserError(f"data.name={config.data.name} has nothing to prepare: it is in memory.")
+    size = size or prepare.default_size(preview_resolution(config, console))
+    target = config.data.prepared
+    folder = prepare.folder_of(split.images, target)
+    console.print(f"{len(split):,} images to {folder}, short side at most {size} pixels.")
+    prepare.prepare(split, folder, size=size, workers=os.cpu_count() or 1, console=console)
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    flag = f" Give --config.data.prepared={target} for it." if target else ""
+    console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
@@ -269,6 +300,10 @@ def main(argv: list[str]) -> None:
             "Give a config: python -m lift_jax.data --config=configs/folder.py "
             "--config.data.root=photos"
         )
+        if PREPARE.value:
+            prepare_split(config, SIZE.value, Console())
+            return
+        config.data.prepared = "none"  # the images as they are
         look(config, train.open_workdir(WORKDIR.value), READ.value, Console())
     except UserError as e:
         raise SystemExit(fail(e)) from None

@@ -1,6 +1,6 @@
 """Cuts an image into the square views that a network sees, on the host, as uint8.
 
-Everything here works on Pillow images and rounds sizes and offsets as torchvision does, so that a
+Everything here resizes by Pillow and rounds sizes and offsets as torchvision does, so that a
 view is the same grey level for grey level. Normalisation is left to the device: uint8 is a quarter
 of the bytes. Randomness comes only from the generator that is handed in.
 """
@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from lift_jax.data.decode import FILTERS, Picture
 from lift_jax.errors import UserError, unknown
-
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # LIFT+ section on minimalist augmentation: how far the smallest crop has grown towards the whole
 # image at training time t in [0, 1].
@@ -97,21 +96,6 @@ def central_box(height: int, width: int) -> Box:
 # --- resizing and cutting ---
 
 
-def as_image(image: Image.Image | UInt8[np.ndarray, "h w 3"]) -> Image.Image:
-    """Returns a Pillow image for either form in which a data set holds its images."""
-    return image if isinstance(image, Image.Image) else Image.fromarray(image)
-
-
-def resized_crop(
-    image: Image.Image, box: Box, res: int, interpolation: str
-) -> UInt8[np.ndarray, "{res} {res} 3"]:
-    """Cuts `box` out and resizes it to res x res.
-
-    Cropping first matters: Pillow's `resize(box=...)` also reads pixels outside the box.
-    """
-    return np.asarray(image.crop(box).resize((res, res), FILTERS[interpolation]))
-
-
 def short_side_to(height: int, width: int, size: int) -> tuple[int, int]:
     """Returns (height, width) with the short side at `size` and the long side cut to an integer."""
     if width <= height:
@@ -131,26 +115,28 @@ def corners(height: int, width: int, res: int) -> list[tuple[int, int]]:
 
 
 def squares(
-    image: Image.Image,
+    image: Picture,
     whole: tuple[int, int],
     places: list[tuple[int, int]],
     res: int,
     interpolation: str,
 ) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
     """Resizes an image to `whole` (h, w) and cuts the res x res square at each (top, left)."""
-    (height, width), resample = whole, FILTERS[interpolation]
+    height, width = whole
     if max(whole) <= STRIP * min(whole):
-        pixels = np.asarray(image.resize((width, height), resample))
+        pixels = image.resized((0, 0, image.width, image.height), width, height, interpolation)
         return [pixels[top : top + res, left : left + res] for top, left in places]
     # A 1 x 10,000 strip would fill gigabytes, so only the squares are computed. Up to rounding
     # they are the same; ordinary images are not cut so because Pillow orders its two passes by
     # size and rounds in between, which on sharp edges shows.
-    y, x = image.height / height, image.width / width  # source pixels a resized pixel
+    source, resample = image.pillow(), image.filter(interpolation)
+    y, x = source.height / height, source.width / width  # source pixels a resized pixel
+    ends = source.width, source.height
     boxes = (
-        (left * x, top * y, min((left + res) * x, image.width), min((top + res) * y, image.height))
+        (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
         for top, left in places
     )
-    return [np.asarray(image.resize((res, res), resample, box=box)) for box in boxes]
+    return [np.asarray(source.resize((res, res), resample, box=box))[..., :3] for box in boxes]
 
 
 # --- the transforms that a loader holds ---
@@ -191,10 +177,10 @@ class TrainTransform:
         return self.res, self.res, 3
 
     def __call__(
-        self, image: Image.Image | np.ndarray, rng: np.random.Generator, epoch: int
+        self, image: Picture | Image.Image | np.ndarray, rng: np.random.Generator, epoch: int
     ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
         """Returns a view of `image` drawn from `rng`, as in `epoch` (0-based)."""
-        image = as_image(image)
+        image = Picture.of(image)
         if self.kind == "none":
             pixels = TestTransform(self.res, self.interpolation)(image)
         else:
@@ -203,7 +189,7 @@ class TrainTransform:
                 box = mda_box(image.height, image.width, low, rng)
             else:
                 box = rrc_box(image.height, image.width, self.min_area, rng)
-            pixels = resized_crop(image, box, self.res, self.interpolation)
+            pixels = image.resized(box, self.res, self.res, self.interpolation)
         return pixels[:, ::-1] if self.flip and rng.random() < 0.5 else pixels
 
 
@@ -229,10 +215,10 @@ class TestTransform:
         return self.res, self.res, 3
 
     def __call__(
-        self, image: Image.Image | np.ndarray
+        self, image: Picture | Image.Image | np.ndarray
     ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
         """Returns the view of `image`."""
-        image = as_image(image)
+        image = Picture.of(image)
         expand = self.res // 7 if self.expand is None else self.expand
         whole = short_side_to(image.height, image.width, self.res + expand)
         place = centre(*whole, self.res)
@@ -264,10 +250,10 @@ class FiveCrop:
         return 5, self.res, self.res, 3
 
     def __call__(
-        self, image: Image.Image | np.ndarray
+        self, image: Picture | Image.Image | np.ndarray
     ) -> UInt8[np.ndarray, "5 {self.res} {self.res} 3"]:
         """Returns the five views of `image`."""
-        image = as_image(image)
+        image = Picture.of(image)
         whole = short_side_to(image.height, image.width, self.res + self.expand)
         places = corners(*whole, self.res)
         return np.stack(squares(image, whole, places, self.res, self.interpolation))
@@ -283,15 +269,56 @@ class TenCrop(FiveCrop):
         return 10, self.res, self.res, 3
 
     def __call__(
-        self, image: Image.Image | np.ndarray
+        self, image: Picture | Image.Image | np.ndarray
     ) -> UInt8[np.ndarray, "10 {self.res} {self.res} 3"]:
         """Returns the ten views of `image`."""
-        image = as_image(image)
-        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.concatenate([super().__call__(image), super().__call__(mirrored)])
+        image = Picture.of(image)
+        return np.concatenate([super().__call__(image), super().__call__(image.mirrored())])
 
 
-CROPS = {"five": FiveCrop, "ten": TenCrop}  # test-time ensembles by `test.crops`
+@dataclass(frozen=True)
+class RandomCrops:
+    """`views` random resized crops of an image, half of them mirrored (LIFT)."""
+
+    res: int
+    views: int
+    interpolation: str
+    min_area: float
+
+    def __post_init__(self):
+        _check_view(self.res, self.interpolation)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the views."""
+        return self.views, self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "{self.views} {self.res} {self.res} 3"]:
+        """Returns views of `image` drawn from `rng`."""
+        image, views = Picture.of(image), []
+        for _ in range(self.views):
+            box = rrc_box(image.height, image.width, self.min_area, rng)
+            pixels = image.resized(box, self.res, self.res, self.interpolation)
+            views.append(pixels[:, ::-1] if rng.random() < 0.5 else pixels)
+        return np.stack(views)
+
+
+View = TestTransform | FiveCrop | RandomCrops  # what a split is tested through
+CROPS = ("five", "ten", "random")  # test-time ensembles: `test.crops`
+
+
+def ensemble(
+    crops: str, res: int, interpolation: str, *, expand: int, views: int, min_area: float
+) -> View:
+    """Returns the views of a test-time ensemble, one of `CROPS`.
+
+    `expand` is for five and ten crops, `views` and `min_area` for random ones.
+    """
+    if crops == "random":
+        return RandomCrops(res, views, interpolation, min_area)
+    return {"five": FiveCrop, "ten": TenCrop}[crops](res, expand, interpolation)
 
 
 def _check_view(res: int, interpolation: str) -> None:

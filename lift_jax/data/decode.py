@@ -1,19 +1,30 @@
-"""One image file to pixels.
+"""One encoded image to pixels.
 
-Every way in which a file can be wrong ends in a `UserError` that names the file, also from a
-loader's thread or worker process.
+Every way in which a file can be wrong ends in a `UserError` that names it, also from a loader's
+thread or worker process.
 """
 
+import io
+import math
 import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
 
 from lift_jax.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # a file's name may lie about these
 MAX_PIXELS = 89_478_485  # where Pillow starts to suspect a decompression bomb
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+KEPT = 1.5  # fast: pixels that are left of a reduced crop, over those that it is resized to
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange height and width
 
 # Pillow reads EXIF for the resolution, which nobody uses here, and warns where it is corrupt, as in
 # some images of ImageNet. Too large an image is an error below, so its warning would be a second
@@ -22,22 +33,164 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """Returns the image of a file in RGB, as stored: an EXIF orientation is not applied.
+@dataclass(frozen=True)
+class Decoding:
+    """How files become pixels.
 
-    Raises UserError, which names the file and the cause, for whatever is wrong with the file.
+    `fast` trades exactness for speed: JPEGs are decoded with a fast inverse DCT, at a half, a
+    quarter or an eighth where a crop is three times as large (or more) as what it is resized to,
+    and resized by Pillow's Hamming filter in place of bicubic. On crops of two photographs the
+    views differed by 1.7 grey levels of 255 in the mean, 10 at the 99th percentile. `exif` turns
+    images as their EXIF orientation says; torchvision, and so the papers, ignore it.
     """
+
+    fast: bool = False
+    exif: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image whose size is known before its pixels are decoded.
+
+    `height` and `width` are those of the image as it was taken: crops are drawn in them. The pixels
+    may be fewer, by the same factor in both directions, down to `least` of the size; `load(least)`
+    gives them as u8[h w 3], or u8[h w 4] with a fourth channel to be ignored.
+    """
+
+    height: int
+    width: int
+    load: Callable[[float], UInt8[np.ndarray, "h w c"]]
+    fast: bool = False
+
+    @classmethod
+    def of(cls, image: "Picture | Image.Image | UInt8[np.ndarray, 'h w 3']") -> "Picture":
+        """Wraps an image that is decoded already."""
+        if isinstance(image, Picture):
+            return image
+        pixels = np.asarray(image)
+        return cls(*pixels.shape[:2], load=lambda least: pixels)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self.load(1.0)[..., :3]
+
+    def mirrored(self) -> "Picture":
+        """The image with left and right exchanged."""
+        return Picture(self.height, self.width, lambda least: self.load(least)[:, ::-1], self.fast)
+
+    def pillow(self, least: float = 1.0) -> Image.Image:
+        """All of it for Pillow, in mode RGB or RGBX."""
+        return _to_pillow(self.load(least))
+
+    def resized(
+        self, box: tuple[int, int, int, int], width: int, height: int, interpolation: str
+    ) -> UInt8[np.ndarray, "{height} {width} 3"]:
+        """Cuts out the box (left, top, right, bottom) and resizes it.
+
+        Cropping first matters: Pillow's `resize(box=...)` also reads pixels outside the box. Only
+        where there are fewer pixels than were taken, and the box ends inside of one, is the rest
+        of that one read.
+        """
+        least = max(width / (box[2] - box[0]), height / (box[3] - box[1]))
+        pixels = self.load(min(1.0, least))
+        y, x = pixels.shape[0] / self.height, pixels.shape[1] / self.width
+        left, top, right, bottom = (side * (x, y)[i % 2] for i, side in enumerate(box))
+        part = _to_pillow(pixels[int(top) : math.ceil(bottom), int(left) : math.ceil(right)])
+        inside = left - int(left), top - int(top), right - int(left), bottom - int(top)
+        resample = self.filter(interpolation)
+        return np.asarray(part.resize((width, height), resample, box=inside))[..., :3]
+
+    def filter(self, interpolation: str) -> Image.Resampling:
+        """Pillow's filter for bicubic or bilinear."""
+        return Image.Resampling.HAMMING if self.fast else FILTERS[interpolation]
+
+
+def _to_pillow(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    if pixels.shape[2] == 3:
+        return Image.fromarray(pixels)
+    # Four bytes a pixel is how Pillow holds them, so that nothing is rearranged.
+    height, width = pixels.shape[:2]
+    whole = np.ascontiguousarray(pixels)
+    return Image.frombuffer("RGBX", (width, height), whole, "raw", "RGBX", 0, 1)
+
+
+def read_image(path: str | os.PathLike, how: Decoding = Decoding()) -> Picture:  # noqa: B008
+    """The image of a file, as `open_image`."""
+    return open_image(read_bytes(path), os.fspath(path), how)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of an image file. Raises UserError as `open_image`."""
+    with _named(os.fspath(path)), open(path, "rb") as file:
+        return file.read()
+
+
+def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008
+    """The image in the bytes of a file, whose pixels are not decoded yet.
+
+    Raises UserError, which names the file and the cause, for whatever is wrong with it: now, or
+    when its pixels are asked for.
+    """
+    with _named(name):
+        return _jpeg(content, name, how) or _other(content, name, how)
+
+
+def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
+    """An ordinary JPEG, by libjpeg-turbo itself: the same pixels as Pillow's, sooner."""
+    if content[:2] != b"\xff\xd8":
+        return None
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, too many to open")
-            return to_rgb(image)
+        sizes: Any = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None  # what is wrong with it, Pillow says better
+    height, width, colours, _ = sizes
+    if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
+        return None
+    if how.exif and Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1) != 1:
+        return None
+
+    def load(least: float) -> np.ndarray:
+        least = KEPT * least if how.fast else 1.0
+        reduced: dict[str, Any] = {}
+        if least <= 0.5:
+            sizes = math.ceil(height * least), math.ceil(width * least)
+            reduced = {"min_height": sizes[0], "min_width": sizes[1], "min_factor": 2}
+        try:
+            return simplejpeg.decode_jpeg(content, "RGBX", fastdct=how.fast, **reduced)
+        except ValueError:  # damaged, or odd in a way that Pillow bears
+            return _other(content, name, how).load(1.0)
+
+    return Picture(height, width, load, how.fast)
+
+
+def _other(content: bytes, name: str, how: Decoding) -> Picture:
+    """Any other format, and JPEGs that are not ordinary, by Pillow."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        height, width = image.height, image.width
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"it has {width} x {height} pixels, too many to open")
+        if how.exif and image.getexif().get(ORIENTATION, 1) >= 5:
+            height, width = width, height
+
+    def load(least: float) -> np.ndarray:
+        with _named(name), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image) if how.exif else image))
+
+    return Picture(height, width, load, how.fast)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns whatever is raised inside into a UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
     # Decoders raise nearly every kind of exception on damaged bytes (OSError, ValueError,
     # SyntaxError, struct.error, EOFError, ...), and the remedy is the same for all.
     except Exception as error:
         cause = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
-            f"Cannot read the image {os.fspath(path)}: {cause or type(error).__name__}. "
+            f"Cannot read the image {name}: {cause or type(error).__name__}. "
             "Replace the file, or take it out of the data set (delete it, or its line in the list)."
         ) from error
 

@@ -5,14 +5,17 @@ Images of files are decoded when they are asked for.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
-from lift_jax.data.decode import read_image
+from lift_jax.data.decode import Decoding, Picture, open_image, read_bytes
+from lift_jax.errors import unknown
+
+DECODE = ("exact", "fast")
+ON_BAD_IMAGE = ("error", "skip")
 
 
 class Images(Protocol):
@@ -20,21 +23,32 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
-        """Returns image i in RGB. Raises UserError where its file cannot be read."""
+    def __getitem__(self, i: int) -> Picture | UInt8[np.ndarray, "h w 3"]:
+        """Returns image i in RGB. Raises UserError where its file cannot be read: now, or when the
+        pixels of a Picture are asked for."""
         ...
 
     def name(self, i: int) -> str:
         """Returns the path of image i, or what stands for it in messages."""
         ...
 
+    def take(self, rows: Int[np.ndarray, "m"]) -> "Images":
+        """Returns the images of these rows, in their order."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels."""
+    """Images and their labels.
+
+    With `skip`, images that cannot be read are passed over by the loader, which notes them in
+    `bad`: index to cause. Without, the first of them is an error.
+    """
 
     images: Images
     labels: Int[np.ndarray, "n"]
+    skip: bool = False
+    bad: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
@@ -44,13 +58,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: Int[np.ndarray, "m"]) -> "Split":
+        """Returns the images of these rows with their labels, in their order."""
+        return Split(self.images.take(rows), self.labels[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A training split, a test split and what their labels mean.
 
     `grouped_by` are the counts [c] that decide many, medium and few shot; None for the data set's
-    own. `val` is what settings may be chosen on; None where the set has no such split.
+    own. `val` is what settings may be chosen on; None where the set has no such split. `notes` are
+    sentences on how the set was made, for a run to print. `prepared` is the short side in pixels of
+    a prepared training split, 0 for one that is read as it is.
     """
 
     train: Split
@@ -58,6 +78,8 @@ class Dataset:
     class_names: tuple[str, ...]
     grouped_by: Int[np.ndarray, "c"] | None = None
     val: Split | None = None
+    notes: tuple[str, ...] = ()
+    prepared: int = 0
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:
@@ -87,9 +109,37 @@ class ArrayImages:
     def name(self, i: int) -> str:
         return f"{self.origin}, image {self.rows[i]}"
 
+    def take(self, rows: Int[np.ndarray, "m"]) -> "ArrayImages":
+        return replace(self, pixels=self.pixels[rows], rows=self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedImages:
+    """Images in a file format, decoded when they are asked for; a subclass says where they lie."""
+
+    how: Decoding = Decoding()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def content(self, i: int) -> bytes:
+        """Returns image i as it is stored. Raises UserError where it cannot be read."""
+        raise NotImplementedError
+
+    def name(self, i: int) -> str:
+        """Returns what stands for image i in messages."""
+        raise NotImplementedError
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> "EncodedImages":
+        """Returns the images of these rows, in their order."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> Picture:
+        return open_image(self.content(i), self.name(i), self.how)
+
 
 @dataclass(frozen=True, eq=False)
-class FileImages:
+class FileImages(EncodedImages):
     """Image files below `root`, decoded when asked for."""
 
     root: str
@@ -98,8 +148,32 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i: int) -> Image.Image:
-        return read_image(self.name(i))
+    def content(self, i: int) -> bytes:
+        return read_bytes(self.name(i))
 
     def name(self, i: int) -> str:
         return os.path.join(self.root, self.paths[i])
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> "FileImages":
+        return replace(self, paths=[self.paths[i] for i in rows.tolist()])
+
+
+def with_reading(data: Dataset, config: Any) -> Dataset:
+    """The data set, its files read as the config group `data` says.
+
+    Raises UserError for an unknown value of data.decode or data.on_bad_image.
+    """
+    if config.decode not in DECODE:
+        raise unknown("way of decoding (data.decode)", config.decode, DECODE)
+    if config.on_bad_image not in ON_BAD_IMAGE:
+        raise unknown("way out (data.on_bad_image)", config.on_bad_image, ON_BAD_IMAGE)
+    how = Decoding(fast=config.decode == "fast", exif=config.exif)
+
+    def read(split: Split) -> Split:
+        images = split.images
+        if isinstance(images, EncodedImages):
+            images = replace(images, how=how)
+        return Split(images, split.labels, skip=config.on_bad_image == "skip")
+
+    val = data.val and read(data.val)
+    return replace(data, train=read(data.train), test=read(data.test), val=val)

@@ -10,20 +10,32 @@ import functools
 import math
 import os
 import shutil
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
+from lift_jax.data.augment import RandomCrops, TrainTransform, View
 from lift_jax.data.images import Split
 from lift_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """An iterator that reads ahead; `close` stops its threads and processes."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None: ...
+
 
 MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock, but what is between needs it
 MAX_BUFFER = 2**30  # bytes of finished batches that wait for the step
@@ -45,7 +57,7 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
     workers: int = 0,
-) -> grain.DatasetIterator[Batch]:
+) -> Batches:
     """Yields this process's share of every training batch from `start_step` (0-based) on.
 
     With b = batch // processes: `image` u8[b r r 3], `label` i32[b], `mask` bool[b]. The last batch
@@ -62,20 +74,21 @@ def train_batches(
 
 def eval_batches(
     split: Split,
-    transform: TestTransform | FiveCrop,
+    transform: View,
     *,
+    seed: int = 0,
     batch: int,
     process: int = 0,
     processes: int = 1,
     workers: int = 0,
-) -> grain.DatasetIterator[Batch]:
+) -> Batches:
     """Yields this process's share of every batch of a split, once and in order.
 
     As `train_batches`; `image` is u8[b r r 3], or u8[b 5 r r 3] for five crops. Every process gets
-    the same number of batches.
+    the same number of batches. Random crops are a pure function of `seed` and the example's index.
     """
     slots = _Slots(len(split), batch, epochs=1, seed=None)
-    return _batches(slots, _EvalExample(split, transform), 0, process, processes, workers)
+    return _batches(slots, _EvalExample(split, transform, seed), 0, process, processes, workers)
 
 
 # --- which example is where ---
@@ -120,27 +133,51 @@ class _TrainExample:
     def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
         epoch, i = slot
         if i == PADDING:
-            return _padding(self.transform.shape)
+            return _padding(self.transform, self.split, PADDING)
         rng = np.random.default_rng((self.seed, epoch, i))
-        image = self.transform(self.split.images[i], rng, epoch)
-        return {"image": image, "label": self.split.labels[i], "mask": np.True_}
+        return _example(self.split, i, self.transform, rng, epoch)
 
 
 @dataclass(frozen=True)
 class _EvalExample:
     split: Split
-    transform: TestTransform | FiveCrop
+    transform: View
+    seed: int
 
     def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
         _, i = slot
         if i == PADDING:
-            return _padding(self.transform.shape)
-        image = self.transform(self.split.images[i])
-        return {"image": image, "label": self.split.labels[i], "mask": np.True_}
+            return _padding(self.transform, self.split, PADDING)
+        if not isinstance(self.transform, RandomCrops):
+            return _example(self.split, i, self.transform)
+        # the spawn key keeps these draws apart from those for training
+        sequence = np.random.SeedSequence((self.seed, i), spawn_key=(1,))
+        return _example(self.split, i, self.transform, np.random.default_rng(sequence))
 
 
-def _padding(shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"image": np.zeros(shape, np.uint8), "label": np.int32(0), "mask": np.False_}
+def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any) -> dict[str, Any]:
+    try:
+        image = transform(split.images[i], *draw)
+    except UserError:
+        if not split.skip:
+            raise
+        return _padding(transform, split, i)
+    return {"image": image, "label": split.labels[i], "mask": np.True_} | _bad(split, PADDING)
+
+
+def _padding(transform: TrainTransform | View, split: Split, bad: int) -> dict[str, Any]:
+    image = np.zeros(transform.shape, _dtype(transform))
+    return {"image": image, "label": np.int32(0), "mask": np.False_} | _bad(split, bad)
+
+
+def _bad(split: Split, i: int) -> dict[str, Any]:
+    """Which image could not be read, PADDING for none; nothing where that is an error."""
+    return {"bad": np.int32(i)} if split.skip else {}
+
+
+def _dtype(transform: TrainTransform | View) -> np.dtype:
+    """Images are bytes; rows of activations have a dtype (features.py)."""
+    return np.dtype(getattr(transform, "dtype", np.uint8))
 
 
 # --- reading ahead ---
@@ -153,7 +190,7 @@ def _batches(
     process: int,
     processes: int,
     workers: int,
-) -> grain.DatasetIterator[Batch]:
+) -> Batches:
     if slots.batch < 1 or slots.batch % processes:
         raise UserError(
             f"A batch of {slots.batch} cannot be shared by {processes} processes: expected a "
@@ -167,12 +204,30 @@ def _batches(
     dataset = grain.MapDataset.source(slots)[process::processes].map(example).batch(share)
     dataset = dataset[start_step:]
     workers = min(workers, len(dataset))
-    size = share * math.prod(example.transform.shape)
+    size = share * math.prod(example.transform.shape) * _dtype(example.transform).itemsize
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
     if workers:
         _prepare_workers(size, workers)
         reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(_own)
-    return iter(reading)
+    return _noting(iter(reading), example.split) if example.split.skip else iter(reading)
+
+
+def _noting(reading: Batches, split: Split) -> Generator[Batch]:
+    """Takes the unreadable images out of the batches, in which they are masked, into `split.bad`.
+
+    The cause is found by trying again here, for it may have been seen in another process.
+    """
+    try:
+        for batch in reading:
+            for i in set(batch.pop("bad").tolist()) - {PADDING} - split.bad.keys():
+                try:
+                    np.asarray(split.images[i])
+                    split.bad[i] = "it could be read at a second try"
+                except UserError as error:
+                    split.bad[i] = str(error)
+            yield batch
+    finally:
+        reading.close()
 
 
 def _read_options(size: int, readers: int) -> grain.ReadOptions:

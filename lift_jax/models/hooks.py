@@ -15,6 +15,7 @@ from lift_jax.models.layers import LayerNorm, Linear
 # The layers of a block that `tuner.parts` names, for the tuners that have parts.
 PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln1", "ln2")}
 PLACES = ("start", "end")
+MASKS = ("each", "joint")
 
 
 class Tuned(nnx.Param):
@@ -43,7 +44,7 @@ INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
 class Options:
     """How tuners are made: the fields of the config's group `tuner` (configs/base.py).
 
-    Raises UserError for an `init`, a part of `parts` or a `place` that there is not.
+    Raises UserError for an `init`, a part of `parts`, a `place` or a `mask` that there is not.
     """
 
     dim: int = 0
@@ -55,6 +56,7 @@ class Options:
     seed: int = 0
     prompts: int = 0
     place: str = "start"
+    mask: str = "each"
 
     def __post_init__(self):
         for part in self.parts.split("+"):
@@ -64,6 +66,8 @@ class Options:
             raise unknown("tuner.init", self.init, INITS)
         if self.place not in PLACES:
             raise unknown("tuner.place", self.place, PLACES)
+        if self.mask not in MASKS:
+            raise unknown("tuner.mask", self.mask, MASKS)
 
     @classmethod
     def of(cls, group: Any) -> Self:
@@ -86,6 +90,7 @@ class Site:
             LayerNorm, by name. Of a ResNet the layer behind its attention pooling ("pool") alone.
         classes: of the head.
         layers: how many blocks get the tuner.
+        index: which of these it is, from 0.
         patch: of images in pixels; 0 for texts.
     """
 
@@ -95,6 +100,7 @@ class Site:
     layers: int = 1
     patch: int = 0
     options: Options = field(default_factory=Options)
+    index: int = 0
 
 
 class Tuner(nnx.Module):

@@ -1,8 +1,9 @@
 """The tuners of LIFT and LIFT+, a class each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,7 @@ class LoRA(Tuner):
 
 
 class LoRAMLP(LoRA):
-    """The same on both projections of the MLP."""
+    """The same on both projections of the MLP, fc1 and fc2; not on the gate of a gated one."""
 
     names = ("fc1", "fc2")
 
@@ -123,7 +124,8 @@ class ScaleShift(nnx.Module):
 class SSF(Tuner):
     """y * scale + shift behind the linear layers (fc1: in front of the activation) or LayerNorms.
 
-    `tuner.parts` chooses them; of a ResNet it is its feature. Parameters: twice their widths.
+    `tuner.parts` chooses them, of which the gate of a gated MLP is none; of a ResNet it is its
+    feature. Parameters: twice their widths.
     """
 
     merges = True
@@ -206,8 +208,37 @@ def random_entries(size: int, count: int, seed: int) -> np.ndarray:
     It is the order that torch's randperm gives for the seed, so that the authors' checkpoints fit.
     """
     draws = np.random.RandomState(seed).randint(0, 2**32, count, np.uint32)
+    return _first(size, count, draws)
+
+
+def joint_entries(
+    sizes: Sequence[int], ratio: float, seed: int, block: int = 0
+) -> list[Int[np.ndarray, " k"]]:
+    """The same share of several orders, which are drawn one after another.
+
+    Before them come those of so many equal blocks.
+    """
+    generator = np.random.RandomState()
+    generator.set_state(_after(seed, block, sum(sizes) - len(sizes)))
+    # an order takes a draw less than it has places
+    draws = [generator.randint(0, 2**32, size - 1, np.uint32) for size in sizes]
+    return [_first(s, int(s * ratio), own) for s, own in zip(sizes, draws, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def _after(seed: int, blocks: int, draws: int) -> Any:
+    """The generator's state after the draws of so many blocks."""
+    generator = np.random.RandomState(seed)
+    if blocks:
+        generator.set_state(_after(seed, blocks - 1, draws))
+        generator.randint(0, 2**32, draws, np.uint32)
+    return generator.get_state()
+
+
+def _first(size: int, count: int, draws: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """The first `count` places of the order that the draws give, sorted."""
     order = np.arange(size, dtype=np.int32)
-    for i, draw in enumerate(draws.tolist()):
+    for i, draw in enumerate(draws[:count].tolist()):
         j = i + draw % (size - i)
         order[i], order[j] = order[j], order[i]
     return np.sort(order[:count])
@@ -216,9 +247,10 @@ def random_entries(size: int, count: int, seed: int) -> np.ndarray:
 class Arbitrary(Tuner):
     """AFT: trains a random fixed share of the entries of kernels and biases (LIFT section 3).
 
-    They start at the frozen values. As in LIFT+, each kernel and each bias gives int(share x size)
-    entries, the same in every block, where q, k and v count as one layer; `tuner.parts` chooses the
-    layers.
+    They start at the frozen values. q, k and v count as one layer; `tuner.parts` chooses the
+    layers, of which the gate of a gated MLP is none. With `tuner.mask` "each" each kernel and each
+    bias gives int(share x size) entries, the same in every block (LIFT+); with "joint" a layer's
+    rows [kernel bias] together give them, from one order that runs through all blocks (LIFT).
     """
 
     merges = True
@@ -230,10 +262,10 @@ class Arbitrary(Tuner):
             raise UserError(f"tuner.parts is {site.options.parts!r}: aft needs attn or mlp.")
         sizes = [a.size for name in chosen for a in site.weights[name] if a is not None]
         ratio = site.options.ratio or min(1, self.auto_ratio(site, sum(sizes)))
+        groups = {group: own for group, own in self.groups.items() if own[0] in chosen}
+        joint = self.joint(site, groups, ratio) if site.options.mask == "joint" else {}
         offsets = {}  # of a layer's kernel and bias in those of its group
-        for group, members in self.groups.items():
-            if members[0] not in chosen:
-                continue
+        for group, members in groups.items():
             entries = {}
             for i, leaf in enumerate(("kernel", "bias")):
                 # their kernels are [outputs inputs], which is the order that entries are counted in
@@ -242,13 +274,39 @@ class Arbitrary(Tuner):
                 ends = np.cumsum([0 if a is None else a.size for a in parts]).tolist()
                 for name, offset in zip(members, [0, *ends], strict=False):
                     offsets[name] = (*offsets.get(name, ()), offset)
-                at = random_entries(ends[-1], int(ends[-1] * ratio), site.options.seed)
+                at = (
+                    joint[group, leaf]
+                    if joint
+                    else random_entries(ends[-1], int(ends[-1] * ratio), site.options.seed)
+                )
                 if len(at):
                     whole = jnp.concatenate([a for a in parts if a is not None])
                     entries[leaf] = Tuned(whole[at].astype(jnp.float32))
                     entries[f"{leaf}_at"] = Fixed(jnp.asarray(at))
             setattr(self, group, nnx.Dict(entries))
         self.offsets = tuple(offsets.items())
+
+    @staticmethod
+    def joint(
+        site: Site, groups: Mapping[str, Sequence[str]], ratio: float
+    ) -> dict[tuple[str, str], Int[np.ndarray, " k"]]:
+        """The entries of each group's kernel and bias, by LIFT's rule; biases that a layer lacks
+        are drawn as well, and left out."""
+        weights = {group: [site.weights[name] for name in own] for group, own in groups.items()}
+        columns = {group: own[0][0].shape[0] + 1 for group, own in weights.items()}
+        has = {  # of each row whether it has a bias
+            group: np.concatenate([np.full(k.shape[1], b is not None) for k, b in own])
+            for group, own in weights.items()
+        }
+        sizes = [len(has[group]) * columns[group] for group in groups]
+        drawn = joint_entries(sizes, ratio, site.options.seed, site.index)
+        found = {}
+        for group, at in zip(groups, drawn, strict=True):
+            row, column = np.divmod(at, columns[group])
+            last = column == columns[group] - 1
+            found[group, "kernel"] = (row * (columns[group] - 1) + column)[~last]
+            found[group, "bias"] = (np.cumsum(has[group]) - 1)[row[last & has[group][row]]]
+        return {key: at.astype(np.int32) for key, at in found.items()}
 
     @staticmethod
     def auto_ratio(site: Site, size: int) -> float:

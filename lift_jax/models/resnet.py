@@ -198,3 +198,13 @@ class ResNet(Tunable):
         for tuner in self.held:
             y = tuner.linear("pool", x, y)
         return y
+
+    def lower(self, images: Float[Array, "n h w 3"], k: int) -> Float[Array, "n d"]:
+        """The feature; k must be the depth, for a ResNet is not run in parts."""
+        if k != len(self.blocks):
+            raise ValueError(f"expected k = {len(self.blocks)}, found {k}")
+        return self(images)
+
+    def upper(self, x: Float[Array, "n d"], k: int) -> Float[Array, "n d"]:
+        """The feature, from what `lower` gives: itself."""
+        return x

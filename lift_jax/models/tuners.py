@@ -123,12 +123,12 @@ def attach(
         if name not in names or not applies(name, tower):
             continue
         where = [0] if resnet else TUNERS[name].blocks(chosen)
-        for i in where:
+        for index, i in enumerate(where):
             holder: Any = tower if resnet else tower.blocks[i]
             weights = {key: layer.weights() for key, layer in holder.layers().items()}
             site = Site(
                 tower.width if resnet else weights["ln1"][0].size, weights, classes, len(where),
-                getattr(tower.config, "patch", 0), asked,
+                getattr(tower.config, "patch", 0), asked, index,
             )  # fmt: skip
             added.setdefault(i, {})[name] = TUNERS[name](site, rngs=rngs)
     for i, tuners in added.items():

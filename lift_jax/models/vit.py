@@ -129,19 +129,38 @@ class VisionTransformer(nnx.Module):
         Computes in the dtype of the stem's weights. Raises ValueError unless h and w are
         `config.resolution`.
         """
+        return self.upper(self.lower(images, 0), 0)
+
+    def lower(self, images: Float[Array, "n h w 3"], k: int) -> Float[Array, "n ..."]:
+        """What enters block k, [n t d], or for k = depth the feature [n d]; `upper` goes on.
+
+        The blocks below k must not hold prompts.
+        """
         c = self.config
         if images.shape[1:] != (c.resolution, c.resolution, 3):
             raise ValueError(
                 f"expected images [n, {c.resolution}, {c.resolution}, 3], found {images.shape}"
             )
         x = self._embed(images)
-        angles = rotary_angles(c) if c.rope else None
-        prompts = 0
-        for i, block in enumerate(self.blocks):
-            x, angles, prompts = block.tokens(x, angles, prompts)
-            last = self.pool is None and i == len(self.blocks) - 1
-            x = block_border(block(x, angles=angles, first_only=last))
+        return self.upper(x, 0) if k == len(self.blocks) else self._through(x, 0, k)
+
+    def upper(self, x: Float[Array, "n ..."], k: int) -> Float[Array, "n d"]:
+        """The feature, from what `lower` gives."""
+        depth = len(self.blocks)
+        if k == depth:
+            return x
+        x = self._through(x, k, depth)
         return self.ln_post(x[:, 0]) if self.pool is None else self.pool(self.ln_post(x))
+
+    def _through(self, x: Float[Array, "n t d"], start: int, end: int) -> Float[Array, "n m d"]:
+        """Tokens through the blocks [start, end); the last of all may leave CLS alone (m = 1)."""
+        angles = rotary_angles(self.config) if self.config.rope else None
+        prompts = 0
+        for i in range(start, end):
+            x, angles, prompts = self.blocks[i].tokens(x, angles, prompts)
+            last = self.pool is None and i == len(self.blocks) - 1
+            x = block_border(self.blocks[i](x, angles=angles, first_only=last))
+        return x
 
 
 def rotary_angles(config: VisionConfig) -> Float[Array, "n h"]:

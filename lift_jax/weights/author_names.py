@@ -66,27 +66,49 @@ def _plus(tower: str, encoder: str) -> Table:
         *_ssf(
             f"{ours}/ssf",
             {
-                "qkv": f"{theirs}.attn.ssf.in_proj", "out": f"{theirs}.attn.ssf.out_proj",
-                "fc1": f"{theirs}.mlp.ssf.in_proj", "fc2": f"{theirs}.mlp.ssf.out_proj",
+                "qkv": f"{theirs}.attn.ssf.in_proj",
+                "out": f"{theirs}.attn.ssf.out_proj",
+                "fc1": f"{theirs}.mlp.ssf.in_proj",
+                "fc2": f"{theirs}.mlp.ssf.out_proj",
             },
         ),
         (f"{ours}/vpt_(?:deep|shallow)/prompt", f"{theirs}.prompt", "same"),
-        *(
-            (f"{ours}/aft/{layer}/{leaf}", f"{theirs}.{name}_{kind}.optimized_params", "same")
-            for layer, name in (
-                ("qkv", "attn.aft.in_proj.masked"), ("out", "attn.aft.out_proj.masked"),
-                ("fc1", "mlp.aft.in_proj.masked"), ("fc2", "mlp.aft.out_proj.masked"),
-            )
-            for leaf, kind in (("kernel", "weight"), ("bias", "bias"))
+        *_aft(
+            f"{ours}/aft",
+            {
+                "qkv": f"{theirs}.attn.aft.in_proj.masked_",
+                "out": f"{theirs}.attn.aft.out_proj.masked_",
+                "fc1": f"{theirs}.mlp.aft.in_proj.masked_",
+                "fc2": f"{theirs}.mlp.aft.out_proj.masked_",
+            },
+            {"kernel": "weight.optimized_params", "bias": "bias.optimized_params"},
         ),
-    ]  # fmt: skip
+    ]
+
+
+def _aft(ours: str, layers: Mapping[str, str], kinds: Mapping[str, str]) -> Table:
+    """The tuned entries of our layers by their names, and their leaves of each by ours."""
+    return [
+        (f"{ours}/{layer}/{leaf}", f"{theirs}{kind}", "same")
+        for layer, theirs in layers.items()
+        for leaf, kind in kinds.items()
+    ]
 
 
 # LIFT's names of the weights of CLIP's blocks (blocks of timm have others) when all are tuned ...
 LIFT_BLOCK = _block(
     r"tuner.block_tuned.\1.", "ln_1. attn.in_proj_ attn.out_proj. ln_2. mlp.c_fc. mlp.c_proj."
 )
-# ... and when the LayerNorms alone are, counted through all blocks
+# ... when the biases alone are, counted through all blocks in the order that CLIP's have ...
+LIFT_BIAS: Table = [
+    (f"visual/blocks/{block}/{layer}/bias", f"tuner.bias_tuned.{6 * block + i}", layout)
+    for block in range(64)
+    for i, layers in enumerate(("qkv", "out", "ln1", "fc1", "fc2", "ln2"))
+    for layer, layout in (
+        [(name, f"same:{part}") for name, part in _FUSED] if layers == "qkv" else [(layers, "same")]
+    )
+]
+# ... and when the LayerNorms alone are, counted likewise
 LIFT_LN: Table = [
     rule
     for block in range(64)
@@ -112,6 +134,16 @@ TABLES: dict[str, Table] = {
             },
         ),
         (f"{BLOCK}/tuners/vpt_(?:deep|shallow)/prompt", r"tuner.vpt_list.\1.prompt", "same"),
+        *_aft(
+            f"{BLOCK}/tuners/aft",
+            {
+                "qkv": r"tuner.masked_linear_list.\1.attn_in.optimized_",
+                "out": r"tuner.masked_linear_list.\1.attn_out.optimized_",
+                "fc1": r"tuner.masked_linear_list.\1.mlp_in.optimized_",
+                "fc2": r"tuner.masked_linear_list.\1.mlp_out.optimized_",
+            },
+            {"kernel": "weight", "bias": "bias"},
+        ),
         *LIFT_BLOCK,
         ("head/weight", "head.weight", "same"),
     ],

@@ -21,9 +21,11 @@ from lift_jax.models import tree
 from lift_jax.models.hooks import PARTS
 from lift_jax.models.tuners import PATH_RULES, RULES
 from lift_jax.weights import torchfile
-from lift_jax.weights.author_names import BLOCK, LIFT_BLOCK, LIFT_LN, TABLES
-from lift_jax.weights.rename import Table, to_ours, to_theirs
+from lift_jax.weights.author_names import BLOCK, LIFT_BIAS, LIFT_BLOCK, LIFT_LN, TABLES
+from lift_jax.weights.rename import Table, their_name, to_ours, to_theirs
 from lift_jax.weights.source import read_safetensors
+
+MASKS = {"lift": "joint", "lift_plus": "each"}  # the rule of each layout, as tuner.mask
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,51 @@ class Contents:
         return " and ".join([*parts, *self.joint, *texts, *self.foreign]) or "no tuner"
 
 
-def read(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def read(
+    path: str | Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    mask: str = "each",
+    entries: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, np.ndarray]:
     """Reads a checkpoint of LIFT or LIFT+, or what `write` wrote, as float32 leaves by our paths.
 
-    `shapes` are those of the tuned leaves. Raises UserError for a file that cannot be read or is
-    something else, and, all faults in one message with the settings that fit the checkpoint, for
-    names that are missing, unexpected, of another shape or not finite.
+    Args:
+        shapes: those of the tuned leaves.
+        mask: `tuner.mask`, the rule by which aft has chosen its entries.
+        entries: which these are, by the path of a leaf with "_at" behind it. LIFT+ saves its own.
+
+    Raises:
+        UserError: for a file that cannot be read or is something else; all faults in one message
+            with the settings that fit the checkpoint, for names that are missing, unexpected, of
+            another shape or not finite; for entries of aft that are others.
     """
-    tensors, found = _open(Path(path).expanduser())
+    tensors, found, masks = _open(Path(path).expanduser())
     table = table_of(shapes, found.layout)
-    remedy = _remedy(found, _contents(found.layout, shapes))
+    wanted = _contents(found.layout, shapes)
+    if "aft" in found.tuners and "aft" in wanted.tuners:
+        check_mask(str(path), found.layout, mask)
+    remedy = _remedy(found, wanted)
     leaves = to_ours(tensors, shapes, table, str(path), remedy=remedy)
-    return {leaf: np.array(array, np.float32, order="C") for leaf, array in leaves}
+    read = {leaf: np.array(array, np.float32, order="C") for leaf, array in leaves}
+    for leaf in read:
+        theirs = masks.get(their_name(leaf, table)[0].replace("optimized_params", "mask"))
+        own = (entries or {}).get(f"{leaf}_at")
+        if theirs is not None and own is not None and np.any(np.flatnonzero(theirs) != own):
+            raise UserError(
+                f"{path} trains other entries than the config gives aft: set tuner.seed (and "
+                "tuner.ratio) to what it was trained with."
+            )
+    return read
+
+
+def check_mask(where: str, layout: str, mask: str) -> None:
+    """Raises UserError if aft's entries are not chosen by the rule of a layout (tuner.mask)."""
+    if mask != MASKS[layout]:
+        raise UserError(
+            f"{where}: with tuner.mask={mask!r} aft trains other entries than {layout} does: "
+            f"--config.tuner.mask={MASKS[layout]} is its rule."
+        )
 
 
 def describe(path: str | Path) -> Contents:
@@ -120,8 +155,9 @@ def table_of(paths: Iterable[str], layout: str) -> Table:
     if layout not in TABLES:
         raise unknown("layout", layout, TABLES)
     table = TABLES[layout]
-    if layout == "lift" and _rule(paths) == "ln":
-        table = LIFT_LN + [rule for rule in table if rule not in LIFT_BLOCK]
+    own = {"ln": LIFT_LN, "bitfit": LIFT_BIAS}.get(_rule(paths))
+    if layout == "lift" and own:
+        table = own + [rule for rule in table if rule not in LIFT_BLOCK]
     patterns = [pattern for pattern, _, _ in table]
     unnamed = [path for path in paths if not any(re.fullmatch(p, path) for p in patterns)]
     if unnamed:
@@ -133,8 +169,9 @@ def table_of(paths: Iterable[str], layout: str) -> Table:
     return table
 
 
-def _open(path: Path) -> tuple[dict[str, np.ndarray], Contents]:
-    """The tensors of a checkpoint, their names with the key in front, and what they are."""
+def _open(path: Path) -> tuple[dict[str, np.ndarray], Contents, dict[str, np.ndarray]]:
+    """The tensors of a checkpoint, their names with the key in front, what they are, and the masks
+    that say which entries aft trains (LIFT+)."""
     if torchfile.is_torch_file(path):
         saved = torchfile.read(path).contents
         tensors = {
@@ -159,7 +196,10 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], Contents]:
         )
     lift = any(re.match(r"head\.|tuner\.\w+_(list|tuned)\.", name) for name in tensors)
     layout = "lift" if lift else "lift_plus"
-    table = TABLES[layout] + (LIFT_LN if layout == "lift" else [])
+    masks = {
+        name: tensors.pop(name) for name in [*tensors] if re.search(r"\.masked_\w+\.mask$", name)
+    }
+    table = TABLES[layout] + (LIFT_LN + LIFT_BIAS if layout == "lift" else [])
     rules = [(_regex(name), pattern) for pattern, name, _ in table]
     ours, foreign = {}, {}
     for name, tensor in tensors.items():
@@ -172,7 +212,7 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], Contents]:
         ours |= dict.fromkeys(paths, tensor.shape)
         if not any(re.match(r"visual/|head/", leaf) for leaf in paths):
             foreign[_kind(name)] = True
-    return tensors, _contents(layout, ours, foreign)
+    return tensors, _contents(layout, ours, foreign), masks
 
 
 def _regex(name: str) -> re.Pattern[str]:
@@ -252,7 +292,9 @@ def _known(layout: str) -> list[str]:
     """The tuners that a layout has rules for."""
     patterns = [pattern for pattern, _, _ in TABLES[layout] if pattern.startswith(BLOCK)]
     found = [re.search(r"tuners/(\w+)", _filled(p, "0000")) for p in patterns]
-    return list(dict.fromkeys(match[1] if match else "full" for match in found))
+    return list(
+        dict.fromkeys([match[1] if match else "full" for match in found] + ["ln", "bitfit"])
+    )
 
 
 def _remedy(found: Contents, wanted: Contents) -> str:
@@ -290,7 +332,10 @@ def _settings(found: Contents, wanted: Contents) -> str:
     flags = [f"--config.tuner.name={'+'.join([*found.tuners, *found.joint]) or 'none'}"]
     if found.texts != wanted.texts:
         flags.append(f"--config.text_tuner.name={'+'.join(found.texts) or 'none'}")
-    for key, value in (("dim", found.dim), ("prompts", found.prompts), ("parts", found.parts)):
+    mask = MASKS[found.layout] if "aft" in found.tuners else ""
+    for key, value in (
+        ("dim", found.dim), ("prompts", found.prompts), ("parts", found.parts), ("mask", mask),
+    ):  # fmt: skip
         if value:
             flags.append(f"--config.tuner.{key}={value}")
     if found.tuners:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from lift_jax.errors import UserError
+from lift_jax.log import cache_folder
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
@@ -29,11 +30,6 @@ NAME = "backbone.safetensors"
 KEY = "lift_jax"  # of the metadata
 VERSION = 1
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-
-
-def cache_folder() -> Path:
-    """Where this program may keep what it can make again: the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lift_jax"
 
 
 def cached(files: Iterable[Path], how: Mapping[str, Any]) -> Path:

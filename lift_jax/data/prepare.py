@@ -1,0 +1,247 @@
+"""A training split in the form that is read fastest: small JPEGs in a few large files.
+
+Images are decoded once, their short side reduced to a size that training can do with, and encoded
+again; shards of them are ArrayRecord files. Only the training split is prepared, so that results
+are those of the images as they are.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import simplejpeg
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import track
+
+from lift_jax.data import stamps
+from lift_jax.data.augment import short_side_to
+from lift_jax.data.decode import Picture, open_image
+from lift_jax.data.images import Dataset, EncodedImages, Split
+from lift_jax.errors import UserError
+from lift_jax.log import cache_folder, replacing
+
+SHARD = 512  # images
+QUALITY, COLOURS = 95, "420"  # of JPEG; colours at half the resolution, as photographs have them
+INDEX = "prepared.json"
+HEADER = struct.Struct("<II")  # height and width of the image as it was taken; 0 and 0: unreadable
+
+
+def default_size(resolution: int) -> int:
+    """The short side to reduce to: 8/7 of the resolution, 256 pixels for 224, as for tests.
+
+    A crop of 77 % of a square image, or more, then still has a pixel for each of the view's; the
+    smallest of MDA (8 % of the area) has 72 to a side and is enlarged three times, where one of a
+    photograph of 500 x 375 has 122 and is enlarged as well. To lose nothing there it would take
+    792, more than most photographs of the papers' data sets have to begin with.
+    """
+    return round(resolution * 8 / 7)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImages:
+    """A prepared split. `rows` are the places of its images in the shards, `taken` its names."""
+
+    files: tuple[str, ...]
+    rows: Int[np.ndarray, "n"]
+    taken: EncodedImages = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Picture:
+        try:
+            record = _records(self.files)[int(self.rows[i])]
+            height, width = HEADER.unpack_from(record)
+        except Exception as error:  # of grain's reader, which does not say what it raises
+            raise UserError(
+                f"Cannot read {self.name(i)} in {Path(self.files[0]).parent}: {error}. Delete that "
+                "folder and prepare it again."
+            ) from error
+        content = record[HEADER.size :]
+        if not height:
+            raise UserError(content.decode())
+        picture = open_image(content, self.name(i), replace(self.taken.how, exif=False))
+        return replace(picture, height=height, width=width)
+
+    def name(self, i: int) -> str:
+        return self.taken.name(i)
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> "PreparedImages":
+        return replace(self, rows=self.rows[rows], taken=self.taken.take(rows))
+
+
+@functools.lru_cache(maxsize=2)
+def _records(files: tuple[str, ...]) -> Any:
+    """One reader in each process, whatever the number of its threads."""
+    return grain.sources.ArrayRecordDataSource(list(files))
+
+
+# -- where, and whether it is there
+
+
+def folder_of(images: EncodedImages, prepared: str) -> Path:
+    """Where the prepared form of a split lies: `prepared` (data.prepared), or in the user's cache,
+    by the names of its images."""
+    if prepared:
+        return Path(prepared).expanduser()
+    names = "\n".join(images.name(i) for i in range(len(images)))
+    key = hashlib.sha256(f"{images.how.exif}\n{names}".encode(errors="surrogateescape"))
+    return cache_folder() / "prepared" / key.hexdigest()[:24]
+
+
+def use(data: Dataset, prepared: str) -> Dataset:
+    """The data set with its training split read from the prepared form, where there is one.
+
+    Says so in the notes, or why not. "none" for `prepared` reads the images themselves.
+    """
+    images = data.train.images
+    if prepared == "none" or not isinstance(images, EncodedImages):
+        return data
+    folder = folder_of(images, prepared)
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = [folder / shard["name"] for shard in index["shards"]]
+        sizes = [shard["bytes"] for shard in index["shards"]]
+    except FileNotFoundError:
+        return data
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / INDEX} is damaged ({error}). Delete {folder} and prepare it again."
+        ) from error
+    why = ""
+    if index["stamp"] != _stamp(images):
+        why = "the images have changed since"
+    elif [file.stat().st_size if file.exists() else 0 for file in files] != sizes:
+        why = "shards are missing or cut short"
+    if why:
+        note = f"Warning: the prepared images in {folder} are not used: {why}. Prepare them again."
+        return replace(data, notes=(*data.notes, note))
+    rows = np.arange(len(images))
+    split = replace(data.train, images=PreparedImages(tuple(map(str, files)), rows, images))
+    note = f"Training images are read prepared, short side {index['size']}, from {folder}."
+    return replace(data, train=split, notes=(*data.notes, note), prepared=index["size"])
+
+
+def _stamp(images: EncodedImages) -> str | None:
+    """As `stamps.stamp`, whichever decoder is used."""
+    return stamps.stamp(replace(images, how=replace(images.how, fast=False)))
+
+
+# -- preparing
+
+
+def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Console) -> Path:
+    """Writes the prepared form of a split to `folder`, `workers` shards at a time; returns it.
+
+    Run again after a kill it continues: shards are written under a temporary name, and their bytes
+    depend on nothing but the images and `size`. Raises UserError for images that are not files, a
+    folder with another set, one that cannot be written, and for the first image that cannot be
+    read, unless the split skips those.
+    """
+    images = split.images
+    if isinstance(images, PreparedImages):
+        images = images.taken
+    stamp = _stamp(images) if isinstance(images, EncodedImages) else None
+    if not isinstance(images, EncodedImages) or stamp is None:
+        raise UserError("There is nothing to prepare: these images are not files (data.name).")
+    plan = {"stamp": stamp, "size": size, "quality": QUALITY, "count": len(images)}
+    begun = folder / f".{INDEX}.begun"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder / INDEX, begun):
+            if path.exists() and (found := json.loads(path.read_text()))["stamp"] != stamp:
+                raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
+            if path.exists() and any(found[key] != plan[key] for key in plan):
+                raise UserError(
+                    f"{folder} holds these images with a short side of {found['size']}. Delete it "
+                    f"first, or leave it at {found['size']}."
+                )
+        with replacing(begun) as file:
+            json.dump(plan, file)
+        count = -(-len(images) // SHARD)
+        names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
+        with ThreadPoolExecutor(workers) as pool:  # what takes time runs outside Python's lock
+            tasks = {
+                pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
+                for k, name in enumerate(names)
+            }
+            try:
+                for task in track(as_completed(tasks), "Preparing", len(tasks), console=console):
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        shards = [
+            {"name": name, "bytes": (folder / name).stat().st_size, "crc32": _crc(folder / name)}
+            for name in names
+        ]
+        written = len(_records(tuple(str(folder / name) for name in names)))
+        if written != len(images):
+            raise UserError(
+                f"{folder} holds {written} records, expected {len(images)}. Delete it and prepare "
+                "it again."
+            )
+        with replacing(folder / INDEX) as file:
+            json.dump(plan | {"shards": shards}, file, indent=1)
+        begun.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {folder}: {error.strerror or error}. Make room or choose another folder "
+            "(data.prepared), and run the same command to continue."
+        ) from error
+    return folder
+
+
+def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, size: int) -> None:
+    if path.exists():
+        return  # complete: it has its name
+    torn = path.with_name(f".{path.name}.tmp")
+    writer = ArrayRecordWriter(str(torn), "group_size:1,uncompressed")
+    for i in range(start, min(start + SHARD, len(images))):
+        try:
+            writer.write(_record(images, i, size))
+        except UserError as error:
+            if not split.skip:
+                raise
+            writer.write(HEADER.pack(0, 0) + str(error).encode(errors="replace"))
+    writer.close()
+    with open(torn, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(torn, path)
+
+
+def _record(images: EncodedImages, i: int, size: int) -> bytes:
+    """Original height and width, then a JPEG: the file's own where nothing is to be reduced."""
+    picture = images[i]
+    height, width = picture.height, picture.width
+    pixels = np.ascontiguousarray(picture)  # also of those that are kept: they must be whole
+    header = HEADER.pack(height, width)
+    if min(height, width) <= size:
+        content = images.content(i)
+        if content[:2] == b"\xff\xd8" and not images.how.exif:
+            return header + content
+    else:
+        height, width = short_side_to(height, width, size)
+        whole = (0, 0, picture.width, picture.height)
+        exact = Picture.of(pixels)
+        pixels = np.ascontiguousarray(exact.resized(whole, width, height, "bicubic"))
+    return header + simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", COLOURS, fastdct=False)
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            crc = zlib.crc32(block, crc)
+    return crc

@@ -1,0 +1,146 @@
+"""Post-hoc logit adjustment: worked by hand, and chosen without a look at the test split."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs import demo
+from lift_jax import adjust, build, folder, mesh, metrics, report, steps, train
+from lift_jax import state as state_lib
+from lift_jax.data import catalog
+from lift_jax.data.images import Dataset, Images, Split
+from lift_jax.errors import UserError
+
+COUNTS = [75, 25]  # log pi_0 - log pi_1 = log 3 = 1.0986, which tau multiplies
+# How much larger the logit of class 0 is: tau turns a row to class 1 once tau * 1.0986 exceeds it.
+LEADS, LABELS = [2.0, 3.0, 1.0, 1.5], [0, 0, 1, 1]
+MEANS = {  # percent, of tau up to and without the next
+    0.0: 50.0,  # both of class 1 are wrong
+    1.0: 75.0,  # 1.10 > 1.0
+    1.4: 100.0,  # 1.54 > 1.5
+    1.9: 75.0,  # 2.09 > 2.0: the first of class 0 is lost
+    2.8: 50.0,  # 3.08 > 3.0
+}
+
+
+def counted(leads, labels, shifts, monkeypatch) -> metrics.Counts:
+    """The counts of logits (lead, 0) through the jitted step, padded to the devices."""
+    monkeypatch.setattr(steps, "make_predict", lambda *_: lambda leaves, batch: batch["image"])
+    devices = mesh.make()
+    n = len(labels)
+    batch = {
+        "image": jnp.zeros((8, 2)).at[:n, 0].set(jnp.array(leads)),
+        "label": jnp.zeros(8, jnp.int32).at[:n].set(jnp.array(labels)),
+        "mask": jnp.arange(8) < n,
+    }
+    count = steps.make_count(None, None, devices, shifts)  # type: ignore[arg-type]
+    return metrics.add(None, count({}, jax.device_put(batch, mesh.batch_sharding(devices))))
+
+
+def test_the_tau_of_four_images_by_hand(monkeypatch):
+    shifts = adjust.shifts(adjust.TAUS, COUNTS)
+    assert (len(shifts), adjust.TAUS[0], adjust.TAUS[-1]) == (31, 0.0, 3.0)
+    np.testing.assert_allclose(shifts[10, 0] - shifts[10, 1], np.log(3), rtol=1e-6)
+    counts = counted(LEADS, LABELS, shifts, monkeypatch)
+    tau, found = adjust.choose(counts)
+    assert tau == 1.4  # of those that give 100 % the smallest
+    for t in adjust.TAUS:
+        assert found[str(t)] == MEANS[max(start for start in MEANS if start <= t)], t
+    assert adjust.part(counts, 0)["correct"].tolist() == [2, 0]
+    assert adjust.part(counts, 14)["correct"].tolist() == [2, 2]
+
+
+def test_without_an_advantage_nothing_is_adjusted(monkeypatch):
+    shifts = adjust.shifts(adjust.TAUS, COUNTS)
+    tau, found = adjust.choose(counted([3.0, -1.0], [0, 1], shifts, monkeypatch))
+    assert tau == 0.0 and found["0.0"] == 100.0 and found["3.0"] == 50.0
+
+
+def test_classes_without_validation_images_are_left_out(monkeypatch):
+    shifts = adjust.shifts(adjust.TAUS, COUNTS)
+    tau, found = adjust.choose(counted([1.5], [1], shifts, monkeypatch))
+    assert tau == 1.4 and found["1.4"] == 100.0
+
+
+def test_classes_without_training_images_count_as_the_smallest():
+    shifts = adjust.shifts([1.0], [30, 0, 10])
+    assert np.isfinite(shifts).all() and shifts[0, 1] == shifts[0, 2]
+
+
+# -- in a run
+
+
+@dataclass
+class Turned:
+    """Images of another set, upside down."""
+
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int):
+        return np.asarray(self.images[i])[::-1]
+
+    def name(self, i: int) -> str:
+        return self.images.name(i)
+
+
+def with_val(data: Dataset) -> Dataset:
+    """The set with the training images as the validation split."""
+    return Dataset(
+        data.train, data.test, data.class_names, data.grouped_by,
+        val=data.train,
+    )  # fmt: skip
+
+
+def other_test(data: Dataset) -> Dataset:
+    """The set with another test split: other images and labels."""
+    test = Split(Turned(data.test.images), data.test.labels[::-1])
+    return Dataset(data.train, test, data.class_names, data.grouped_by, data.val)
+
+
+def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
+    config, console, load = demo.get_config("debug"), Console(), catalog.load
+    config.test.adjust = True
+    monkeypatch.setattr(catalog, "load", lambda *a: with_val(load(*a)))
+    setup = dataclasses.replace(build.build(config, console), zero_shot=None)
+    state = state_lib.create(setup.tuned, setup.optimizer)
+    first = train.test(config, setup, state, tmp_path, console)
+    assert "Adjustment: tau" in capsys.readouterr().out
+    assert list(first["adjustment"]["val_mean"]) == [str(tau) for tau in adjust.TAUS]
+
+    # what is written and read again
+    assert json.loads((tmp_path / "metrics.json").read_text()) == first
+    run = folder.load(tmp_path)
+    assert list(run.results) == [row for row in folder.RESULTS if row != "zero_shot"]
+    assert run.labels["test_tte_adjusted"] == "LIFT+ with TTE, adjusted"
+    for row in folder.ADJUSTED:
+        assert np.nanmean(run.accuracy[row]) == pytest.approx(first[row]["mean"])
+    assert "LIFT+, adjusted" in report.write(tmp_path).read_text()
+
+    # another test split, and a tau that leaves nothing but the rarest class
+    chosen, choose = [], adjust.choose
+    forced = 1e4, {"0.0": 50.0, "10000.0": 50.0}
+    monkeypatch.setattr(adjust, "choose", lambda counts: chosen.append(choose(counts)) or forced)
+    config.test.tte = False
+    other = dataclasses.replace(setup, data=other_test(setup.data))
+    second = train.test(config, other, state, tmp_path, console)
+    assert chosen == [tuple(first["adjustment"].values())]
+    assert first["test"] != second["test"] and second["test_tte_adjusted"] is None
+    rarest = np.arange(7) == setup.data.counts.argmin()
+    assert folder.load(tmp_path).accuracy["test_adjusted"].tolist() == (100.0 * rarest).tolist()
+
+
+def test_there_must_be_a_validation_split(tmp_path):
+    config = demo.get_config("debug")
+    config.test.adjust = True
+    with pytest.raises(UserError, match=r"(?s)validation split.*val/.*data.val_list.*val_share"):
+        train.run(config, tmp_path)
+    assert not (tmp_path / train.log.LOG).exists()
