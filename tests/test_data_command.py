@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import folder
-from lift_jax.data import __main__ as command
+from lift_jax import look as looking
 from lift_jax.data import scan
 from lift_jax.data.images import ArrayImages, Split
 from lift_jax.errors import UserError
@@ -42,7 +42,7 @@ def look(root, workdir, *, read=True, width=100):
     config.data.name, config.data.root = "folder", str(root)
     workdir.mkdir()
     console = Console(record=True, width=width)
-    found = command.look(config, workdir, read, console)
+    found = looking.look(config, workdir, read, console)
     return found, console.export_text()
 
 
@@ -110,12 +110,12 @@ def test_many_images_come_in_order():
 def test_backbones_that_are_not_here_are_previewed_at_224(tmp_path):
     config = folder.get_config()
     console = Console(record=True, width=200)
-    assert command.preview_resolution(config, console) == 224
+    assert looking.preview_resolution(config, console) == 224
     assert "clip_vit_b16 is not on this machine" in console.export_text()
     config.model.backbone = "demo"
-    assert command.preview_resolution(config, console) == 32
+    assert looking.preview_resolution(config, console) == 32
     config.model.resolution = 64
-    assert command.preview_resolution(config, console) == 64
+    assert looking.preview_resolution(config, console) == 64
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

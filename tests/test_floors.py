@@ -29,7 +29,7 @@ FLOORS = [
     ["text_head"],
     ["build"],
     ["train", "plots"],
-    ["report", "command"],
+    ["report", "command", "look"],
     ["sweep"],
     ["main", "convert", "export", "data.__main__", "bench"],
     ["soup"],

@@ -218,7 +218,8 @@ def test_the_parameter_table_adds_up():
 
 
 def test_results_are_called_by_the_method():
-    assert list(log.result_names("lora", "LIFT").values()) == ["zero-shot", "LIFT", "LIFT with TTE"]
+    names = ["zero-shot", "LIFT", "LIFT, adjusted", "LIFT with TTE", "LIFT with TTE, adjusted"]
+    assert list(log.result_names("lora", "LIFT").values()) == names
     assert log.result_names("none", "LIFT")["test"] == "classifier only"
     assert log.result_names("coop", "LIFT+")["test_tte"] == "CoOp with TTE"
     assert log.result_names("none", "LIFT+", "lora")["test"] == "lora of texts"
