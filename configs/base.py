@@ -125,6 +125,9 @@ def start(argument: str | None) -> ConfigDict:
     c.train.epochs = 0  # set by the method
     c.train.batch = 128  # over all devices and processes
     c.train.accum = 1  # micro-batches a step, for less memory; changes nothing else
+    # what blocks compute again in the backward pass instead of keeping it: none, all but their
+    # matrix products (dots), or all (blocks); less memory for more work, the same numbers
+    c.train.remat = "none"
     c.train.lr = 0.0  # set by the method; cosine to 0, stepped once an epoch
     c.train.momentum = 0.9
     c.train.weight_decay = 5e-4
@@ -151,8 +154,10 @@ def start(argument: str | None) -> ConfigDict:
     c.checkpoint.keep = 2
 
     c.mesh = ConfigDict()
-    c.mesh.data = 0  # devices that share the batch; 0: all that model leaves
-    c.mesh.model = 1  # devices that share the frozen weights
+    c.mesh.strategy = "replicate"  # or fsdp: frozen weights and large heads are cut over model
+    # the batch is cut over all devices, which are data groups of model each
+    c.mesh.data = 0  # 0: all that model leaves
+    c.mesh.model = 0  # 0: one, and with fsdp those of a process
 
     c.update(config_lib.METHODS[config_lib.parse_argument(argument).method])
     return c.lock()  # from here on a mistyped key is an error

@@ -6,11 +6,8 @@ simulated devices, and what each would hold, compute and send is printed, so tha
 fail after hours in a queue. With --only=data it times the way from files to views instead.
 """
 
-import math
 import os
-import re
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from lift_jax import build, command, losses, optim, state, steps, weights
+from lift_jax import build, command, cost, losses, optim, state, steps, weights
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax.data import speed
@@ -56,8 +53,6 @@ MACHINES = {
     "1 x H100": (1, 989), "8 x H100": (8, 989), "v5e-16": (16, 197), "v5e-256": (256, 197),
 }  # fmt: skip
 REACHED = 0.4
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
         raise UserError(
             "head.kind is 'text': the bench times classifiers with weights of their own."
         )
-    mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+    mesh = mesh_lib.make(**config.mesh)
     mesh_lib.check_batch(mesh, "train.batch", config.train.batch, config.train.accum)
     options = tuners.Options.of(config.tuner)
     resnet = isinstance(vision, ResNetConfig)
@@ -93,6 +88,7 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
             visual = ResNet(vision, rngs=rngs)
         else:
             visual = VisionTransformer(vision, rngs=rngs)
+            visual.remat = config.train.remat
         tuners.attach(visual, names, classes, rngs=rngs, **asdict(options))
         return Classifier(visual, HEADS[kind](jnp.zeros((classes, vision.width), jnp.float32)))
 
@@ -101,7 +97,6 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
     mask = state.trainable_mask(
         leaves, tuners.trainable(names, blocks, options.partial, options.layers, resnet=resnet)
     )
-    everywhere = mesh_lib.replicated(mesh)
 
     def shape(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
@@ -109,7 +104,7 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
     frozen_dtype = jnp.bfloat16 if bfloat16 else jnp.float32
     tuned = {path: leaf for path, leaf in leaves.items() if mask[path]}
     frozen = {
-        path: shape(leaf, mesh_lib.frozen_sharding(mesh, leaf.shape), frozen_dtype)
+        path: shape(leaf, mesh_lib.frozen_sharding(mesh, path, leaf.shape), frozen_dtype)
         for path, leaf in leaves.items()
         if not mask[path]
     }
@@ -123,8 +118,10 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
              "mask": ((rows,), "bool")}  # fmt: skip
     sharding = mesh_lib.batch_sharding(mesh)
     return Problem(
-        step=steps.make_train_step(graph, vision, loss, optimizer, mesh, config.train.accum),
-        state=jax.tree.map(lambda leaf: shape(leaf, everywhere), whole),
+        step=steps.make_train_step(
+            graph, vision, loss, optimizer, mesh, config.train.accum, remat=config.train.remat
+        ),
+        state=jax.tree.map(shape, whole, state.shardings(whole, mesh)),
         frozen=frozen,
         batch={
             name: jax.ShapeDtypeStruct(size, jnp.dtype(dtype), sharding=sharding)
@@ -132,47 +129,6 @@ def problem(config: ConfigDict, vision: Vision, classes: int, bfloat16: bool) ->
         },
         mesh=mesh,
     )
-
-
-def device_bytes(leaves: Any) -> int:
-    """Bytes on one device of arrays or shapes with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(leaves)
-    )
-
-
-def collective_bytes(hlo: str) -> Counter[str]:
-    """Bytes that come out of each kind of collective of a compiled program, on one device."""
-    found: Counter[str] = Counter()
-    for line in hlo.splitlines():
-        match = re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
-        if match is None:
-            continue
-        for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
-            found[match[2]] += BYTES.get(kind, 1) * math.prod(
-                map(int, filter(None, shape.split(",")))
-            )
-    return found
-
-
-def describe(made: Problem, compiled: Any, console: Console) -> float:
-    """Prints memory, network and FLOPs of a compiled step; returns the FLOPs of one device."""
-    memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
-    frozen, tuned = device_bytes(made.frozen), device_bytes(made.state)
-    console.print(
-        f"Per device: frozen {mega(frozen)}, tuned with optimizer {mega(tuned)}, batch "
-        f"{mega(device_bytes(made.batch))}, activations and scratch "
-        f"{mega(memory.temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
-    )
-    sent = collective_bytes(compiled.as_text())
-    listed = ", ".join(f"{kind} {mega(size)}" for kind, size in sorted(sent.items()))
-    console.print(f"Per step over the network, of each device: {listed or 'nothing'}.")
-    return flops
-
-
-def mega(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def ahead_of_time(
@@ -188,7 +144,11 @@ def ahead_of_time(
         f"{time.monotonic() - begin:.0f} s, nothing was run. The compiler is the CPU's, which "
         "computes bfloat16 in float32: on an accelerator activations take about half."
     )
-    flops = describe(made, compiled, console) * made.mesh.size / config.train.batch
+    flops = (
+        cost.tell(made.state, made.frozen, made.batch, compiled, console)
+        * made.mesh.size
+        / config.train.batch
+    )
     if not images:
         return
     table = Table(title=f"An epoch of {images:,} images: a model, not a measurement")
@@ -225,7 +185,7 @@ def on_devices(
     places = structure.unflatten([leaf.sharding for leaf in leaves])
     current, frozen, batch = jax.jit(fill, out_shardings=places)(jax.random.key(0))
     compiled = made.step.lower(current, frozen, batch).compile()
-    flops = describe(made, compiled, console)
+    flops = cost.tell(made.state, made.frozen, made.batch, compiled, console)
     seconds = []
     for _ in range(count + 2):
         begin = time.monotonic()
@@ -244,7 +204,7 @@ def on_devices(
     )
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        console.print(f"Peak memory: {mega(stats['peak_bytes_in_use'])}.")
+        console.print(f"Peak memory: {cost.mega(stats['peak_bytes_in_use'])}.")
     return rate
 
 

@@ -25,7 +25,7 @@ from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, Classifier, Vision
 from lift_jax.models.heads import HEADS, ZeroShotHead
 from lift_jax.models.prompting import TextHead
-from lift_jax.models.resnet import ResNetConfig
+from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.tree import Tree
 from lift_jax.weights import authors, load_backbone, load_tokenizer
 
@@ -38,7 +38,7 @@ class Setup:
     data: Dataset
     vision: Vision
     graph: nnx.GraphDef[Classifier]  # of the classifier that is tuned
-    tuned: Tree  # float32, as they start; replicated
+    tuned: Tree  # float32, as they start; placed
     frozen: Tree  # in the precision of the config; placed
     zero_shot: tuple[nnx.GraphDef[Classifier], Tree] | None  # CLIP's own classifier, untuned
     fingerprint: str  # of the backbone, as far as it is used
@@ -60,7 +60,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     options = tuners.Options.of(config.tuner)
 
     # -- devices
-    mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+    mesh = mesh_lib.make(**config.mesh)
     mesh_lib.check_batch(mesh, "train.batch", config.train.batch, config.train.accum)
     mesh_lib.check_batch(mesh, "test.batch", config.test.batch)
     on_cpu = jax.default_backend() == "cpu"
@@ -101,7 +101,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
         if not path.startswith("visual/"):
             return jax.device_put(array.astype(np.float32, copy=False))
         array = array.astype(jnp.bfloat16 if bfloat16 and not exact else np.float32, copy=False)
-        return mesh_lib.put(array, mesh_lib.frozen_sharding(mesh, array.shape))
+        return mesh_lib.put(array, mesh_lib.frozen_sharding(mesh, path, array.shape))
 
     sizes = {"resolution": config.model.resolution} if config.model.resolution else {}
     backbone = load_backbone(config.model.backbone, place=place, **sizes)
@@ -121,6 +121,13 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     if texts is not None:
         zero_graph, leaves = tree.flatten(Classifier(backbone.visual, zero_head(backbone, texts)))
         zero_shot = zero_graph, {path: leaf[...] for path, leaf in leaves.items()}
+
+    if config.train.remat != "none":
+        if isinstance(backbone.visual, ResNet):
+            raise UserError(
+                "train.remat is for transformer blocks: leave it at 'none' for a ResNet."
+            )
+        backbone.visual.remat = config.train.remat
 
     # -- head and tuners
     head_key, tuner_key = jax.random.split(jax.random.key(config.seed))
@@ -179,7 +186,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
             return mesh_lib.put(leaf, mesh_lib.replicated(mesh))
         if bfloat16 and leaf.dtype == jnp.float32:
             return mesh_lib.put(
-                leaf.astype(jnp.bfloat16), mesh_lib.frozen_sharding(mesh, leaf.shape)
+                leaf.astype(jnp.bfloat16), mesh_lib.frozen_sharding(mesh, path, leaf.shape)
             )
         return leaf
 
@@ -199,7 +206,10 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
         data=data,
         vision=vision,
         graph=graph,
-        tuned={path: mesh_lib.put(a, mesh_lib.replicated(mesh)) for path, a in tuned.items()},
+        tuned={
+            path: mesh_lib.put(a, mesh_lib.tuned_sharding(mesh, path, a.shape))
+            for path, a in tuned.items()
+        },
         frozen=frozen,
         zero_shot=zero_shot,
         fingerprint=backbone.fingerprint + (kind == "text") * backbone.text_fingerprint,

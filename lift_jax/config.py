@@ -140,7 +140,7 @@ def validate(config: ConfigDict) -> None:
         "checkpoint.every_steps": (c.checkpoint.every_steps, 1),
         "checkpoint.keep": (c.checkpoint.keep, 1),
         "mesh.data": (c.mesh.data, 0),
-        "mesh.model": (c.mesh.model, 1),
+        "mesh.model": (c.mesh.model, 0),
     }
     for key, (value, least) in at_least.items():
         if value < least:
@@ -175,6 +175,8 @@ def validate(config: ConfigDict) -> None:
             )
     validate_texts(c)
     choices = {
+        "mesh.strategy": (c.mesh.strategy, ("replicate", "fsdp")),
+        "train.remat": (c.train.remat, ("none", "dots", "blocks")),
         "model.precision": (c.model.precision, ("auto", "float32", "bfloat16")),
         "head.init": (c.head.init, ("auto", "text", "class_mean", "linear_probe", "none")),
         "head.random": (c.head.random, ("uniform", "kaiming_normal")),
@@ -185,6 +187,11 @@ def validate(config: ConfigDict) -> None:
     for key, (value, known) in choices.items():
         if value not in known:
             raise unknown(key, value, known)
+    if c.mesh.strategy == "replicate" and c.mesh.model > 1:
+        raise UserError(
+            f"mesh.model is {c.mesh.model}, but mesh.strategy is 'replicate', which cuts nothing: "
+            "give mesh.strategy=fsdp as well."
+        )
 
 
 def check_shots(config: ConfigDict, init: str) -> None:

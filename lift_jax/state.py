@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
+from jax.tree_util import DictKey
 
+from lift_jax import mesh as mesh_lib
 from lift_jax.models import tree
 from lift_jax.models.tree import Model, Tree
 from lift_jax.models.tuners import Path
@@ -43,3 +46,13 @@ def split(
 
 def create(tuned: Tree, optimizer: optax.GradientTransformation) -> State:
     return State(step=jnp.zeros((), jnp.int32), tuned=tuned, opt=optimizer.init(tuned))
+
+
+def shardings(state: State, mesh: Mesh) -> State:
+    """Where each leaf lies: a tuned leaf and its momentum by one rule, the rest everywhere."""
+
+    def of(path: tuple, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
+        names = [key.key for key in path if isinstance(key, DictKey)]
+        return mesh_lib.tuned_sharding(mesh, names[-1] if names else "", leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of, state)

@@ -17,7 +17,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Tower, Vision
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.tree import Tree
-from lift_jax.state import State
+from lift_jax.models.vit import BORDER, REMAT
+from lift_jax.state import State, shardings
 
 Batch = dict[str, jax.Array]  # image u8[b h w 3] or u8[b k h w 3], label i32[b], mask bool[b]
 
@@ -48,16 +49,28 @@ def make_train_step(
     mesh: Mesh,
     accum: int = 1,
     start: int = 0,
+    remat: str = "none",
 ) -> Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]:
     """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
 
     The loss is that of the whole batch over its real rows, however many devices or micro-batches
     (`accum`) share the work; a loss that is not additive then costs a second forward pass. Only
     tuned leaves are differentiated. With `start` the batch's images are what enters that block.
+    `remat` is that of the tower's blocks.
     """
 
     def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
-        return logits_of(tree.merge(graph, tuned | frozen), batch["image"], start)
+        leaves = mesh_lib.gathered(mesh, tuned | frozen)
+        return logits_of(tree.merge(graph, leaves), batch["image"], start)
+
+    if mesh.shape["model"] > 1:  # the backward pass gathers again, or each device would keep all
+        keep = jax.checkpoint_policies
+        forward = jax.checkpoint(
+            forward,
+            policy=keep.save_anything_except_these_names(mesh_lib.GATHERED)
+            if remat == "none"  # else a policy around the blocks' own has to agree with it
+            else keep.save_from_both_policies(keep.save_only_these_names(BORDER), REMAT[remat]),
+        )
 
     def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
         return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
@@ -105,10 +118,11 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt = optimizer.update(grads, state.opt, state.tuned)
         tuned = jax.tree.map(jnp.add, state.tuned, updates)
-        return State(state.step + 1, tuned, opt), numerator / denominator
+        after = State(state.step + 1, tuned, opt)
+        after = jax.lax.with_sharding_constraint(after, shardings(after, mesh))
+        return after, numerator / denominator
 
-    everywhere = mesh_lib.replicated(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+    return jax.jit(step, donate_argnums=0, out_shardings=(None, mesh_lib.replicated(mesh)))
 
 
 @jax.jit
@@ -159,7 +173,7 @@ def make_count(
         def of(logits: Array) -> dict[str, Array]:
             return metrics.count(logits, batch["label"], batch["mask"])
 
-        logits = predict(leaves, batch)
+        logits = predict(mesh_lib.gathered(mesh, leaves), batch)
         if shifts is None:
             return of(logits)
         return jax.lax.map(lambda shift: of(logits - shift), jnp.asarray(shifts))

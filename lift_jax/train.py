@@ -15,7 +15,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
-from lift_jax import adjust, checkpoint, features, folder, log, losses, metrics, steps, stopping
+from lift_jax import (
+    adjust,
+    checkpoint,
+    cost,
+    features,
+    folder,
+    log,
+    losses,
+    metrics,
+    steps,
+    stopping,
+)
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
@@ -36,6 +47,7 @@ FREE = (
     "mesh",
     "test",
     "train.accum",
+    "train.remat",
     "model.backbone",
     "data.workers",
     "data.features_gb",
@@ -88,7 +100,7 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
             return test(config, setup, None, workdir, console)
 
         state = state_lib.create(setup.tuned, setup.optimizer)
-        state = jax.device_put(state, mesh_lib.replicated(setup.mesh))
+        state = jax.device_put(state, state_lib.shardings(state, setup.mesh))
         if saved is not None:
             check_content(saved, describe(config, setup), workdir)
             state = checkpoint.restore(manager, state, console)
@@ -136,8 +148,9 @@ def train(
         workers=reading.workers,
     )  # fmt: skip
     train_step = steps.make_train_step(
-        setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum, reading.start
-    )
+        setup.graph, setup.vision, loss_fn, setup.optimizer, mesh, c.train.accum, reading.start,
+        c.train.remat,
+    )  # fmt: skip
 
     about = describe(config, setup)
     write_config(workdir, about)
@@ -176,7 +189,11 @@ def train(
             before = time.monotonic()
             rows = next(batches)
             waited = time.monotonic() - before
-            state, loss = train_step(state, setup.frozen, mesh_lib.put_batch(mesh, rows))
+            batch = mesh_lib.put_batch(mesh, rows)
+            if step == start + 1:
+                train_step = train_step.lower(state, setup.frozen, batch).compile()
+                cost.tell(state, setup.frozen, batch, train_step, console)
+            state, loss = train_step(state, setup.frozen, batch)
             ahead.append((step, loss, waited))
             if len(ahead) > LAG:
                 report()

@@ -58,7 +58,7 @@ def test_wrong_arguments(argument, words):
     ("train.momentum", 1.0, "momentum"), ("train.weight_decay", -1.0, "weight_decay"),
     ("train.min_area", 0.0, "min_area"), ("head.prompt", "a photo", "{}"),
     ("model.precision", "float61", "float32"), ("head.init", "txet", "text"),
-    ("checkpoint.keep", 0, "at least 1"), ("mesh.model", 0, "at least 1"),
+    ("checkpoint.keep", 0, "at least 1"), ("mesh.model", -1, "at least 0"),
 ])  # fmt: skip
 def test_values_out_of_range(key, value, words):
     config = base.get_config()

@@ -23,7 +23,7 @@ FLOORS = [
     ["models.prompting"],
     ["weights/", "data/"],
     ["optim", "state"],
-    ["steps", "checkpoint"],
+    ["steps", "checkpoint", "cost"],
     ["features", "evaluate", "adjust"],
     ["init"],
     ["text_head"],

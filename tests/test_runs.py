@@ -140,7 +140,8 @@ def test_every_config_runs_in_debug(name, method, tmp_path):
 @pytest.mark.parametrize("changes", [
     {"tuner__name": "none"}, {"tuner__name": "full"}, {"tuner__partial": 1}, {"train__accum": 4},
     {"model__precision": "bfloat16"}, {"head__init": "none"}, {"loss__name": "ce"},
-    {"test__tte": False}, {"mesh__model": 2}, {"data__workers": 1},
+    {"test__tte": False}, {"mesh__strategy": "fsdp", "mesh__model": 2}, {"data__workers": 1},
+    {"train__remat": "blocks"}, {"train__remat": "dots", "train__accum": 2},
 ], ids=str)  # fmt: skip
 def test_options_run(changes, tmp_path):
     found = train.run(config_of("demo", **changes), tmp_path)
@@ -232,6 +233,9 @@ def test_classes_without_images_are_named(tmp_path, capsys):
     ({"train__epochs": 0}, "train.epochs is 0"),
     ({"seed": -1}, "seed is -1"),
     ({"mesh__data": 3}, "8 devices"),
+    ({"mesh__model": 2}, "mesh.strategy=fsdp as well"),
+    ({"mesh__strategy": "fdsp"}, "fsdp"),
+    ({"train__remat": "block"}, "blocks"),
 ], ids=str)  # fmt: skip
 def test_mistakes_are_one_message(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):

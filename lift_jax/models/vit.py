@@ -1,10 +1,13 @@
 """The image tower of CLIP and of every other plain ViT."""
 
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from lift_jax.models.blocks import Block
@@ -18,6 +21,13 @@ from lift_jax.models.layers import (
     block_border,
 )
 
+# What a block keeps for its backward pass, where it does not keep everything: only its input, or
+# also the results of its matrix products with weights.
+REMAT = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+BORDER = "border"  # the name of what goes from block to block, for such policies
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -87,6 +97,7 @@ class VisionTransformer(nnx.Module):
             return nnx.Param(scale(rngs.params(), shape, jnp.float32))
 
         self.config = config
+        self.remat = "none"  # or a key of REMAT
         self.stem = PatchStem(c.patch, c.width, bias=c.stem_bias, rngs=rngs)
         self.cls = embedding(c.width) if c.pool == "cls" else None
         self.positions = None if c.rope else embedding(tokens, c.width)
@@ -159,7 +170,10 @@ class VisionTransformer(nnx.Module):
         for i in range(start, end):
             x, angles, prompts = self.blocks[i].tokens(x, angles, prompts)
             last = self.pool is None and i == len(self.blocks) - 1
-            x = block_border(self.blocks[i](x, angles=angles, first_only=last))
+            block = partial(self.blocks[i], angles=angles, first_only=last)
+            if self.remat != "none":
+                block = jax.checkpoint(block, policy=REMAT[self.remat])
+            x = checkpoint_name(block_border(block(x)), BORDER)
         return x
 
 
