@@ -151,7 +151,10 @@ def start(argument: str | None) -> ConfigDict:
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
-    c.checkpoint.keep = 2
+    c.checkpoint.every_minutes = 10.0  # and about so often; 0: by steps alone
+    c.checkpoint.keep = 2  # the newest
+    # validate after each epoch, keep the best (mean over the classes) as well, and test that one
+    c.checkpoint.best = False
 
     c.mesh = ConfigDict()
     c.mesh.strategy = "replicate"  # or fsdp: frozen weights and large heads are cut over model

@@ -138,6 +138,7 @@ def validate(config: ConfigDict) -> None:
         "test.expand": (c.test.expand, 0),
         "test.views": (c.test.views, 1),
         "checkpoint.every_steps": (c.checkpoint.every_steps, 1),
+        "checkpoint.every_minutes": (c.checkpoint.every_minutes, 0),
         "checkpoint.keep": (c.checkpoint.keep, 1),
         "mesh.data": (c.mesh.data, 0),
         "mesh.model": (c.mesh.model, 0),

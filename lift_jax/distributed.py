@@ -6,8 +6,11 @@ say enough; elsewhere (Kubernetes, by hand) every process is told by flags.
 
 import glob
 import importlib.util
+import json
 import os
 import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -84,6 +87,42 @@ def tell(console: Console) -> None:
     console.print(
         f"{len(hosts)} processes with {jax.device_count()} devices: {listed}{more}", markup=False
     )
+
+
+def of_first(make: Callable[[], Any]) -> Any:
+    """What `make` gives on process 0, as JSON, on all; its UserError is raised on all."""
+    if jax.process_count() == 1:
+        return make()
+    return json.loads(_of_first(lambda: json.dumps(make()).encode()))
+
+
+def arrays_of_first(
+    make: Callable[[], Sequence[np.ndarray]], like: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The same for arrays of the shapes and dtypes of `like`, bit for bit."""
+    if jax.process_count() == 1:
+        return list(make())
+    whole = np.frombuffer(_of_first(lambda: b"".join(a.tobytes() for a in make())), np.uint8)
+    ends = np.cumsum([array.nbytes for array in like])
+    return [
+        part.copy().view(array.dtype).reshape(array.shape)
+        for part, array in zip(np.split(whole, ends[:-1]), like, strict=True)
+    ]
+
+
+def _of_first(make: Callable[[], bytes]) -> bytes:
+    sent, failed = b"", False
+    if jax.process_index() == 0:
+        try:
+            sent = make()
+        except UserError as error:  # one that only process 0 knew of would leave the others waiting
+            sent, failed = str(error).encode(), True
+    size, failed = multihost_utils.broadcast_one_to_all(np.array([len(sent), failed], np.int32))
+    row = np.frombuffer(sent, np.uint8) if sent else np.zeros(size, np.uint8)
+    found = multihost_utils.broadcast_one_to_all(row).tobytes() if size else b""
+    if failed:
+        raise UserError(found.decode())
+    return found
 
 
 def _of_launcher(process_id: int, process_count: int) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
     python -m lift_jax.export --run=W --to=FILE.safetensors [--layout=lift]
 
-writes the newest checkpoint of the run folder W, without data, backbone or accelerator. The config
-key `model.tuned` reads FILE. For the authors' code, where torch is installed:
+writes the newest checkpoint of the run folder W (with checkpoint.best the best), without data,
+backbone or accelerator. The config key `model.tuned` reads FILE. For the authors' code, where torch is installed:
 
     checkpoint = {"tuner": {}, "head": {}}
     for name, tensor in safetensors.torch.load_file("FILE.safetensors").items():
@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lift_jax import checkpoint
 from lift_jax.errors import UserError, fail
 from lift_jax.weights import authors
 
@@ -56,17 +57,17 @@ def mask_of(run: Path) -> str:
 
 
 def newest(run: Path) -> dict[str, np.ndarray]:
-    """The tuned leaves of a run folder's newest checkpoint, wherever it was trained.
+    """The tuned leaves of a run folder's checkpoint, the best by validation or else the newest.
 
     Nothing in the folder is changed, so that the run may be under way. Raises UserError if there is
     no checkpoint or it cannot be read.
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")
-    steps = ocp.utils.checkpoint_steps((run / "checkpoints").absolute())
-    if not steps:
+    step = checkpoint.chosen(run)
+    if step is None:
         raise UserError(f"{run} holds no checkpoint to export. Train first: lift_jax.main.")
-    folder = (run / "checkpoints" / str(max(steps)) / "state").absolute()
+    folder = (run / "checkpoints" / str(step) / "state").absolute()
     reader = ocp.PyTreeCheckpointer()
     try:
         saved = reader.metadata(folder).item_metadata

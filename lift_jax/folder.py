@@ -1,4 +1,4 @@
-"""What a finished run folder says: settings, results, training log and accuracy by class."""
+"""The run folder: whether a run may go on in it, and what a finished one says."""
 
 import csv
 import json
@@ -7,18 +7,111 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from lift_jax import config as config_lib
+from lift_jax import log
 from lift_jax.errors import UserError
 from lift_jax.log import LOG, Step, read_log, result_names
 from lift_jax.metrics import NAMES
 
+CONFIG, METRICS = "config.json", "metrics.json"
+# What may change while a run continues, for it does not change what is learned; a backbone or a
+# data set at another place is recognised by its content.
+FREE = (
+    "checkpoint",
+    "mesh",
+    "test",
+    "train.accum",
+    "train.remat",
+    "model.backbone",
+    "data.workers",
+    "data.features_gb",
+    "data.root",
+    "data.train_list",
+    "data.test_list",
+    "data.val_list",
+    "data.class_names",
+    "data.expected",
+)
 RESULTS = ("zero_shot", "test", "test_adjusted", "test_tte", "test_tte_adjusted")
 ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only where test.adjust asks for them
 FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
 GROUPS = ("many", "medium", "few")
 TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
 CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
+
+
+# -- going on in one
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """Makes the folder. Raises UserError if that fails."""
+    path = Path(workdir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"Cannot make the run folder {path} (--workdir): {e.strerror}.") from e
+    return path
+
+
+def plain(config: ConfigDict) -> dict:
+    """The config as JSON gives it back."""
+    return json.loads(config.to_json())
+
+
+def write_config(workdir: Path, about: dict) -> None:
+    if jax.process_index() == 0:
+        log.write_json(workdir / CONFIG, about)
+
+
+def check_config(saved: dict, config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if the folder's run was made by another config."""
+    saved = {key: value for key, value in saved.items() if key != "data_summary"}
+    changed = [
+        line
+        for line in config_lib.differences(saved, plain(config))
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in FREE)
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            "Give another --workdir, or set these back to continue that run."
+        )
+
+
+def check_content(saved: dict, about: dict, workdir: Path) -> None:
+    """Raises UserError if classes, counts or backbone are not those of the folder's run."""
+    kinds = {
+        "class_names": "other classes",
+        "counts": "other training images",
+        "prepared": "training images prepared otherwise (data.prepared)",
+        "backbone_fingerprint": "other backbone weights",
+    }
+    for key, kind in kinds.items():
+        if saved["data_summary"][key] != about["data_summary"][key]:
+            raise UserError(
+                f"{workdir} holds a run with {kind} than the config gives now. Give another "
+                "--workdir, or the data and the backbone that the run began with."
+            )
+
+
+def stored_metrics(workdir: Path, config: ConfigDict) -> dict | None:
+    """The results in the folder, if they are those of the config's test section."""
+    try:
+        about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not tested yet, or a file that somebody changed: test again
+    now = plain(config)
+    same = about.get("test") == now["test"]
+    same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
+    return found if same and found.get("test") else None
+
+
+# -- a finished one
 
 
 @dataclass(frozen=True)

@@ -285,6 +285,11 @@ class Progress:
                 "store the images smaller."
             )
 
+    def tell(self, line: str) -> None:
+        """Shows a line above the bar."""
+        if self.active:
+            self._print(line)
+
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 

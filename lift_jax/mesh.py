@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from lift_jax.errors import UserError
@@ -107,7 +107,7 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def put(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     """Places an array that every process holds whole."""
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

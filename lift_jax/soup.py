@@ -27,7 +27,8 @@ from lift_jax.state import State
 
 # What the runs may differ in; all but the first two change nothing that is learned.
 FREE = (
-    "seed", "train.lr", "checkpoint", "mesh", "train.accum", "data.workers", "data.features_gb",
+    "seed", "train.lr", "checkpoint", "mesh", "train.accum", "train.remat", "data.workers",
+    "data.features_gb",
 )  # fmt: skip
 RESULTS = {
     "test": "", "test_adjusted": ", adjusted", "test_tte": ", with TTE",
@@ -44,7 +45,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     paths = [Path(run).expanduser() for run in runs]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise UserError("A soup is made of two runs or more, each of them once.")
-    workdir = train.open_workdir(workdir)
+    workdir = folder.open_workdir(workdir)
     if (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} holds a run (--workdir). Give another folder for the soup.")
     members = [folder.load(path) for path in paths]
@@ -64,7 +65,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
     with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
         summary = abouts[0]["data_summary"]
-        checkpoint.save(manager, state, {**train.plain(config), "data_summary": summary})
+        checkpoint.save(manager, state, {**folder.plain(config), "data_summary": summary})
         checkpoint.wait(manager)
     (workdir / log.LOG).touch()  # it did not train, but what it is made of did
     found = train.run(config, workdir, "evaluate")

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from lift_jax import build, log, plots, report, train
+from lift_jax import build, distributed, log, plots, report, train
 from lift_jax import config as config_lib
+from lift_jax import folder as run_folder
 from lift_jax.data import loader
 from lift_jax.errors import UserError
 
@@ -39,7 +41,10 @@ PANELS = {  # of the figure
 WIDTH = 120  # characters of the table where there is no terminal
 COLUMNS = ("overall", "many", "medium", "few", "mean")
 # What changes neither training nor results, so that a finished run stays finished.
-IDLE = ("checkpoint", "mesh", "train.accum", "data.workers", "data.features_gb")
+IDLE = (
+    "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
+    "train.remat", "data.workers", "data.features_gb",
+)  # fmt: skip
 # What changes how a run is tested, and not its training.
 TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
@@ -121,7 +126,7 @@ def run(
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1.")
     chosen = take(list(cells), part)
-    workdir = train.open_workdir(workdir)
+    workdir = run_folder.open_workdir(workdir)
     runs: Runs = {
         name: {workdir / name / f"seed_{s}": seeded(c, s) for s in range(c.seed, c.seed + seeds)}
         for name, c in cells.items()
@@ -141,7 +146,7 @@ def run(
 
     for name in chosen:
         for folder, c in runs[name].items():
-            if finished(folder, c, mode):
+            if distributed.of_first(partial(finished, folder, c, mode)):
                 continue
             where = str(folder.relative_to(workdir))
             console.rule(f"{title}: {where}")
@@ -215,15 +220,15 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
     left to `train.run`, which compares their content.
     """
     try:
-        about = json.loads((folder / train.CONFIG).read_text(encoding="utf-8"))
-        found = json.loads((folder / train.METRICS).read_text(encoding="utf-8"))
+        about = json.loads((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+        found = json.loads((folder / run_folder.METRICS).read_text(encoding="utf-8"))
         images = sum(about.pop("data_summary")["counts"])
         steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not begun, not tested yet, or a file that somebody changed
-    return found if whole and same(about, train.plain(config), IDLE) else None
+    return found if whole and same(about, run_folder.plain(config), IDLE) else None
 
 
 def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
@@ -235,7 +240,7 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
         return
     for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
         trained = (other / "checkpoints").exists() and finished(other, c)
-        if trained and same(train.plain(c), train.plain(config), TESTED):
+        if trained and same(run_folder.plain(c), run_folder.plain(config), TESTED):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(other / log.LOG, folder / log.LOG)
             torn = folder / ".checkpoints.tmp"  # a copy is whole or absent

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from configs import demo
-from lift_jax import adjust, build, folder, mesh, metrics, report, steps, train
+from lift_jax import adjust, build, folder, mesh, metrics, report, results, steps, train
 from lift_jax import state as state_lib
 from lift_jax.data import catalog
 from lift_jax.data.images import Dataset, Images, Split
@@ -112,7 +112,7 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(catalog, "load", lambda *a: with_val(load(*a)))
     setup = dataclasses.replace(build.build(config, console), zero_shot=None)
     state = state_lib.create(setup.tuned, setup.optimizer)
-    first = train.test(config, setup, state, tmp_path, console)
+    first = results.test(config, setup, state, tmp_path, console)
     assert "Adjustment: tau" in capsys.readouterr().out
     assert list(first["adjustment"]["val_mean"]) == [str(tau) for tau in adjust.TAUS]
 
@@ -131,7 +131,7 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adjust, "choose", lambda counts: chosen.append(choose(counts)) or forced)
     config.test.tte = False
     other = dataclasses.replace(setup, data=other_test(setup.data))
-    second = train.test(config, other, state, tmp_path, console)
+    second = results.test(config, other, state, tmp_path, console)
     assert chosen == [tuple(first["adjustment"].values())]
     assert first["test"] != second["test"] and second["test_tte_adjusted"] is None
     rarest = np.arange(7) == setup.data.counts.argmin()

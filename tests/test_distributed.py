@@ -13,6 +13,7 @@ import pytest
 
 from configs import folder
 from lift_jax import distributed, log, stopping, train
+from lift_jax import folder as run_folder
 from lift_jax.errors import UserError
 
 CHANGES = {"train.epochs": 3, "train.batch": 16}
@@ -63,8 +64,8 @@ def test_two_processes_are_one_program(tmp_path):
     ]
     assert len(losses[0]) == 3 * 4 == len(losses[1])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    together = json.loads((tmp_path / "two" / train.METRICS).read_text())
-    for row in train.ROWS:
+    together = json.loads((tmp_path / "two" / run_folder.METRICS).read_text())
+    for row in run_folder.RESULTS:
         assert together[row] == alone[row], row
 
 
@@ -91,7 +92,7 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
     ]
     assert len(losses[0]) == 40
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert all(found[row] == alone[row] for row in train.ROWS)
+    assert all(found[row] == alone[row] for row in run_folder.RESULTS)
 
 
 @pytest.fixture

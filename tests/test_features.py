@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 from rich.console import Console
 
-from lift_jax import features, mesh, state, train
+from lift_jax import features, mesh, results, state, train
 from lift_jax.data.augment import TestTransform
 from lift_jax.data.decode import Decoding
 from lift_jax.data.images import ArrayImages, FileImages, Split
@@ -120,17 +120,17 @@ def config_of(**changes):
 
 def outcome(config, workdir):
     """Losses, tuned leaves at the end, and results of a run."""
-    tuned, test = {}, train.test
+    tuned, test = {}, results.test
 
     def tested(config, setup, state, *more):
         tuned.update(jax.tree.map(np.asarray, state.tuned))
         return test(config, setup, state, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "test", tested)
-        results = train.run(config, workdir)
+        patch.setattr(results, "test", tested)
+        found = train.run(config, workdir)
     losses = [json.loads(line)["loss"] for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return losses, tuned, {k: v for k, v in results.items() if "second" not in k}
+    return losses, tuned, {k: v for k, v in found.items() if "second" not in k}
 
 
 @pytest.mark.parametrize("changes", [

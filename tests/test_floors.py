@@ -28,6 +28,7 @@ FLOORS = [
     ["init"],
     ["text_head"],
     ["build"],
+    ["results"],
     ["train", "plots"],
     ["report", "command", "look"],
     ["sweep"],

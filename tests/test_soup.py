@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lift_jax import checkpoint, export, soup, train
+from lift_jax import checkpoint, export, folder, soup, train
 from lift_jax.errors import UserError
 
 
@@ -68,7 +68,7 @@ def test_a_soup_of_a_run_and_its_copy_is_the_run(runs, tmp_path):
 ])  # fmt: skip
 def test_other_configs_do_not_mix(runs, argument, changes, message, tmp_path):
     first, second = (shutil.copytree(runs[0], tmp_path / name) for name in "ab")
-    config = train.plain(config_of(argument, **changes))
+    config = folder.plain(config_of(argument, **changes))
     about = json.loads((second / "config.json").read_text())
     (second / "config.json").write_text(json.dumps(about | config))
     with pytest.raises(UserError, match=f"(?s)b differs from .*a in more than.*{message}"):

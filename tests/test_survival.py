@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lift_jax import checkpoint, log, optim, state, stopping, train
+from lift_jax import checkpoint, folder, log, optim, state, stopping
 from lift_jax.errors import UserError
 
 LONG = ["--config.train.epochs=20", "--config.checkpoint.every_steps=1000"]
@@ -61,8 +61,8 @@ def test_stopped_by_a_signal_it_saves_and_continues(tmp_path):
     straight.communicate(timeout=200)
     assert len(losses(tmp_path / "W")) == 40
     assert losses(tmp_path / "W") == losses(tmp_path / "V")
-    found, wanted = (json.loads((tmp_path / w / train.METRICS).read_text()) for w in "WV")
-    assert all(found[row] == wanted[row] for row in train.ROWS)
+    found, wanted = (json.loads((tmp_path / w / folder.METRICS).read_text()) for w in "WV")
+    assert all(found[row] == wanted[row] for row in folder.RESULTS)
 
 
 def test_the_second_interrupt_stops_at_once(capfd):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import demo, imagenet_lt, inat, places_lt, sweeps
+from lift_jax import folder as run_folder
 from lift_jax import sweep, train
 from lift_jax.config import JOINT
 from lift_jax.data import augment
@@ -175,7 +176,7 @@ def write_run(folder: Path, c, results: dict[str, tuple], steps: int = 2) -> Non
     """A finished run of 61 training images: two steps of 32."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(
-        json.dumps({**train.plain(c), "data_summary": {"counts": [60, 1]}})
+        json.dumps({**run_folder.plain(c), "data_summary": {"counts": [60, 1]}})
     )
     rows = {
         key: values and dict(zip(sweep.COLUMNS, values, strict=True))

@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import command, look, train
+from lift_jax import command, folder, look
 from lift_jax.data import catalog, prepare
 from lift_jax.data.images import EncodedImages
 from lift_jax.errors import UserError, fail
@@ -38,10 +38,10 @@ def prepare_split(config: ConfigDict, size: int, console: Console) -> None:
         raise UserError(f"data.name={config.data.name} has nothing to prepare: it is in memory.")
     size = size or prepare.default_size(look.preview_resolution(config, console))
     target = config.data.prepared
-    folder = prepare.folder_of(split.images, target)
-    console.print(f"{len(split):,} images to {folder}, short side at most {size} pixels.")
-    prepare.prepare(split, folder, size=size, workers=os.cpu_count() or 1, console=console)
-    total = sum(path.stat().st_size for path in folder.iterdir())
+    target_folder = prepare.folder_of(split.images, target)
+    console.print(f"{len(split):,} images to {target_folder}, short side at most {size} pixels.")
+    prepare.prepare(split, target_folder, size=size, workers=os.cpu_count() or 1, console=console)
+    total = sum(path.stat().st_size for path in target_folder.iterdir())
     flag = f" Give --config.data.prepared={target} for it." if target else ""
     console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
             prepare_split(config, SIZE.value, Console())
             return
         config.data.prepared = "none"  # the images as they are
-        look.look(config, train.open_workdir(WORKDIR.value), READ.value, Console())
+        look.look(config, folder.open_workdir(WORKDIR.value), READ.value, Console())
     except UserError as e:
         raise SystemExit(fail(e)) from None
     except KeyboardInterrupt:
