@@ -222,10 +222,10 @@ class Cadence:
                 self._begun = step, self._clock()
             elif step == self._start + 2 + PACE_STEPS:
                 self._plan(step)
-        due = step % self._steps == 0 or step == self._next
-        if due and self._next is not None:
+        timed = step == self._next
+        if timed:
             self._plan(step)
-        return due
+        return timed or step % self._steps == 0
 
     def _plan(self, step: int) -> None:
         assert self._begun is not None

@@ -56,4 +56,7 @@ def tell(state: State, frozen: Any, batch: Any, compiled: Any, console: Console)
 
 def mega(size: int) -> str:
     """Bytes for people."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit / 10:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 1e3:.2f} kB"

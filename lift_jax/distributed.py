@@ -74,14 +74,21 @@ def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -
         ) from error
 
 
-def tell(console: Console) -> None:
-    """Prints which process runs on which host, so that a number in an error has a name."""
+def hosts() -> list[str]:
+    """The name of every process's host; all processes call it."""
     if jax.process_count() == 1:
-        return
+        return [socket.gethostname()]
     name = np.zeros(64, np.uint8)
     host = socket.gethostname().encode()[: len(name)]
     name[: len(host)] = np.frombuffer(host, np.uint8)
-    hosts = [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(name)]
+    rows = multihost_utils.process_allgather(name)
+    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+
+
+def tell(hosts: Sequence[str], console: Console) -> None:
+    """Prints which process runs on which host."""
+    if len(hosts) == 1:
+        return
     listed = ", ".join(f"{i} on {host}" for i, host in enumerate(hosts[:64]))
     more = ", ..." if len(hosts) > 64 else ""
     console.print(

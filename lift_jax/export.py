@@ -3,7 +3,8 @@
     python -m lift_jax.export --run=W --to=FILE.safetensors [--layout=lift]
 
 writes the newest checkpoint of the run folder W (with checkpoint.best the best), without data,
-backbone or accelerator. The config key `model.tuned` reads FILE. For the authors' code, where torch is installed:
+backbone or accelerator. The config key `model.tuned` reads FILE. For the authors' code, where
+torch is installed:
 
     checkpoint = {"tuner": {}, "head": {}}
     for name, tensor in safetensors.torch.load_file("FILE.safetensors").items():

@@ -16,6 +16,7 @@ from rich.console import Console
 from lift_jax import command, distributed, report, sweep, train
 from lift_jax.errors import UserError, fail, unknown
 from lift_jax.log import cache_folder
+from lift_jax.together import together
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
 MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
@@ -79,13 +80,15 @@ def main(argv: list[str]) -> None:
             raise unknown("mode (--mode)", MODE.value, MODES)
         config, workdir = chosen_run()
         distributed.start(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
-        distributed.tell(Console(quiet=jax.process_index() != 0))
-        if SWEEP.value or PART.value or SEEDS.value != 1:
-            run_table(config, workdir)
-            return
-        train.run(config, workdir, MODE.value)
-        if jax.process_index() == 0:
-            print(f"Report: {report.write(workdir)}")
+        hosts = distributed.hosts()
+        distributed.tell(hosts, Console(quiet=jax.process_index() != 0))
+        with together(hosts, COORDINATOR.value):
+            if SWEEP.value or PART.value or SEEDS.value != 1:
+                run_table(config, workdir)
+                return
+            train.run(config, workdir, MODE.value)
+            if jax.process_index() == 0:
+                print(f"Report: {report.write(workdir)}")
     except UserError as e:
         raise SystemExit(fail(e)) from None
     except KeyboardInterrupt:

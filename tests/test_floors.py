@@ -13,7 +13,7 @@ FLOORS = [
     ["errors"],
     ["prompts"],
     ["config", "losses", "metrics", "mesh", "distributed", "stopping", "log"],
-    ["folder", "models.layers", "models.tree"],
+    ["folder", "together", "models.layers", "models.tree"],
     ["models.hooks"],
     ["models.methods"],
     ["models.tuners"],
