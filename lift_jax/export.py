@@ -23,9 +23,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from rich.console import Console
 
 from lift_jax import checkpoint
 from lift_jax.errors import UserError, fail
+from lift_jax.remote import worked_on
 from lift_jax.weights import authors
 
 
@@ -98,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     jax.config.update("jax_platforms", "cpu")
     try:
-        path = export(flags.run, flags.to, flags.layout)
+        with worked_on(flags.run, Console(stderr=True)) as run:
+            path = export(run, flags.to, flags.layout)
         found = authors.describe(path)
         print(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")
     except UserError as error:

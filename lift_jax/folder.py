@@ -16,6 +16,7 @@ from lift_jax import log
 from lift_jax.errors import UserError
 from lift_jax.log import LOG, Step, read_log, result_names
 from lift_jax.metrics import NAMES
+from lift_jax.remote import is_remote
 
 CONFIG, METRICS = "config.json", "metrics.json"
 # What may change while a run continues, for it does not change what is learned; a backbone or a
@@ -49,6 +50,8 @@ CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
 
 def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder. Raises UserError if that fails."""
+    if is_remote(workdir):
+        raise UserError(f"{workdir}: this command needs a folder of this machine.")
     path = Path(workdir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -168,6 +171,8 @@ def load(workdir: str | Path) -> Run:
     Raises:
         UserError: for a file that is missing or broken, by name.
     """
+    if is_remote(workdir):
+        raise UserError(f"{workdir}: this command needs a folder of this machine.")
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import command, distributed, report, sweep, train
+from lift_jax import command, distributed, remote, report, sweep, train
 from lift_jax.errors import UserError, fail, unknown
 from lift_jax.log import cache_folder
 from lift_jax.together import together
@@ -82,7 +82,8 @@ def main(argv: list[str]) -> None:
         distributed.start(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
         hosts = distributed.hosts()
         distributed.tell(hosts, Console(quiet=jax.process_index() != 0))
-        with together(hosts, COORDINATOR.value):
+        first = Console(quiet=jax.process_index() != 0)
+        with together(hosts, COORDINATOR.value), remote.worked_on(workdir, first) as workdir:
             if SWEEP.value or PART.value or SEEDS.value != 1:
                 run_table(config, workdir)
                 return

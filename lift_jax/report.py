@@ -10,16 +10,19 @@ import html
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from lift_jax import folder, plots
 from lift_jax.errors import UserError, fail
 from lift_jax.folder import Run
 from lift_jax.log import WAIT_HINT, replacing
+from lift_jax.remote import worked_on
 
 COLUMNS = {  # of the table of results: key and heading
     "overall": "overall",
@@ -267,10 +270,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="folder of the comparison; the first W by default")
     flags = parser.parse_args(arguments)
     try:
-        for workdir in flags.workdirs:
-            print(write(workdir))
-        if len(flags.workdirs) > 1:
-            print(compare(flags.workdirs, flags.out or flags.workdirs[0]))
+        with ExitStack() as stack:
+            console = Console(stderr=True)
+            workdirs = [stack.enter_context(worked_on(w, console)) for w in flags.workdirs]
+            for workdir in workdirs:
+                print(write(workdir))
+            if len(workdirs) > 1:
+                print(compare(workdirs, flags.out or workdirs[0]))
     except UserError as error:
         sys.exit(fail(error))
 
