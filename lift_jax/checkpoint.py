@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lift_jax import distributed
 from lift_jax import mesh as mesh_lib
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.state import State
 
 CHECKSUMS = "checksums"  # beside what a checkpoint belongs to
@@ -281,7 +281,7 @@ def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
         yield
     # orbax writes in the background and hands on whatever went wrong there
     except Exception as e:
-        raise UserError(
+        raise DiskError(
             f"Cannot save a checkpoint in {manager.directory}: {_line(e)}. Those that are complete "
             "are intact: make room, or the folder writable, and run the same command to continue."
         ) from e

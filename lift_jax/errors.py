@@ -25,6 +25,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")
 
 
+class DiskError(UserError):
+    """What cannot be written: the disk is full or over a quota, or the folder is read-only."""
+
+
 def fail(message: object) -> int:
     """Prints the message of a user's mistake; returns the exit status of commands."""
     print(f"error: {message}", file=sys.stderr)

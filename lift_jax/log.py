@@ -7,6 +7,7 @@ last line may be torn by a kill; readers drop such a line.
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 
 LOG = "log.jsonl"
 PLAIN_SECONDS = 30.0  # between lines of progress where there is no terminal
@@ -145,6 +146,21 @@ def read_log(path: str | os.PathLike[str]) -> list[Step]:
 
 def _line(record: Step) -> str:
     return json.dumps(dataclasses.asdict(record)) + "\n"
+
+
+@contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Around what writes to a folder: raises DiskError where its disk cannot take more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        raise DiskError(
+            f"Cannot write {error.filename or f'to {folder}'}: {error.strerror}. The checkpoints "
+            "that are complete are intact: make room, or the folder writable, and run the same "
+            "command to continue."
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ the runs of a table of configs/sweeps.py; both continue as well.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lift_jax import command, distributed, remote, report, sweep, train
-from lift_jax.errors import UserError, fail, unknown
+from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.log import cache_folder
 from lift_jax.together import together
 
@@ -73,7 +74,7 @@ def use_compile_cache() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # orbax's: what goes wrong there comes back as an error
     use_compile_cache()
     try:
         if MODE.value not in MODES:
@@ -90,6 +91,10 @@ def main(argv: list[str]) -> None:
             train.run(config, workdir, MODE.value)
             if jax.process_index() == 0:
                 print(f"Report: {report.write(workdir)}")
+    except DiskError as e:
+        status = fail(e)
+        sys.stdout.flush()
+        os._exit(status)  # else every library tells of the same disk on its way out
     except UserError as e:
         raise SystemExit(fail(e)) from None
     except KeyboardInterrupt:

@@ -43,6 +43,7 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
     workdir = folder.open_workdir(workdir)
     console = Console(quiet=jax.process_index() != 0)
     with (
+        log.on_disk(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
         checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,

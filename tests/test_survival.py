@@ -195,7 +195,7 @@ with checkpoint.open_manager(Path({str(tmp_path)!r}), 3) as manager:
         command = [sys.executable, "-c", code, step]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
-        assert ("UserError Cannot save a checkpoint" in done.stdout) == (step == "2"), done
+        assert ("DiskError Cannot save a checkpoint" in done.stdout) == (step == "2"), done
     with checkpoint.open_manager(tmp_path, 3) as manager:
         found = checkpoint.restore(manager, made_state(0), Console())
     assert_equal(found, 1)

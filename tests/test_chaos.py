@@ -1,0 +1,17 @@
+"""Each fault of chaos.py once: the short form of `python -m tests.chaos`."""
+
+import random
+
+import pytest
+from chaos import FAULTS, compare, one_run, straight
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return straight(tmp_path_factory.mktemp("chaos") / "straight")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_ends_as_if_nothing_had_been(fault, expected, tmp_path):
+    what, last = one_run(fault, tmp_path / "W", random.Random(f"3 {fault}"))
+    compare(tmp_path / "W", expected, exact=last == "1 device" and fault != "one_of_two")
