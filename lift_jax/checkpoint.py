@@ -50,6 +50,7 @@ def open_manager(workdir: Path, keep: int) -> Iterator[Manager]:
         get_metric_fn=lambda metrics: metrics[SCORE], n=1, keep_checkpoints_without_metrics=False
     )
     options = ocp.CheckpointManagerOptions(
+        best_fn=best.get_metric_fn,  # without it scores are not saved
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"

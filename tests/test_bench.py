@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from configs import folder
-from lift_jax import bench, cost
+from lift_jax import bench, cost, mesh
 from lift_jax.errors import UserError
 from lift_jax.models.vit import VisionConfig
 
@@ -35,13 +35,46 @@ def test_only_the_tuned_gradient_crosses_the_network():
     assert gradient <= sent["all-reduce"] < gradient + 1000
 
 
-def test_frozen_weights_are_cut_over_the_model_axis():
-    whole, _ = compiled(mesh__data=8)
-    cut, _ = compiled(mesh__strategy="fsdp")
+def test_frozen_weights_and_a_large_head_are_cut_over_the_model_axis(monkeypatch):
+    """With mesh (1, 8) a device holds an eighth and what is small, and gathers the rest twice."""
+    whole, plain = compiled(mesh__data=8)
+    monkeypatch.setattr(mesh, "LARGE_HEAD", 1)
+    cut, program = compiled(mesh__strategy="fsdp")
+    assert dict(cut.mesh.shape) == {"data": 1, "model": 8}
     frozen = cost.device_bytes(whole.frozen)
     assert frozen == sum(4 * np.prod(leaf.shape) for leaf in whole.frozen.values())
     assert frozen / 8 <= cost.device_bytes(cut.frozen) < frozen / 8 + 0.05 * frozen
-    assert cost.device_bytes(cut.state) == cost.device_bytes(whole.state)
+    head = 4 * 24 * 64
+    held = cost.device_bytes(whole.state) - cost.device_bytes(cut.state)
+    assert held == 2 * head * 7 / 8  # itself and its momentum
+    saved = plain.memory_analysis().argument_size_in_bytes
+    saved -= program.memory_analysis().argument_size_in_bytes
+    assert saved == held + frozen - cost.device_bytes(cut.frozen)
+
+    split = sum(4 * np.prod(leaf.shape) for leaf in cut.frozen.values() if any(leaf.sharding.spec))
+    sent = cost.collective_bytes(program.as_text())
+    assert set(sent) == {"all-reduce", "all-gather"}  # weights move, activations do not
+    assert split + head <= sent["all-gather"] <= 2 * (split + head)
+    gradient = sum(4 * np.prod(leaf.shape) for leaf in cut.state.tuned.values())
+    assert gradient <= sent["all-reduce"] < gradient + 1000
+
+
+def test_what_comes_out_of_a_step_lies_where_it_came_from(monkeypatch):
+    monkeypatch.setattr(mesh, "LARGE_HEAD", 1)
+    made, program = compiled(mesh__strategy="fsdp", mesh__model=2)
+    after, _ = program.output_shardings
+    assert made.state.tuned["head/weight"].sharding.spec == jax.P(None, "model")
+    for leaf, place in zip(jax.tree.leaves(made.state), jax.tree.leaves(after), strict=True):
+        assert place.is_equivalent_to(leaf.sharding, len(leaf.shape))
+
+
+def test_what_is_computed_again():
+    """All of a block is more than what is not a matrix product, and a forward pass at most."""
+    none, dots, blocks = (
+        compiled(train__remat=remat)[1].cost_analysis()["flops"]
+        for remat in ("none", "dots", "blocks")
+    )
+    assert none < dots < 1.05 * none < blocks < 1.5 * none
 
 
 def test_bytes_of_collectives_by_hand():

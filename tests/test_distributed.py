@@ -10,6 +10,7 @@ import time
 
 import jax
 import pytest
+from PIL import Image
 
 from configs import folder
 from lift_jax import distributed, log, stopping, train
@@ -25,22 +26,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_processes(workdir, count, devices, *arguments):
-    """Starts the command `count` times and returns the processes."""
+def start_processes(workdir, count, devices, *arguments, each=((), ()), before=""):
+    """Starts the command `count` times, after the Python code `before`; returns the processes."""
     port = free_port()
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     command = [
-        sys.executable, "-m", "lift_jax.main", "--config=configs/folder.py:debug",
+        sys.executable, "-c",
+        f"from absl import app; from lift_jax import command, main, mesh\n{before}\n"
+        "app.run(main.main, flags_parser=command.parse_flags)",
+        "--config=configs/folder.py:debug",
         *(f"--config.{key}={value}" for key, value in CHANGES.items()),
         f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", f"--process_count={count}",
         *arguments,
     ]  # fmt: skip
     return [
         subprocess.Popen(
-            [*command, f"--process_id={i}"], env=environment, text=True,
+            [*command, *each[i], f"--process_id={i}"], env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for i in range(count)
@@ -70,10 +74,16 @@ def test_two_processes_are_one_program(tmp_path):
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
-    """The run that two processes of 4 devices began ends on one of 8 as if it had been its own."""
+    """The run that two processes of 4 devices began ends on one of 8 as if it had been its own.
+
+    The head is cut over all devices of both processes, and gathered for the checkpoint.
+    """
     longer = {**CHANGES, "train.epochs": 10, "checkpoint.every_steps": 1000}
     flags = [f"--config.{key}={value}" for key, value in longer.items()]
-    processes = start_processes(tmp_path / "both", 2, 4, *flags)
+    cut = "--config.mesh.strategy=fsdp", "--config.mesh.model=8"
+    processes = start_processes(
+        tmp_path / "both", 2, 4, *flags, *cut, before="mesh.LARGE_HEAD = 1"
+    )  # fmt: skip
     path = tmp_path / "both" / log.LOG
     while not (path.exists() and path.read_text().count("\n") >= 2):
         assert all(process.poll() is None for process in processes), processes[0].communicate()
@@ -93,6 +103,41 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
     assert len(losses[0]) == 40
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert all(found[row] == alone[row] for row in run_folder.RESULTS)
+
+
+def test_one_that_dies_ends_the_other_by_its_name(tmp_path):
+    processes = start_processes(tmp_path, 2, 2, "--config.train.epochs=500")
+    path = tmp_path / log.LOG
+    while not (path.exists() and path.read_text().count("\n") >= 2):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.01)
+    processes[1].kill()
+    begin = time.monotonic()
+    said = processes[0].communicate(timeout=60)[0]
+    assert time.monotonic() - begin < 30
+    assert processes[0].returncode == 1
+    assert f"Process 1 (on {socket.gethostname()}) died" in said
+    processes[1].communicate()
+
+
+def test_one_that_fails_ends_the_other_with_its_error(tmp_path):
+    """Only process 1 has a list with a mistake in it."""
+    names = [tmp_path / f"names_{i}.txt" for i in range(2)]
+    for i in range(2):
+        Image.new("RGB", (40, 50), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    names[0].write_text("cat\ndog\n")
+    names[1].write_text("cat\n")
+    (tmp_path / "list.txt").write_text("0.png 0\n1.png 1\n" * 9)
+    flags = ["--config.data.name=list", f"--config.data.root={tmp_path}",
+             "--config.data.train_list=list.txt", "--config.data.test_list=list.txt"]  # fmt: skip
+    processes = start_processes(tmp_path / "W", 2, 2, *flags, each=[
+        [f"--config.data.class_names={path}"] for path in names
+    ])  # fmt: skip
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 2], said
+    assert "error:" in said[1] and "Process 1 (on" in said[0]
+    own = next(line for line in said[1].splitlines() if line.startswith("error:"))
+    assert own.removeprefix("error: ")[:60] in said[0]
 
 
 @pytest.fixture

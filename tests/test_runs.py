@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lift_jax import train
+from lift_jax import mesh, train
 from lift_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -117,9 +117,15 @@ def test_killed_three_times_it_ends_as_if_it_had_not_been(straight, tmp_path):
         assert np.array_equal(found[path], leaf), path
 
 
-def test_eight_devices_give_the_losses_and_metrics_of_one(straight, tmp_path):
+@pytest.mark.parametrize("changes", [
+    {}, {"train__accum": 4}, {"train__remat": "blocks"},
+    {"mesh__strategy": "fsdp", "mesh__data": 4, "mesh__model": 2},
+    {"mesh__strategy": "fsdp", "mesh__model": 8, "train__remat": "dots", "train__accum": 2},
+], ids=str)  # fmt: skip
+def test_eight_devices_give_the_losses_and_metrics_of_one(changes, straight, tmp_path, monkeypatch):
+    monkeypatch.setattr(mesh, "LARGE_HEAD", 1)  # under fsdp the head is cut as well
     expected, _ = straight
-    found = train.run(config_of("demo", train__epochs=3), tmp_path)
+    found = train.run(config_of("demo", train__epochs=3, **changes), tmp_path)
     np.testing.assert_allclose(
         [record["loss"] for record in logged(tmp_path)],
         [record["loss"] for record in logged(expected)],

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lift_jax import checkpoint, folder, log, optim, state, stopping
+from configs import folder as folder_config
+from lift_jax import checkpoint, folder, log, optim, results, state, stopping, train
 from lift_jax.errors import UserError
 
 LONG = ["--config.train.epochs=20", "--config.checkpoint.every_steps=1000"]
@@ -75,6 +76,55 @@ def test_the_second_interrupt_stops_at_once(capfd):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
     assert "then saving" in capfd.readouterr().err
+
+
+# -- when to save
+
+
+def test_cadence_in_steps():
+    cadence = checkpoint.Cadence(3, 0.0, start=4)
+    assert [step for step in range(5, 16) if cadence.due(step)] == [6, 9, 12, 15]
+
+
+def test_cadence_in_minutes():
+    """A step takes 20 s, so about 3 of them a minute; the first, which compiles, does not count."""
+    now = [0.0]
+    cadence = checkpoint.Cadence(1000, 1.0, start=0, clock=lambda: now[0])
+    due = []
+    for step in range(1, 31):
+        now[0] += 300 if step == 1 else 20
+        due += [step] if cadence.due(step) else []
+    first = 2 + checkpoint.PACE_STEPS + 3
+    assert due == list(range(first, 31, 3))
+
+
+def test_the_best_by_validation_is_kept_tested_and_exported(tmp_path):
+    config = folder_config.get_config("debug")
+    options = {"train.epochs": 4, "train.lr": 0.3, "data.val_share": 0.3, "checkpoint.best": True,
+               "checkpoint.keep": 1, "checkpoint.every_steps": 1000}  # fmt: skip
+    config.update_from_flattened_dict(options)
+    scores = {2: 30.0, 4: 70.0, 6: 70.0, 8: 50.0}  # of epochs' ends, not what the model gives
+
+    def validator(config, setup, console):
+        assert len(setup.data.val) > 0
+        return lambda state: scores[int(state.step)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "validator", validator)
+        found = train.run(config, tmp_path)
+    assert found["steps"] == 6  # the later of two that are equally good
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [6, 8] and checkpoint.chosen(tmp_path) == 6
+    assert train.run(config, tmp_path) == found  # finished
+    config.checkpoint.best = False
+    assert train.run(config, tmp_path, "evaluate")["steps"] == 8
+
+
+def test_the_best_needs_a_validation_split(tmp_path):
+    config = folder_config.get_config("debug")
+    config.checkpoint.best = True
+    with pytest.raises(UserError, match="checkpoint.best chooses by a validation split"):
+        train.run(config, tmp_path)
 
 
 # -- checkpoints
