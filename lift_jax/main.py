@@ -91,12 +91,13 @@ def main(argv: list[str]) -> None:
             train.run(config, workdir, MODE.value)
             if jax.process_index() == 0:
                 print(f"Report: {report.write(workdir)}")
-    except DiskError as e:
-        status = fail(e)
-        sys.stdout.flush()
-        os._exit(status)  # else every library tells of the same disk on its way out
     except UserError as e:
-        raise SystemExit(fail(e)) from None
+        status = fail(e)
+        if isinstance(e, DiskError) or jax.process_count() > 1:
+            # else libraries tell of the same disk on their way out, or JAX waits for the others
+            sys.stdout.flush()
+            os._exit(status)
+        raise SystemExit(status) from None
     except KeyboardInterrupt:
         print("\nStopped. Run the same command to continue from the last checkpoint.")
         raise SystemExit(130) from None
