@@ -4,6 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.build import Setup, build, some
-from lift_jax.data import augment, loader
+from lift_jax.data import augment, bad, loader
 from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluate import evaluate
@@ -141,22 +142,30 @@ def train(
 
     about = describe(config, setup)
     write_config(workdir, about)
+    if start == 0:
+        bad.record(setup.data, workdir, jax.process_index(), console, anew=("train", "val", "test"))
+
+    def done(loss: jax.Array) -> tuple[float, float]:
+        """The loss, and when the device had it."""
+        return float(loss), time.monotonic()
 
     with (
         log.RunLog(workdir, active=first) as run_log,
         log.Progress(total, c.train.epochs, start, active=first, console=console) as progress,
         stopping.Watch() as watch,
+        ThreadPoolExecutor(1) as observer,
     ):
         seconds = run_log.resume(start)
-        ahead: deque[tuple[int, jax.Array, float]] = deque()  # steps whose loss is not yet read
-        recent = np.zeros(3)  # images, seconds and seconds waiting for data, fading out
-        clock = time.monotonic()
+        # steps whose loss is not yet read, and from when to when their batch was waited for
+        ahead: deque[tuple[int, Future[tuple[float, float]], float, float]] = deque()
+        recent = np.zeros(3)  # images, seconds and seconds without a batch, fading out
+        clock = time.monotonic()  # when the device was done with the step before
 
         def report() -> None:
             nonlocal seconds, clock, recent
-            step, loss, waited = ahead.popleft()
-            value = float(loss)  # waits until the device has done the step
-            now = time.monotonic()
+            step, observed, asked, came = ahead.popleft()
+            value, now = observed.result()  # waits until the device has done the step
+            waited = max(0.0, came - max(asked, clock))  # and the device had nothing to do
             elapsed, clock = now - clock, now
             seconds += elapsed
             epoch, place = divmod(step - 1, per_epoch)
@@ -173,11 +182,11 @@ def train(
             progress.update(record)
 
         for step in range(start + 1, total + 1):
-            before = time.monotonic()
+            asked = time.monotonic()
             rows = next(batches)
-            waited = time.monotonic() - before
+            came = time.monotonic()
             state, loss = train_step(state, setup.frozen, mesh_lib.put_batch(mesh, rows))
-            ahead.append((step, loss, waited))
+            ahead.append((step, observer.submit(done, loss), asked, came))
             if len(ahead) > LAG:
                 report()
             stop = watch.asked(step)
@@ -187,6 +196,7 @@ def train(
                 if not steps.all_finite(state.tuned):
                     raise diverged(manager, f"Weights are not finite after step {step}")
                 checkpoint.save(manager, state, about)
+                bad.record(setup.data, workdir, jax.process_index(), console)
             if stop and step < total:
                 checkpoint.wait(manager)
                 console.print(
@@ -296,7 +306,7 @@ def test(
         write_config(workdir, describe(config, setup))
         write_per_class(workdir, data, counts)
         log.write_json(workdir / METRICS, found)
-    tell_bad(data, workdir, console)
+    bad.record(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, config, console)
     return found
 
@@ -385,26 +395,6 @@ def stored_metrics(workdir: Path, config: ConfigDict) -> dict | None:
     except (OSError, ValueError):
         return None  # not tested yet, or a file that somebody changed: test again
     return found if about.get("test") == plain(config)["test"] and found.get("test") else None
-
-
-def tell_bad(data: Dataset, workdir: Path, console: Console) -> None:
-    """Lists the images that were passed over in bad_images.csv; of other processes than the first
-    in bad_images_PROCESS.csv."""
-    rows = [
-        (name, split.images.name(i), cause)
-        for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-        if split is not None
-        for i, cause in sorted(split.bad.items())
-    ]
-    if rows:
-        process = jax.process_index()
-        path = workdir / f"bad_images{f'_{process}' * (process > 0)}.csv"
-        log.write_csv(path, ("split", "path", "cause"), rows)
-        console.print(
-            f"Warning: {len(rows)} images could not be read and were passed over "
-            f"(data.on_bad_image=skip); they are listed in {path}.",
-            markup=False,
-        )
 
 
 def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Counts]) -> None:
