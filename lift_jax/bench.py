@@ -3,25 +3,30 @@
 Times the step on the devices here, with random weights and images: images/s, share of the
 hardware's peak, memory. With --aot --devices=256 nothing is run: the step is compiled for so many
 simulated devices, and what each would hold, compute and send is printed, so that a job does not
-fail after hours in a queue. With --only=data it times the way from files to views instead.
+fail after hours in a queue. With --only=data it times the way from files to views instead, and
+tells how long training waits for data.
 """
 
+import io
 import os
+import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from lift_jax import build, command, cost, losses, optim, state, steps, weights
+from lift_jax import build, command, cost, log, losses, optim, state, steps, train, weights
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax.data import speed
@@ -217,6 +222,28 @@ def vision_sizes(config: ConfigDict) -> Vision:
     return sizes
 
 
+def waiting(console: Console) -> dict[str, float]:
+    """Trains two configs for some steps; prints and returns the share of time without a batch."""
+    from configs import demo, inat  # beside the config files; a step needs none of them
+
+    shares = {}
+    for name, config, epochs in (
+        ("demo.py", demo.get_config(), 4),
+        ("inat.py:debug", inat.get_config("debug"), 26),
+    ):
+        config.train.epochs = epochs  # 52 steps of either
+        config.checkpoint.every_steps = 10**6
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+            train.run(config, folder)
+            read = log.read_log(Path(folder) / log.LOG)
+        shares[name] = read[-1].wait
+        console.print(
+            f"configs/{name}: {shares[name]:.1%} of the step's time waiting for data (the last "
+            f"20 of {len(read)} steps; {read[-1].images_per_second:,.0f} images/s)."
+        )
+    return shares
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
@@ -224,10 +251,12 @@ def main(argv: list[str]) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES.value}"
         jax.config.update("jax_platforms", "cpu")
+    logging.set_verbosity(logging.WARNING)
     console = Console(soft_wrap=True, highlight=False)
     try:
         if ONLY.value == "data":
             speed.measure(console)
+            waiting(console)
             return
         config = command.chosen_config(
             "Give a config: python -m lift_jax.bench --config=configs/inat.py --classes=8142"

@@ -38,7 +38,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.models.resnet import ResNet
 
-VERSION = 1  # of what the files hold
+VERSION = 2  # of what the files hold
 LEFT = 86400  # seconds after which an unfinished file belongs to a run that was killed
 TRAILER = 8 + 64  # bytes behind the rows: their CRC-32 and the key, both in hexadecimal
 
@@ -191,7 +191,8 @@ class Cache:
         arrays = {path: leaf[...] for path, leaf in leaves.items()}
 
         def run(arrays: tree.Tree, batch: steps.Batch) -> tuple[Array, ...]:
-            rows = function(tree.merge(graph, arrays), batch["image"])
+            tower = tree.merge(graph, arrays)
+            rows = function(tower, steps.pixels(batch, tower.config))
             return rows, batch["label"], batch["mask"], batch["place"]
 
         gather = jax.jit(run, out_shardings=mesh_lib.replicated(self.mesh))

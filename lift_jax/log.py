@@ -297,8 +297,9 @@ class Progress:
         if share > WAIT_HINT:
             self._hinted = True
             self._print(
-                f"Hint: {share:.0%} of the time goes into waiting for data. Raise data.workers, or "
-                "store the images smaller."
+                f"Hint: {share:.0%} of the time goes into waiting for data. Prepare the images "
+                "once (python -m lift_jax.data --prepare --config=...), set data.decode=fast, or "
+                "raise data.workers."
             )
 
     def tell(self, line: str) -> None:

@@ -237,7 +237,7 @@ def draw_views(config: ConfigDict, data: Dataset, res: int, workdir: Path) -> No
     for i in chosen_images(data):
         image = data.train.images[i]
         drawn = (training(image, np.random.default_rng((config.seed, e, i)), e) for e in epochs)
-        whole = Picture.of(image).pillow().convert("RGB")
+        whole = Picture.of(image).pillow()
         whole.thumbnail((2 * res, 2 * res))
         title = f"{data.class_names[data.train.labels[i]]}\n{data.counts[data.train.labels[i]]:,}"
         rows[f"{title} images"] = [np.asarray(whole), *drawn, plain(image), *crops(image)]

@@ -227,7 +227,7 @@ def _facts(run: Run) -> str:
         facts["Training time"] = _duration(metrics["seconds"])
         facts["Images a second"] = f"{metrics['images_per_second']:,.0f}"
         facts["Waiting for data"] = f"{wait:.0%} of the time" + (
-            ": raise data.workers, or store the images smaller" if wait > WAIT_HINT else ""
+            ": prepare the images (--prepare), or raise data.workers" if wait > WAIT_HINT else ""
         )
     rows = "".join(f"<tr><td>{name}<td>{value}" for name, value in facts.items())
     return f"<table class=plain>{rows}</table>"

@@ -14,7 +14,7 @@ from rich.progress import track
 from lift_jax import adjust, features, folder, log, metrics, steps
 from lift_jax import mesh as mesh_lib
 from lift_jax.build import Setup, some
-from lift_jax.data import augment, loader
+from lift_jax.data import augment, bad, loader
 from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluate import Counter, evaluate
@@ -95,7 +95,7 @@ def test(
         folder.write_config(workdir, describe(config, setup))
         write_per_class(workdir, data, counts)
         log.write_json(workdir / folder.METRICS, found)
-    tell_bad(data, workdir, console)
+    bad.record(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, config, console)
     return found
 
@@ -174,26 +174,6 @@ def describe(config: ConfigDict, setup: Setup) -> dict:
         "backbone_fingerprint": setup.fingerprint,
     }
     return {**folder.plain(config), "data_summary": summary}
-
-
-def tell_bad(data: Dataset, workdir: Path, console: Console) -> None:
-    """Lists the images that were passed over in bad_images.csv; of other processes than the first
-    in bad_images_PROCESS.csv."""
-    rows = [
-        (name, split.images.name(i), cause)
-        for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-        if split is not None
-        for i, cause in sorted(split.bad.items())
-    ]
-    if rows:
-        process = jax.process_index()
-        path = workdir / f"bad_images{f'_{process}' * (process > 0)}.csv"
-        log.write_csv(path, ("split", "path", "cause"), rows)
-        console.print(
-            f"Warning: {len(rows)} images could not be read and were passed over "
-            f"(data.on_bad_image=skip); they are listed in {path}.",
-            markup=False,
-        )
 
 
 def write_per_class(workdir: Path, data: Dataset, counts: dict[str, metrics.Counts]) -> None:

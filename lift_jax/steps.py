@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from lift_jax import mesh as mesh_lib
 from lift_jax import metrics
+from lift_jax.data import small
 from lift_jax.losses import Loss
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Tower, Vision
@@ -20,7 +21,16 @@ from lift_jax.models.tree import Tree
 from lift_jax.models.vit import BORDER, REMAT
 from lift_jax.state import State, shardings
 
-Batch = dict[str, jax.Array]  # image u8[b h w 3] or u8[b k h w 3], label i32[b], mask bool[b]
+# image u8[b r r 3] or u8[b k r r 3], label i32[b], mask bool[b]; of images that are cut here, image
+# u8[b h w 3] and cut i32[b 2 6] or i32[b k 2 6]
+Batch = dict[str, jax.Array]
+
+
+def pixels(batch: Batch, vision: Vision) -> Array:
+    """The views of a batch, also where it holds images that are smaller (see `data.small`)."""
+    if "cut" in batch:
+        return small.render(batch["image"], batch["cut"], vision.resolution)
+    return batch["image"]
 
 
 def normalise(images: UInt8[Array, "..."], vision: Vision) -> Float[Array, "..."]:
@@ -61,7 +71,7 @@ def make_train_step(
 
     def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
         leaves = mesh_lib.gathered(mesh, tuned | frozen)
-        return logits_of(tree.merge(graph, leaves), batch["image"], start)
+        return logits_of(tree.merge(graph, leaves), pixels(batch, vision), start)
 
     if mesh.shape["model"] > 1:  # the backward pass gathers again, or each device would keep all
         keep = jax.checkpoint_policies
@@ -142,7 +152,7 @@ def make_predict(
 
     def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
         model = tree.merge(graph, leaves)
-        images = batch["image"]
+        images = pixels(batch, vision)
         if start or images.ndim == 4:
             return logits_of(model, images, start)
         if isinstance(vision, ResNetConfig):

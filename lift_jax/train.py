@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -25,7 +26,7 @@ from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
 from lift_jax import state as state_lib
 from lift_jax.build import Setup, build
-from lift_jax.data import augment, loader
+from lift_jax.data import augment, bad, loader
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 
@@ -131,22 +132,30 @@ def train(
     folder.write_config(workdir, about)
     cadence = checkpoint.Cadence(c.checkpoint.every_steps, c.checkpoint.every_minutes, start)
     score = results.validator(config, setup, console) if c.checkpoint.best else None
+    if start == 0:
+        bad.record(setup.data, workdir, jax.process_index(), console, anew=("train", "val", "test"))
+
+    def done(loss: jax.Array) -> tuple[float, float]:
+        """The loss, and when the device had it."""
+        return float(loss), time.monotonic()
 
     with (
         log.RunLog(workdir, active=first) as run_log,
         log.Progress(total, c.train.epochs, start, active=first, console=console) as progress,
         stopping.Watch() as watch,
+        ThreadPoolExecutor(1) as observer,
     ):
         seconds = run_log.resume(start)
-        ahead: deque[tuple[int, jax.Array, float]] = deque()  # steps whose loss is not yet read
-        recent = np.zeros(3)  # images, seconds and seconds waiting for data, fading out
-        clock = time.monotonic()
+        # steps whose loss is not yet read, and from when to when their batch was waited for
+        ahead: deque[tuple[int, Future[tuple[float, float]], float, float]] = deque()
+        recent = np.zeros(3)  # images, seconds and seconds without a batch, fading out
+        clock = time.monotonic()  # when the device was done with the step before
 
         def report() -> None:
             nonlocal seconds, clock, recent
-            step, loss, waited = ahead.popleft()
-            value = float(loss)  # waits until the device has done the step
-            now = time.monotonic()
+            step, observed, asked, came = ahead.popleft()
+            value, now = observed.result()  # waits until the device has done the step
+            waited = max(0.0, came - max(asked, clock))  # and the device had nothing to do
             elapsed, clock = now - clock, now
             seconds += elapsed
             epoch, place = divmod(step - 1, per_epoch)
@@ -163,15 +172,15 @@ def train(
             progress.update(record)
 
         for step in range(start + 1, total + 1):
-            before = time.monotonic()
+            asked = time.monotonic()
             rows = next(batches)
-            waited = time.monotonic() - before
+            came = time.monotonic()
             batch = mesh_lib.put_batch(mesh, rows)
             if step == start + 1:
                 train_step = train_step.lower(state, setup.frozen, batch).compile()
                 cost.tell(state, setup.frozen, batch, train_step, console)
             state, loss = train_step(state, setup.frozen, batch)
-            ahead.append((step, loss, waited))
+            ahead.append((step, observer.submit(done, loss), asked, came))
             if len(ahead) > LAG:
                 report()
             stop, ends = watch.asked(step), score is not None and step % per_epoch == 0
@@ -184,6 +193,7 @@ def train(
                 if validated is not None:
                     progress.tell(f"Validation after epoch {step // per_epoch}: {validated:.2f} %")
                 checkpoint.save(manager, state, about, validated)
+                bad.record(setup.data, workdir, jax.process_index(), console)
             if stop and step < total:
                 checkpoint.wait(manager)
                 console.print(

@@ -92,7 +92,7 @@ def test_a_report_is_complete_and_stands_alone(tmp_path):
         *("zero-shot", "LIFT+", "LIFT+ with TTE", "folder · demo · adaptformer · la"),
         *("kind <4> & $x^4$", "Without a test image, so in no class mean: kind <1> & $x^1$."),
         *("10,136 (10.07% of all)", "90,000", "1 h 02 min", "812", "<pictures>", "backbone"),
-        "25% of the time: raise data.workers, or store the images smaller",
+        "25% of the time: prepare the images (--prepare), or raise data.workers",
     ):
         assert text in page.texts, text
     assert len(page.links) == 2 and all(s.startswith("data:image/png;base64,") for s in page.links)

@@ -8,6 +8,8 @@ of the bytes. Randomness comes only from the generator that is handed in.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -114,17 +116,43 @@ def corners(height: int, width: int, res: int) -> list[tuple[int, int]]:
     return [(0, 0), (0, right), (down, 0), (down, right), centre(height, width, res)]
 
 
+class Cut(NamedTuple):
+    """What a view shows: a box of the image, resized to `size` (h, w), and of that the square at
+    `place` (top, left), mirrored or not."""
+
+    box: Box
+    size: tuple[int, int]
+    place: tuple[int, int] = (0, 0)
+    mirrored: bool = False
+
+
+def shown(
+    image: Picture, cuts: list[Cut], res: int, interpolation: str
+) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
+    """Returns the res x res view of each cut; cuts of the same box and size are resized once."""
+    views = []
+    for (box, size), alike in groupby(cuts, key=lambda cut: (cut.box, cut.size)):
+        alike = list(alike)
+        pixels = squares(image, box, size, [cut.place for cut in alike], res, interpolation)
+        views += [
+            square[:, ::-1] if cut.mirrored else square
+            for square, cut in zip(pixels, alike, strict=True)
+        ]
+    return views
+
+
 def squares(
     image: Picture,
-    whole: tuple[int, int],
+    box: Box,
+    size: tuple[int, int],
     places: list[tuple[int, int]],
     res: int,
     interpolation: str,
 ) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
-    """Resizes an image to `whole` (h, w) and cuts the res x res square at each (top, left)."""
-    height, width = whole
-    if max(whole) <= STRIP * min(whole):
-        pixels = image.resized((0, 0, image.width, image.height), width, height, interpolation)
+    """Resizes a box of an image to `size` (h, w) and cuts the res x res square at each place."""
+    height, width = size
+    if max(size) <= STRIP * min(size):
+        pixels = image.resized(box, width, height, interpolation)
         return [pixels[top : top + res, left : left + res] for top, left in places]
     # A 1 x 10,000 strip would fill gigabytes, so only the squares are computed. Up to rounding
     # they are the same; ordinary images are not cut so because Pillow orders its two passes by
@@ -136,7 +164,7 @@ def squares(
         (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
         for top, left in places
     )
-    return [np.asarray(source.resize((res, res), resample, box=box))[..., :3] for box in boxes]
+    return [np.asarray(source.resize((res, res), resample, box=box)) for box in boxes]
 
 
 # --- the transforms that a loader holds ---
@@ -181,16 +209,19 @@ class TrainTransform:
     ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
         """Returns a view of `image` drawn from `rng`, as in `epoch` (0-based)."""
         image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width, rng, epoch)
+        return shown(image, cuts, self.res, self.interpolation)[0]
+
+    def cuts(self, height: int, width: int, rng: np.random.Generator, epoch: int) -> list[Cut]:
+        """Draws what the view of an image of this size shows."""
         if self.kind == "none":
-            pixels = TestTransform(self.res, self.interpolation)(image)
+            cut = TestTransform(self.res, self.interpolation).cuts(height, width)[0]
+        elif self.kind == "mda":
+            low = min_scale(self.mda, epoch, self.epochs, self.min_area)
+            cut = Cut(mda_box(height, width, low, rng), (self.res, self.res))
         else:
-            if self.kind == "mda":
-                low = min_scale(self.mda, epoch, self.epochs, self.min_area)
-                box = mda_box(image.height, image.width, low, rng)
-            else:
-                box = rrc_box(image.height, image.width, self.min_area, rng)
-            pixels = image.resized(box, self.res, self.res, self.interpolation)
-        return pixels[:, ::-1] if self.flip and rng.random() < 0.5 else pixels
+            cut = Cut(rrc_box(height, width, self.min_area, rng), (self.res, self.res))
+        return [cut._replace(mirrored=self.flip and rng.random() < 0.5)]
 
 
 @dataclass(frozen=True)
@@ -219,10 +250,14 @@ class TestTransform:
     ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
         """Returns the view of `image`."""
         image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width)
+        return shown(image, cuts, self.res, self.interpolation)[0]
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the view of an image of this size shows."""
         expand = self.res // 7 if self.expand is None else self.expand
-        whole = short_side_to(image.height, image.width, self.res + expand)
-        place = centre(*whole, self.res)
-        return squares(image, whole, [place], self.res, self.interpolation)[0]
+        size = short_side_to(height, width, self.res + expand)
+        return [Cut((0, 0, width, height), size, centre(*size, self.res))]
 
 
 @dataclass(frozen=True)
@@ -254,9 +289,13 @@ class FiveCrop:
     ) -> UInt8[np.ndarray, "5 {self.res} {self.res} 3"]:
         """Returns the five views of `image`."""
         image = Picture.of(image)
-        whole = short_side_to(image.height, image.width, self.res + self.expand)
-        places = corners(*whole, self.res)
-        return np.stack(squares(image, whole, places, self.res, self.interpolation))
+        cuts = FiveCrop.cuts(self, image.height, image.width)
+        return np.stack(shown(image, cuts, self.res, self.interpolation))
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the views of an image of this size show."""
+        size = short_side_to(height, width, self.res + self.expand)
+        return [Cut((0, 0, width, height), size, place) for place in corners(*size, self.res)]
 
 
 @dataclass(frozen=True)
@@ -274,6 +313,15 @@ class TenCrop(FiveCrop):
         """Returns the ten views of `image`."""
         image = Picture.of(image)
         return np.concatenate([super().__call__(image), super().__call__(image.mirrored())])
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the views of an image of this size show."""
+        five = super().cuts(height, width)
+        # what lies so far from the left of the mirror image lies so far from the right of this one
+        return five + [
+            cut._replace(place=(cut.place[0], cut.size[1] - self.res - cut.place[1]), mirrored=True)
+            for cut in five
+        ]
 
 
 @dataclass(frozen=True)
@@ -297,12 +345,17 @@ class RandomCrops:
         self, image: Picture | Image.Image | np.ndarray, rng: np.random.Generator
     ) -> UInt8[np.ndarray, "{self.views} {self.res} {self.res} 3"]:
         """Returns views of `image` drawn from `rng`."""
-        image, views = Picture.of(image), []
+        image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width, rng)
+        return np.stack(shown(image, cuts, self.res, self.interpolation))
+
+    def cuts(self, height: int, width: int, rng: np.random.Generator) -> list[Cut]:
+        """Draws what the views of an image of this size show."""
+        cuts = []
         for _ in range(self.views):
-            box = rrc_box(image.height, image.width, self.min_area, rng)
-            pixels = image.resized(box, self.res, self.res, self.interpolation)
-            views.append(pixels[:, ::-1] if rng.random() < 0.5 else pixels)
-        return np.stack(views)
+            box = rrc_box(height, width, self.min_area, rng)
+            cuts.append(Cut(box, (self.res, self.res), mirrored=rng.random() < 0.5))
+        return cuts
 
 
 View = TestTransform | FiveCrop | RandomCrops  # what a split is tested through

@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
+from lift_jax.data import small
 from lift_jax.data.augment import RandomCrops, TrainTransform, View
 from lift_jax.data.images import Split
 from lift_jax.errors import UserError
@@ -61,7 +62,8 @@ def train_batches(
     """Yields this process's share of every training batch from `start_step` (0-based) on.
 
     With b = batch // processes: `image` u8[b r r 3], `label` i32[b], `mask` bool[b]. The last batch
-    of an epoch is padded with zeros where `mask` is False, so that shapes never change. The
+    of an epoch is padded with zeros where `mask` is False, so that shapes never change. Images
+    smaller than the view come as they are, u8[b h w 3], with i32[b 2 6] `cut` (see `small`). The
     iterator reads ahead in threads, or in `workers` processes; its `close()` stops them.
 
     Raises UserError where `batch` does not divide by `processes`, and in `next` where an image
@@ -133,7 +135,7 @@ class _TrainExample:
     def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
         epoch, i = slot
         if i == PADDING:
-            return _padding(self.transform, self.split, PADDING)
+            return _padding(self.split, self.transform, PADDING)
         rng = np.random.default_rng((self.seed, epoch, i))
         return _example(self.split, i, self.transform, rng, epoch)
 
@@ -147,7 +149,7 @@ class _EvalExample:
     def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
         _, i = slot
         if i == PADDING:
-            return _padding(self.transform, self.split, PADDING)
+            return _padding(self.split, self.transform, PADDING)
         if not isinstance(self.transform, RandomCrops):
             return _example(self.split, i, self.transform)
         # the spawn key keeps these draws apart from those for training
@@ -157,22 +159,34 @@ class _EvalExample:
 
 def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any) -> dict[str, Any]:
     try:
-        image = transform(split.images[i], *draw)
+        image = split.images[i]
+        if sent := small.sent(split.images, transform):
+            cuts = transform.cuts(*sent[:2], *draw)
+            shown = {"image": image, "cut": small.fields(cuts, transform)}
+        else:
+            shown = {"image": transform(image, *draw)}
     except UserError:
         if not split.skip:
             raise
-        return _padding(transform, split, i)
-    return {"image": image, "label": split.labels[i], "mask": np.True_} | _bad(split, PADDING)
+        return _padding(split, transform, i)
+    return shown | {"label": split.labels[i], "mask": np.True_} | _bad(split, PADDING)
 
 
-def _padding(transform: TrainTransform | View, split: Split, bad: int) -> dict[str, Any]:
-    image = np.zeros(transform.shape, _dtype(transform))
-    return {"image": image, "label": np.int32(0), "mask": np.False_} | _bad(split, bad)
+def _padding(split: Split, transform: TrainTransform | View, bad: int) -> dict[str, Any]:
+    shown = {"image": np.zeros(_shape(split, transform), _dtype(transform))}
+    if small.sent(split.images, transform):
+        shown["cut"] = small.padding(transform)
+    return shown | {"label": np.int32(0), "mask": np.False_} | _bad(split, bad)
 
 
 def _bad(split: Split, i: int) -> dict[str, Any]:
     """Which image could not be read, PADDING for none; nothing where that is an error."""
     return {"bad": np.int32(i)} if split.skip else {}
+
+
+def _shape(split: Split, transform: TrainTransform | View) -> tuple[int, ...]:
+    """Of what is sent to the device for an image."""
+    return small.sent(split.images, transform) or transform.shape
 
 
 def _dtype(transform: TrainTransform | View) -> np.dtype:
@@ -204,7 +218,8 @@ def _batches(
     dataset = grain.MapDataset.source(slots)[process::processes].map(example).batch(share)
     dataset = dataset[start_step:]
     workers = min(workers, len(dataset))
-    size = share * math.prod(example.transform.shape) * _dtype(example.transform).itemsize
+    shape = _shape(example.split, example.transform)
+    size = share * math.prod(shape) * _dtype(example.transform).itemsize
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
     if workers:
         _prepare_workers(size, workers)

@@ -32,7 +32,7 @@ from lift_jax.errors import UserError
 from lift_jax.log import cache_folder, replacing
 
 SHARD = 512  # images
-QUALITY, COLOURS = 95, "420"  # of JPEG; colours at half the resolution, as photographs have them
+QUALITY, COLOURS = 92, "420"  # of JPEG; colours at half the resolution, as photographs have them
 INDEX = "prepared.json"
 HEADER = struct.Struct("<II")  # height and width of the image as it was taken; 0 and 0: unreadable
 
