@@ -448,23 +448,33 @@ def test_contract(name, kind, tmp_path):
 # -- several at once
 
 
-PAIRS = [pair for pair in itertools.combinations(IN_BLOCKS, 2) if "vpt_deep" not in pair]
-PAIRS += [(name, "vpt_deep") for name in IN_BLOCKS if not name.startswith("vpt")]
+def pairs(names):
+    """All pairs of them; vpt_shallow and vpt_deep exclude each other."""
+    together = itertools.combinations(names, 2)
+    return [pair for pair in together if not all(name.startswith("vpt") for name in pair)]
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """Each tuner by itself on a tower of one block: (graph, tuned, frozen)."""
-    return {name: tuned_model((name,), "vit", blocks=1)[2] for name in IN_BLOCKS}
+    """Each tuner by itself on a tower of one block, or a ResNet: (graph, tuned, frozen)."""
+    return {
+        (kind, name): tuned_model((name,), kind, blocks=1)[2]
+        for kind in PLACES
+        for name in PLACES[kind]
+    }
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-def test_any_two_go_together(pair, alone):
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [(kind, pair) for kind in PLACES for pair in pairs(PLACES[kind])],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_any_two_go_together(kind, pair, alone):
     """They train what each alone does, and one that starts as nothing leaves the other alone."""
-    _, inputs, (graph, both, frozen) = tuned_model(pair, "vit", blocks=1)
-    assert both.keys() == {path for name in pair for path in alone[name][1]}
+    _, inputs, (graph, both, frozen) = tuned_model(pair, kind, blocks=1)
+    assert both.keys() == {path for name in pair for path in alone[kind, name][1]}
     for first, second in (pair, pair[::-1]):
-        graph_2, tuned, frozen_2 = alone[second]
+        graph_2, tuned, frozen_2 = alone[kind, second]
         if first in UNCHANGED:
             away = stirred(tuned)
             found, _ = differentiated(graph, both | away, frozen, inputs)
