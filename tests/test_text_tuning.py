@@ -106,9 +106,14 @@ def test_logits_loss_and_gradients_are_the_authors(golden, case):
     for path, grad in whole.items():
         np.testing.assert_allclose(grads[path], grad, rtol=1e-4, atol=1e-6, err_msg=path)
     for path in grads.keys() - whole.keys():  # of the larger ones every 13th is stored
-        stored = expected[f"{case}/gradsub/{path.removeprefix('head/')}"]
-        found = np.asarray(grads[path]).reshape(-1)[::13]
-        np.testing.assert_allclose(found, stored, rtol=1e-4, atol=1e-6, err_msg=path)
+        name = path.removeprefix("head/")
+        found = np.asarray(grads[path])
+        stored = expected[f"{case}/gradsub/{name}"]
+        np.testing.assert_allclose(found.reshape(-1)[::13], stored, rtol=1e-4, atol=1e-6)
+        norm = np.linalg.norm(found.astype(np.float64))
+        np.testing.assert_allclose(norm, expected[f"{case}/gradnorm/{name}"], rtol=1e-4)
+    held = [key for key in expected if key.startswith((f"{case}/grad/", f"{case}/gradsub/"))]
+    assert len(held) == len(grads)
 
 
 def test_coop_from_the_words_of_the_photo_prompt_is_the_authors(golden):
