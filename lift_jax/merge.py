@@ -109,7 +109,10 @@ def write(run: str | Path, to: str | Path) -> None:
     told["kind"] = config_lib.head_kind(ConfigDict(about))
     told["scale"] = str(about["head"]["scale"])
     arrays = {path: np.asarray(leaf[...]) for path, leaf in leaves.items()}
-    safetensors.numpy.save_file(arrays, to / HEAD, told)
+    try:
+        (to / HEAD).write_bytes(safetensors.numpy.save(arrays, told))
+    except OSError as e:
+        raise UserError(f"Cannot write {to / HEAD}: {e}. Make room, and remove {to}.") from e
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
