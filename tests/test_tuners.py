@@ -378,6 +378,9 @@ def test_wrong_tuner_names(text):
         ({"parts": "atn"}, "tuner.parts.*Did you mean 'attn'"),
         ({"parts": "attn+"}, "tuner.parts"),
         ({"place": "ends"}, "tuner.place.*Did you mean 'end'"),
+        ({"ratio": 1.5}, r"tuner.ratio is 1.5; it must be in \[0, 1\]"),
+        ({"ratio": float("nan")}, "tuner.ratio is nan"),
+        ({"parts": "atn", "group": "text_tuner"}, "text_tuner.parts"),
         ({"init": "kaiming_norm"}, "tuner.init.*Did you mean 'kaiming_normal'"),
     ],
 )

@@ -259,7 +259,8 @@ class Arbitrary(Tuner):
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         chosen = [n for n in _within(site) if not n.startswith("ln")]
         if not chosen:
-            raise UserError(f"tuner.parts is {site.options.parts!r}: aft needs attn or mlp.")
+            asked = site.options
+            raise UserError(f"{asked.group}.parts is {asked.parts!r}: aft needs attn or mlp.")
         sizes = [a.size for name in chosen for a in site.weights[name] if a is not None]
         ratio = site.options.ratio or min(1, self.auto_ratio(site, sum(sizes)))
         groups = {group: own for group, own in self.groups.items() if own[0] in chosen}
