@@ -104,11 +104,17 @@ def write(run: str | Path, to: str | Path) -> None:
     save_converted(backbone, to, about["model"]["backbone"])
     if isinstance(head, TextHead):
         return
-    _, leaves = tree.flatten(head)
-    told = {"class_names": json.dumps(about["data_summary"]["class_names"])}
-    told["kind"] = config_lib.head_kind(ConfigDict(about))
-    told["scale"] = str(about["head"]["scale"])
-    arrays = {path: np.asarray(leaf[...]) for path, leaf in leaves.items()}
+    _, leaves = tree.flatten(Classifier(backbone.visual, head))
+    arrays = {
+        path.removeprefix("head/"): np.asarray(leaf[...])
+        for path, leaf in leaves.items()
+        if path.startswith("head/")
+    }
+    told = {
+        "class_names": json.dumps(about["data_summary"]["class_names"]),
+        "kind": config_lib.head_kind(ConfigDict(about)),
+        "scale": str(about["head"]["scale"]),
+    }
     try:
         (to / HEAD).write_bytes(safetensors.numpy.save(arrays, told))
     except OSError as e:
