@@ -1,7 +1,11 @@
 """One contract for every tuner, in every kind of tower, alone and with each other one."""
 
 import itertools
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +27,14 @@ from towers import (
     tuned_model,
 )  # fmt: skip
 
-from lift_jax import checkpoint, config, optim, state
+from lift_jax import checkpoint, config, export, optim, state
 from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.hooks import Tunable, Tuned, Tuner
 from lift_jax.models.prompting import TextHead
 
+ROOT = Path(__file__).parent.parent
 UNCHANGED = {"adaptformer", "adapter", "lora", "lora_mlp", "aft", *tuners.RULES}
 EVERYWHERE = ("ssf", "bitfit", "full")
 IN_BLOCKS = (
@@ -311,3 +316,21 @@ def test_a_tuner_from_outside_plugs_in(monkeypatch):
     close(tuned(images), by_hand(images))
     tuners.attach(tower, ("doubler",), CLASSES, rngs=nnx.Rngs(0))
     close(tuners.merge(by_hand)(images), by_hand(images))
+
+
+def test_the_tuner_of_the_readme_plugs_in_by_a_config_file(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Gain" in block)
+    (tmp_path / "gain.py").write_text(code)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "lift_jax.main", f"--workdir={tmp_path}/run",
+            f"--config={tmp_path}/gain.py:debug,tuner=gain+lora", "--config.test.tte=False",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    leaves = export.newest(tmp_path / "run")
+    gains = [leaf for path, leaf in leaves.items() if path.endswith("tuners/gain/gain")]
+    assert len(gains) == 2 and all(np.abs(gain - 1).max() > 1e-5 for gain in gains)
+    assert any("tuners/lora" in path for path in leaves)
