@@ -94,7 +94,10 @@ class LoRA(Tuner):
 
     @staticmethod
     def auto_dim(classes: int, layers: int) -> int:
-        """The rank that gives the tuned layers together about as many weights as the head."""
+        """The rank that gives the tuned layers together about as many weights as the head.
+
+        LIFT+'s rule; LIFT takes twice as much, with the whole depth for `layers`.
+        """
         return power_of_two(classes / (4 * layers))
 
     def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
