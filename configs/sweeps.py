@@ -277,8 +277,8 @@ def flat(c: ConfigDict) -> dict[str, Any]:
 
 # Top-1 of LIFT in percent, by config file, imbalance and backbone. `test` is without TTE, re-run by
 # the authors of LT-Soups; `test_tte` is of leaderboard mirrors, which do not say whether with TTE.
-# "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. A public log of a fork of their code
-# has 79.4 for iNaturalist. No accuracy of LIFT+ is public in what could be read.
+# "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. No accuracy of LIFT+ is public in
+# what could be read.
 PUBLISHED = {
     ("imagenet_lt", 1, "clip_vit_b16"): {"test": 77.0, "test_tte": 78.3},
     ("imagenet_lt", 1, "clip_vit_l14"): {"test_tte": 82.9},
@@ -296,6 +296,7 @@ SOURCES = {
     "test": "without TTE, re-run by the authors of LT-Soups",
     "test_tte": "leaderboard mirrors, which do not say whether with TTE",
 }
+FORK = "Published for LIFT, clip_vit_b16: 79.4 (the log of a fork of the authors' code, 20 epochs)."
 # What says where and how fast, and not what is trained and tested.
 APART = (
     "seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch", "test.views",
@@ -316,9 +317,12 @@ def published(c: ConfigDict, file: str) -> dict[str, float]:
 
 def references(c: ConfigDict, file: str) -> list[str]:
     """Notes of what is published for LIFT on the data of a config, by any backbone."""
-    return [
+    if c.data.name == "fake":
+        return []
+    notes = [
         f"Published for LIFT, {backbone}: {value} ({SOURCES[result]})."
         for (where, imbalance, backbone), values in PUBLISHED.items()
-        if where == file and imbalance == c.data.imbalance and c.data.name != "fake"
+        if where == file and imbalance == c.data.imbalance
         for result, value in values.items()
     ]
+    return [*notes, FORK] if file == "inat" else notes

@@ -153,8 +153,6 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"train.weight_decay is {c.train.weight_decay}; it must not be negative.")
     if not 0 <= c.train.momentum < 1:
         raise UserError(f"train.momentum is {c.train.momentum}; it must be in [0, 1).")
-    if not 0 <= c.tuner.ratio <= 1:
-        raise UserError(f"tuner.ratio is {c.tuner.ratio}; it must be in [0, 1].")
     if not 0 < c.train.min_area <= 1:
         raise UserError(f"train.min_area is {c.train.min_area}; it must be in (0, 1].")
     if c.train.batch % c.train.accum:

@@ -66,11 +66,22 @@ class Loss:
         labels: Int[Array, " n"],
         mask: Bool[Array, " n"] | None = None,
     ) -> Sums:
-        """Returns (numerator, denominator): sums over the real rows, whose ratio is the loss."""
-        if logits.shape[-1] != self.classes:
-            raise ValueError(f"logits of {logits.shape[-1]} classes, counts of {self.classes}")
-        if mask is None:
-            mask = jnp.ones(labels.shape, bool)
+        """Returns (numerator, denominator): sums over the real rows, whose ratio is the loss.
+
+        Raises ValueError for shapes that do not belong together, which could broadcast unseen.
+        """
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise ValueError(
+                f"logits of shape {logits.shape}; expected one row an image, and {self.classes} "
+                "columns, as there are counts"
+            )
+        if not labels.shape == mask.shape == logits.shape[:1]:
+            raise ValueError(
+                f"labels of shape {labels.shape} and a mask of {mask.shape}; expected one of each "
+                f"for the {len(logits)} rows of the logits"
+            )
         # Padding is replaced before any arithmetic: 0 times the gradient of a NaN is a NaN.
         logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
         labels = jnp.where(mask, labels, 0)
@@ -114,7 +125,10 @@ def check(name: str, options: Mapping[str, float]) -> None:
 
 def fill(counts: ArrayLike) -> np.ndarray:
     """Returns the counts as float64[c], classes without images at the smallest positive count."""
-    array = np.asarray(counts, np.float64)
+    try:
+        array = np.asarray(counts, np.float64)
+    except (TypeError, ValueError) as e:
+        raise UserError(f"The training counts must be one number a class: {e}.") from e
     if array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any() or not array.any():
         raise UserError(
             "The training counts must be one number a class, none negative and not all 0; "

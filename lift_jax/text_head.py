@@ -81,6 +81,13 @@ def example_of(
     """The tokens of the template with a short name. Raises UserError if a word is not a token."""
     if text.config.pool != "eot":
         raise UserError("coop needs a text tower like CLIP's, whose texts end where they end.")
+    needed = len(inside) + 4  # start, end, the full stop and a name
+    if needed > text.config.context:
+        raise UserError(
+            f"coop.tokens is {len(inside)}, but the text tower has room for {text.config.context} "
+            f"tokens: give at most {len(inside) + text.config.context - needed}, less where names "
+            "are long."
+        )
     row = jnp.asarray(init.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
     found = int(text.ends(row[None])[0]) - 1
     if found != len(inside) + (2 if -1 not in inside else 1):
@@ -94,4 +101,4 @@ def example_of(
 def _options(config: ConfigDict) -> tuners.Options:
     """Those of the tuners in the text tower."""
     own = {key: value for key, value in config.text_tuner.items() if key != "name"}
-    return tuners.Options(init=config.tuner.init, **own)
+    return tuners.Options(init=config.tuner.init, group="text_tuner", **own)

@@ -213,11 +213,30 @@ def test_mistakes_are_named():
             losses.make("focal", [1, 2], gamma=value)
     with pytest.raises(UserError, match=r"beta=1.0.*\[0, 1\)"):
         losses.make("cb", [1, 2], beta=1.0)
-    for counts in ([], [0, 0], [3, -1], [[1, 2]], [1.0, float("nan")]):
+    for counts in ([], [0, 0], [3, -1], [[1, 2]], [1.0, float("nan")], 5, {"a": 3}, "many"):
         with pytest.raises(UserError, match="training counts"):
             losses.make("la", counts)
-    with pytest.raises(ValueError, match="logits of 4 classes, counts of 2"):
-        losses.make("la", [1, 2])(jnp.zeros((1, 4)), jnp.array([0]))
+
+
+@pytest.mark.parametrize(("logits", "labels", "mask", "words"), [
+    ((3, 4), 3, None, r"logits of shape \(3, 4\).* 2 columns"),
+    ((2,), 2, None, r"logits of shape \(2,\)"),
+    ((3, 2), 2, None, r"labels of shape \(2,\).* 3 rows"),
+    ((3, 2), 3, 1, r"a mask of \(1,\).* 3 rows"),  # which would broadcast
+])  # fmt: skip
+def test_shapes_that_do_not_belong_together(logits, labels, mask, words):
+    mask = None if mask is None else np.ones(mask, bool)
+    for name in losses.LOSSES:
+        with pytest.raises(ValueError, match=words):
+            losses.make(name, [1, 2])(np.zeros(logits), np.zeros(labels, np.int32), mask)
+
+
+def test_lists_and_masks_of_numbers_are_taken():
+    loss = losses.make("la", [5, 3])
+    rows = [[1.0, 2.0], [0.5, 0.0], [9.0, 9.0]]
+    expected = loss(np.float32(rows[:2]), np.int32([1, 0]))
+    for mask in ([True, True, False], [1, 1, 0], [1.0, 1.0, 0.0]):
+        np.testing.assert_allclose(loss(rows, [1, 0, 1], mask), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

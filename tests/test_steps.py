@@ -61,14 +61,24 @@ def trained(request, golden):
         batch = {"image": images, "label": data["labels"][row], "mask": np.ones(8, bool)}
         current, loss = step(current, frozen, mesh.put_batch(devices, batch))
         found.append(float(loss))
-    return found, current, before, frozen, expected, step
+    predict = jax.jit(steps.make_predict(graph, model.visual.config))
+    held = {"image": jnp.asarray(data["images_u8"][data["held"]].astype(np.uint8))}
+    first = {path: jnp.asarray(leaf) for path, leaf in init.items()}
+    logits = [predict(tuned | before, held) for tuned in (first, jax.device_get(current.tuned))]
+    return found, current, before, frozen, expected, step, logits
 
 
 def test_trajectory_of_the_authors(trained):
-    found, current, _, _, expected, _ = trained
+    found, current, _, _, expected, _, logits = trained
     np.testing.assert_allclose(found, expected["loss"], rtol=1e-4, atol=2e-5)
-    for path, leaf in authors.leaves(expected, "final/", current.tuned).items():
+    final = authors.leaves(expected, "final/", current.tuned)
+    assert final.keys() == current.tuned.keys()
+    for path, leaf in final.items():
         np.testing.assert_allclose(current.tuned[path], leaf, atol=1e-4, rtol=1e-4, err_msg=path)
+    np.testing.assert_allclose(logits[0], expected["held_logits_init"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits[1], expected["held_logits"], rtol=1e-4, atol=2e-4)
+    rate = optim.schedule(0.02, 5, 4)
+    np.testing.assert_allclose([rate(step) for step in range(20)], expected["lr"], rtol=1e-5)
 
 
 def test_accumulation_as_the_authors_divide_it(golden):
@@ -105,14 +115,14 @@ def test_accumulation_as_the_authors_divide_it(golden):
 
 
 def test_frozen_leaves_are_unchanged_bit_for_bit(trained):
-    _, current, before, frozen, _, _ = trained
+    _, current, before, frozen, *_ = trained
     assert len(before) > 40 and not before.keys() & current.tuned.keys()
     for path, leaf in before.items():
         assert np.array_equal(leaf, frozen[path]), path
 
 
 def test_the_step_compiles_once(trained):
-    assert trained[-1]._cache_size() == 1
+    assert trained[5]._cache_size() == 1
 
 
 def test_semantic_head_of_the_authors(golden):

@@ -336,6 +336,8 @@ def test_notes_say_what_is_published():
     notes = sweeps.references(places_lt.get_config(), "places_lt")
     assert len(notes) == 3
     assert "clip_vit_b16: 51.5 (without TTE, re-run by the authors of LT-Soups)" in notes[0]
+    species = sweeps.references(inat.get_config(), "inat")
+    assert len(species) == 2 and "79.1" in species[0] and "79.4" in species[1]
     assert sweeps.references(demo.get_config(), "demo") == []
     assert sweeps.references(places_lt.get_config("debug"), "places_lt") == []
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import lift_jax
 from configs import base
+from lift_jax import build as build_lib
 from lift_jax import config as config_lib
 from lift_jax import losses, mesh, optim, state, steps, train
 from lift_jax.build import check, zero_head
@@ -106,9 +107,14 @@ def test_logits_loss_and_gradients_are_the_authors(golden, case):
     for path, grad in whole.items():
         np.testing.assert_allclose(grads[path], grad, rtol=1e-4, atol=1e-6, err_msg=path)
     for path in grads.keys() - whole.keys():  # of the larger ones every 13th is stored
-        stored = expected[f"{case}/gradsub/{path.removeprefix('head/')}"]
-        found = np.asarray(grads[path]).reshape(-1)[::13]
-        np.testing.assert_allclose(found, stored, rtol=1e-4, atol=1e-6, err_msg=path)
+        name = path.removeprefix("head/")
+        found = np.asarray(grads[path])
+        stored = expected[f"{case}/gradsub/{name}"]
+        np.testing.assert_allclose(found.reshape(-1)[::13], stored, rtol=1e-4, atol=1e-6)
+        norm = np.linalg.norm(found.astype(np.float64))
+        np.testing.assert_allclose(norm, expected[f"{case}/gradnorm/{name}"], rtol=1e-4)
+    held = [key for key in expected if key.startswith((f"{case}/grad/", f"{case}/gradsub/"))]
+    assert len(held) == len(grads)
 
 
 def test_coop_from_the_words_of_the_photo_prompt_is_the_authors(golden):
@@ -354,6 +360,8 @@ def test_tuned_texts_imply_the_head(changes, kind):
     ({"tuner.name": "proj", "head.prompt": "ensemble"}, "takes one text a class"),
     ({"text_tuner.name": "bn"}, "belongs to ResNets"),
     ({"text_tuner.name": "loar"}, r"text_tuner.name.*lora"),
+    ({"text_tuner.name": "aft", "text_tuner.ratio": 2.0}, r"text_tuner.ratio is 2.0.*\[0, 1\]"),
+    ({"text_tuner.name": "ssf", "text_tuner.parts": "atn"}, "text_tuner.parts.*'attn'"),
     ({"tuner.name": "cop"}, "coop"),
     ({"head.kind": "txt"}, "text"),
     ({"tuner.name": "coop", "coop.init": "foto"}, "photo"),
@@ -381,6 +389,17 @@ def test_a_run_goes_on_with_its_own_text_tower_alone():
     )
     assert with_texts.fingerprint.startswith(without.fingerprint)
     assert len(with_texts.fingerprint) == 2 * len(without.fingerprint)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"text_tuner__name": "lora", "text_tuner__partial": 9}, "^text_tuner.partial is 9.* 2 blocks"),
+    ({"text_tuner__name": "ln", "text_tuner__layers": "7"}, "^text_tuner.layers is '7'"),
+    ({"text_tuner__name": "aft", "text_tuner__parts": "ln"}, "^text_tuner.parts is 'ln': aft"),
+    ({"tuner__name": "coop", "coop__tokens": 13}, "coop.tokens is 13.*16 tokens: give at most 12"),
+])  # fmt: skip
+def test_mistakes_that_the_backbone_shows(changes, message):
+    with pytest.raises(UserError, match=message):
+        build_lib.build(config_of(**changes), Console(quiet=True))
 
 
 def test_without_a_text_tower_there_are_no_texts(tmp_path):

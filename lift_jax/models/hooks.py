@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.errors import unknown
+from lift_jax.errors import UserError, unknown
 from lift_jax.models.layers import LayerNorm, Linear
 
 # The layers of a block that `tuner.parts` names, for the tuners that have parts.
@@ -44,7 +44,8 @@ INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
 class Options:
     """How tuners are made: the fields of the config's group `tuner` (configs/base.py).
 
-    Raises UserError for an `init`, a part of `parts`, a `place` or a `mask` that there is not.
+    `group` is what messages call that group. Raises UserError for an `init`, a part of `parts`, a
+    `place` or a `mask` that there is not, and for a `ratio` that is no share.
     """
 
     dim: int = 0
@@ -57,11 +58,14 @@ class Options:
     prompts: int = 0
     place: str = "start"
     mask: str = "each"
+    group: str = "tuner"
 
     def __post_init__(self):
         for part in self.parts.split("+"):
             if part not in PARTS:
-                raise unknown("part (tuner.parts)", part, PARTS)
+                raise unknown(f"part ({self.group}.parts)", part, PARTS)
+        if not 0 <= self.ratio <= 1:
+            raise UserError(f"{self.group}.ratio is {self.ratio}; it must be in [0, 1].")
         if self.init not in INITS:
             raise unknown("tuner.init", self.init, INITS)
         if self.place not in PLACES:
@@ -72,7 +76,8 @@ class Options:
     @classmethod
     def of(cls, group: Any) -> Self:
         """The options in a config's group."""
-        return cls(**{option.name: getattr(group, option.name) for option in fields(cls)})
+        names = [option.name for option in fields(cls) if option.name != "group"]
+        return cls(**{name: getattr(group, name) for name in names})
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -94,7 +94,10 @@ class LoRA(Tuner):
 
     @staticmethod
     def auto_dim(classes: int, layers: int) -> int:
-        """The rank that gives the tuned layers together about as many weights as the head."""
+        """The rank that gives the tuned layers together about as many weights as the head.
+
+        LIFT+'s rule; LIFT takes twice as much, with the whole depth for `layers`.
+        """
         return power_of_two(classes / (4 * layers))
 
     def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
@@ -259,7 +262,8 @@ class Arbitrary(Tuner):
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         chosen = [n for n in _within(site) if not n.startswith("ln")]
         if not chosen:
-            raise UserError(f"tuner.parts is {site.options.parts!r}: aft needs attn or mlp.")
+            asked = site.options
+            raise UserError(f"{asked.group}.parts is {asked.parts!r}: aft needs attn or mlp.")
         sizes = [a.size for name in chosen for a in site.weights[name] if a is not None]
         ratio = site.options.ratio or min(1, self.auto_ratio(site, sum(sizes)))
         groups = {group: own for group, own in self.groups.items() if own[0] in chosen}

@@ -80,8 +80,8 @@ def applies(name: str, tower: Tower) -> bool:
     return name != "bn" if isinstance(tower.blocks[0], Tunable) else name in FOR_RESNETS
 
 
-def layers(depth: int, partial: int = 0, named: str = "") -> Sequence[int]:
-    """The indices of the tuned blocks, counted from 0 (tuner.partial and tuner.layers).
+def layers(depth: int, partial: int = 0, named: str = "", group: str = "tuner") -> Sequence[int]:
+    """The indices of the tuned blocks, counted from 0 (`partial` and `layers` of a config's group).
 
     `named` lists blocks and ranges without their end, "0,2" or "1:3"; without it they are all for
     partial = 0, else the last `partial`. Raises UserError for blocks that there are not.
@@ -89,8 +89,8 @@ def layers(depth: int, partial: int = 0, named: str = "") -> Sequence[int]:
     if not named:
         if not 0 <= partial <= depth:
             raise UserError(
-                f"tuner.partial is {partial}, but the backbone has {depth} blocks: give 0 for all, "
-                f"or a number from 1 to {depth}."
+                f"{group}.partial is {partial}, but the backbone has {depth} blocks: give 0 for "
+                f"all, or a number from 1 to {depth}."
             )
         return range(depth - partial if partial else 0, depth)
     chosen: set[int] = set()
@@ -99,7 +99,7 @@ def layers(depth: int, partial: int = 0, named: str = "") -> Sequence[int]:
         first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
         if not first < end <= depth:
             raise UserError(
-                f"tuner.layers is {named!r}, but the backbone has blocks 0 to {depth - 1}: give "
+                f"{group}.layers is {named!r}, but the backbone has blocks 0 to {depth - 1}: give "
                 f"indices and ranges without their end, as in '0,2' or '{depth // 2}:{depth}'."
             )
         chosen.update(range(first, end))
@@ -116,7 +116,7 @@ def attach(
     Raises UserError for options that are out of range.
     """
     asked = Options(**options)
-    chosen = layers(len(tower.blocks), asked.partial, asked.layers)
+    chosen = layers(len(tower.blocks), asked.partial, asked.layers, asked.group)
     added: dict[int, dict[str, Tuner]] = {}
     resnet = not isinstance(tower.blocks[0], Tunable)
     for name in TUNERS:

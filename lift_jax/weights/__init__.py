@@ -172,13 +172,40 @@ def convert(
     opened = open_source(path)
     try:
         config = _convert(opened, folder / native.NAME, dtype, **sizes)
-        beside = path if path.is_dir() else path.parent
-        for name in (*tokenizer.FILES, PREPROCESSOR):
-            if config.text is not None and (beside / name).exists():
-                shutil.copyfile(beside / name, folder / name)
+        _copy_tokenizer(path, config, folder)
     except OSError as e:
         raise UserError(f"Cannot write {folder}: {e}. Choose another folder or make room.") from e
     return config
+
+
+def save_converted(backbone: Backbone, folder: str | Path, source: str | Path) -> None:
+    """Writes a backbone that is at hand as `convert` writes a source, in float32.
+
+    `source` is that it was loaded from, whose tokenizer files are copied. Raises UserError if the
+    folder cannot be written, and for leaves that the backbone's kind does not have.
+    """
+    _, leaves = tree.flatten(backbone)
+    kinds = {p: jax.ShapeDtypeStruct(v.shape, np.dtype(np.float32)) for p, v in leaves.items()}
+    if more := leaves.keys() - abstract(backbone.config).keys():
+        raise UserError(
+            f"{source} has no place for {_some(more)} (of {len(more)}): its layers have no such "
+            "weight, and what was tuned would need one."
+        )
+    name, folder = str(source), Path(folder)
+    try:
+        values = ((path, np.asarray(leaf[...])) for path, leaf in leaves.items())
+        native.write(folder / native.NAME, backbone.config, values, kinds)
+        _copy_tokenizer(hub.locate("demo" if name == "debug" else name), backbone.config, folder)
+    except OSError as e:
+        raise UserError(f"Cannot write {folder}: {e}. Choose another folder or make room.") from e
+
+
+def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
+    """Copies the tokenizer files beside a source."""
+    beside = path if path.is_dir() else path.parent
+    for name in (*tokenizer.FILES, PREPROCESSOR):
+        if config.text is not None and (beside / name).exists():
+            shutil.copyfile(beside / name, folder / name)
 
 
 def _native_file(path: Path) -> Path | None:
