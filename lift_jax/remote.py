@@ -157,6 +157,14 @@ def file_system(address: str) -> tuple[Any, str]:
     return fs, path.rstrip("/")
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file, here or at an address."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    fs, place = file_system(path)
+    return fs.exists(place)
+
+
 def _checkpoint(name: str) -> str:
     """The folder of the checkpoint that a file belongs to; "" for others."""
     head, middle, tail = name.rpartition("checkpoints/")

@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
+from etils import epath
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 from rich.console import Console
+from small_sets import load
 
 from configs import folder
 from lift_jax import export, remote, train
@@ -46,10 +50,57 @@ def bucket(tmp_path, monkeypatch):
     monkeypatch.setattr(Bucket, "base", tmp_path / "cloud", raising=False)
     monkeypatch.setattr(remote, "SECONDS", 0.05)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = fsspec.get_filesystem_class("file")
-    fsspec.register_implementation("gs", Bucket, clobber=True)
+    names = ("gs", "gcs")
+    for name in names:
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    forget = epath.backend.fsspec_backend._get_filesystem.cache_clear
+    forget()
     yield Bucket.base
-    fsspec.register_implementation("gs", before, clobber=True)
+    forget()
+
+
+@pytest.fixture
+def photos(bucket):
+    """Folders of images up there, and a list of them; the same here."""
+    for place in (bucket / "photos", bucket.parent / "photos"):
+        for number, name in enumerate(("cat", "dog", "fox 10", "fox 9")):
+            (place / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.random.default_rng((number, i)).integers(0, 255, (41, 53, 3), np.uint8)
+                Image.fromarray(pixels).save(place / name / f"{i}.png")
+        lines = [f"cat/{i}.png 0\ndog/{i}.png 1\n" for i in range(4)]
+        (place / "list.txt").write_text("".join(lines))
+    return "gs://photos", str(bucket.parent / "photos")
+
+
+@pytest.mark.parametrize("changes", [
+    {"name": "folder"}, {"name": "list", "train_list": "list.txt", "test_list": "list.txt"},
+], ids=str)  # fmt: skip
+def test_data_in_a_bucket_is_data_in_a_folder(changes, photos):
+    there, here = (load(root=root, **changes) for root in photos)
+    assert there.class_names == here.class_names
+    for a, b in ((there.train, here.train), (there.test, here.test)):
+        assert np.array_equal(a.labels, b.labels) and len(a)
+        for i in range(len(a)):
+            assert np.array_equal(np.asarray(a.images[i]), np.asarray(b.images[i]))
+        assert a.images.name(0).startswith("gs://photos/")
+
+
+def test_what_is_wrong_with_data_in_a_bucket_is_named(photos, bucket):
+    with pytest.raises(UserError, match="There is no file .*gs://photos/lost.txt"):
+        load(name="list", root="gs://photos", train_list="lost.txt", test_list="list.txt")
+    with pytest.raises(UserError, match="There is no directory gs://nothing"):
+        load(name="list", root="gs://nothing", train_list="list.txt", test_list="list.txt")
+    data = load(name="folder", root="gs://photos")
+    (bucket / data.train.images.name(0).removeprefix("gs://")).unlink()
+    with pytest.raises(UserError, match="Cannot read the image gs://photos/cat/.*no such file"):
+        data.train.images[0]
+    (bucket / "photos/empty").mkdir()
+    (bucket / "photos/empty/note.txt").write_text("-")
+    with pytest.raises(UserError, match="gs://photos/empty holds no images"):
+        load(name="folder", root="gs://photos")
+    with pytest.raises(UserError, match="copy it here"):
+        load(name="cifar100", root="gs://photos")
 
 
 def config_of(**changes):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from lift_jax import remote
 from lift_jax.data import cifar, folders, inaturalist, lists, prepare, splits, tables, tfds
 from lift_jax.data.images import ArrayImages, Dataset, Split, with_reading
 from lift_jax.errors import UserError, unknown
@@ -46,6 +47,11 @@ def load(config: Config, seed: int) -> Dataset:
                 f"data.{key} is {config[key]!r}, but data.name is {config.name!r}: {key} belongs "
                 f"to {', '.join(owners)}. Set data.name to one of them, or leave {key} out."
             )
+    if remote.is_remote(config.root) and config.name in LOCAL:
+        raise UserError(
+            f"data.root is {config.root}, but data.name={config.name!r} is read from a folder of "
+            "this machine: copy it here."
+        )
     data = SOURCES[config.name](config, seed)
     if config.expected:
         data = replace(data, notes=(*data.notes, compare(data, config.expected)))
@@ -190,4 +196,5 @@ OWNERS = {  # of the keys that say nothing to the others
     "level": ("inaturalist",),
     "tfds": ("tfds",),
 }
+LOCAL = ("cifar10", "cifar100", "tfds")  # have large files that are read in parts
 CUT = ("cifar10", "cifar100", "digits")  # have a long tail of their own making

@@ -18,6 +18,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from lift_jax import remote
 from lift_jax.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # a file's name may lie about these
@@ -127,8 +128,12 @@ def read_image(path: str | os.PathLike, how: Decoding = Decoding()) -> Picture: 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of an image file. Raises UserError as `open_image`."""
-    with _named(os.fspath(path)), open(path, "rb") as file:
-        return file.read()
+    with _named(os.fspath(path)):
+        if remote.is_remote(name := os.fspath(path)):
+            fs, place = remote.file_system(name)
+            return fs.cat_file(place)
+        with open(path, "rb") as file:
+            return file.read()
 
 
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008

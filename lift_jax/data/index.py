@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lift_jax import log
+from lift_jax import log, remote
 from lift_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -44,6 +44,8 @@ def classes(root: Path) -> tuple[dict[str, list[str]], str]:
     Raises UserError for a tree without classes, a class without images, and names that are not
     UTF-8.
     """
+    if remote.is_remote(root):
+        return _of_paths(root, _below(root)), ""
     kept = _cache_file(root)
     if found := _remembered(kept, root):
         return found, f"Index of {root}: from {kept} (no directory of it has changed since)."
@@ -65,23 +67,46 @@ def _read(root: Path) -> tuple[dict[str, list[str]], dict[str, Stamp]]:
     """Returns the classes, and the stamp of every directory, by its relative path."""
     stamps = {"": _stamp(root)}
     entries = _entries(root, "")
-    found: dict[str, list[str]] = {}
-    for name in sorted((e.name for e in entries if _is_folder(e)), key=natural_key):
+    paths: dict[str, list[str]] = {}
+    for name in (e.name for e in entries if _is_folder(e)):
         _check_name(root, name)
-        paths = _images(root, name, stamps)
-        if not paths:
+        paths[name] = _images(root, name, stamps)
+    paths |= {"": [e.name for e in entries if e.name.lower().endswith(SUFFIXES)]}
+    return _of_paths(root, paths), stamps
+
+
+def _below(root: Path) -> dict[str, list[str]]:
+    """Returns the images by class of a tree at an address, "" for those in no class."""
+    fs, start = remote.file_system(str(root))
+    try:
+        whole = fs.find(start)
+    except OSError as error:
+        raise UserError(f"Cannot open the directory {root}: {error}. Set data.root.") from error
+    paths: dict[str, list[str]] = {"": []}
+    for path in (str(each).removeprefix(f"{start}/") for each in whole):
+        parts = path.split("/")
+        if not any(part.startswith((".", "__MACOSX")) for part in parts):
+            name = parts[0] if len(parts) > 1 else ""
+            paths.setdefault(name, []).extend([path] if path.lower().endswith(SUFFIXES) else [])
+    return paths
+
+
+def _of_paths(root: Path, paths: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Returns the classes and their images in natural order. Raises UserError as `classes`."""
+    loose = len(paths.pop("", []))
+    for name, own in paths.items():
+        if not own:
             raise UserError(
                 f"The class directory {root / name} holds no images (expected files that end in "
                 f"{', '.join(SUFFIXES)}). Add images, or delete the directory."
             )
-        found[name] = sorted(paths, key=natural_key)
+    found = {name: sorted(paths[name], key=natural_key) for name in sorted(paths, key=natural_key)}
     if not found:
-        loose = sum(e.name.lower().endswith(SUFFIXES) for e in entries)
         raise UserError(
             f"{root} holds no class directories (found {loose} images directly in it). Expected "
             f"a directory a class, named as the class, as in {root / 'tabby cat' / 'image1.jpg'}."
         )
-    return found, stamps
+    return found
 
 
 def _images(root: Path, first: str, stamps: dict[str, Stamp]) -> list[str]:

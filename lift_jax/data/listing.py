@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lift_jax import remote
 from lift_jax.data import places
 from lift_jax.data.images import Dataset, FileImages, Split
 from lift_jax.errors import UserError
@@ -59,7 +60,7 @@ def missing_files(root: Path, listing: Listing) -> list[str]:
     """
     some = range(0, len(listing.paths), max(1, len(listing.paths) // LOOKED_FOR))
     wanted = {i: os.path.join(root, listing.paths[i]) for i in some}
-    missing = [i for i, path in wanted.items() if not os.path.exists(path)]
+    missing = [i for i, path in wanted.items() if not remote.exists(path)]
     if not missing:
         return []
     said = (

@@ -1,15 +1,28 @@
-"""Where the files lie that the config names, and their text."""
+"""Where the files lie that the config names, and their text.
+
+Also at addresses such as gs://bucket/photos: their paths have the methods of other paths.
+"""
 
 import os
 from pathlib import Path
+from typing import cast
 
+from etils import epath
+
+from lift_jax import remote
 from lift_jax.errors import UserError
 
 
 def given(value: str, key: str) -> Path:
-    """Returns the path that a key of the config gives. Raises UserError if it is empty."""
+    """Returns the path that a key of the config gives.
+
+    Raises UserError if it is empty, and for an address of a kind that cannot be read here.
+    """
     if not value:
         raise UserError(f"{key} is empty. Set it to where the data set is, as in {key}=/data/set.")
+    if remote.is_remote(value):
+        remote.file_system(value)
+        return cast(Path, epath.Path(value))
     return Path(value).expanduser()
 
 
@@ -27,7 +40,12 @@ def file(root: Path, value: str, key: str) -> Path:
     for choice in choices:
         if choice.is_file():
             return choice
-    places = " or ".join(dict.fromkeys(os.path.abspath(choice) for choice in choices))
+    places = " or ".join(
+        dict.fromkeys(
+            str(choice) if remote.is_remote(choice) else os.path.abspath(choice)
+            for choice in choices
+        )
+    )
     raise UserError(f"There is no file {places}. Set {key} to a text file.")
 
 
@@ -39,7 +57,7 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"Cannot read the text file {path}: {error.strerror}.") from error
+        raise UserError(f"Cannot read the text file {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}."
