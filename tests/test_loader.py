@@ -150,7 +150,8 @@ def test_processes_share_the_same_global_batches(split, whole, processes, start)
 
 
 def test_workers_change_nothing(split, whole):
-    assert_same(train(split, workers=1), whole)
+    for workers in (1, 4):
+        assert_same(train(split, workers=workers), whole)
     late = train(split, workers=2, start_step=2)  # 13 batches: one worker has more than the other
     assert_same(late, whole[2:])
 
