@@ -5,7 +5,7 @@
 INAT holds the JSON files of the competition, train2018.json and val2018.json, the categories.json
 that was published after it (the names), and the images below train_val2018/. Another level of the
 taxonomy: --config.data.level=genus. 2019 and 2021: --config.data.train_list=train2021.json,
-test_list, and class_names="" where the JSON has the names.
+test_list, expected="" (the counts of 2018), and class_names="" where the JSON has the names.
 Results are reported on the validation split, as in the papers.
 
 Published top-1 with CLIP ViT-B/16, in percent:

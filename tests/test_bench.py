@@ -1,7 +1,9 @@
 """The bench: what it reads off a compiled step, and that both of its ways run."""
 
+import re
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from configs import folder
-from lift_jax import bench, cost, mesh
+from lift_jax import bench, cost, log, mesh, steps, train
+from lift_jax.data import loader, speed
 from lift_jax.errors import UserError
 from lift_jax.models.vit import VisionConfig
 
@@ -118,3 +121,75 @@ def test_ahead_of_time():
     assert done.returncode == 0, done.stderr
     for words in ("{'data': 16, 'model': 1}", "nothing was run", "all-reduce", "v5e-256"):
         assert words in done.stdout
+
+
+def test_ways_of_reading(monkeypatch):
+    """Few images, for what is told; the ratios are for a quiet machine."""
+    monkeypatch.setattr(speed, "COUNT", 2)
+    console = Console(record=True, width=150)
+    ratios = speed.measure(console)
+    said = console.export_text()
+    assert "data.decode=exact: the pixels of Pillow" in said
+    assert re.search(r"data.decode=fast: differs on crops of two photographs by [123]\.", said)
+    assert "prepared, short side 256: differs on these images by" in said
+    assert list(ratios) == [
+        "plain Pillow, float32", "data.decode=exact", "data.decode=fast",
+        "prepared, short side 256", "float32 on the host", "bytes, normalised on the device",
+    ]  # fmt: skip
+    assert ratios["prepared, short side 256"] > 1.5
+
+
+def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
+    """A loader that takes longer than the step, and one that takes as long behind it."""
+    config = config_of(train__epochs=12, checkpoint__every_steps=100, test__tte=False)  # 24 steps
+    config.head.init = "none"
+    make, batches = steps.make_train_step, loader.train_batches
+
+    def waited(read, step):
+        def slow_batches(*args, **options):
+            for batch in batches(*args, **options):
+                time.sleep(read)
+                yield batch
+
+        def slow_step(*args):
+            return SlowStep(make(*args), step)
+
+        monkeypatch.setattr(loader, "train_batches", slow_batches)
+        monkeypatch.setattr(steps, "make_train_step", slow_step)
+        folder = tmp_path / f"{read}_{step}"
+        train.run(config, folder)
+        return log.read_log(folder / log.LOG)[-1].wait
+
+    assert waited(0.1, 0.0) > 0.6
+    assert waited(0.05, 0.1) < 0.3
+
+
+class SlowStep:
+    """A step whose loss comes late, lowered, compiled and asked about as the one that it is."""
+
+    def __init__(self, inner, seconds):
+        self.inner, self.seconds = inner, seconds
+
+    def lower(self, *inputs):
+        return SlowStep(self.inner.lower(*inputs), self.seconds)
+
+    def compile(self):
+        return SlowStep(self.inner.compile(), self.seconds)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __call__(self, *inputs):
+        state, loss = self.inner(*inputs)
+        return state, Slow(loss, self.seconds)
+
+
+class Slow:
+    """A loss that the device has only a while later."""
+
+    def __init__(self, loss, seconds):
+        self.loss, self.seconds = loss, seconds
+
+    def __float__(self):
+        time.sleep(self.seconds)
+        return float(self.loss)

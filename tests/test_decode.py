@@ -109,9 +109,9 @@ def png(size):
     ("content", "cause"),
     [
         (jpeg()[:700], "truncated"),
-        (b"", "cannot identify"),
-        (b"<html>404</html>", "cannot identify"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),
+        (b"", "the file is empty"),
+        (b"<html>404</html>", "no image in a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image in a known format"),
         (png((40, 40)), "truncated"),
         (png((10_000, 9_000)), "10000 x 9000"),
         (png((60_000, 60_000)), "decompression bomb"),

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from lift_jax.data import loader
+from lift_jax.data import bad, loader
 from lift_jax.data.augment import FiveCrop, TestTransform, TrainTransform
-from lift_jax.data.images import ArrayImages, FileImages, Split
+from lift_jax.data.images import ArrayImages, Dataset, FileImages, Split
 from lift_jax.errors import UserError
 
 RES = 4
@@ -149,7 +150,8 @@ def test_processes_share_the_same_global_batches(split, whole, processes, start)
 
 
 def test_workers_change_nothing(split, whole):
-    assert_same(train(split, workers=1), whole)
+    for workers in (1, 4):
+        assert_same(train(split, workers=workers), whole)
     late = train(split, workers=2, start_step=2)  # 13 batches: one worker has more than the other
     assert_same(late, whole[2:])
 
@@ -230,7 +232,7 @@ def test_an_unreadable_image_is_named_at_its_batch(damaged, workers):
     assert next(batches)["mask"].all() and next(batches)["mask"].all()
     with pytest.raises(UserError) as caught:
         next(batches)
-    assert path in str(caught.value) and "cannot identify" in str(caught.value)
+    assert path in str(caught.value) and "no image in a known format" in str(caught.value)
     assert "Replace the file" in str(caught.value)
     batches.close()
 
@@ -323,3 +325,30 @@ def test_without_leave_a_bad_image_is_an_error(tmp_path):
     split = Split(damaged_folder(tmp_path), np.arange(11))
     with pytest.raises(UserError, match=r"2\.png.*truncated"):
         list(loader.eval_batches(split, TestTransform(8), batch=4))
+
+
+def test_the_list_of_bad_images_outlives_stops_and_tests(tmp_path):
+    def record(train=(), test=(), **options):
+        splits = [
+            Split(FileImages("/photos", [f"{i}.png" for i in range(5)]), np.zeros(5), skip=True)
+            for _ in range(2)
+        ]
+        for split, found in zip(splits, (train, test), strict=True):
+            split.bad.update({i: f"cause {i}, of {name}" for i, name in enumerate("abcde")
+                              if i in found})  # fmt: skip
+        console = Console(record=True, width=200)
+        bad.record(Dataset(*splits, ("a",)), tmp_path, 0, console, **options)
+        return console.export_text()
+
+    def listed():
+        lines = (tmp_path / "bad_images.csv").read_text().splitlines()[1:]
+        return [line.split(".png")[0].replace(",/photos/", " ") for line in lines]
+
+    assert record() == "" and not (tmp_path / "bad_images.csv").exists()
+    assert "1 images could not be read" in record(train=[3])
+    assert record() == "" and listed() == ["train 3"]  # continued after a stop: nothing is new
+    assert "3 images" in record(train=[1], test=[0], anew=["test"])
+    assert listed() == ["train 3", "train 1", "test 0"]
+    assert "3 images" in record(test=[2], anew=["test"])  # tested again, after a file was replaced
+    assert listed() == ["train 3", "train 1", "test 2"]
+    assert record(anew=["train", "val", "test"]) == "" and listed() == []

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,15 @@ def test_damage_is_seen(files, tmp_path):
     assert "cut short" in prepare.use(original, str(folder)).notes[0]
     shard.write_bytes(content)
     assert prepare.use(original, str(folder)).prepared == data.prepared
+    prepare.check(folder)
+    at = content.index(b"\xff\xd8")  # the first byte of a JPEG
+    shard.write_bytes(content[:at] + b"\0" + content[at + 1 :])
+    with pytest.raises(UserError, match=r"00001-of-00003.*is damaged: its checksum"):
+        prepare.check(folder)
+    again = prepare.use(Dataset(split, split, ("b",)), str(folder)).train.images
+    again = replace(again, files=tuple(shutil.copy(file, tmp_path) for file in again.files))
+    with pytest.raises(UserError, match="Cannot read .*prepare it again"):
+        again[5]
     (folder / prepare.INDEX).write_text("{")
     with pytest.raises(UserError, match="prepared.json is damaged"):
         prepare.use(original, str(folder))

@@ -5,7 +5,7 @@ import pytest
 from small_sets import all_names, draw, load, message
 
 from configs import imagenet_lt, inat, places_lt
-from lift_jax.data import splits
+from lift_jax.data import catalog, splits
 from lift_jax.data.images import ArrayImages, Dataset, Split
 
 
@@ -140,6 +140,8 @@ def test_counts_of_the_papers_are_compared(tmp_path):
     (said,) = load("list", **lists, expected="1/20/1/2").notes
     assert "papers: 1 validation images, not 20." in said
     assert "data.expected" in message(lambda: load("fake", expected="61/31/7"))
+    genera = catalog.compare(load("fake"), "61//31/8", species=False)
+    assert genera == "The numbers of images are those of the papers."
 
 
 @pytest.mark.parametrize(

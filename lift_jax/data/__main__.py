@@ -32,7 +32,9 @@ def prepare_split(config: ConfigDict, size: int, console: Console) -> None:
         raise UserError("data.prepared is 'none', so nothing prepared would be used: leave it out.")
     split = catalog.load(config.data, config.seed).train
     if isinstance(split.images, prepare.PreparedImages):
-        console.print(f"{Path(split.images.files[0]).parent} is complete: training uses it.")
+        folder = Path(split.images.files[0]).parent
+        prepare.check(folder)
+        console.print(f"{folder} is complete and its checksums are right: training uses it.")
         return
     if not isinstance(split.images, EncodedImages):
         raise UserError(f"data.name={config.data.name} has nothing to prepare: it is in memory.")

@@ -54,7 +54,8 @@ def load(config: Config, seed: int) -> Dataset:
         )
     data = SOURCES[config.name](config, seed)
     if config.expected:
-        data = replace(data, notes=(*data.notes, compare(data, config.expected)))
+        note = compare(data, config.expected, config.level == "species")
+        data = replace(data, notes=(*data.notes, note))
     if config.imbalance != 1 and config.name not in CUT:
         data = splits.long_tailed(data, config.imbalance, seed)
     if config.val_share:
@@ -62,11 +63,12 @@ def load(config: Config, seed: int) -> Dataset:
     return prepare.use(with_reading(data, config), config.prepared)
 
 
-def compare(data: Dataset, expected: str) -> str:
+def compare(data: Dataset, expected: str, species: bool = True) -> str:
     """Returns a sentence that says whether the counts are those of the papers.
 
     `expected` is "training/validation/test images/classes"; validation images are compared where
-    the data set has them. Raises UserError if it is not such.
+    the data set has them, classes unless they are of another level than `species`. Raises UserError
+    if it is not such.
     """
     if not re.fullmatch(r"[0-9]+/[0-9]*/[0-9]+/[0-9]+", expected):
         raise UserError(
@@ -77,7 +79,7 @@ def compare(data: Dataset, expected: str) -> str:
         "training images": len(data.train),
         "validation images": len(data.val) if data.val else None,
         "test images": len(data.test),
-        "classes": len(data.class_names),
+        "classes": len(data.class_names) if species else None,
     }
     other = [
         f"{many:,} {kind}, not {int(wanted):,}"
@@ -86,7 +88,8 @@ def compare(data: Dataset, expected: str) -> str:
     ]
     if other:
         return f"Warning: the data are not those of the papers: {'; '.join(other)}."
-    return "The numbers of images and classes are those of the papers."
+    classes = " and classes" * species
+    return f"The numbers of images{classes} are those of the papers."
 
 
 # --- sets in memory ---

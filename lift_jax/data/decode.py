@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lift_jax import remote
 from lift_jax.errors import UserError
@@ -143,6 +143,8 @@ def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture
     when its pixels are asked for.
     """
     with _named(name):
+        if not content:
+            raise ValueError("the file is empty")
         return _jpeg(content, name, how) or _other(content, name, how)
 
 
@@ -202,7 +204,11 @@ def _named(name: str) -> Iterator[None]:
     # Decoders raise nearly every kind of exception on damaged bytes (OSError, ValueError,
     # SyntaxError, struct.error, EOFError, ...), and the remedy is the same for all.
     except Exception as error:
-        cause = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        cause = str(error)
+        if isinstance(error, FileNotFoundError):
+            cause = "there is no such file"
+        elif isinstance(error, UnidentifiedImageError):  # which names an object in memory
+            cause = f"it is no image in a known format ({', '.join(FORMATS)})"
         raise UserError(
             f"Cannot read the image {name}: {cause or type(error).__name__}. "
             "Replace the file, or take it out of the data set (delete it, or its line in the list)."

@@ -203,6 +203,16 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     return folder
 
 
+def check(folder: Path) -> None:
+    """Reads the shards of a prepared split. Raises UserError for one whose checksum is another."""
+    for shard in json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]:
+        if (found := _crc(folder / shard["name"])) != shard["crc32"]:
+            raise UserError(
+                f"{folder / shard['name']} is damaged: its checksum (CRC-32) is {found:08x}, not "
+                f"{shard['crc32']:08x}. Delete {folder} and prepare it again."
+            )
+
+
 def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, size: int) -> None:
     if path.exists():
         return  # complete: it has its name
