@@ -9,8 +9,7 @@
 #   launch/tpu_vm.sh logs | status | stop | delete
 #
 # --dry-run before or after any of them prints the commands instead. Needs: gcloud, logged in, and
-# for more than one worker a --workdir that all of them see (Filestore, or a bucket mounted with
-# gcsfuse). `start` detaches: it goes on when you log out, and starts again after a maintenance
+# a --workdir that outlives the VM, as gs://bucket/runs/inat. `start` detaches: it goes on when you log out, and starts again after a maintenance
 # event (exit status 75) and after a crash, each time from the newest checkpoint; `stop` lets it
 # save first.
 set -euo pipefail
@@ -59,11 +58,12 @@ case "$action" in
     trap 'rm -rf "$(dirname "$archive")"' EXIT
     run git archive --format=tar.gz "--output=$archive" HEAD
     tpu scp "$archive" "$TPU:lift_jax.tar.gz" --worker=all
-    # the jax that requirements.txt chose for this Python, with the TPU's library beside it
+    # the jax that requirements.txt chose for this Python, with the TPU's library beside it, and
+    # what reads and writes gs://
     # shellcheck disable=SC2016  # expanded there, not here
     everywhere 'mkdir -p lift_jax && tar xzf lift_jax.tar.gz -C lift_jax && cd lift_jax &&
       python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt &&
-      .venv/bin/pip install --quiet "jax[tpu]==$(.venv/bin/python -c "import jax; print(jax.__version__)")"'
+      .venv/bin/pip install --quiet "jax[tpu]==$(.venv/bin/python -c "import jax; print(jax.__version__)")" gcsfs'
     ;;
   start)
     [[ ${#arguments[@]} -gt 0 ]] || fail "start needs the arguments of lift_jax.main."
