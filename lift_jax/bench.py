@@ -53,9 +53,11 @@ SIZES = {
 }
 # Dense bfloat16 TFLOP/s of a device, as its maker states.
 PEAKS = {"H100": 989, "H200": 989, "A100": 312, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6": 918}
-# The cost model: devices, TFLOP/s of each, and the share of that which training reaches.
+# The cost model: devices, TFLOP/s of each and GB/s of its links, as their makers state, and the
+# share of the first that training reaches.
 MACHINES = {
-    "1 x H100": (1, 989), "8 x H100": (8, 989), "v5e-16": (16, 197), "v5e-256": (256, 197),
+    "1 x H100": (1, 989, 450), "8 x H100": (8, 989, 450), "v5e-16": (16, 197, 200),
+    "v5e-256": (256, 197, 200),
 }  # fmt: skip
 REACHED = 0.4
 
@@ -149,23 +151,25 @@ def ahead_of_time(
         f"{time.monotonic() - begin:.0f} s, nothing was run. The compiler is the CPU's, which "
         "computes bfloat16 in float32: on an accelerator activations take about half."
     )
-    flops = (
-        cost.tell(made.state, made.frozen, made.batch, compiled, console)
-        * made.mesh.size
-        / config.train.batch
-    )
+    flops, sent = cost.tell(made.state, made.frozen, made.batch, compiled, console)
+    flops *= made.mesh.size / config.train.batch
     if not images:
         return
     table = Table(title=f"An epoch of {images:,} images: a model, not a measurement")
-    for column in ("machine", "TFLOP/s of a device", "images/s", "seconds"):
+    for column in ("machine", "TFLOP/s of a device", "GB/s", "images/s", "seconds", "hours"):
         table.add_column(column, justify="left" if column == "machine" else "right")
-    for name, (count, peak) in MACHINES.items():
-        rate = count * peak * 1e12 * REACHED / flops
-        table.add_row(name, str(peak), f"{rate:,.0f}", f"{images / rate:,.1f}")
+    for name, (count, peak, link) in MACHINES.items():
+        step = config.train.batch * flops / (count * peak * 1e12 * REACHED)
+        step += 2 * sent / (link * 1e9) * (count > 1)
+        rate = config.train.batch / step
+        table.add_row(
+            name, str(peak), str(link), f"{rate:,.0f}", f"{images / rate:,.1f}",
+            f"{images / rate / 3600:.4f}",
+        )  # fmt: skip
     console.print(table)
     console.print(
         f"The model: {flops / 1e9:.1f} GFLOP an image, forward and backward, at {REACHED:.0%} of "
-        "the peak, with data arriving in time."
+        f"the peak; then {cost.mega(sent)} over the links, there and back; data arrive in time."
     )
 
 
@@ -190,7 +194,7 @@ def on_devices(
     places = structure.unflatten([leaf.sharding for leaf in leaves])
     current, frozen, batch = jax.jit(fill, out_shardings=places)(jax.random.key(0))
     compiled = made.step.lower(current, frozen, batch).compile()
-    flops = cost.tell(made.state, made.frozen, made.batch, compiled, console)
+    flops, _ = cost.tell(made.state, made.frozen, made.batch, compiled, console)
     seconds = []
     for _ in range(count + 2):
         begin = time.monotonic()

@@ -36,8 +36,11 @@ def collective_bytes(hlo: str) -> Counter[str]:
     return found
 
 
-def tell(state: State, frozen: Any, batch: Any, compiled: Any, console: Console) -> float:
-    """Prints memory, network and FLOPs of a compiled step; returns the FLOPs of one device.
+def tell(
+    state: State, frozen: Any, batch: Any, compiled: Any, console: Console
+) -> tuple[float, int]:
+    """Prints memory, network and FLOPs of a compiled step; returns one device's FLOPs, and bytes
+    over the network.
 
     The arguments of the step are arrays, or shapes with shardings.
     """
@@ -47,16 +50,17 @@ def tell(state: State, frozen: Any, batch: Any, compiled: Any, console: Console)
         f"{mega(device_bytes(state))}, batch {mega(device_bytes(batch))}, activations and scratch "
         f"{mega(memory.temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
     )
+    sent: Counter[str] = Counter()
     if jax.device_count() > 1:
         sent = collective_bytes(compiled.as_text())
         listed = ", ".join(f"{kind} {mega(size)}" for kind, size in sorted(sent.items()))
         console.print(f"Per step over the network, of each device: {listed or 'nothing'}.")
-    return flops
+    return flops, sent.total()
 
 
 def mega(size: int) -> str:
     """Bytes for people."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit / 10:
+    for least, unit, name in ((1e9, 1e9, "GB"), (1e5, 1e6, "MB")):
+        if size >= least:
             return f"{size / unit:.2f} {name}"
     return f"{size / 1e3:.2f} kB"
