@@ -238,12 +238,13 @@ def waiting(console: Console) -> dict[str, float]:
         config.train.epochs = epochs  # 52 steps of either
         config.checkpoint.every_steps = 10**6
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            train.run(config, folder)
+            found = train.run(config, folder)
             read = log.read_log(Path(folder) / log.LOG)
         shares[name] = read[-1].wait
         console.print(
             f"configs/{name}: {shares[name]:.1%} of the step's time waiting for data (the last "
-            f"20 of {len(read)} steps; {read[-1].images_per_second:,.0f} images/s)."
+            f"20 of {len(read)} steps; {read[-1].images_per_second:,.0f} images/s, a network of "
+            f"{found['frozen_params']:,} weights)."
         )
     return shares
 
