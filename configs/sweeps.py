@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lift_jax import config as config_lib
-from lift_jax import sweep, train
+from lift_jax import folder, sweep
 from lift_jax.data.augment import CROPS, SCHEDULES
 from lift_jax.data.inaturalist import LEVELS
 from lift_jax.errors import UserError, unknown
@@ -312,7 +312,7 @@ def published(c: ConfigDict, file: str) -> dict[str, float]:
     asked, lift = deepcopy(c), of_method("lift", c, file)
     for one in (asked, lift):
         one.head.kind = config_lib.head_kind(one)
-    return known if sweep.same(train.plain(asked), train.plain(lift), APART) else {}
+    return known if sweep.same(folder.plain(asked), folder.plain(lift), APART) else {}
 
 
 def references(c: ConfigDict, file: str) -> list[str]:

@@ -33,25 +33,29 @@ Manager = ocp.CheckpointManager | None  # of process 0; the others have none
 
 
 @contextmanager
-def open_manager(workdir: Path, keep: int) -> Iterator[Manager]:
+def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manager]:
     """The manager of `workdir`/checkpoints: saves in the background, whole or not at all.
 
-    It keeps the newest `keep`, and of those with a score the best.
+    It keeps the newest `keep`, and with `best` that of the best score.
     """
     if jax.process_index() != 0:
         yield None
         return
+
+    def score(metrics: dict[str, float]) -> float:
+        return metrics[SCORE]
+
     folder = (workdir / "checkpoints").absolute()
     # what a killed save left; orbax's own cleaning is a thread that may outlive the program
     for torn in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
         shutil.rmtree(torn)
     folder.mkdir(exist_ok=True)
-    best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics[SCORE], n=1, keep_checkpoints_without_metrics=False
-    )
+    kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+    if best:
+        kept += [policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)]
     options = ocp.CheckpointManagerOptions(
-        best_fn=best.get_metric_fn,  # without it scores are not saved
-        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+        best_fn=score if best else None,  # without it scores are not saved
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
         ),

@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: str | Path, mode: str = "train") -> dict:
         log.on_disk(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
-        checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+        checkpoint.open_manager(workdir, config.checkpoint.keep, config.checkpoint.best) as manager,
     ):
         saved = checkpoint.describe(manager)
         if mode == "evaluate" and saved is None and not config.model.tuned:

@@ -172,7 +172,7 @@ def test_jobsets():
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
-        assert flags["workdir"].startswith("/work/")
+        assert flags["workdir"].startswith("/data/")
         for name in flags.keys() - {"config"}:
             assert name in main.flags.FLAGS
         if "coordinator" in flags:
