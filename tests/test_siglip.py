@@ -114,7 +114,7 @@ def test_a_linear_patch_embedding_is_not_a_convolution(folder):
     ("siglip2", lambda c: c["vision_config"].update(num_patches=15), "15; expected a square"),
     ("clip_hf", lambda c: c["vision_config"].update(num_channels=4), "num_channels is 4"),
     ("clip_hf", lambda c: c["vision_config"].update(patch_size=[8, 4]), "patch_size is .8, 4."),
-    ("clip_hf", lambda c: c["text_config"].update(eos_token_id=[1, 2]), "one id"),
+    ("clip_hf", lambda c: c["text_config"].update(eos_token_id=[1, 2]), r"2\]; expected a whole"),
 ])  # fmt: skip
 def test_configs_that_the_towers_cannot_do(folder, name, change, words):
     with pytest.raises(UserError, match=rf"config\.json .*{words}"):

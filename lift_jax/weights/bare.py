@@ -38,6 +38,13 @@ def checked_heads(source: Source, width: int, key: str, heads: Any) -> int:
     return heads
 
 
+def checked_eps(eps: Any) -> float:
+    """Raises UserError for anything but a number above 0."""
+    if not isinstance(eps, int | float) or not eps > 0:
+        raise UserError(f"eps is {eps!r}; expected a number above 0, like 1e-6.")
+    return float(eps)
+
+
 def checked_activation(name: Any) -> str:
     """Raises UserError for an activation that is not known."""
     if name not in ACTIVATIONS:

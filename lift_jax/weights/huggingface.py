@@ -13,6 +13,7 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.weights import settings
 from lift_jax.weights.rename import Table, linear, norm, to_theirs
 from lift_jax.weights.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 
@@ -90,7 +91,15 @@ def recognises(source: Source) -> bool:
 
 
 def table(source: Source) -> Table:
-    return TABLE
+    return of_tower(source, TABLE)
+
+
+def of_tower(source: Source, rules: Table) -> Table:
+    """The rules of an image tower that transformers 5 saved alone, without its prefix."""
+    prefix = "vision_model."
+    if "text_config" in source.config or any(n.startswith(prefix) for n in source.tensors):
+        return rules
+    return [(ours, theirs.removeprefix(prefix), layout) for ours, theirs, layout in rules]
 
 
 def resize(source: Source) -> str:
@@ -105,22 +114,18 @@ def read_config(source: Source) -> BackboneConfig:
     where, alone = says(source), source.config["model_type"] == "clip_vision_model"
     raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
 
-    def values(tower: str, default: dict[str, Any]) -> dict[str, Any]:
+    def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
         # old files repeat a tower's settings under *_dict, which replace the others altogether
-        return default | (raw.get(f"{tower}_dict") or raw.get(tower) or {})
+        given = settings.part(where, raw, f"{tower}_dict") or settings.part(where, raw, tower)
+        return settings.read(where, given, defaults, f"{tower}.")
 
     v, t = values("vision_config", _VISION), values("text_config", _TEXT)
-    size, patch = (side(where, f"vision_config.{k}", v[k]) for k in ("image_size", "patch_size"))
-    resolution, notes = whole_patches(size, patch)
+    resolution, notes = settings.whole_patches(where, v["image_size"], v["patch_size"])
     if v["num_channels"] != 3:
         raise UserError(f"{where} vision_config.num_channels is {v['num_channels']}; expected 3.")
-    if not isinstance(t["eos_token_id"], int):
-        raise UserError(
-            f"{where} text_config.eos_token_id is {t['eos_token_id']}; expected one id."
-        )
     vision = VisionConfig(
-        resolution, patch, **tower_sizes(where, "vision_config", v),
-        **image_statistics(source.images, CLIP_MEAN, CLIP_STD),
+        resolution, v["patch_size"], **tower_sizes(where, "vision_config", v),
+        **image_statistics(source, CLIP_MEAN, CLIP_STD),
     )  # fmt: skip
     if alone:
         return BackboneConfig(vision, notes=notes)
@@ -132,7 +137,7 @@ def read_config(source: Source) -> BackboneConfig:
             # 2 is a wrong value in OpenAI's own files, which transformers reads as "largest id"
             eot=None if t["eos_token_id"] == 2 else t["eos_token_id"],
         ),
-        embed=raw.get("projection_dim", 512),
+        embed=settings.read(where, raw, {"projection_dim": 512})["projection_dim"],
         notes=notes,
     )  # fmt: skip
 
@@ -163,33 +168,10 @@ def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, 
     }  # fmt: skip
 
 
-def side(where: str, name: str, value: Any) -> int:
-    """The side of a square. Raises UserError for one that is not."""
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1 or not isinstance(found := sides.pop(), int):
-        raise UserError(f"{where} {name} is {value}; expected one number: images are square.")
-    return found
-
-
-def whole_patches(size: int, patch: int) -> tuple[int, tuple[str, ...]]:
-    """The pixels of a side that patches cover, and a note if these are not all.
-
-    A convolution over patches never sees the others (SigLIP of 384 pixels and 27 patches of 14).
-    """
-    covered = size // patch * patch
-    note = (
-        f"Images are {covered} pixels a side, not {size} as in pre-training, where patches of "
-        f"{patch} left the last {size - covered} out."
-    )
-    return covered, (note,) if covered < size else ()
-
-
-def image_statistics(images: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
-    """`mean` and `std` by preprocessor_config.json, or those given."""
-    return {
-        "mean": tuple(images.get("image_mean", mean)),
-        "std": tuple(images.get("image_std", std)),
-    }
+def image_statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
+    """`mean` and `std` by preprocessor_config.json, or those given. Raises UserError for others."""
+    where = f"{source.where}: by its {PREPROCESSOR}"
+    return settings.statistics(where, source.images, ("image_mean", "image_std"), mean, std)
 
 
 def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray]) -> None:

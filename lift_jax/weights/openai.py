@@ -12,8 +12,8 @@ from lift_jax.weights.source import Source
 
 # what the names and shapes of the weights do not tell
 SIZES = ("heads", "text_heads", "eps", "activation")
-# sizes that OpenAI's archives repeat as arrays
-IGNORED = ("input_resolution", "context_length", "vocab_size", bare.COUNTS)
+# sizes that OpenAI's archives repeat as arrays; the causal mask, which open_clip's archives hold
+IGNORED = ("input_resolution", "context_length", "vocab_size", r"(text\.)?attn_mask", bare.COUNTS)
 
 
 def recognises(source: Source) -> bool:
@@ -93,9 +93,10 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         """Width, layers, heads, width of the MLP, activation, eps."""
         layers = bare.depth(source, f"{prefix}.resblocks.")
         mlp, _ = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
-        return width, layers, heads(width, key), mlp, activation, float(sizes.get("eps", 1e-5))
+        return width, layers, heads(width, key), mlp, activation, eps
 
     activation = bare.checked_activation(sizes.get("activation", "quick_gelu"))
+    eps = bare.checked_eps(sizes.get("eps", 1e-5))
     vocab, text_width = shape("token_embedding.weight", 2)
     context, _ = shape("positional_embedding", 2)
     _, embed = shape("text_projection", 2)

@@ -7,8 +7,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
-from lift_jax.weights import openai
-from lift_jax.weights.huggingface import side, whole_patches
+from lift_jax.weights import openai, settings
 from lift_jax.weights.rename import Table
 from lift_jax.weights.source import OPEN_CLIP, Source
 
@@ -36,6 +35,16 @@ _PLAIN = [
     ("text_cfg", "pool_type", "argmax"),
     ("text_cfg", "proj_type", "linear"),
 ]
+# what OpenCLIP takes where its config leaves it out
+_RESNET = {"width": 64, "head_width": 64, "image_size": 224}
+_VIT = {
+    "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16,
+    "image_size": 224,
+}  # fmt: skip
+_TEXT = {
+    "context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12,
+    "mlp_ratio": 4.0,
+}  # fmt: skip
 
 
 def recognises(source: Source) -> bool:
@@ -60,18 +69,11 @@ def read_config(source: Source) -> BackboneConfig:
     """Reads the sizes from open_clip_config.json. Raises UserError for what the towers cannot do,
     all options in one message."""
     where = f"{source.where}: by its {OPEN_CLIP}"
-    model = source.open_clip["model_cfg"]
+    model = settings.part(where, source.open_clip, "model_cfg")
     if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
         raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
     quick = bool(model.get("quick_gelu"))
-    v: dict[str, Any] = {
-        "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16,
-        "image_size": 224, **model["vision_cfg"],
-    }  # fmt: skip
-    t: dict[str, Any] = {
-        "context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12,
-        "mlp_ratio": 4.0, **model["text_cfg"],
-    }  # fmt: skip
+    v, t = (settings.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
     faults = [
         f"{part}.{name} = {value!r}"
         for part, options in (("model_cfg", model), ("vision_cfg", v), ("text_cfg", t))
@@ -85,6 +87,11 @@ def read_config(source: Source) -> BackboneConfig:
             "timm where there is one."
         )
 
+    embed = settings.read(where, model, {"embed_dim": 1024})["embed_dim"]
+    t |= settings.read(where, t, _TEXT, "text_cfg.")
+    resnet = isinstance(v.get("layers"), list)
+    v |= settings.read(where, v, _RESNET if resnet else _VIT, "vision_cfg.")
+
     def tower(part: str, values: dict[str, Any], heads: int) -> dict[str, Any]:
         if heads < 1 or values["width"] % heads:
             raise UserError(
@@ -95,29 +102,29 @@ def read_config(source: Source) -> BackboneConfig:
             "width": values["width"], "layers": values["layers"], "heads": heads,
             "mlp": int(values["width"] * values["mlp_ratio"]),
             "activation": "quick_gelu" if quick else plain,
-            "eps": (values.get("norm_kwargs") or {}).get("eps", 1e-5),
+            **settings.read(where, values.get("norm_kwargs") or {}, {"eps": 1e-5}, f"{part}."),
         }  # fmt: skip
 
-    images = source.open_clip.get("preprocess_cfg", {})
-    mean, std = tuple(images.get("mean", CLIP_MEAN)), tuple(images.get("std", CLIP_STD))
-    size, notes = side(where, "vision_cfg.image_size", v["image_size"]), ()
-    resnet = not isinstance(v["layers"], int)
+    prepared = settings.part(where, source.open_clip, "preprocess_cfg")
+    seen = settings.statistics(where, prepared, ("mean", "std"), CLIP_MEAN, CLIP_STD)
+    size, notes = v["image_size"], ()
     if resnet:
-        width = v["width"]
+        width, layers = v["width"], v["layers"]
+        if len(layers) != 4 or any(type(n) is not int or n < 1 for n in layers):
+            raise UserError(f"{where} vision_cfg.layers is {layers}; expected four numbers > 0.")
         vision = ResNetConfig(
-            size, model["embed_dim"], width, tuple(width << i for i in range(4)),
-            tuple(v["layers"]), heads=width * 32 // v["head_width"], mean=mean, std=std,
+            size, embed, width, tuple(width << i for i in range(4)), tuple(layers),
+            heads=width * 32 // v["head_width"], **seen,
         )  # fmt: skip
     else:
-        patch = side(where, "vision_cfg.patch_size", v["patch_size"])
-        size, notes = whole_patches(size, patch)
+        size, notes = settings.whole_patches(where, size, v["patch_size"])
         sizes = tower("vision_cfg", v, v["width"] // v["head_width"])
-        vision = VisionConfig(size, patch, **sizes, mean=mean, std=std)
+        vision = VisionConfig(size, v["patch_size"], **sizes, **seen)
     sizes = tower("text_cfg", t, t["heads"])
     return BackboneConfig(
         vision=vision,
         text=TextConfig(t["vocab_size"], t["context_length"], **sizes),
-        embed=model["embed_dim"],
+        embed=embed,
         projections=("text",) if resnet else ("image", "text"),
         logit_bias=model.get("init_logit_bias") is not None,
         notes=notes,
@@ -129,7 +136,7 @@ def _differs(part: str, name: str, value: Any, quick: bool) -> bool:
     if not value or name in _KNOWN[part].split():
         return False
     if name == "norm_kwargs":
-        return set(value) != {"eps"}
+        return not isinstance(value, dict) or set(value) != {"eps"}
     if name == "act_kwargs":
         return quick or value != {"approximate": "tanh"}
     return (part, name, value) not in _PLAIN

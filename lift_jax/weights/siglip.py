@@ -12,14 +12,14 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.weights import settings
 from lift_jax.weights.huggingface import (
     POSITION_IDS,
     TOWERS,
     image_statistics,
+    of_tower,
     says,
-    side,
     tower_sizes,
-    whole_patches,
 )
 from lift_jax.weights.rename import Table, linear, norm
 from lift_jax.weights.source import Source
@@ -36,17 +36,16 @@ _VISION = _TOWER | {
     "image_size": 224, "patch_size": 16, "num_patches": 256, "num_channels": 3,
     "vision_use_head": True,
 }  # fmt: skip
-_TEXT = _TOWER | {
-    "vocab_size": 32000, "max_position_embeddings": 64, "projection_size": None,
-}  # fmt: skip
+_TEXT = _TOWER | {"vocab_size": 32000, "max_position_embeddings": 64}
+_ALONE = ("siglip_vision_model", "siglip2_vision_model")
 
 
 def recognises(source: Source) -> bool:
-    return source.config.get("model_type") in ("siglip", "siglip2")
+    return source.config.get("model_type") in ("siglip", "siglip2", *_ALONE)
 
 
 def _naflex(source: Source) -> bool:
-    return source.config["model_type"] == "siglip2"
+    return source.config["model_type"].startswith("siglip2")
 
 
 def table(source: Source) -> Table:
@@ -69,7 +68,7 @@ def table(source: Source) -> Table:
     for i, a in enumerate("qkv"):
         rules.append((f"{pool}/{a}/kernel", f"{head}.attention.in_proj_weight", f"linear:{i}/3"))
         rules.append((f"{pool}/{a}/bias", f"{head}.attention.in_proj_bias", f"same:{i}/3"))
-    return rules
+    return of_tower(source, rules)
 
 
 def resize(source: Source) -> str:
@@ -77,14 +76,19 @@ def resize(source: Source) -> str:
 
 
 def read_config(source: Source) -> BackboneConfig:
-    """Reads the sizes from config.json. Raises UserError for what the towers cannot do."""
-    raw, where = source.config, says(source)
+    """Reads the sizes from config.json, of both towers or of an image tower alone.
 
-    def values(tower: str, default: dict[str, Any]) -> dict[str, Any]:
-        return default | {k: x for k, x in (raw.get(tower) or {}).items() if x is not None}
+    Raises UserError for what the towers cannot do.
+    """
+    where, alone = says(source), source.config["model_type"] in _ALONE
+    raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
+
+    def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        given = {k: x for k, x in settings.part(where, raw, tower).items() if x is not None}
+        return settings.read(where, given, defaults, f"{tower}.")
 
     v, t = values("vision_config", _VISION), values("text_config", _TEXT)
-    patch = side(where, "vision_config.patch_size", v["patch_size"])
+    patch = v["patch_size"]
     if _naflex(source):
         grid = math.isqrt(v["num_patches"])
         if grid**2 != v["num_patches"]:
@@ -94,23 +98,25 @@ def read_config(source: Source) -> BackboneConfig:
         resolution = grid * patch
         notes = (f"NaFlex takes images of any shape; here they have {resolution} pixels a side.",)
     else:
-        size = side(where, "vision_config.image_size", v["image_size"])
-        resolution, notes = whole_patches(size, patch)
+        resolution, notes = settings.whole_patches(where, v["image_size"], patch)
     for field, expected in (("num_channels", 3), ("vision_use_head", True)):
         if v[field] != expected:
             raise UserError(f"{where} vision_config.{field} is {v[field]}; expected {expected}.")
-    head = t["projection_size"] or t["hidden_size"]
+    vision = VisionConfig(
+        resolution, patch, **tower_sizes(where, "vision_config", v),
+        **image_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        pool="map", stem_bias=True, ln_pre=False,
+    )  # fmt: skip
+    if alone:
+        return BackboneConfig(vision, notes=notes)
+    head = values("text_config", {"projection_size": t["hidden_size"]})["projection_size"]
     if head != v["hidden_size"]:
         raise UserError(
             f"{where} text features are {head} wide (text_config.projection_size) and image "
             f"features {v['hidden_size']} (vision_config.hidden_size); expected the same."
         )
     return BackboneConfig(
-        vision=VisionConfig(
-            resolution, patch, **tower_sizes(where, "vision_config", v),
-            **image_statistics(source.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            pool="map", stem_bias=True, ln_pre=False,
-        ),
+        vision=vision,
         text=TextConfig(
             vocab=t["vocab_size"], context=t["max_position_embeddings"],
             **tower_sizes(where, "text_config", t),

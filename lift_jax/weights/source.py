@@ -160,8 +160,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
         with open(path, "rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError, safetensors.SafetensorError) as e:
+        kind = "safetensors" if path.suffix == ".safetensors" else "a PyTorch file or safetensors"
         raise UserError(
-            f"Cannot read {path} as safetensors ({_looks_like(path) or e}). The file may be absent,"
+            f"Cannot read {path} as {kind} ({_looks_like(path) or e}). The file may be absent,"
             " cut short or not a weight file: get it again."
         ) from e
     size = int.from_bytes(pages[:8], "little")
@@ -185,6 +186,7 @@ def _looks_like(path: Path) -> str:
     looks: list[tuple[Callable[[bytes], bool], str]] = [
         (lambda b: not b, "it is empty"),
         (lambda b: b.lstrip()[:1] == b"<", "it is an HTML page"),
+        (lambda b: b.startswith(b"\x80"), "it is a pickle, of which nothing was executed"),
         (lambda b: b.startswith(b"version https://git-lfs"), "it is a Git LFS pointer"),
     ]
     try:

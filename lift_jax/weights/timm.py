@@ -12,7 +12,8 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit import VisionConfig
-from lift_jax.weights import bare
+from lift_jax.weights import bare, settings
+from lift_jax.weights.huggingface import says
 from lift_jax.weights.rename import Table, linear, norm
 from lift_jax.weights.source import Source
 
@@ -62,6 +63,7 @@ _VIT: Table = [
     *norm(rf"{_BLOCK}/ln(\d)", r"blocks.\1.norm\2"),
     *linear(f"{_BLOCK}/out", r"blocks.\1.attn.proj"),
     *linear(rf"{_BLOCK}/fc(\d)", r"blocks.\1.mlp.fc\2"),
+    (rf"{_BLOCK}/scale(\d)", r"blocks.\1.ls\2.gamma", "same"),
 ]
 for _i, _a in enumerate("qkv"):
     _VIT.append((f"{_BLOCK}/{_a}/kernel", r"blocks.\1.attn.qkv.weight", f"linear:{_i}/3"))
@@ -91,7 +93,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     resnet = _is_resnet(source)
     if not resnet and not _is_vit(source):
         raise UserError(
-            f"{source.where} holds timm's {source.config['architecture']!r}, which is not supported"
+            f"{source.where} holds timm's {_architecture(source)!r}, which is not supported"
             ". Give a plain ViT or ResNet."
         )
     _check_settings(source, "avg" if resnet else "token")
@@ -104,8 +106,8 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
 
 def _check_settings(source: Source, pool: str) -> None:
     """Raises UserError for settings that make the tower compute something else."""
-    where, c = f"{source.where}: by its config.json", source.config
-    arguments = {"global_pool": c.get("global_pool"), **(c.get("model_args") or {})}
+    where, c = says(source), source.config
+    arguments = {"global_pool": c.get("global_pool"), **settings.part(where, c, "model_args")}
     if (found := arguments["global_pool"]) not in (None, "", pool):
         raise UserError(f"{where} the feature is pooled by {found!r}; expected {pool!r}.")
     if unknown := sorted(set(arguments) - _SHOWN):
@@ -113,7 +115,7 @@ def _check_settings(source: Source, pool: str) -> None:
             f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
             "Give a plain ViT or ResNet."
         )
-    name = c.get("architecture", "")
+    name = _architecture(source)
     if pool == "avg" and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
             f"{where} the model is {name!r}, which may compute something else than the plain "
@@ -123,7 +125,23 @@ def _check_settings(source: Source, pool: str) -> None:
 
 def _pretrained(source: Source) -> dict[str, Any]:
     """How the images are prepared; old files have it beside the architecture."""
-    return source.config.get("pretrained_cfg") or source.config
+    return settings.part(says(source), source.config, "pretrained_cfg") or source.config
+
+
+def _architecture(source: Source) -> str:
+    return settings.read(says(source), source.config, {"architecture": ""})["architecture"]
+
+
+def _pixels(source: Source) -> int:
+    """The side of a ResNet's images."""
+    found = _pretrained(source).get("input_size", (3, 224, 224))
+    sides = found[1:] if isinstance(found, list | tuple) and len(found) == 3 else ()
+    return settings.side(says(source), "input_size", sides)
+
+
+def _statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
+    prepared = _pretrained(source)
+    return settings.statistics(says(source), prepared, ("mean", "std"), mean, std)
 
 
 def _resnet(source: Source) -> ResNetConfig:
@@ -134,15 +152,13 @@ def _resnet(source: Source) -> ResNetConfig:
             f"{source.where} is a ResNet of two convolutions a block (18 or 34 layers); expected "
             "bottlenecks of three (50, 101 or 152)."
         )
-    pretrained = _pretrained(source)
     return ResNetConfig(
-        resolution=int(pretrained.get("input_size", (3, 224, 224))[-1]),
+        resolution=_pixels(source),
         width=EXPANSION * channels[-1],
         stem=bare.shape(source, kind, "conv1.weight", 4)[0],
         channels=channels,
         layers=layers,
-        mean=tuple(pretrained.get("mean", IMAGENET_MEAN)),
-        std=tuple(pretrained.get("std", IMAGENET_STD)),
+        **_statistics(source, IMAGENET_MEAN, IMAGENET_STD),
     )
 
 
@@ -152,9 +168,9 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
     width, _, patch, _ = bare.shape(source, kind, "patch_embed.proj.weight", 4)
     _, tokens, _ = bare.shape(source, kind, "pos_embed", 3)
     mlp, _ = bare.shape(source, kind, "blocks.0.mlp.fc1.weight", 2)
-    name = source.config.get("architecture", "")
+    name = _architecture(source)
     known = _HEADS.get(width) if not name or re.fullmatch(_VIT_NAMES, name) else None
-    arguments = source.config.get("model_args") or {}
+    arguments = settings.part(says(source), source.config, "model_args")
     heads = told.get("heads", arguments.get("num_heads", known))
     if heads is None:
         raise UserError(
@@ -162,7 +178,6 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
             + (f", and neither does its name {name!r}" if name else "")
             + ". Give heads=."
         )
-    pretrained = _pretrained(source)
     return VisionConfig(
         resolution=round((tokens - 1) ** 0.5) * patch,
         patch=patch,
@@ -171,9 +186,10 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
         heads=bare.checked_heads(source, width, "heads", heads),
         mlp=mlp,
         activation=bare.checked_activation(told.get("activation", "gelu")),
-        eps=float(told.get("eps", 1e-6)),
-        mean=tuple(pretrained.get("mean", (0.5, 0.5, 0.5))),
-        std=tuple(pretrained.get("std", (0.5, 0.5, 0.5))),
+        eps=bare.checked_eps(told.get("eps", 1e-6)),
+        **_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         stem_bias=True,
         ln_pre=False,
+        layer_scale=any(name.endswith(".ls1.gamma") for name in source.tensors),
+        unbiased=() if arguments.get("qkv_bias", True) else ("q", "k", "v"),
     )

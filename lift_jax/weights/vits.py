@@ -12,12 +12,11 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lift_jax.models.vit import VisionConfig
+from lift_jax.weights import settings
 from lift_jax.weights.huggingface import (
     ACTIVATIONS,
     image_statistics,
     says,
-    side,
-    whole_patches,
 )
 from lift_jax.weights.rename import Table, norm
 from lift_jax.weights.source import Source
@@ -87,12 +86,11 @@ IGNORED = (
 
 
 def recognises(source: Source) -> bool:
-    return source.config.get("model_type") in _DEFAULTS
+    return source.config.get("model_type") in [*_DEFAULTS]
 
 
 def _settings(source: Source) -> dict[str, Any]:
-    defaults = _DEFAULTS[source.config["model_type"]]
-    return {key: source.config.get(key, default) for key, default in defaults.items()}
+    return settings.read(says(source), source.config, _DEFAULTS[source.config["model_type"]])
 
 
 def _prefix(source: Source) -> str:
@@ -144,16 +142,6 @@ def read_config(source: Source) -> BackboneConfig:
         if not holds:
             raise UserError(f"{where} {key} is {c.get(key)!r}; expected {expected}.")
 
-    for key in ("image_size", "patch_size"):
-        c[key] = side(where, key, c[key])
-    for key, default in _DEFAULTS[kind].items():
-        if isinstance(default, bool):
-            expect(isinstance(c[key], bool), key, "true or false")
-        elif isinstance(default, float):
-            expect(isinstance(c[key], int | float) and c[key] > 0, key, "a number above 0")
-        elif isinstance(default, int):
-            least = 0 if key == "num_register_tokens" else 1
-            expect(isinstance(c[key], int) and c[key] >= least, key, f"a whole number >= {least}")
     width, heads, mlp, activation = (
         c[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
     )
@@ -168,12 +156,12 @@ def read_config(source: Source) -> BackboneConfig:
     expect(width % (each * heads) == 0, "hidden_size", f"a multiple of {each} x {heads} heads")
     expect(activation in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}")
     expect(registers or not stored.size, "num_register_tokens", f"that of {stored.shape} stored")
-    resolution, notes = whole_patches(c["image_size"], c["patch_size"])
+    resolution, notes = settings.whole_patches(where, c["image_size"], c["patch_size"])
     mean, std = ((0.5,) * 3, (0.5,) * 3) if kind == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
     off = [key for key in _BIASES if not c.get(key, True)]
     vision = VisionConfig(
         resolution, c["patch_size"], width, c["num_hidden_layers"], heads, mlp,
-        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source.images, mean, std),
+        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, mean, std),
         stem_bias=True, ln_pre=False, registers=registers, rope=rope, layer_scale=kind != "vit",
         gated=bool(c.get("use_swiglu_ffn") or c.get("use_gated_mlp")),
         unbiased=tuple(layer for key in off for layer in _BIASES[key]),
