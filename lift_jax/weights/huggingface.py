@@ -19,6 +19,8 @@ from lift_jax.weights.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 
 SIZES: tuple[str, ...] = ()
 
+# model types of an image tower without a text tower
+ALONE = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 # their names of the activations -> ours
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -97,7 +99,8 @@ def table(source: Source) -> Table:
 def of_tower(source: Source, rules: Table) -> Table:
     """The rules of an image tower that transformers 5 saved alone, without its prefix."""
     prefix = "vision_model."
-    if "text_config" in source.config or any(n.startswith(prefix) for n in source.tensors):
+    alone = source.config.get("model_type") in ALONE
+    if not alone or any(name.startswith(prefix) for name in source.tensors):
         return rules
     return [(ours, theirs.removeprefix(prefix), layout) for ours, theirs, layout in rules]
 
@@ -111,7 +114,7 @@ def read_config(source: Source) -> BackboneConfig:
 
     Raises UserError for what the towers cannot do.
     """
-    where, alone = says(source), source.config["model_type"] == "clip_vision_model"
+    where, alone = says(source), source.config["model_type"] in ALONE
     raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
 
     def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:

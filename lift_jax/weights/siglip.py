@@ -14,6 +14,7 @@ from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights import settings
 from lift_jax.weights.huggingface import (
+    ALONE,
     POSITION_IDS,
     TOWERS,
     image_statistics,
@@ -37,11 +38,11 @@ _VISION = _TOWER | {
     "vision_use_head": True,
 }  # fmt: skip
 _TEXT = _TOWER | {"vocab_size": 32000, "max_position_embeddings": 64}
-_ALONE = ("siglip_vision_model", "siglip2_vision_model")
 
 
 def recognises(source: Source) -> bool:
-    return source.config.get("model_type") in ("siglip", "siglip2", *_ALONE)
+    kind = str(source.config.get("model_type"))
+    return kind.removesuffix("_vision_model") in ("siglip", "siglip2")
 
 
 def _naflex(source: Source) -> bool:
@@ -80,7 +81,7 @@ def read_config(source: Source) -> BackboneConfig:
 
     Raises UserError for what the towers cannot do.
     """
-    where, alone = says(source), source.config["model_type"] in _ALONE
+    where, alone = says(source), source.config["model_type"] in ALONE
     raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
 
     def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
