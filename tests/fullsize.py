@@ -222,7 +222,8 @@ print(json.dumps({
 def cost(source: Path) -> dict[str, float]:
     """Seconds, peak resident bytes and bytes of the arrays of loading in a process of its own."""
     command = [sys.executable, "-c", MEASURE, str(source)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # what it says of a failure goes where that of this process goes
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
