@@ -155,3 +155,15 @@ def test_the_causal_mask_of_an_archive_is_left_out(tmp_path):
     arrays["attn_mask"] = np.triu(np.full((77, 77), -np.inf, np.float32), 1)
     safetensors.numpy.save_file(arrays, tmp_path / "clip.safetensors")
     lift_jax.load_backbone(tmp_path / "clip.safetensors", heads=2, text_heads=2)
+
+
+def test_what_openais_rule_tells_is_said():
+    def notes(**sizes) -> str:
+        return " ".join(
+            lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", **sizes).config.notes
+        )
+
+    rule = "by OpenAI's rule: heads 2, text_heads 1, eps 1e-05, activation quick_gelu."
+    assert notes().endswith(rule)
+    assert notes(heads=2, eps=1e-5, activation="gelu").endswith("rule: text_heads 1.")
+    assert not notes(heads=2, text_heads=2, eps=1e-5, activation="quick_gelu")

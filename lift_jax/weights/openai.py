@@ -89,6 +89,14 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     def heads(width: int, key: str) -> int:
         return bare.checked_heads(source, width, key, sizes.get(key, max(1, width // 64)))
 
+    def taken(heads: int, text: TextConfig) -> tuple[str, ...]:
+        """A note on the sizes that only the rule tells: other CLIPs have others."""
+        values = heads, text.heads, text.eps, text.activation
+        told = dict(zip(SIZES, values, strict=True))
+        rule = [f"{size} {value}" for size, value in told.items() if size not in sizes]
+        note = f"The weights do not say, so by OpenAI's rule: {', '.join(rule)}."
+        return (note,) if rule else ()
+
     def tower(prefix: str, width: int, key: str) -> tuple[int, int, int, int, str, float]:
         """Width, layers, heads, width of the MLP, activation, eps."""
         layers = bare.depth(source, f"{prefix}.resblocks.")
@@ -109,9 +117,11 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
             round((places - 1) ** 0.5) * 32, embed, stem, channels, layers,
             heads=heads(4 * channels[-1], "heads"), mean=CLIP_MEAN, std=CLIP_STD,
         )  # fmt: skip
-        return BackboneConfig(vision, text, embed, projections=("text",))
+        return BackboneConfig(
+            vision, text, embed, projections=("text",), notes=taken(vision.heads, text)
+        )
     width, _, patch, _ = shape("visual.conv1.weight", 4)
     tokens, _ = shape("visual.positional_embedding", 2)
     resolution = round((tokens - 1) ** 0.5) * patch
     vision = VisionConfig(resolution, patch, *tower("visual.transformer", width, "heads"))
-    return BackboneConfig(vision, text, embed)
+    return BackboneConfig(vision, text, embed, notes=taken(vision.heads, text))

@@ -176,7 +176,7 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
         raise UserError(
             f"{source.where} does not say the number of heads of its ViT of width {width}"
             + (f", and neither does its name {name!r}" if name else "")
-            + ". Give heads=."
+            + ". Give heads= to load_backbone, or --heads= to python -m lift_jax.convert."
         )
     return VisionConfig(
         resolution=round((tokens - 1) ** 0.5) * patch,
