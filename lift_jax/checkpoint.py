@@ -140,6 +140,11 @@ def _restore(manager: ocp.CheckpointManager, like: State, console: Console, best
     steps = _newest_first(manager)
     if best:
         scores = {step: (manager.metrics(step) or {}).get(SCORE, -1.0) for step in steps}
+        if max(scores.values(), default=-1.0) < 0:
+            raise UserError(
+                f"checkpoint.best is set, but no checkpoint in {manager.directory} has been "
+                "validated: the run was trained without. Leave it out to test the newest."
+            )
         steps = sorted(steps, key=lambda step: (scores[step], step), reverse=True)
     faults = {}
     for step in steps:

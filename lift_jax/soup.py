@@ -56,6 +56,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     config = ConfigDict(members[0].config)
     check_images(config, [member.config["seed"] for member in members])
     config.label = f"{config.label}, soup of {len(members)}"
+    config.checkpoint.best = False  # the mean itself has not been validated
     leaves = [export.newest(path) for path in paths]
     mean = {
         key: jnp.asarray(np.mean([own[key] for own in leaves], axis=0, dtype=np.float64), "float32")

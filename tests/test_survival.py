@@ -120,6 +120,15 @@ def test_the_best_by_validation_is_kept_tested_and_exported(tmp_path):
     assert train.run(config, tmp_path, "evaluate")["steps"] == 8
 
 
+def test_there_is_no_best_of_what_was_not_validated(tmp_path):
+    config = folder_config.get_config("debug")
+    config.data.val_share = 0.3
+    train.run(config, tmp_path)
+    config.checkpoint.best = True
+    with pytest.raises(UserError, match="has been validated: the run was trained without"):
+        train.run(config, tmp_path, "evaluate")
+
+
 def test_the_best_needs_a_validation_split(tmp_path):
     config = folder_config.get_config("debug")
     config.checkpoint.best = True

@@ -4,6 +4,7 @@ Images of files are decoded when they are asked for.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -114,25 +115,25 @@ class ArrayImages:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EncodedImages:
+class EncodedImages(ABC):
     """Images in a file format, decoded when they are asked for; a subclass says where they lie."""
 
     how: Decoding = Decoding()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def content(self, i: int) -> bytes:
         """Returns image i as it is stored. Raises UserError where it cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def name(self, i: int) -> str:
         """Returns what stands for image i in messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, rows: Int[np.ndarray, "m"]) -> "EncodedImages":
         """Returns the images of these rows, in their order."""
-        raise NotImplementedError
 
     def __getitem__(self, i: int) -> Picture:
         return open_image(self.content(i), self.name(i), self.how)
