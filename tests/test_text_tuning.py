@@ -101,7 +101,7 @@ def test_logits_loss_and_gradients_are_the_authors(golden, case):
     theirs = authors.leaves(expected, f"{case}/param/", tuned)
     assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in tuned.items()}
     logits, value, grads = differentiate(graph, theirs, frozen, golden)
-    np.testing.assert_allclose(logits, expected[f"{case}/logits"], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(logits, expected[f"{case}/logits"], rtol=1e-4, atol=4e-6)
     np.testing.assert_allclose(value, expected[f"{case}/loss"], rtol=1e-4)
     whole = authors.leaves(expected, f"{case}/grad/", tuned)
     for path, grad in whole.items():
@@ -127,7 +127,7 @@ def test_coop_from_the_words_of_the_photo_prompt_is_the_authors(golden):
         backbone, data["tokens"], context=context, inside=PHOTO[1], rngs=nnx.Rngs(0)
     )  # fmt: skip
     logits = Classifier(backbone.visual, head)(jnp.asarray(data["images"]))
-    np.testing.assert_allclose(logits, expected["coop_photo/logits"], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(logits, expected["coop_photo/logits"], rtol=1e-4, atol=4e-6)
 
 
 @pytest.mark.parametrize(("tokens", "place", "text", "inside"), [
