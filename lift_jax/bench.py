@@ -42,7 +42,7 @@ CLASSES = flags.DEFINE_integer("classes", 0, "Of the data set.")
 IMAGES = flags.DEFINE_integer("images", 0, "In its training split, for the time of an epoch.")
 AOT = flags.DEFINE_bool("aot", False, "Compile for simulated devices, without running.")
 DEVICES = flags.DEFINE_integer("devices", 8, "With --aot: how many.")
-STEPS = flags.DEFINE_integer("steps", 10, "Without --aot: timed steps, after two that are not.")
+STEPS = flags.DEFINE_integer("steps", 20, "Without --aot: timed steps, after two that are not.")
 
 # Sizes of backbones that need not be here to be compiled.
 SIZES = {
@@ -144,15 +144,14 @@ def ahead_of_time(
     """Compiles for the devices that there seem to be, and prints what that tells."""
     begin = time.monotonic()
     made = problem(config, vision, classes, bfloat16=True)
-    compiled = made.step.lower(made.state, made.frozen, made.batch).compile()
+    told = cost.compile_step(made.step, made.state, made.frozen, made.batch, console)
     console.print(
         f"{config.model.backbone}, {config.tuner.name}, {classes:,} classes, batch "
         f"{config.train.batch} on {dict(made.mesh.shape)}: compiled in "
         f"{time.monotonic() - begin:.0f} s, nothing was run. The compiler is the CPU's, which "
         "computes bfloat16 in float32: on an accelerator activations take about half."
     )
-    flops, sent = cost.tell(made.state, made.frozen, made.batch, compiled, console)
-    flops *= made.mesh.size / config.train.batch
+    flops, sent = told.flops * made.mesh.size / config.train.batch, told.sent
     if not images:
         return
     table = Table(title=f"An epoch of {images:,} images: a model, not a measurement")
@@ -181,34 +180,33 @@ def on_devices(
         config.model.precision == "auto" and jax.default_backend() != "cpu"
     )
     made = problem(config, vision, classes, bfloat16)
-    leaves, structure = jax.tree.flatten((made.state, made.frozen, made.batch))
+    rng = np.random.default_rng(0)
+    noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
 
-    def fill(key: jax.Array) -> Any:
-        def one(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
-            return jnp.ones(leaf.shape, leaf.dtype)
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if leaf.dtype == jnp.uint8:
+            array = rng.integers(0, 256, leaf.shape, np.uint8)
+        elif jnp.issubdtype(leaf.dtype, jnp.floating):
+            array = np.resize(noise, leaf.shape).astype(leaf.dtype)
+        else:
+            array = np.ones(leaf.shape, leaf.dtype)
+        return mesh_lib.put(array, leaf.sharding)
 
-        return structure.unflatten([one(leaf) for leaf in leaves])
-
-    places = structure.unflatten([leaf.sharding for leaf in leaves])
-    current, frozen, batch = jax.jit(fill, out_shardings=places)(jax.random.key(0))
-    compiled = made.step.lower(current, frozen, batch).compile()
-    flops, _ = cost.tell(made.state, made.frozen, made.batch, compiled, console)
-    seconds = []
-    for _ in range(count + 2):
+    current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
+    told = cost.compile_step(made.step, current, frozen, batch, console)
+    for steps_timed in (2, count):  # the first ones also load and allocate
         begin = time.monotonic()
-        current, loss = compiled(current, frozen, batch)
+        for _ in range(steps_timed):
+            current, loss = told.step(current, frozen, batch)
         jax.block_until_ready(loss)
-        seconds.append(time.monotonic() - begin)
-    best = float(np.median(seconds[2:]))
+    best = (time.monotonic() - begin) / count
     rate = config.train.batch / best
     kind = jax.devices()[0].device_kind
     peak = next((value for name, value in PEAKS.items() if name in kind), None)
-    share = f", {flops / best / 1e12 / peak:.1%} of its peak" if peak else ""
+    share = f", {told.flops / best / 1e12 / peak:.1%} of its peak" if peak else ""
     console.print(
         f"{config.model.backbone} on {made.mesh.size} x {kind}: {1000 * best:.1f} ms a step of "
-        f"{config.train.batch}, {rate:,.1f} images/s, {flops / best / 1e12:.2f} TFLOP/s a "
+        f"{config.train.batch}, {rate:,.1f} images/s, {told.flops / best / 1e12:.2f} TFLOP/s a "
         f"device{share}."
     )
     stats = jax.devices()[0].memory_stats() or {}

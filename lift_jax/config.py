@@ -117,7 +117,7 @@ def validate(config: ConfigDict) -> None:
     c = config
     at_least = {
         "seed": (c.seed, 0),
-        "data.workers": (c.data.workers, 0),
+        "data.workers": (c.data.workers, -1),
         "data.features_gb": (c.data.features_gb, 0),
         "model.resolution": (c.model.resolution, 0),
         "tuner.dim": (c.tuner.dim, 0),

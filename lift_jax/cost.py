@@ -3,6 +3,8 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -36,26 +38,70 @@ def collective_bytes(hlo: str) -> Counter[str]:
     return found
 
 
-def tell(
-    state: State, frozen: Any, batch: Any, compiled: Any, console: Console
-) -> tuple[float, int]:
-    """Prints memory, network and FLOPs of a compiled step; returns one device's FLOPs, and bytes
-    over the network.
+def matmul_flops(program: Any) -> float:
+    """FLOPs of the matrix products of a traced program (a jaxpr), on all devices together.
+
+    Loops count as often as they run, branches as the dearest. A compiler's own figure is not asked:
+    that of a GPU leaves out what its libraries do, which is nearly all.
+    """
+    total = 0.0
+    for step in program.eqns:
+        name, options = step.primitive.name, step.params
+        inside = [matmul_flops(own) for own in _programs(options)]
+        if name == "dot_general":
+            (contracted, _), _ = options["dimension_numbers"]
+            rows = step.invars[0].aval.shape
+            total += 2 * step.outvars[0].aval.size * math.prod(rows[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            kernel, axes = step.invars[1].aval, options["dimension_numbers"].rhs_spec
+            total += 2 * step.outvars[0].aval.size * kernel.size / kernel.shape[axes[0]]
+        elif name.startswith("dot_product_attention"):  # cuDNN's: two products, or their gradients
+            (b, n, heads, d), m = step.invars[0].aval.shape, step.invars[1].aval.shape[1]
+            total += (8 if "bwd" in name else 4) * b * n * m * heads * d
+        elif name == "cond":
+            total += max(inside)
+        else:
+            total += options.get("length", 1) * sum(inside) if name == "scan" else sum(inside)
+    return total
+
+
+def _programs(options: Mapping[str, Any]) -> Iterator[Any]:
+    """The jaxprs among the options of a primitive."""
+    for option in options.values():
+        for one in option if isinstance(option, (tuple, list)) else (option,):
+            one = getattr(one, "jaxpr", one)
+            if hasattr(one, "eqns"):
+                yield one
+
+
+@dataclass(frozen=True)
+class Told:
+    """A compiled step, the FLOPs of one device, and the bytes that one sends over the network."""
+
+    step: jax.stages.Compiled
+    flops: float
+    sent: int
+
+
+def compile_step(step: Any, state: State, frozen: Any, batch: Any, console: Console) -> Told:
+    """Compiles a jitted step and prints what a device holds, computes and sends.
 
     The arguments of the step are arrays, or shapes with shardings.
     """
-    memory, flops = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    traced = step.trace(state, frozen, batch)
+    flops = matmul_flops(traced.jaxpr) / jax.device_count()
+    compiled = traced.lower().compile()
     console.print(
         f"Per device: frozen {mega(device_bytes(frozen))}, tuned with optimizer "
         f"{mega(device_bytes(state))}, batch {mega(device_bytes(batch))}, activations and scratch "
-        f"{mega(memory.temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
+        f"{mega(compiled.memory_analysis().temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
     )
     sent: Counter[str] = Counter()
     if jax.device_count() > 1:
         sent = collective_bytes(compiled.as_text())
         listed = ", ".join(f"{kind} {mega(size)}" for kind, size in sorted(sent.items()))
         console.print(f"Per step over the network, of each device: {listed or 'nothing'}.")
-    return flops, sent.total()
+    return Told(compiled, flops, sent.total())
 
 
 def mega(size: int) -> str:

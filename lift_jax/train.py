@@ -177,8 +177,8 @@ def train(
             came = time.monotonic()
             batch = mesh_lib.put_batch(mesh, rows)
             if step == start + 1:
-                train_step = train_step.lower(state, setup.frozen, batch).compile()
-                cost.tell(state, setup.frozen, batch, train_step, console)
+                told = cost.compile_step(train_step, state, setup.frozen, batch, console)
+                train_step = told.step
             state, loss = train_step(state, setup.frozen, batch)
             ahead.append((step, observer.submit(done, loss), asked, came))
             if len(ahead) > LAG:

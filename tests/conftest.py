@@ -1,20 +1,21 @@
 """A strict session: eight CPU devices and no silent dtype promotion; warnings are errors.
 
 Compiling is most of what the tests cost. So programs are hardly optimised, and each is compiled
-once, whichever worker or started process asks for it.
+once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,cpu (and
+JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run on a GPU.
 """
 
 import os
 import sys
 
 # Read when JAX starts, so they are set before anything imports it.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-if sys.version_info < (3, 12):  # jaxlib 0.12 has no others; these take most of the compiling
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+    if sys.version_info < (3, 12):  # jaxlib 0.12 has no others; these take most of the compiling
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from collections.abc import Callable  # noqa: E402

@@ -6,6 +6,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -27,7 +28,8 @@ def config_of(**changes):
 
 def compiled(**changes):
     made = bench.problem(config_of(**changes), VISION, 24, bfloat16=False)
-    return made, made.step.lower(made.state, made.frozen, made.batch).compile()
+    told = cost.compile_step(made.step, made.state, made.frozen, made.batch, Console(quiet=True))
+    return made, told.step
 
 
 def test_only_the_tuned_gradient_crosses_the_network():
@@ -78,6 +80,51 @@ def test_what_is_computed_again():
         for remat in ("none", "dots", "blocks")
     )
     assert none < dots < 1.05 * none < blocks < 1.5 * none
+
+
+def flops(f, *args):
+    return cost.matmul_flops(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def test_flops_by_hand():
+    a, b = np.ones((3, 5), np.float32), np.ones((5, 7), np.float32)
+    product = 2 * 3 * 5 * 7
+    assert flops(lambda a, b: jnp.exp(a @ b) + 1, a, b) == product
+    assert flops(jax.grad(lambda a, b: jnp.sum((a @ b) ** 2)), a, b) == 2 * product
+    assert flops(jax.jit(jax.checkpoint(lambda a, b: a @ b)), a, b) == product
+    batched = np.ones((4, 3, 5), np.float32)
+    assert flops(lambda x, b: jnp.einsum("zij,jk->zik", x, b), batched, b) == 4 * product
+    assert flops(lambda x, b: jax.lax.map(lambda one: one @ b, x), batched, b) == 4 * product
+    branches = (lambda a, b: a @ b, lambda a, b: jnp.zeros((3, 7)))
+    assert flops(lambda a, b: jax.lax.switch(1, branches, a, b), a, b) in (0, product)
+    assert flops(lambda i: jax.lax.switch(i, branches, a, b), 1) == product
+    image, kernel = np.ones((2, 8, 8, 6), np.float32), np.ones((3, 3, 2, 9), np.float32)
+
+    def convolve(image, kernel):
+        return jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )  # fmt: skip
+
+    assert flops(convolve, image, kernel) == 2 * (2 * 8 * 8 * 9) * (3 * 3 * 2)
+
+
+def test_flops_of_a_step_by_hand():
+    """A forward pass, and the same again for what flows back, from the lowest tuner on."""
+    made = bench.problem(config_of(tuner__name="none"), VISION, 24, bfloat16=False)
+    n, t, d, hidden = 32, 17, 64, 256
+    stem = 2 * n * 16 * (3 * 8 * 8) * d
+    whole = 2 * n * t * (4 * d * d + 2 * d * hidden) + 4 * n * t * t * d
+    keys, cls = 2 * n * t * 2 * d * d, 2 * n * (2 * d * d + 2 * d * hidden) + 4 * n * t * d
+    head = 2 * (2 * n * d * 24)  # and its gradient
+    forward = stem + whole + keys + cls + head
+    traced = made.step.trace(made.state, made.frozen, made.batch)
+    assert cost.matmul_flops(traced.jaxpr) == forward
+    accumulated = bench.problem(
+        config_of(tuner__name="none", train__accum=4), VISION, 24, bfloat16=False
+    )
+    traced = accumulated.step.trace(*(getattr(made, k) for k in ("state", "frozen", "batch")))
+    assert cost.matmul_flops(traced.jaxpr) == forward
 
 
 def test_bytes_of_collectives_by_hand():
@@ -165,13 +212,16 @@ def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
 
 
 class SlowStep:
-    """A step whose loss comes late, lowered, compiled and asked about as the one that it is."""
+    """A step whose loss comes late, traced, compiled and asked about as the one that it is."""
 
     def __init__(self, inner, seconds):
         self.inner, self.seconds = inner, seconds
 
-    def lower(self, *inputs):
-        return SlowStep(self.inner.lower(*inputs), self.seconds)
+    def trace(self, *inputs):
+        return SlowStep(self.inner.trace(*inputs), self.seconds)
+
+    def lower(self):
+        return SlowStep(self.inner.lower(), self.seconds)
 
     def compile(self):
         return SlowStep(self.inner.compile(), self.seconds)

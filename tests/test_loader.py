@@ -1,7 +1,9 @@
 """The order of batches: the same for any number of workers and processes, and from any step."""
 
 import pickle
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -251,7 +253,7 @@ def test_a_closed_iterator_gives_nothing_more(split):
         (dict(processes=3), ["8", "3 processes", "train.batch"]),
         (dict(batch=0), ["batch of 0"]),
         (dict(batch=-8), ["batch of -8"]),
-        (dict(workers=-1), ["data.workers", "-1"]),
+        (dict(workers=-2), ["data.workers", "-2"]),
     ],
 )
 def test_mistakes_name_the_key(split, options, words):
@@ -271,6 +273,39 @@ def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: nearly_full)
     with pytest.raises(UserError, match="data.workers=2.*shared memory.*data.workers=0"):
         train(split, workers=2)
+
+
+def test_workers_are_sized_to_the_machine(monkeypatch):
+    """One for four CPUs; threads alone on small machines, for few views, outside our commands."""
+    main = SimpleNamespace(__spec__=SimpleNamespace(name="lift_jax.main"))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000))
+    monkeypatch.setattr(loader, "SHARED", Path("/"))
+
+    def sized(cpus, views=10**6, size=1):
+        monkeypatch.setattr(loader, "_cpus", lambda: cpus)
+        return loader._sized_to_the_machine(views, size)
+
+    assert [sized(cpus) for cpus in (1, 4, 7, 8, 16, 96)] == [0, 0, 0, 2, 4, 24]
+    assert sized(16, views=19_999) == 0
+    assert sized(96, size=1000) == 12  # of 50,000 bytes of shared memory, 4 batches each
+    assert sized(96, size=10_000) == 0
+    main.__spec__.name = "train"
+    assert sized(16) == 0
+    main.__spec__ = None  # a script
+    assert sized(16) == 0
+
+
+def test_batches_of_workers_sized_to_the_machine(split, whole, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(loader, "_sized_to_the_machine", lambda *args: asked.append(args) or 2)
+    assert_same(train(split, workers=-1), whole)
+    assert asked == []  # nothing is decoded
+    for i in range(N):
+        Image.fromarray(split.images[i]).save(tmp_path / f"{i}.png")
+    files = Split(FileImages(str(tmp_path), [f"{i}.png" for i in range(N)]), np.arange(N))
+    assert_same(train(files, workers=-1), whole)
+    assert asked == [(EPOCHS * STEPS * BATCH, BATCH * RES * RES * 3)]
 
 
 @pytest.mark.parametrize("size", [1, 10**6, 2**29, 2**40])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import lift_jax
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import ZeroShotHead
-from lift_jax.models.layers import attention
+from lift_jax.models.layers import attention, fused_attention, has_fused_attention
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -83,8 +84,32 @@ def test_attention_by_hand():
     q, k = jnp.full((1, 1, 1), np.log(3.0)), jnp.array([[[0.0], [1.0]]])
     out = attention(q, k, jnp.array([[[4.0], [8.0]]]), heads=1)
     np.testing.assert_allclose(out, [[[7.0]]], rtol=1e-6)
-    masked = attention(q, k, jnp.array([[[4.0], [8.0]]]), heads=1, mask=jnp.array([[True, False]]))
-    np.testing.assert_allclose(masked, [[[4.0]]], rtol=1e-6)
+    # two tokens that see both, and, causal, what is not behind them
+    both = jnp.broadcast_to(q, (1, 2, 1))
+    out = attention(both, k, jnp.array([[[4.0], [8.0]]]), heads=1, causal=True)
+    np.testing.assert_allclose(out, [[[4.0], [7.0]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [6, 7])
+def test_fused_attention_is_the_same_with_its_gradients(length, causal):
+    """By XLA in float32, which shows the padding; on a GPU also by cuDNN, in bfloat16."""
+    q, k, v, g = jax.random.normal(jax.random.key(0), (4, 3, length, 16))
+
+    def both(f, *args, **options):
+        out, back = jax.vjp(lambda q, k, v: f(q, k, v, 2, causal, **options), *args)
+        return out, *back(g.astype(out.dtype))
+
+    expected = both(attention, q, k, v)
+    for found, own in zip(
+        both(fused_attention, q, k, v, implementation="xla"), expected, strict=True
+    ):
+        np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-5)
+    if has_fused_attention():
+        half = (x.astype(jnp.bfloat16) for x in (q, k, v))
+        for found, own in zip(both(fused_attention, *half), expected, strict=True):
+            error = np.linalg.norm(found.astype(jnp.float32) - own) / np.linalg.norm(own)
+            assert error < 0.02
 
 
 def test_bfloat16_stays_bfloat16_inside_and_float32_outside(clip, golden):

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import shutil
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from jaxtyping import Int
 
 from lift_jax.data import small
 from lift_jax.data.augment import RandomCrops, TrainTransform, View
-from lift_jax.data.images import Split
+from lift_jax.data.images import ArrayImages, Split
 from lift_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -39,6 +40,13 @@ class Batches(Protocol):
 
 
 MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock, but what is between needs it
+# What is between takes 0.6 ms a view, so that the threads of one process never make more than 1,600
+# views a second; the two cores of a small machine make 500.
+THREADS_A_WORKER = 4
+MANY_VIEWS = 20_000  # that worker processes are started for by themselves: they take 5 s to start
+# Workers hand batches over in shared memory: one in the making, two waiting, one in use. Where that
+# is full the system kills the worker without a word.
+SHARED, WAITING = Path("/dev/shm"), 4
 MAX_BUFFER = 2**30  # bytes of finished batches that wait for the step
 
 
@@ -64,7 +72,8 @@ def train_batches(
     With b = batch // processes: `image` u8[b r r 3], `label` i32[b], `mask` bool[b]. The last batch
     of an epoch is padded with zeros where `mask` is False, so that shapes never change. Images
     smaller than the view come as they are, u8[b h w 3], with i32[b 2 6] `cut` (see `small`). The
-    iterator reads ahead in threads, or in `workers` processes; its `close()` stops them.
+    iterator reads ahead in threads, or in `workers` processes (-1: as many as the machine can use,
+    see `_sized_to_the_machine`); its `close()` stops them.
 
     Raises UserError where `batch` does not divide by `processes`, and in `next` where an image
     cannot be read.
@@ -210,16 +219,22 @@ def _batches(
             f"A batch of {slots.batch} cannot be shared by {processes} processes: expected a "
             f"multiple of {processes} (train.batch, test.batch)."
         )
-    if workers < 0:
-        raise UserError(f"data.workers counts processes: expected 0 or more, found {workers}.")
+    if workers < -1:
+        raise UserError(
+            f"data.workers counts processes: expected 0 or more, or -1, found {workers}."
+        )
     if not 0 <= process < processes or start_step < 0:
         raise ValueError(f"{process=}, {processes=}, {start_step=}")
     share = slots.batch // processes
     dataset = grain.MapDataset.source(slots)[process::processes].map(example).batch(share)
     dataset = dataset[start_step:]
-    workers = min(workers, len(dataset))
     shape = _shape(example.split, example.transform)
     size = share * math.prod(shape) * _dtype(example.transform).itemsize
+    if workers < 0:
+        in_memory = isinstance(example.split.images, ArrayImages)
+        rows = hasattr(example.transform, "dtype")  # of activations
+        workers = 0 if in_memory or rows else _sized_to_the_machine(share * len(dataset), size)
+    workers = min(workers, len(dataset))
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
     if workers:
         _prepare_workers(size, workers)
@@ -245,13 +260,32 @@ def _noting(reading: Batches, split: Split) -> Generator[Batch]:
         reading.close()
 
 
+def _sized_to_the_machine(views: int, size: int) -> int:
+    """Returns how many processes are worth starting for so many views, in batches of `size` bytes.
+
+    None on a small machine, for few views, or outside the commands of this package: a process that
+    is started imports the main module, and only of the commands is it known that this runs nothing.
+    """
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    if views < MANY_VIEWS or main is None or not main.name.startswith("lift_jax."):
+        return 0
+    workers = _cpus() // THREADS_A_WORKER
+    if SHARED.is_dir():
+        workers = min(workers, shutil.disk_usage(SHARED).free // (WAITING * size))
+    return workers if workers > 1 else 0
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _read_options(size: int, readers: int) -> grain.ReadOptions:
     """Returns threads and buffer for each of `readers` processes with batches of `size` bytes.
 
     A thread makes a whole batch, so there are never more threads than batches that fit the buffer.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, min(cpus // readers, MAX_THREADS))
+    threads = max(1, min(_cpus() // readers, MAX_THREADS))
     buffer = max(2, min(threads + 2, MAX_BUFFER // (size * readers)))
     return grain.ReadOptions(num_threads=min(threads, buffer), prefetch_buffer_size=buffer)
 
@@ -264,12 +298,10 @@ def _own(batch: Batch) -> Batch:
 def _prepare_workers(size: int, workers: int) -> None:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads its flags, which only absl.app parses
-    # Workers hand batches over in shared memory: one in the making, two waiting, one in use.
-    # Where it is full the system kills the worker without a word.
-    shared, need = Path("/dev/shm"), 4 * size * workers
-    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < need:
+    need = WAITING * size * workers
+    if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < need:
         raise UserError(
-            f"data.workers={workers} needs {need / 2**20:.0f} MiB of shared memory ({shared}), of "
+            f"data.workers={workers} needs {need / 2**20:.0f} MiB of shared memory ({SHARED}), of "
             f"which {free / 2**20:.0f} MiB are free. Set data.workers=0 (threads), or start the "
             "container with more (docker run --shm-size=8g)."
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from lift_jax.models.hooks import Tunable
 from lift_jax.models.layers import (
@@ -91,15 +91,16 @@ class Block(Tunable):
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        mask: Bool[Array, "n n"] | None = None,
+        causal: bool = False,
         angles: Float[Array, "n h"] | None = None,
         first_only: bool = False,
     ) -> Float[Array, "b m d"]:
         """Returns all n tokens, or the first alone (m = 1).
 
-        `angles` are the tokens' rotary positions, where the tower has them. With `first_only`
-        queries, output projection, MLP and tuners see the first token alone; keys and values still
-        see all: exact, and 8 % of a ViT-B/16's work less when it is the last block.
+        With `causal` tokens see none behind themselves. `angles` are the tokens' rotary positions,
+        where the tower has them. With `first_only` queries, output projection, MLP and tuners see
+        the first token alone; keys and values still see all: exact, and 8 % of a ViT-B/16's work
+        less when it is the last block.
         """
         y = self._norm("ln1", x)
         k, v = self._linear("k", y), self._linear("v", y)
@@ -110,7 +111,7 @@ class Block(Tunable):
         q = self._linear("q", y)
         if angles is not None:
             q = rotate(q, angles[: q.shape[1]])
-        a = self._linear("out", attention(q, k, v, self.heads, mask))
+        a = self._linear("out", attention(q, k, v, self.heads, causal))
         x = x + (a if self.scale1 is None else a * self.scale1[...].astype(a.dtype))
         y = self._norm("ln2", x)
         act = ACTIVATIONS[self.activation]

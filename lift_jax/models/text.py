@@ -75,8 +75,7 @@ class TextTransformer(nnx.Module):
         prompts = 0  # behind the first token
         for block in self.blocks:
             x, _, prompts = block.tokens(x, None, prompts)
-            size = x.shape[1]
-            x = block(x, jnp.tril(jnp.ones((size, size), bool)) if self.head is None else None)
+            x = block(x, causal=self.head is None)
         if self.head is not None:
             return self.head(self.ln_final(x[:, -1]))
         return self.ln_final(x[jnp.arange(n), prompts + self.ends(tokens)])
