@@ -48,7 +48,7 @@ def main(c: ConfigDict, file: str) -> Cells:
 def ablation(c: ConfigDict, file: str) -> Cells:
     """Each part alone and with the others: tuner, start of the classifier, loss."""
     parts = {
-        "tuner": ({"tuner.name": "none"}, {"tuner.name": c.tuner.name}),
+        "tuner": (named("none"), {"tuner.name": c.tuner.name}),
         "start": ({"head.init": "none"}, {"head.init": c.head.init}),
         "loss": (with_loss("ce"), with_loss(c.loss.name)),
     }
@@ -159,11 +159,11 @@ def backbones(c: ConfigDict, file: str) -> Cells:
         "dinov2_b14",
     )  # fmt: skip
     cells = {name: {"model.backbone": name, "model.resolution": 0} for name in names}
-    for name, changes in cells.items():
+    for name in cells:
         if is_resnet(name):
-            changes["tuner.name"] = "ssf"
+            cells[name] |= named("ssf")
         if name.startswith("clip_vit_l14") and c.label == LIFT:
-            changes["test.expand"] = 21  # a multiple of 7 for patches of 14 pixels
+            cells[name]["test.expand"] = 21  # a multiple of 7 for patches of 14 pixels
     return cells
 
 
@@ -185,7 +185,8 @@ def levels(c: ConfigDict, file: str) -> Cells:
 
 def tte(c: ConfigDict, file: str) -> Cells:
     """Crops of test-time ensembling, of random ones several numbers; one training for all."""
-    cells = {crops: {"test.crops": crops} for crops in CROPS if crops != "random"}
+    cells = {crops: {"test.crops": crops, "test.views": 10} for crops in CROPS}
+    del cells["random"]
     views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10)}
     return {name: {"test.tte": True} | changes for name, changes in (cells | views).items()}
 
@@ -227,7 +228,15 @@ def with_tuner(name: str, c: ConfigDict, file: str) -> dict[str, Any]:
             "train.flip": of_method("lift", c, file).train.flip,
         },
     }  # fmt: skip
-    return {"tuner.name": name} | own.get(name, {})
+    return named(name) | own.get(name, {})
+
+
+def named(tuner: str) -> dict[str, Any]:
+    """A tuner, without the options that the config gives another one."""
+    options = config_lib.TUNER_OPTIONS.items()
+    return {"tuner.name": tuner} | {
+        key: default for key, (own, default) in options if own not in tuner.split("+")
+    }
 
 
 def is_resnet(backbone: str) -> bool:

@@ -1,5 +1,6 @@
 """What the commands that take a config share: the flag, and a line for each mistake in any flag."""
 
+import importlib.util
 from pathlib import Path
 
 from absl import flags
@@ -26,6 +27,23 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
         text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
         raise SystemExit(fail(f"The config has no such key: {text}")) from None
+
+
+def define(file: str | None) -> None:
+    """Runs the config file of a run for the tuners that it defines (--config of other commands).
+
+    Raises UserError if there is no such file, or running it fails.
+    """
+    if not file:
+        return
+    path = Path(file.partition(":")[0])
+    spec = importlib.util.spec_from_file_location("config_of_the_run", path)
+    try:
+        if spec is None or spec.loader is None:
+            raise ImportError("its name must end in .py")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as e:  # whatever the file does
+        raise UserError(f"Cannot run the config file {path} (--config): {e!r}") from e
 
 
 def config_filename() -> str:

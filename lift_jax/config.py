@@ -43,6 +43,18 @@ LOSS_OPTIONS = {
     "weight": ("lade", 0.1),
 }  # fmt: skip
 
+# Options of one tuner alone: whose each is, and its default; those of the text tower's tuner.
+TUNER_OPTIONS = {
+    "tuner.ratio": ("aft", 0.0), "tuner.seed": ("aft", 0), "coop.init": ("coop", "random"),
+    "coop.tokens": ("coop", 4), "coop.place": ("coop", "end"),
+    "clip_adapter.dim": ("clip_adapter", 4),
+}  # fmt: skip
+
+TEXT_TUNER_OPTIONS = {
+    "dim": 4, "partial": 0, "layers": "", "parts": "attn+mlp", "ratio": 0.0, "seed": 0,
+    "prompts": 2,
+}  # fmt: skip
+
 # Tuners of what texts give, which need CLIP's own classifier (head.kind text).
 JOINT = ("coop", "clip_adapter", "proj")
 
@@ -172,6 +184,31 @@ def validate(config: ConfigDict) -> None:
                 f"loss.{option} is {c.loss[option]}, but loss.name is {c.loss.name!r}: {option} "
                 f"belongs to {loss!r}."
             )
+    names = [name.strip() for name in c.tuner.name.split("+")]
+    for key, (tuner, default) in TUNER_OPTIONS.items():
+        group, option = key.split(".")
+        if tuner not in names and c[group][option] != default:
+            raise UserError(
+                f"{key} is {c[group][option]}, but tuner.name is {c.tuner.name!r}: it belongs to "
+                f"{tuner!r}."
+            )
+    for option, default in TEXT_TUNER_OPTIONS.items():
+        if c.text_tuner.name == "none" and c.text_tuner[option] != default:
+            raise UserError(
+                f"text_tuner.{option} is {c.text_tuner[option]!r}, but text_tuner.name is 'none': "
+                "give a tuner, for the text tower has none."
+            )
+    for group in ("tuner", "text_tuner"):
+        if c[group].partial and c[group].layers:
+            raise UserError(
+                f"{group}.partial is {c[group].partial} and {group}.layers {c[group].layers!r}: "
+                "both choose the blocks. Give one."
+            )
+    if c.test.crops != "random" and c.test.views != 10:
+        raise UserError(
+            f"test.views is {c.test.views}, but test.crops is {c.test.crops!r}: views are counted "
+            "of 'random' ones."
+        )
     validate_texts(c)
     choices = {
         "mesh.strategy": (c.mesh.strategy, ("replicate", "fsdp")),

@@ -7,6 +7,7 @@ tokenizer files, to be given as backbone: --config=configs/folder.py:backbone=DE
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flax import nnx
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.console import Console
 from lift_jax import log, weights
 from lift_jax.errors import UserError, fail
 from lift_jax.models.layers import ACTIVATIONS
-from lift_jax.weights.native import DTYPES
+from lift_jax.weights.native import DTYPES, NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source, dest, dtype = (flags.pop(key) for key in ("source", "dest", "dtype"))
     sizes = {key: value for key, value in flags.items() if value is not None}
     try:
+        if (file := Path(dest) / NAME).exists():
+            raise UserError(f"{file} exists (DEST). Remove it, or give another folder.")
         config = weights.convert(source, dest, dtype, **sizes)
     except UserError as error:
         sys.exit(fail(error))

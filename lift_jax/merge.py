@@ -25,7 +25,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from lift_jax import build, export, text_head
+from lift_jax import build, command, export, text_head
 from lift_jax import config as config_lib
 from lift_jax.errors import UserError, fail
 from lift_jax.models import tree, tuners
@@ -47,7 +47,10 @@ def merged(run: str | Path) -> tuple[Backbone, Head, dict[str, Any]]:
     run = Path(run).expanduser()
     tuned = export.newest(run)
     config, about = settings(run)
-    names = build.check(config)
+    try:
+        names = build.check(config)
+    except UserError as e:
+        raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
     if kept := [name for name in names if name in BESIDE]:
         raise UserError(f"{run} tuned {' and '.join(kept)}, which cannot be merged: it is no part "
                         "of the backbone.")  # fmt: skip
@@ -129,10 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--run", required=True, metavar="W", help="a run folder")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write")
+    parser.add_argument("--config", metavar="FILE.py", help="of the run, if it defines tuners")
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     jax.config.update("jax_platforms", "cpu")
     try:
+        command.define(flags.config)
         write(flags.run, flags.to)
         print(f"Written: {flags.to}. Use it with :backbone={flags.to}")
     except UserError as error:

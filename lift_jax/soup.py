@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import checkpoint, export, folder, log, metrics, optim, report, train
+from lift_jax import checkpoint, command, export, folder, log, metrics, optim, report, train
 from lift_jax import config as config_lib
 from lift_jax.data import catalog, loader
 from lift_jax.data.images import Dataset
@@ -137,9 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="W", help="a folder of a finished run")
     parser.add_argument("--workdir", required=True, help="the folder of the soup")
+    parser.add_argument("--config", metavar="FILE.py", help="of the runs, if it defines tuners")
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     try:
+        command.define(flags.config)
         soup(flags.runs, flags.workdir)
         print(f"Report: {report.write(flags.workdir)}")
     except UserError as error:

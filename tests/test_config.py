@@ -95,6 +95,53 @@ def test_tau_belongs_to_la():
         config_lib.validate(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tuner.ratio": 0.1}, "tuner.ratio is 0.1, but tuner.name is 'adaptformer'.*'aft'"),
+        ({"tuner.name": "lora+ssf", "tuner.seed": 3}, "tuner.seed is 3, but tuner.name is 'lora"),
+        ({"coop.tokens": 8}, "coop.tokens is 8.*belongs to 'coop'"),
+        ({"tuner.name": "proj", "clip_adapter.dim": 8}, "clip_adapter.dim is 8.*'clip_adapter'"),
+        ({"text_tuner.partial": 2}, "text_tuner.partial is 2, but text_tuner.name is 'none'"),
+        ({"text_tuner.parts": "ln"}, "text_tuner.parts is 'ln', but text_tuner.name is 'none'"),
+        ({"tuner.partial": 2, "tuner.layers": "0"}, "tuner.partial is 2 and tuner.layers '0'"),
+        ({"test.views": 5}, "test.views is 5, but test.crops is 'five'"),
+    ],
+)
+def test_an_option_of_what_is_not_chosen_is_an_error(changes, words):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=words):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuner.name": "lora+aft", "tuner.ratio": 0.1, "tuner.seed": 3},
+        {"tuner.name": "coop", "coop.tokens": 8, "coop.place": "front", "text_tuner.name": "none"},
+        {"text_tuner.name": "lora", "text_tuner.dim": 2, "text_tuner.layers": "0"},
+        {"test.crops": "random", "test.views": 5},
+    ],
+)
+def test_options_of_what_is_chosen(changes):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
+    config_lib.validate(config)
+
+
+def test_defaults_of_options_are_those_of_the_configs():
+    config = base.get_config()
+    for key, (_, default) in config_lib.TUNER_OPTIONS.items():
+        group, option = key.split(".")
+        assert config[group][option] == default
+    options = {k: v for k, v in config.text_tuner.items() if k != "name"}
+    assert options == config_lib.TEXT_TUNER_OPTIONS
+    assert {k: config.loss[k] for k in config_lib.LOSS_OPTIONS} == {
+        key: default for key, (_, default) in config_lib.LOSS_OPTIONS.items()
+    }
+
+
 def test_a_mistyped_key_is_an_error():
     with pytest.raises(AttributeError, match="epochs"):
         base.start(None).train.epoch = 3

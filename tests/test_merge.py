@@ -12,8 +12,8 @@ from rich.console import Console
 from safetensors import safe_open
 
 import lift_jax
-from lift_jax import build, export, merge, train
-from lift_jax.models import tree
+from lift_jax import build, command, export, merge, train
+from lift_jax.models import tree, tuners
 from lift_jax.models.heads import HEADS
 
 
@@ -99,3 +99,58 @@ def test_what_cannot_be_merged(tmp_path, capsys):
     with pytest.raises(merge.UserError, match="Cannot read .*config.json"):
         merge.write(run, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+OWN = """
+import jax.numpy as jnp
+
+from configs import demo
+from lift_jax.models.hooks import Tuned, Tuner
+from lift_jax.models.tuners import TUNERS
+
+
+class Doubler(Tuner):
+    merges = True
+
+    def __init__(self, site, *, rngs):
+        self.factor = Tuned(jnp.full((), 2.0))
+
+    def linear(self, name, y, out):
+        return self.factor[...] * out if name == "v" else out
+
+    def fold(self, name, kernel, bias):
+        return self.linear(name, None, kernel), self.linear(name, None, bias)
+
+
+TUNERS["doubler"] = Doubler
+
+
+def get_config(argument=None):
+    return demo.get_config(argument)
+"""
+
+
+def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tuners, "TUNERS", dict(tuners.TUNERS))
+    (tmp_path / "own.py").write_text(OWN)
+    command.define(f"{tmp_path}/own.py")
+    config, run = config_of(tuner__name="doubler"), tmp_path / "run"
+    train.run(config, run)
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+    expected = logits_of(run, config, images)
+    del tuners.TUNERS["doubler"]  # as in a new process
+    arguments = [f"--run={run}", f"--to={tmp_path / 'merged'}"]
+    with pytest.raises(SystemExit):
+        merge.main(arguments)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'doubler'" in said and "--config=FILE.py" in said
+    merge.main([*arguments, f"--config={tmp_path}/own.py:debug"])
+    head = HEADS["cosine"](
+        safetensors.numpy.load_file(tmp_path / "merged" / merge.HEAD)["weight"], scale=25.0
+    )
+    features = lift_jax.load_backbone(tmp_path / "merged").encode_image(images)
+    np.testing.assert_allclose(head.classify(head.embed(features)), expected, rtol=1e-4, atol=1e-4)
+    for file, words in (("no.py", "no.py"), ("own.txt", "must end in .py")):
+        with pytest.raises(SystemExit):
+            merge.main([*arguments, f"--config={tmp_path}/{file}"])
+        assert words in " ".join(capsys.readouterr().err.split())

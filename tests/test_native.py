@@ -193,6 +193,9 @@ def test_the_command(cache, tmp_path, capsys):
     stored = safetensors.safe_open(tmp_path / "dest" / native.NAME, framework="np")
     kinds = {path: stored.get_slice(path).get_dtype() for path in stored.keys()}  # noqa: SIM118
     assert set(kinds.values()) == {"BF16"}
+    with pytest.raises(SystemExit):
+        convert.main(arguments)  # what is there stays
+    assert "backbone.safetensors exists (DEST)" in "".join(capsys.readouterr().err.split("\n"))
     for wrong in (["clip_vit_b61", "x"], [*arguments, "--heads", "3"], [str(tmp_path), "x"]):
         with pytest.raises(SystemExit) as status:
             convert.main(wrong)

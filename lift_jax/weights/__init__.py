@@ -17,6 +17,8 @@ import numpy as np
 from absl import logging
 from flax import nnx
 from numpy.typing import DTypeLike
+from rich.console import Console
+from rich.progress import track
 
 from lift_jax.errors import UserError
 from lift_jax.models import tree
@@ -303,7 +305,12 @@ def _convert(
             yield path, leaf
             source.release()
 
-    native.write(file, config, leaves(), kinds)
+    console = Console(stderr=True)
+    shown = track(
+        leaves(), f"Converting {Path(source.where).name}", len(kinds), console=console,
+        transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    native.write(file, config, shown, kinds)
     return config
 
 
