@@ -176,10 +176,7 @@ def on_devices(
     config: ConfigDict, vision: Vision, classes: int, count: int, console: Console
 ) -> float:
     """Times the step on the devices here; returns images per second."""
-    bfloat16 = config.model.precision == "bfloat16" or (
-        config.model.precision == "auto" and jax.default_backend() != "cpu"
-    )
-    made = problem(config, vision, classes, bfloat16)
+    made = problem(config, vision, classes, build.uses_bfloat16(config))
     rng = np.random.default_rng(0)
     noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
 

@@ -63,9 +63,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     mesh = mesh_lib.make(**config.mesh)
     mesh_lib.check_batch(mesh, "train.batch", config.train.batch, config.train.accum)
     mesh_lib.check_batch(mesh, "test.batch", config.test.batch)
-    on_cpu = jax.default_backend() == "cpu"
-    precision = config.model.precision
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and not on_cpu)
+    bfloat16 = uses_bfloat16(config)
 
     # -- data
     data = catalog.load(config.data, config.seed)
@@ -254,6 +252,12 @@ def class_texts(
         )
         return None
     return init.class_texts(backbone, tokenizer, texts, console)
+
+
+def uses_bfloat16(config: ConfigDict) -> bool:
+    """Whether frozen weights are kept in bfloat16: `model.precision`, or else on accelerators."""
+    precision = config.model.precision
+    return precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu")
 
 
 def start_head(

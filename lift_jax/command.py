@@ -1,12 +1,15 @@
 """What the commands that take a config share: the flag, and a line for each mistake in any flag."""
 
 import importlib.util
+import os
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lift_jax.errors import UserError, fail, unknown
+from lift_jax.log import cache_folder
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -27,6 +30,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
         text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
         raise SystemExit(fail(f"The config has no such key: {text}")) from None
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        # also what compiles fast: the cells of a sweep have much of that in common
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def define(file: str | None) -> None:

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from lift_jax import command, distributed, remote, report, sweep, train
 from lift_jax.errors import DiskError, UserError, fail, unknown
-from lift_jax.log import cache_folder
 from lift_jax.together import together
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
@@ -63,19 +62,11 @@ def run_table(config: ConfigDict, workdir: str) -> None:
     )  # fmt: skip
 
 
-def use_compile_cache() -> None:
-    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        # also what compiles fast: the cells of a sweep have much of that in common
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
     logging.set_verbosity(logging.FATAL)  # orbax's: what goes wrong there comes back as an error
-    use_compile_cache()
+    command.use_compile_cache()
     try:
         if MODE.value not in MODES:
             raise unknown("mode (--mode)", MODE.value, MODES)

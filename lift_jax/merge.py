@@ -13,88 +13,46 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
 from flax import nnx
-from ml_collections import ConfigDict
 
-from lift_jax import build, command, export, text_head
+from lift_jax import command, trained
 from lift_jax import config as config_lib
 from lift_jax.errors import UserError, fail
 from lift_jax.models import tree, tuners
-from lift_jax.models.backbone import Backbone, Classifier
-from lift_jax.models.heads import HEADS, Head
+from lift_jax.models.backbone import Backbone
 from lift_jax.models.prompting import TextHead
-from lift_jax.weights import load_backbone, save_converted
+from lift_jax.trained import Trained
+from lift_jax.weights import save_converted
 
 HEAD = "head.safetensors"
 BESIDE = ("coop", "clip_adapter")  # of what texts give: no weights of the backbone
 
 
-def merged(run: str | Path) -> tuple[Backbone, Head, dict[str, Any]]:
-    """The backbone of a run with what was tuned folded in, its head, and what config.json says.
+def merged(run: str | Path) -> tuple[Backbone, Trained]:
+    """The backbone of a run with what was tuned folded in, and the run, its head as it was trained.
 
-    Raises UserError if there is no checkpoint or it cannot be read, for tuners that cannot be
-    folded, and for a backbone that is not the run's.
+    Raises UserError as `trained.load` does, and for tuners that cannot be folded.
     """
-    run = Path(run).expanduser()
-    tuned = export.newest(run)
-    config, about = settings(run)
-    try:
-        names = build.check(config)
-    except UserError as e:
-        raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
-    if kept := [name for name in names if name in BESIDE]:
+    found = trained.load(run, exact=True)
+    names = found.config.tuner.name.split("+")
+    if kept := [name.strip() for name in names if name.strip() in BESIDE]:
         raise UserError(f"{run} tuned {' and '.join(kept)}, which cannot be merged: it is no part "
                         "of the backbone.")  # fmt: skip
-    classes = about["data_summary"]["class_names"]
-    sizes = {"resolution": config.model.resolution} if config.model.resolution else {}
-    backbone = load_backbone(config.model.backbone, **sizes)
-    kind = config_lib.head_kind(config)
-    if kind == "text":
-        key = jax.random.key(0)
-        head: Head = text_head.make(config, backbone, classes, key=key, devices=1)[0]
-    else:
-        scale = {"scale": config.head.scale} if kind == "cosine" else {}
-        head = HEADS[kind](jnp.zeros((len(classes), backbone.visual.width)), **scale)
-    tuners.attach(
-        backbone.visual, names, len(classes), rngs=nnx.Rngs(0),
-        **asdict(tuners.Options.of(config.tuner)),
-    )  # fmt: skip
-    graph, leaves = tree.flatten(Classifier(backbone.visual, head))
-    found = backbone.fingerprint + (kind == "text") * backbone.text_fingerprint
-    if found != about["data_summary"]["backbone_fingerprint"] or not tuned.keys() <= leaves.keys():
-        raise UserError(
-            f"The backbone {config.model.backbone} has other weights than that of {run}: put "
-            "those back that the run was made with."
-        )
-    arrays = {path: jnp.asarray(tuned.get(path, leaf[...])) for path, leaf in leaves.items()}
-    model = tuners.merge(tree.merge(graph, arrays))
+    model, backbone = tuners.merge(found.classifier), found.backbone
     backbone.visual = model.visual
     if isinstance(model.head, TextHead):
         backbone.text = model.head.text or backbone.text
         for own in ("image_proj", "text_proj"):
             if getattr(backbone, own) is not None:
                 setattr(backbone, own, nnx.Param(getattr(model.head, own)[...]))
-    return backbone, model.head, about
-
-
-def settings(run: Path) -> tuple[ConfigDict, dict[str, Any]]:
-    """The config of a run folder, and all that its config.json says. Raises UserError if broken."""
-    try:
-        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        summary = about["data_summary"]
-        _ = summary["class_names"], summary["backbone_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"Cannot read {run / 'config.json'}, which says what W is of: {e}") from e
-    return ConfigDict({key: value for key, value in about.items() if key != "data_summary"}), about
+    return backbone, replace(found, classifier=model)
 
 
 def write(run: str | Path, to: str | Path) -> None:
@@ -103,20 +61,20 @@ def write(run: str | Path, to: str | Path) -> None:
     to = Path(to).expanduser()
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
-    backbone, head, about = merged(run)
-    save_converted(backbone, to, about["model"]["backbone"])
-    if isinstance(head, TextHead):
+    backbone, found = merged(run)
+    save_converted(backbone, to, found.config.model.backbone)
+    if isinstance(found.classifier.head, TextHead):
         return
-    _, leaves = tree.flatten(Classifier(backbone.visual, head))
+    _, leaves = tree.flatten(found.classifier)
     arrays = {
         path.removeprefix("head/"): np.asarray(leaf[...])
         for path, leaf in leaves.items()
         if path.startswith("head/")
     }
     told = {
-        "class_names": json.dumps(about["data_summary"]["class_names"]),
-        "kind": config_lib.head_kind(ConfigDict(about)),
-        "scale": str(about["head"]["scale"]),
+        "class_names": json.dumps(found.class_names),
+        "kind": config_lib.head_kind(found.config),
+        "scale": str(found.config.head.scale),
     }
     try:
         (to / HEAD).write_bytes(safetensors.numpy.save(arrays, told))

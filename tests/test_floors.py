@@ -34,7 +34,8 @@ FLOORS = [
     ["report", "command", "look"],
     ["sweep"],
     ["main", "convert", "export", "data.__main__", "bench"],
-    ["soup", "merge"],
+    ["trained"],
+    ["soup", "merge", "predict"],
 ]
 # The demo stands beside the house: it may use every floor below the training loop, and only the
 # loop and the commands may use it.
