@@ -30,7 +30,7 @@ from lift_jax.data import augment, decode, loader
 from lift_jax.data.images import Split
 from lift_jax.data.index import SUFFIXES
 from lift_jax.errors import UserError, fail
-from lift_jax.models import tree
+from lift_jax.models import prompting, tree
 
 Given = str | os.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
 SHOWN = 40  # images that the terminal is told of
@@ -86,8 +86,8 @@ class Predictor:
 
     Args:
         workdir: of a run that has a checkpoint; it may be under way.
-        tte: test-time ensembling of crops as the run's config has it: about a point better, for
-            five times the work. None: as the run tests itself (test.tte).
+        tte: test-time ensembling of the crops of the run's config, for several times the work;
+            None: where the run has it (test.tte).
         batch: images at once, at most.
 
     Raises UserError as `trained.load` does.
@@ -108,9 +108,10 @@ class Predictor:
         self._how = decode.Decoding(c.data.decode == "fast", c.data.exif)
         self._mesh = mesh_lib.make()
         self._batch = batch
-        graph, leaves = tree.flatten(found.classifier)
         everywhere = mesh_lib.replicated(self._mesh)
-        self._leaves = {p: jax.device_put(leaf[...], everywhere) for p, leaf in leaves.items()}
+        graph, leaves = tree.flatten(found.classifier)
+        placed = {path: jax.device_put(leaf[...], everywhere) for path, leaf in leaves.items()}
+        graph, self._leaves = prompting.encoded(graph, placed, everywhere)
         logits = steps.make_predict(graph, vision)
         self._probabilities = jax.jit(
             lambda leaves, batch: jax.nn.softmax(logits(leaves, batch)), out_shardings=everywhere
@@ -163,7 +164,9 @@ class Predictor:
 def files(images: Iterable[Given] | Given) -> list[Given]:
     """The images, those below a folder in place of it. Raises UserError for a folder without any,
     and for a path that is not there."""
-    if isinstance(images, str | os.PathLike | Image.Image):
+    if isinstance(images, str | os.PathLike | Image.Image) or (
+        isinstance(images, np.ndarray) and images.ndim == 3
+    ):
         images = [images]
     found: list[Given] = []
     for image in images:

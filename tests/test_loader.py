@@ -286,10 +286,13 @@ def test_workers_are_sized_to_the_machine(monkeypatch):
         monkeypatch.setattr(loader, "_cpus", lambda: cpus)
         return loader._sized_to_the_machine(views, size)
 
+    told = []
+    monkeypatch.setattr(loader.logging, "log_first_n", lambda level, text, *args: told.append(args))
     assert [sized(cpus) for cpus in (1, 4, 7, 8, 16, 96)] == [0, 0, 0, 2, 4, 24]
-    assert sized(16, views=19_999) == 0
+    assert sized(16, views=19_999) == 0 and not told
     assert sized(96, size=1000) == 12  # of 50,000 bytes of shared memory, 4 batches each
     assert sized(96, size=10_000) == 0
+    assert [args[-2:] for args in told] == [(12, 24), (0, 24)]
     main.__spec__.name = "train"
     assert sized(16) == 0
     main.__spec__ = None  # a script

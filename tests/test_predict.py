@@ -63,6 +63,8 @@ def test_paths_pillow_images_and_arrays_are_the_same(run, photos):
     image = Image.open(path)
     found = predictor.predict([path, str(path), image, np.asarray(image), image.convert("P")], 2)
     (alone,) = predictor.predict(image, top_k=3)
+    assert predictor.predict(np.asarray(image), top_k=3) == [alone]
+    assert predictor.predict(np.asarray(image)[None], top_k=3) == [alone]
     assert len({one.labels for one in found}) == 1
     np.testing.assert_allclose([one.probabilities for one in found[:4]],
                                [alone.probabilities[:2]] * 4, rtol=1e-5)  # fmt: skip

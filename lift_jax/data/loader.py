@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from jaxtyping import Int
 
 from lift_jax.data import small
@@ -269,9 +269,18 @@ def _sized_to_the_machine(views: int, size: int) -> int:
     main = getattr(sys.modules["__main__"], "__spec__", None)
     if views < MANY_VIEWS or main is None or not main.name.startswith("lift_jax."):
         return 0
-    workers = _cpus() // THREADS_A_WORKER
+    wanted = _cpus() // THREADS_A_WORKER
+    workers, free = wanted, 0
     if SHARED.is_dir():
-        workers = min(workers, shutil.disk_usage(SHARED).free // (WAITING * size))
+        free = shutil.disk_usage(SHARED).free
+        workers = min(workers, free // (WAITING * size))
+    if workers < wanted and wanted > 1:
+        logging.log_first_n(
+            logging.WARNING,
+            "%s has %d MiB free, enough for %d of %d worker processes: images may come too slowly. "
+            "Start the container with more (docker run --shm-size=8g).",
+            1, SHARED, free >> 20, workers * (workers > 1), wanted,
+        )  # fmt: skip
     return workers if workers > 1 else 0
 
 
