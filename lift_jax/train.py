@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -118,7 +119,7 @@ def train(
         visual = tree.merge(setup.graph, state.tuned | setup.frozen).visual
         kept = setup.cache.read(visual, state.tuned, setup.data.train, view)
         reading = kept if kept.start else reading
-    batches = loader.train_batches(
+    reader = loader.train_batches(
         reading.split, reading.view, seed=c.seed, epochs=c.train.epochs, batch=c.train.batch,
         start_step=start, process=jax.process_index(), processes=jax.process_count(),
         workers=reading.workers,
@@ -140,6 +141,7 @@ def train(
         return float(loss), time.monotonic()
 
     with (
+        closing(reader) as batches,
         log.RunLog(workdir, active=first) as run_log,
         log.Progress(total, c.train.epochs, start, active=first, console=console) as progress,
         stopping.Watch() as watch,

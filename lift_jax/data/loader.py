@@ -8,9 +8,11 @@ and sees the same global batches on any number of processes, workers and threads
 
 import functools
 import math
+import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,18 +240,21 @@ def _batches(
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
     if workers:
         _prepare_workers(size, workers)
-        reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(_own)
-    return _noting(iter(reading), example.split) if example.split.skip else iter(reading)
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        reading = reading.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own)
+    return _served(iter(reading), example.split)
 
 
-def _noting(reading: Batches, split: Split) -> Generator[Batch]:
-    """Takes the unreadable images out of the batches, in which they are masked, into `split.bad`.
+def _served(reading: Batches, split: Split) -> Generator[Batch]:
+    """The batches, and at their end or when it is closed nothing of the reading is left.
 
-    The cause is found by trying again here, for it may have been seen in another process.
+    Unreadable images, which are masked in the batches, are taken out of them into `split.bad`. The
+    cause is found by trying again here, for it may have been seen in another process.
     """
     try:
         for batch in reading:
-            for i in set(batch.pop("bad").tolist()) - {PADDING} - split.bad.keys():
+            bad = set(batch.pop("bad").tolist()) if split.skip else set()
+            for i in bad - {PADDING} - split.bad.keys():
                 try:
                     np.asarray(split.images[i])
                     split.bad[i] = "it could be read at a second try"
@@ -302,6 +307,18 @@ def _read_options(size: int, readers: int) -> grain.ReadOptions:
 def _own(batch: Batch) -> Batch:
     """Copies a worker's batch out of shared memory, which is scarce and complains at exit."""
     return {key: np.array(value) for key, value in batch.items()}
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker process when the one that started it is gone, also if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _prepare_workers(size: int, workers: int) -> None:
