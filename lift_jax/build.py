@@ -23,7 +23,7 @@ from lift_jax.errors import UserError, unknown
 from lift_jax.features import Cache
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, Classifier, Vision
-from lift_jax.models.heads import HEADS, ZeroShotHead
+from lift_jax.models.heads import HEADS, Head, ZeroShotHead
 from lift_jax.models.prompting import TextHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.tree import Tree
@@ -140,8 +140,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
         weight = start_head(
             config, backbone, len(data.class_names), texts, images, head_key, cache, console
         )
-        scale = {"scale": config.head.scale} if kind == "cosine" else {}
-        head, in_texts = HEADS[kind](weight, **scale), None
+        head, in_texts = head_of(config, weight), None
     resnet = isinstance(vision, ResNetConfig)
     if lost := [name for name in names if not tuners.applies(name, backbone.visual)]:
         kinds = "transformer blocks", "a ResNet"
@@ -179,8 +178,7 @@ def build(config: ConfigDict, console: Console, fresh: bool = True) -> Setup:
     def settle(path: str, leaf: jax.Array) -> jax.Array:
         if path == "head/tokens":
             return mesh_lib.put(leaf, mesh_lib.batch_sharding(mesh))
-        if path.startswith("head/") and not path.startswith("head/text/"):
-            # in float32, as the tuned one
+        if stays_float32(path):
             return mesh_lib.put(leaf, mesh_lib.replicated(mesh))
         if bfloat16 and leaf.dtype == jnp.float32:
             return mesh_lib.put(
@@ -258,6 +256,17 @@ def uses_bfloat16(config: ConfigDict) -> bool:
     """Whether frozen weights are kept in bfloat16: `model.precision`, or else on accelerators."""
     precision = config.model.precision
     return precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu")
+
+
+def stays_float32(path: str) -> bool:
+    """Whether a frozen leaf does so beside bfloat16: of a head, as a tuned one would."""
+    return path.startswith("head/") and not path.startswith("head/text/")
+
+
+def head_of(config: ConfigDict, weight: jax.Array) -> Head:
+    """The config's classifier with weights of its own, from f32[classes width]."""
+    kind = config_lib.head_kind(config)
+    return HEADS[kind](weight, **({"scale": config.head.scale} if kind == "cosine" else {}))
 
 
 def start_head(

@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from lift_jax import command, log, steps, trained
+from lift_jax import log, results, steps, trained
 from lift_jax import mesh as mesh_lib
 from lift_jax.data import augment, decode, loader
 from lift_jax.data.images import Split
@@ -101,10 +101,7 @@ class Predictor:
         self.class_names = found.class_names
         self._view: augment.View = augment.TestTransform(vision.resolution, c.test.interpolation)
         if c.test.tte if tte is None else tte:
-            self._view = augment.ensemble(
-                c.test.crops, vision.resolution, c.test.interpolation, expand=c.test.expand,
-                views=c.test.views, min_area=c.train.min_area,
-            )  # fmt: skip
+            self._view = results.ensemble(c, vision)
         self._how = decode.Decoding(c.data.decode == "fast", c.data.exif)
         self._mesh = mesh_lib.make()
         self._batch = batch
@@ -216,6 +213,8 @@ def write(path: str | Path, names: Sequence[str], found: Sequence[Prediction]) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
+    from lift_jax import command  # defines flags, which a program that imports Predictor may have
+
     parser = argparse.ArgumentParser(
         prog="python -m lift_jax.predict", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

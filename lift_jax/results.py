@@ -19,7 +19,7 @@ from lift_jax.data.images import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluate import Counter, evaluate
 from lift_jax.models import tree
-from lift_jax.models.backbone import Classifier
+from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.prompting import encoded
 from lift_jax.models.tree import Tree
 from lift_jax.state import State
@@ -64,10 +64,7 @@ def test(
             crops["test_tte"] = counter(setup, *tuned, 0, shifts)
     counts = evaluate(read(config, once, "Testing", console), whole, setup.mesh)
     if crops:
-        views = augment.ensemble(
-            c.test.crops, setup.vision.resolution, c.test.interpolation, expand=c.test.expand,
-            views=c.test.views, min_area=c.train.min_area,
-        )  # fmt: skip
+        views = ensemble(config, setup.vision)
         several = features.Reading(data.test, views, 0, c.data.workers)
         counts |= evaluate(read(config, several, "Testing", console), crops, setup.mesh)
     if adjusted is not None:
@@ -98,6 +95,14 @@ def test(
     bad.record(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, config, console)
     return found
+
+
+def ensemble(config: ConfigDict, vision: Vision) -> augment.View:
+    """The crops of test-time ensembling that the config asks for."""
+    return augment.ensemble(
+        config.test.crops, vision.resolution, config.test.interpolation, expand=config.test.expand,
+        views=config.test.views, min_area=config.train.min_area,
+    )  # fmt: skip
 
 
 def validator(config: ConfigDict, setup: Setup, console: Console) -> Callable[[State], float]:

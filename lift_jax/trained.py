@@ -14,7 +14,7 @@ from lift_jax import config as config_lib
 from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, Classifier
-from lift_jax.models.heads import HEADS, Head
+from lift_jax.models.heads import Head
 from lift_jax.weights import load_backbone
 
 
@@ -31,9 +31,9 @@ class Trained:
 def load(run: str | Path, exact: bool = False) -> Trained:
     """The newest checkpoint of a run folder (with checkpoint.best the best) on its backbone.
 
-    Frozen weights have the precision that they are trained beside on this machine, or with `exact`
-    float32. Raises UserError if there is no checkpoint or it cannot
-    be read, and for a backbone that is not the run's.
+    Frozen weights are as a training on this machine has them, or with `exact` in float32. Raises
+    UserError if there is no checkpoint or it cannot be read, and for a backbone that is not the
+    run's.
     """
     run = Path(run).expanduser()
     tuned = export.newest(run)
@@ -49,8 +49,7 @@ def load(run: str | Path, exact: bool = False) -> Trained:
         key = jax.random.key(0)
         head: Head = text_head.make(config, backbone, class_names, key=key, devices=1)[0]
     else:
-        scale = {"scale": config.head.scale} if kind == "cosine" else {}
-        head = HEADS[kind](jnp.zeros((len(class_names), backbone.visual.width)), **scale)
+        head = build.head_of(config, jnp.zeros((len(class_names), backbone.visual.width)))
     visual = nnx.clone(backbone.visual)
     tuners.attach(
         visual, names, len(class_names), rngs=nnx.Rngs(0),
@@ -68,8 +67,8 @@ def load(run: str | Path, exact: bool = False) -> Trained:
     def value(path: str, leaf: nnx.Variable) -> jax.Array:
         if path in tuned:
             return jnp.asarray(tuned[path])
-        frozen, in_head = leaf[...], path.startswith("head/") and not path.startswith("head/text/")
-        halved = half and frozen.dtype == jnp.float32 and not in_head
+        frozen = leaf[...]
+        halved = half and frozen.dtype == jnp.float32 and not build.stays_float32(path)
         return frozen.astype(jnp.bfloat16) if halved else frozen
 
     arrays = {path: value(path, leaf) for path, leaf in leaves.items()}

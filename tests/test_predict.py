@@ -3,6 +3,8 @@
 import csv
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,15 @@ def test_the_command(run, photos, tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit) as status:
             predict.main(wrong)
         assert status.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+
+
+def test_importing_it_defines_no_flag():
+    """A program of its own may have a flag of the name config."""
+    code = "from lift_jax import Predictor; from absl import flags"
+    code += "; assert 'config' not in flags.FLAGS"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=100, cwd=Path(__file__).parent.parent
+    )
 
 
 def test_a_run_on_texts(photos, tmp_path):

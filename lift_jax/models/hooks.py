@@ -1,5 +1,6 @@
 """What a tuner is: its hooks, what it is told when it is made, and the modules that hold it."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -166,9 +167,9 @@ class Tunable(nnx.Module):
     def held(self) -> list[Tuner]:
         return [self.tuners[name] for name in self.order]
 
+    @abstractmethod
     def layers(self) -> dict[str, Linear | LayerNorm]:
         """The layers that tuners can be folded into, by the names that they know them by."""
-        raise NotImplementedError  # abstract: each holder names its own
 
     def merge(self) -> None:
         """Folds its tuners into the weights of its layers, in place."""

@@ -22,8 +22,8 @@ MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # a pickled number open
 MOST_NAMES, LONGEST_NAME = 100_000, 1000  # of the modules in a TorchScript archive
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
-# what a damaged file makes of this code, zipfile (NotImplementedError is its word for a version or
-# compression that it does not know) and pickletools
+# What a damaged file makes this code, zipfile and pickletools raise: caught, and told as one error.
+# NotImplementedError is zipfile's for a version or compression that it does not know.
 DAMAGE = (
     ValueError, TypeError, LookupError, OverflowError, EOFError, OSError, struct.error,
     zipfile.BadZipFile, NotImplementedError,
