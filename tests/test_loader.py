@@ -325,7 +325,7 @@ if __name__ == "__main__":
     pixels = np.zeros((4000, 16, 16, 3), np.uint8)
     split = Split(ArrayImages(pixels, "zeros", np.arange(4000)), np.zeros(4000))
     batches = loader.eval_batches(split, TestTransform(16), batch=4, workers=2)
-    next(batches)
+    next(batches), next(batches)  # of either worker: they are started one after the other
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(100)
 """
