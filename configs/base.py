@@ -77,6 +77,9 @@ def start(argument: str | None) -> ConfigDict:
     # set by the method; aft: of each kernel and bias by itself (each, as LIFT+), or one order of
     # each layer's kernel and bias, through all blocks (joint, as LIFT)
     c.tuner.mask = ""
+    # set by the method; lora, lora_mlp: where dim is 0, the two layers together have about as many
+    # weights as the head (joint, as LIFT+), or each of them has (each, as LIFT)
+    c.tuner.budget = ""
     c.tuner.prompts = 0  # set by the method; vpt: prompts a block; 0: as many weights as the head
     c.tuner.place = ""  # set by the method; vpt: start (after CLS, as LIFT+) or end (as LIFT)
 

@@ -17,7 +17,7 @@ METHODS = {
         "test": {"interpolation": "bicubic"},
         "tuner": {
             "init": "kaiming_uniform", "parts": "attn+mlp", "prompts": 0, "place": "start",
-            "mask": "each",
+            "mask": "each", "budget": "joint",
         },
         "head": {"shots": 100, "random": "uniform"},
     },
@@ -29,7 +29,7 @@ METHODS = {
         "test": {"interpolation": "bilinear"},
         "tuner": {
             "init": "kaiming_normal", "parts": "attn+mlp+ln", "prompts": 10, "place": "end",
-            "mask": "joint",
+            "mask": "joint", "budget": "each",
         },
         "head": {"shots": 0, "random": "kaiming_normal"},
     },

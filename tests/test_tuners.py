@@ -15,6 +15,7 @@ from flax import nnx
 from towers import BLOCKS, HIDDEN, VIT, WIDTH, close, filled, new, run, stirred, tuned_model
 
 import lift_jax
+from configs import base
 from lift_jax import config, losses, state, steps
 from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
@@ -235,9 +236,18 @@ def test_automatic_sizes_of_the_authors():
     for case in cases["lift"]:  # LIFT takes the whole depth, and for aft the kernels alone
         c, n, d = case["num_classes"], case["n_layers"], case["width"]
         assert AdaptFormer.auto_dim(c, n) == case["adapter_dim"]
+        assert LoRA.auto_dim(c, n, config.METHODS["lift"]["tuner"]["budget"]) == case["adapter_dim"]
         assert config.METHODS["lift"]["tuner"]["prompts"] == case["vpt_len"]
         ratio = Arbitrary.auto_ratio(Site(d, {}, c, layers=n), 12 * d * d)
         assert int(1000 * ratio) / 1000 == pytest.approx(case["mask_ratio"])
+
+
+def test_the_rank_of_lora_is_its_methods():
+    kernel = jnp.zeros((64, 64))
+    for method, rank in (("lift_plus", 2), ("lift", 4)):
+        options = Options.of(base.get_config(f"method={method}").tuner)
+        site = Site(64, {"q": (kernel, None), "v": (kernel, None)}, 100, layers=12, options=options)
+        assert LoRA(site, rngs=nnx.Rngs(0)).q.down.shape == (64, rank)
 
 
 # -- merging
@@ -386,6 +396,7 @@ def test_wrong_tuner_names(text):
         ({"ratio": 1.5}, r"tuner.ratio is 1.5; it must be in \[0, 1\]"),
         ({"ratio": float("nan")}, "tuner.ratio is nan"),
         ({"parts": "atn", "group": "text_tuner"}, "text_tuner.parts"),
+        ({"budget": "eech"}, "tuner.budget.*Did you mean 'each'"),
         ({"init": "kaiming_norm"}, "tuner.init.*Did you mean 'kaiming_normal'"),
     ],
 )

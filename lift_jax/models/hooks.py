@@ -17,6 +17,7 @@ from lift_jax.models.layers import LayerNorm, Linear
 PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln1", "ln2")}
 PLACES = ("start", "end")
 MASKS = ("each", "joint")
+BUDGETS = ("joint", "each")
 
 
 class Tuned(nnx.Param):
@@ -46,7 +47,7 @@ class Options:
     """How tuners are made: the fields of the config's group `tuner` (configs/base.py).
 
     `group` is what messages call that group. Raises UserError for an `init`, a part of `parts`, a
-    `place` or a `mask` that there is not, and for a `ratio` that is no share.
+    `place`, a `mask` or a `budget` that there is not, and for a `ratio` that is no share.
     """
 
     dim: int = 0
@@ -59,6 +60,7 @@ class Options:
     prompts: int = 0
     place: str = "start"
     mask: str = "each"
+    budget: str = "joint"
     group: str = "tuner"
 
     def __post_init__(self):
@@ -73,6 +75,8 @@ class Options:
             raise unknown("tuner.place", self.place, PLACES)
         if self.mask not in MASKS:
             raise unknown("tuner.mask", self.mask, MASKS)
+        if self.budget not in BUDGETS:
+            raise unknown("tuner.budget", self.budget, BUDGETS)
 
     @classmethod
     def of(cls, group: Any) -> Self:

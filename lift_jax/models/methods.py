@@ -87,18 +87,19 @@ class LoRA(Tuner):
     names = ("q", "v")
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
-        rank = site.options.dim or self.auto_dim(site.classes, site.layers)
+        options = site.options
+        rank = options.dim or self.auto_dim(site.classes, site.layers, options.budget)
         for name in self.names:
             inputs, outputs = site.weights[name][0].shape
             setattr(self, name, LowRank(inputs, outputs, rank, rngs=rngs))
 
     @staticmethod
-    def auto_dim(classes: int, layers: int) -> int:
-        """The rank that gives the tuned layers together about as many weights as the head.
+    def auto_dim(classes: int, layers: int, budget: str = "joint") -> int:
+        """The rank at which q and v together (LIFT+), or each (LIFT), are as large as the head.
 
-        LIFT+'s rule; LIFT takes twice as much, with the whole depth for `layers`.
+        LIFT takes the whole depth for `layers`, which here are those that are tuned.
         """
-        return power_of_two(classes / (4 * layers))
+        return power_of_two(classes / ((4 if budget == "joint" else 2) * layers))
 
     def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
         return out + getattr(self, name)(y) if name in self.names else out
