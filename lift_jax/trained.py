@@ -42,6 +42,12 @@ def load(run: str | Path, exact: bool = False) -> Trained:
         names = build.check(config)
     except UserError as e:
         raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
+    except AttributeError as e:  # how a config says that it does not have a field
+        name = str(e).strip("\"'")
+        raise UserError(
+            f"{run / folder.CONFIG} lacks the setting {name!r}: another version of lift_jax wrote "
+            "it. Use that version, or add the setting (configs/base.py lists them all)."
+        ) from e
     sizes = {"resolution": config.model.resolution} if config.model.resolution else {}
     backbone = load_backbone(config.model.backbone, **sizes)
     kind = config_lib.head_kind(config)

@@ -95,6 +95,10 @@ def test_what_cannot_be_merged(tmp_path, capsys):
     (run / "config.json").write_text(json.dumps(about))
     with pytest.raises(merge.UserError, match="debug has other weights than that of"):
         merge.write(run, tmp_path / "merged")
+    del about["tuner"]["parts"]
+    (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(merge.UserError, match="config.json lacks the setting 'parts'"):
+        merge.write(run, tmp_path / "merged")
     (run / "config.json").write_text("{")
     with pytest.raises(merge.UserError, match="Cannot read .*config.json"):
         merge.write(run, tmp_path / "merged")
