@@ -29,6 +29,7 @@ from rich.table import Table
 from lift_jax import build, command, cost, log, losses, optim, state, steps, train, weights
 from lift_jax import config as config_lib
 from lift_jax import mesh as mesh_lib
+from lift_jax.config_flag import chosen_config, parse_flags
 from lift_jax.data import speed
 from lift_jax.errors import UserError, fail
 from lift_jax.models import tree, tuners
@@ -253,12 +254,12 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
     logging.set_verbosity(logging.WARNING)
     console = Console(soft_wrap=True, highlight=False)
-    try:
+    with command.told():
         if ONLY.value == "data":
             speed.measure(console)
             waiting(console)
             return
-        config = command.chosen_config(
+        config = chosen_config(
             "Give a config: python -m lift_jax.bench --config=configs/inat.py --classes=8142"
         )
         if CLASSES.value < 2:
@@ -268,9 +269,7 @@ def main(argv: list[str]) -> None:
             ahead_of_time(config, vision, CLASSES.value, IMAGES.value, console)
         else:
             on_devices(config, vision, CLASSES.value, STEPS.value, console)
-    except UserError as e:
-        raise SystemExit(fail(e)) from None
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=parse_flags)

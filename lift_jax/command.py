@@ -1,35 +1,35 @@
-"""What the commands that take a config share: the flag, and a line for each mistake in any flag."""
+"""What the commands share: their arguments, and a line for each mistake of a user."""
 
+import argparse
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from lift_jax.errors import UserError, fail, unknown
+from lift_jax.errors import UserError, fail
 from lift_jax.log import cache_folder
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with an argument after a colon if wanted.",
-    lock_config=True,
-)
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """Of the command `python -m lift_jax.NAME`, whose help begins with `about` as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m lift_jax.{name}", description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags, every mistake in them as one message."""
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Ends the program with exit status 2 and a line, not a trace, for a mistake of the user."""
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-        raise SystemExit(fail(e)) from None
-    except UserError as e:  # from the config file
-        raise SystemExit(fail(e)) from None
-    except (AttributeError, KeyError) as e:  # how config_flags says that a key does not exist
-        text = str(e).strip("'\"").replace("\\'", "'").replace("\\n", " ")
-        raise SystemExit(fail(f"The config has no such key: {text}")) from None
+        yield
+    except UserError as error:
+        raise SystemExit(fail(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def use_compile_cache() -> None:
@@ -55,26 +55,3 @@ def define(file: str | None) -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as e:  # whatever the file does
         raise UserError(f"Cannot run the config file {path} (--config): {e!r}") from e
-
-
-def config_filename() -> str:
-    """The flag as it was given: a path, and after a colon the argument if there is one."""
-    return config_flags.get_config_filename(flags.FLAGS["config"])
-
-
-def chosen_config(usage: str) -> ConfigDict:
-    """The config of the flag. Raises UserError without one (`usage`), or if its file is missing."""
-    if CONFIG.value is None:
-        raise UserError(usage)
-    try:
-        CONFIG.value.lock()  # how config_flags says that the file is missing: at the first use
-    except OSError:
-        path = Path(config_filename().partition(":")[0])
-        known = [str(file) for file in sorted(path.parent.glob("*.py"))]
-        if known:
-            raise unknown("config (--config)", str(path), known) from None
-        raise UserError(
-            f"There is no config file {path} (--config). Start from the repository's root, where "
-            "configs/ lies."
-        ) from None
-    return CONFIG.value

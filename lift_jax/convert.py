@@ -4,23 +4,21 @@ SOURCE is whatever `load_backbone` takes; DEST becomes a folder with backbone.sa
 tokenizer files, to be given as backbone: --config=configs/folder.py:backbone=DEST.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flax import nnx
 from rich.console import Console
 
-from lift_jax import log, weights
-from lift_jax.errors import UserError, fail
+from lift_jax import command, log, weights
+from lift_jax.errors import UserError
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.weights.native import DTYPES, NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m lift_jax.convert", description=__doc__)
+    parser = command.parser("convert", __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a name, a folder, a file, owner/name")
     parser.add_argument("dest", metavar="DEST", help="the folder to write")
     parser.add_argument("--dtype", choices=DTYPES, help="store so; as in the source by default")
@@ -32,12 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = vars(parser.parse_args(arguments))
     source, dest, dtype = (flags.pop(key) for key in ("source", "dest", "dtype"))
     sizes = {key: value for key, value in flags.items() if value is not None}
-    try:
+    with command.told():
         if (file := Path(dest) / NAME).exists():
             raise UserError(f"{file} exists (DEST). Remove it, or give another folder.")
         config = weights.convert(source, dest, dtype, **sizes)
-    except UserError as error:
-        sys.exit(fail(error))
     console = Console(soft_wrap=True)
     leaves = weights.abstract(config)
     listed = [

@@ -13,9 +13,7 @@ torch is installed:
     torch.save(checkpoint, "checkpoint.pth.tar")
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,8 +23,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from rich.console import Console
 
-from lift_jax import checkpoint
-from lift_jax.errors import UserError, fail
+from lift_jax import checkpoint, command
+from lift_jax.errors import UserError
 from lift_jax.remote import worked_on
 from lift_jax.weights import authors
 
@@ -89,23 +87,18 @@ def newest(run: Path) -> dict[str, np.ndarray]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lift_jax.export", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("export", __doc__)
     parser.add_argument("--run", required=True, metavar="W", help="a run folder")
     parser.add_argument("--to", required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--layout", default="lift_plus", help="lift or lift_plus (default)")
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     jax.config.update("jax_platforms", "cpu")
-    try:
+    with command.told():
         with worked_on(flags.run, Console(stderr=True)) as run:
             path = export(run, flags.to, flags.layout)
         found = authors.describe(path)
         print(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")
-    except UserError as error:
-        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

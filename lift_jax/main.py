@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import command, distributed, remote, report, sweep, train
+from lift_jax import command, config_flag, distributed, remote, report, sweep, train
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.together import together
 
@@ -35,7 +35,7 @@ def chosen_run() -> tuple[ConfigDict, str]:
         "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
         "--workdir=runs/demo"
     )
-    config = command.chosen_config(usage)
+    config = config_flag.chosen_config(usage)
     if not WORKDIR.value:
         raise UserError(usage)
     return config, WORKDIR.value
@@ -49,7 +49,7 @@ def run_table(config: ConfigDict, workdir: str) -> None:
         raise UserError("--mode=evaluate is for a single run: leave --sweep and --seeds out.")
     if PART.value and not SWEEP.value:
         raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
-    path, _, argument = command.config_filename().partition(":")
+    path, _, argument = config_flag.config_filename().partition(":")
     file = Path(path).stem
     changes = sweeps.cells(SWEEP.value, config, file) if SWEEP.value else {"": {}}
     cells = sweep.settle(config, changes)
@@ -95,4 +95,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=config_flag.parse_flags)

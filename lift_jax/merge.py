@@ -9,9 +9,7 @@ lies the classifier, head.safetensors: its weights, and in the metadata its kind
 names of the classes. Where texts were tuned instead, FOLDER's own zero-shot classifier is it.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from flax import nnx
 
 from lift_jax import command, trained
 from lift_jax import config as config_lib
-from lift_jax.errors import UserError, fail
+from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone
 from lift_jax.models.prompting import TextHead
@@ -84,22 +82,17 @@ def write(run: str | Path, to: str | Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lift_jax.merge", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("merge", __doc__)
     parser.add_argument("--run", required=True, metavar="W", help="a run folder")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write")
     parser.add_argument("--config", metavar="FILE.py", help="of the run, if it defines tuners")
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     jax.config.update("jax_platforms", "cpu")
-    try:
+    with command.told():
         command.define(flags.config)
         write(flags.run, flags.to)
         print(f"Written: {flags.to}. Use it with :backbone={flags.to}")
-    except UserError as error:
-        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

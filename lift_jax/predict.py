@@ -7,9 +7,8 @@ as frequent as any other). With --to=FILE.csv they are written as a table. In Py
     lift_jax.Predictor(W).predict(["a.jpg", "b.jpg"], top_k=5)
 """
 
-import argparse
 import os
-import sys
+from argparse import BooleanOptionalAction
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,12 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from lift_jax import log, results, steps, trained
+from lift_jax import command, log, results, steps, trained
 from lift_jax import mesh as mesh_lib
 from lift_jax.data import augment, decode, loader
 from lift_jax.data.images import Split
 from lift_jax.data.index import SUFFIXES
-from lift_jax.errors import UserError, fail
+from lift_jax.errors import UserError
 from lift_jax.models import prompting, tree
 
 Given = str | os.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
@@ -213,18 +212,11 @@ def write(path: str | Path, names: Sequence[str], found: Sequence[Prediction]) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    from lift_jax import command  # defines flags, which a program that imports Predictor may have
-
-    parser = argparse.ArgumentParser(
-        prog="python -m lift_jax.predict", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--run", required=True, metavar="W", help="a run folder")
     parser.add_argument("--top_k", type=int, default=5, help="classes an image")
-    parser.add_argument(
-        "--tte", action=argparse.BooleanOptionalAction, help="as the run by default"
-    )
+    parser.add_argument("--tte", action=BooleanOptionalAction, help="as the run by default")
     parser.add_argument("--batch", type=int, default=64, help="images at once, at most")
     parser.add_argument("--to", metavar="FILE.csv", help="also write them there")
     parser.add_argument("--config", metavar="FILE.py", help="of the run, if it defines tuners")
@@ -232,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
     command.use_compile_cache()
     console = Console()
-    try:
+    with command.told():
         command.define(flags.config)
         given = files(flags.images)
         predictor = Predictor(flags.run, tte=flags.tte, batch=flags.batch)
@@ -245,8 +237,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if bad := [one.error for one in found if one.error]:
             listed = "\n  ".join(bad[:5] + ["..."] * (len(bad) > 5))
             raise UserError(f"{len(bad)} of {len(found)} images could not be read:\n  {listed}")
-    except UserError as error:
-        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ Every W gets a report.html that needs no other file, and its figures as report_*
 get a comparison, report_compare.html, in the first of them or in DIR.
 """
 
-import argparse
 import base64
 import html
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lift_jax import folder, plots
-from lift_jax.errors import UserError, fail
+from lift_jax import command, folder, plots
+from lift_jax.errors import UserError
 from lift_jax.folder import Run
 from lift_jax.log import WAIT_HINT, replacing
 from lift_jax.remote import worked_on
@@ -265,20 +263,17 @@ def _duration(seconds: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m lift_jax.report", description=__doc__)
+    parser = command.parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", metavar="W", help="run folders")
     parser.add_argument("--out", help="folder of the comparison; the first W by default")
     flags = parser.parse_args(arguments)
-    try:
-        with ExitStack() as stack:
-            console = Console(stderr=True)
-            workdirs = [stack.enter_context(worked_on(w, console)) for w in flags.workdirs]
-            for workdir in workdirs:
-                print(write(workdir))
-            if len(workdirs) > 1:
-                print(compare(workdirs, flags.out or workdirs[0]))
-    except UserError as error:
-        sys.exit(fail(error))
+    with command.told(), ExitStack() as stack:
+        console = Console(stderr=True)
+        workdirs = [stack.enter_context(worked_on(w, console)) for w in flags.workdirs]
+        for workdir in workdirs:
+            print(write(workdir))
+        if len(workdirs) > 1:
+            print(compare(workdirs, flags.out or workdirs[0]))
 
 
 if __name__ == "__main__":

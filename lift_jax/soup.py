@@ -6,8 +6,6 @@ The runs are finished ones of the same config but for `seed` and `train.lr`. W b
 with their mean, tested as they are; soup.csv in it has the results of each of them and of the soup.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from lift_jax import checkpoint, command, export, folder, log, metrics, optim, r
 from lift_jax import config as config_lib
 from lift_jax.data import catalog, loader
 from lift_jax.data.images import Dataset
-from lift_jax.errors import UserError, fail
+from lift_jax.errors import UserError
 from lift_jax.state import State
 
 # What the runs may differ in; all but the first two change nothing that is learned.
@@ -131,21 +129,16 @@ def images(data: Dataset) -> list[list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lift_jax.soup", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("soup", __doc__)
     parser.add_argument("runs", nargs="+", metavar="W", help="a folder of a finished run")
     parser.add_argument("--workdir", required=True, help="the folder of the soup")
     parser.add_argument("--config", metavar="FILE.py", help="of the runs, if it defines tuners")
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
-    try:
+    with command.told():
         command.define(flags.config)
         soup(flags.runs, flags.workdir)
         print(f"Report: {report.write(flags.workdir)}")
-    except UserError as error:
-        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

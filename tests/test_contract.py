@@ -27,11 +27,11 @@ from towers import (
     tuned_model,
 )  # fmt: skip
 
-from lift_jax import checkpoint, config, export, optim, state
+from lift_jax import checkpoint, command, config, export, optim, state
 from lift_jax.errors import UserError
 from lift_jax.models import tree, tuners
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
-from lift_jax.models.hooks import Tunable, Tuned, Tuner
+from lift_jax.models.hooks import Tunable
 from lift_jax.models.prompting import TextHead
 
 ROOT = Path(__file__).parent.parent
@@ -290,23 +290,9 @@ def test_vpt_is_one_of_two():
         tuners.parse_names("vpt_shallow+lora+vpt_deep")
 
 
-class Doubler(Tuner):
-    """A tuner from outside the package: doubles what every value projection gives."""
-
-    merges = True
-
-    def __init__(self, site, *, rngs):
-        self.factor = Tuned(jnp.full((), 2.0))
-
-    def linear(self, name, y, out):
-        return self.factor[...] * out if name == "v" else out
-
-    def fold(self, name, kernel, bias):
-        return (self.linear(name, None, kernel), self.linear(name, None, bias))
-
-
 def test_a_tuner_from_outside_plugs_in(monkeypatch):
-    monkeypatch.setitem(tuners.TUNERS, "doubler", Doubler)
+    monkeypatch.setattr(tuners, "TUNERS", dict(tuners.TUNERS))
+    command.define(str(ROOT / "tests/doubler.py"))
     tuned, tower, images = new("vit")
     tuners.attach(tower, tuners.parse_names("doubler+adaptformer"), CLASSES, rngs=nnx.Rngs(0))
     by_hand, tower, _ = new("vit")

@@ -35,8 +35,8 @@ def start_processes(workdir, count, devices, *arguments, each=((), ()), before="
     }
     command = [
         sys.executable, "-c",
-        f"from absl import app; from lift_jax import command, main, mesh\n{before}\n"
-        "app.run(main.main, flags_parser=command.parse_flags)",
+        f"from absl import app; from lift_jax import config_flag, main, mesh\n{before}\n"
+        "app.run(main.main, flags_parser=config_flag.parse_flags)",
         "--config=configs/folder.py:debug",
         *(f"--config.{key}={value}" for key, value in CHANGES.items()),
         f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", f"--process_count={count}",

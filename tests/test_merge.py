@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -105,39 +106,10 @@ def test_what_cannot_be_merged(tmp_path, capsys):
     assert not (tmp_path / "merged").exists()
 
 
-OWN = """
-import jax.numpy as jnp
-
-from configs import demo
-from lift_jax.models.hooks import Tuned, Tuner
-from lift_jax.models.tuners import TUNERS
-
-
-class Doubler(Tuner):
-    merges = True
-
-    def __init__(self, site, *, rngs):
-        self.factor = Tuned(jnp.full((), 2.0))
-
-    def linear(self, name, y, out):
-        return self.factor[...] * out if name == "v" else out
-
-    def fold(self, name, kernel, bias):
-        return self.linear(name, None, kernel), self.linear(name, None, bias)
-
-
-TUNERS["doubler"] = Doubler
-
-
-def get_config(argument=None):
-    return demo.get_config(argument)
-"""
-
-
 def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tuners, "TUNERS", dict(tuners.TUNERS))
-    (tmp_path / "own.py").write_text(OWN)
-    command.define(f"{tmp_path}/own.py")
+    own = Path(__file__).parent / "doubler.py"
+    command.define(str(own))
     config, run = config_of(tuner__name="doubler"), tmp_path / "run"
     train.run(config, run)
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
@@ -148,7 +120,7 @@ def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
         merge.main(arguments)
     said = " ".join(capsys.readouterr().err.split())
     assert "'doubler'" in said and "--config=FILE.py" in said
-    merge.main([*arguments, f"--config={tmp_path}/own.py:debug"])
+    merge.main([*arguments, f"--config={own}:debug"])
     head = HEADS["cosine"](
         safetensors.numpy.load_file(tmp_path / "merged" / merge.HEAD)["weight"], scale=25.0
     )

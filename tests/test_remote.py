@@ -178,8 +178,8 @@ def test_killed_it_continues_from_the_address(tmp_path):
     command = [
         sys.executable, "-c",
         "import lift_jax.remote as r; r.SECONDS = 0.02\n"
-        "from absl import app; from lift_jax import command, main\n"
-        "app.run(main.main, flags_parser=command.parse_flags)",
+        "from absl import app; from lift_jax import config_flag, main\n"
+        "app.run(main.main, flags_parser=config_flag.parse_flags)",
         "--config=configs/folder.py:debug", "--config.train.epochs=20", f"--workdir=file://{up}",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "one")}

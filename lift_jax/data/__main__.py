@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax import command, folder, look
+from lift_jax import command, config_flag, folder, look
 from lift_jax.data import catalog, prepare
 from lift_jax.data.images import EncodedImages
 from lift_jax.errors import UserError, fail
@@ -51,8 +51,8 @@ def prepare_split(config: ConfigDict, size: int, console: Console) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
-    try:
-        config = command.chosen_config(
+    with command.told():
+        config = config_flag.chosen_config(
             "Give a config: python -m lift_jax.data --config=configs/folder.py "
             "--config.data.root=photos"
         )
@@ -61,11 +61,7 @@ def main(argv: list[str]) -> None:
             return
         config.data.prepared = "none"  # the images as they are
         look.look(config, folder.open_workdir(WORKDIR.value), READ.value, Console())
-    except UserError as e:
-        raise SystemExit(fail(e)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=config_flag.parse_flags)
