@@ -5,6 +5,7 @@ once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,c
 JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run on a GPU.
 """
 
+import itertools
 import os
 import sys
 
@@ -41,6 +42,22 @@ def caches(tmp_path_factory):
     session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "xla")
     jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
+
+
+TESTS = itertools.count(1)
+MAPS, MANY_MAPS = Path("/proc/self/maps"), 20_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Forgets compiled programs now and then.
+
+    Each takes two dozen memory maps, of which Linux gives a process 65,530: one more and it dies in
+    the midst of compiling.
+    """
+    yield
+    if next(TESTS) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

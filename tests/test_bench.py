@@ -207,7 +207,7 @@ def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
         train.run(config, folder)
         return log.read_log(folder / log.LOG)[-1].wait
 
-    assert waited(0.1, 0.0) > 0.6
+    assert waited(0.2, 0.0) > 0.5  # of a machine that does other work beside
     assert waited(0.05, 0.1) < 0.3
 
 
