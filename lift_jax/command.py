@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def told() -> Iterator[None]:
     except UserError as error:
         raise SystemExit(fail(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        sys.stdout.flush()
+        os._exit(130)  # one that came while XLA compiled lets the usual end of the program crash
 
 
 def use_compile_cache() -> None:
