@@ -24,7 +24,8 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Ends the program with exit status 2 and a line, not a trace, for a mistake of the user."""
+    """Ends the program without a trace: a mistake of the user with a line and exit status 2, Ctrl-C
+    with 130."""
     try:
         yield
     except UserError as error:

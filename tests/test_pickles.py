@@ -411,6 +411,9 @@ def test_zip_files_that_are_not_as_pytorch_writes_them(tmp_path):
     fails("not where its index says")
     path.write_bytes(data.replace(b"any/data/0", b"any/data.pkl"[:10]))
     fails("Cannot read")
+    at = data.index(b"PK\x01\x02") + 6  # the version that the index says is needed: 9.9
+    path.write_bytes(data[:at] + b"\x63" + data[at + 1 :])
+    fails("zip file version 9.9")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("any/data.pkl", b"\x80\x02" + tensor() + b".")
     fails("compressed")

@@ -23,10 +23,10 @@ MOST_NAMES, LONGEST_NAME = 100_000, 1000  # of the modules in a TorchScript arch
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 # What a damaged file makes this code, zipfile and pickletools raise: caught, and told as one error.
-# NotImplementedError is zipfile's for a version or compression that it does not know.
 DAMAGE = (
     ValueError, TypeError, LookupError, OverflowError, EOFError, OSError, struct.error,
-    zipfile.BadZipFile, NotImplementedError,
+    zipfile.BadZipFile,
+    NotImplementedError,  # zipfile's, where the index says that reading takes a newer zip format
 )  # fmt: skip
 
 
