@@ -13,12 +13,11 @@ Published top-1 with CLIP ViT-B/16, in percent:
 No accuracy of LIFT+ on it is public in what could be read.
 """
 
-from configs import base
-from lift_jax import config as config_lib
+from lift_jax import settings
 
 
 def get_config(argument: str | None = None):
-    c = base.start(argument)
+    c = settings.start(argument)
     c.data.name = "cifar100"
     c.data.imbalance = 100.0
-    return config_lib.finish(c, argument)
+    return settings.finish(c, argument)

@@ -10,12 +10,11 @@ Backbone: a CLIP of 32 pixels and 1 M parameters, trained by this project on ren
 The README has the numbers of five seeds.
 """
 
-from configs import base
-from lift_jax import config as config_lib
+from lift_jax import settings
 
 
 def get_config(argument: str | None = None):
-    c = base.start(argument)
+    c = settings.start(argument)
     c.data.name = "digits"
     c.data.imbalance = 50.0
     c.model.backbone = "demo"
@@ -33,4 +32,4 @@ def get_config(argument: str | None = None):
     c.train.batch = 32
     c.train.epochs = 40
     c.checkpoint.every_steps = 50
-    return config_lib.finish(c, argument)
+    return settings.finish(c, argument)

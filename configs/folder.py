@@ -11,12 +11,11 @@ codes, --config.data.class_names=FILE has a name a line, in the order of the fol
 No published numbers: the data is yours.
 """
 
-from configs import base
-from lift_jax import config as config_lib
+from lift_jax import settings
 
 
 def get_config(argument: str | None = None):
-    c = base.start(argument)
+    c = settings.start(argument)
     c.data.name = "folder"
     c.checkpoint.every_steps = 100
-    return config_lib.finish(c, argument)
+    return settings.finish(c, argument)

@@ -17,12 +17,11 @@ Published top-1 with CLIP ViT-B/16, in percent:
 No accuracy of LIFT+ on it is public in what could be read.
 """
 
-from configs import base
-from lift_jax import config as config_lib
+from lift_jax import settings
 
 
 def get_config(argument: str | None = None):
-    c = base.start(argument)
+    c = settings.start(argument)
     c.data.name = "list"
     c.data.expected = "115846/20000/50000/1000"
-    return config_lib.finish(c, argument)
+    return settings.finish(c, argument)

@@ -14,17 +14,16 @@ Published top-1 with CLIP ViT-B/16, in percent:
 No accuracy of LIFT+ on it is public in what could be read.
 """
 
-from configs import base
-from lift_jax import config as config_lib
+from lift_jax import settings
 
 
 def get_config(argument: str | None = None):
-    c = base.start(argument)
+    c = settings.start(argument)
     c.data.name = "inaturalist"
     c.data.train_list = "train2018.json"
     c.data.test_list = "val2018.json"
     c.data.class_names = "categories.json"
     c.data.expected = "437513//24426/8142"
-    c.train.epochs = {"lift": 20, "lift_plus": 15}[config_lib.parse_argument(argument).method]
+    c.train.epochs = 20 if c.label == "LIFT" else 15
     c.checkpoint.every_steps = 1000
-    return config_lib.finish(c, argument)
+    return settings.finish(c, argument)

@@ -9,21 +9,37 @@ without JAX.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lift_jax import losses
-    from lift_jax.predict import Predictor
-    from lift_jax.weights import load_backbone, load_tokenizer
+    from lift_jax.runs.predictor import Predictor
+    from lift_jax.training import losses
+    from lift_jax.weights.load import load_backbone, load_tokenizer
 
+__version__ = "0.2.0"
 __all__ = ["Predictor", "load_backbone", "load_tokenizer", "losses"]
+
+WHERE = {
+    "Predictor": "lift_jax.runs.predictor",
+    "load_backbone": "lift_jax.weights.load",
+    "load_tokenizer": "lift_jax.weights.load",
+}
 
 
 def __getattr__(name: str):
-    if name in ("load_backbone", "load_tokenizer"):
-        return getattr(importlib.import_module("lift_jax.weights"), name)
-    if name == "Predictor":
-        return importlib.import_module("lift_jax.predict").Predictor
+    if name in WHERE:
+        return getattr(importlib.import_module(WHERE[name]), name)
     if name == "losses":
-        return importlib.import_module("lift_jax.losses")
+        return importlib.import_module("lift_jax.training.losses")
     raise AttributeError(f"module 'lift_jax' has no attribute {name!r}")
+
+
+# `python -m lift_jax.NAME` imports this package first, while argv[0] is "-m"
+RUNNABLE = ("lift_jax", "lift_jax.__main__", "lift_jax.main", "lift_jax.demo.pretrain")
+if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:
+    _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:
+        from lift_jax.commands.dispatch import redirect
+
+        redirect(_module, sys.orig_argv)

@@ -1,87 +1,78 @@
-"""The command: `python -m lift_jax.main --config=configs/demo.py --workdir=runs/demo`.
+"""Trains a classifier, or continues a run, and tests it.
 
-Run it again to continue where it stopped. `--mode=evaluate` tests the newest checkpoint of the
-folder, `--mode=zero_shot` the backbone alone. `--seeds=5` runs it with five seeds, `--sweep=NAME`
-the runs of a table of configs/sweeps.py; both continue as well.
+  lift-jax train --config=demo --workdir=runs/demo
+  lift-jax train --config=folder --config.data.root=photos --workdir=runs/photos
+  lift-jax train --config=inat:method=lift --config.train.epochs=10 --workdir=runs/inat
+  lift-jax train --config=demo --sweep=losses --workdir=runs/losses
+
+Run the same command again to continue where it stopped. --mode=evaluate tests the newest checkpoint
+of the folder, --mode=zero_shot the untuned backbone. --seeds=5 runs five seeds, --sweep=NAME the
+runs of a table of the papers; both continue as well.
 """
 
+import argparse
 import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict
-from rich.console import Console
-
-from lift_jax import command, config_flag, distributed, remote, report, sweep, train
+from lift_jax.commands import shared
 from lift_jax.errors import DiskError, UserError, fail, unknown
-from lift_jax.together import together
+from lift_jax.settings.config_file import ConfigFile
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run folder: checkpoints, logs, results.")
-MODE = flags.DEFINE_string("mode", "train", "train, evaluate or zero_shot.")
-SWEEP = flags.DEFINE_string("sweep", "", "Run the cells of a table of configs/sweeps.py.")
-PART = flags.DEFINE_string("sweep_cells", "", "i/n: of a sweep, the i-th of n parts alone.")
-SEEDS = flags.DEFINE_integer("seeds", 1, "Runs, from the config's seed on: mean and deviation.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, of several.")
-PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, from 0.")
-PROCESS_COUNT = flags.DEFINE_integer("process_count", 0, "Of all processes.")
 MODES = ("train", "evaluate", "zero_shot")
+USAGE = (
+    "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
+    "--workdir=runs/demo"
+)
 
 
-def chosen_run() -> tuple[ConfigDict, str]:
-    """Config and run folder of the flags. Raises UserError if one is absent or does not exist."""
-    usage = (
-        "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
-        "--workdir=runs/demo"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    shared.add_config(parser)
+    parser.add_argument(
+        "--workdir",
+        metavar="W",
+        help="run folder: checkpoints, logs and results; may be an address",
     )
-    config = config_flag.chosen_config(usage)
-    if not WORKDIR.value:
-        raise UserError(usage)
-    return config, WORKDIR.value
-
-
-def run_table(config: ConfigDict, workdir: str) -> None:
-    """Runs a sweep or a seed study. Raises UserError for flags that do not go together."""
-    from configs import sweeps  # beside the config file; imports what a single run does not need
-
-    if MODE.value == "evaluate":
-        raise UserError("--mode=evaluate is for a single run: leave --sweep and --seeds out.")
-    if PART.value and not SWEEP.value:
-        raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
-    path, _, argument = config_flag.config_filename().partition(":")
-    file = Path(path).stem
-    changes = sweeps.cells(SWEEP.value, config, file) if SWEEP.value else {"": {}}
-    cells = sweep.settle(config, changes)
-    title = " of ".join(filter(None, (SWEEP.value, f"{file}:{argument}" if argument else file)))
-    sweep.run(
-        cells, workdir, title=title, seeds=SEEDS.value, part=PART.value,
-        mode="zero_shot" if SWEEP.value in sweeps.ZERO_SHOT else MODE.value,
-        published={name: sweeps.published(c, file) for name, c in cells.items()},
-        notes=sweeps.references(config, file),
+    parser.add_argument("--mode", default="train", help="train (default), evaluate or zero_shot")
+    parser.add_argument("--sweep", default="", metavar="NAME", help="run the cells of a sweep")
+    parser.add_argument(
+        "--sweep_cells",
+        default="",
+        metavar="I/N",
+        help="run every N-th cell of a sweep, from the I-th",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="number of runs, with seeds counted up from the config's seed; tables show mean and "
+        "standard deviation",
     )  # fmt: skip
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--coordinator", default="", metavar="HOST:PORT", help="address of process 0"
+    )
+    several.add_argument(
+        "--process_id", type=int, default=-1, metavar="I", help="number of this process, from 0"
+    )
+    several.add_argument(
+        "--process_count", type=int, default=0, metavar="N", help="total number of processes"
+    )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise SystemExit(fail(f"unexpected arguments: {' '.join(argv[1:])}"))
-    logging.set_verbosity(logging.FATAL)  # orbax's: what goes wrong there comes back as an error
-    command.use_compile_cache()
+def run(flags: argparse.Namespace) -> None:
+    """Runs the command."""
+    if flags.mode not in MODES:
+        raise unknown("mode (--mode)", flags.mode, MODES)
+    chosen = shared.chosen_config(flags, USAGE)
+    if not flags.workdir:
+        raise UserError(USAGE)
+
+    import jax
+
+    shared.quiet_libraries()
+    shared.use_compile_cache()
     try:
-        if MODE.value not in MODES:
-            raise unknown("mode (--mode)", MODE.value, MODES)
-        config, workdir = chosen_run()
-        distributed.start(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
-        hosts = distributed.hosts()
-        distributed.tell(hosts, Console(quiet=jax.process_index() != 0))
-        first = Console(quiet=jax.process_index() != 0)
-        with together(hosts, COORDINATOR.value), remote.worked_on(workdir, first) as workdir:
-            if SWEEP.value or PART.value or SEEDS.value != 1:
-                run_table(config, workdir)
-                return
-            train.run(config, workdir, MODE.value)
-            if jax.process_index() == 0:
-                print(f"Report: {report.write(workdir)}")
+        run_here(chosen, flags)
     except UserError as e:
         status = fail(e)
         if isinstance(e, DiskError) or jax.process_count() > 1:
@@ -94,5 +85,59 @@ def main(argv: list[str]) -> None:
         raise SystemExit(130) from None
 
 
+def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
+    """Connects the processes, opens the run folder and does what the flags ask for."""
+    import jax
+    from rich.console import Console
+
+    from lift_jax.parallel import processes
+    from lift_jax.parallel.failures import end_together
+    from lift_jax.reports import report
+    from lift_jax.runs import remote
+    from lift_jax.runs.train_and_test import train_and_test
+    from lift_jax.settings.parse import parse
+
+    processes.start(flags.coordinator, flags.process_id, flags.process_count)
+    hosts = processes.all_hosts()
+    console = Console(quiet=jax.process_index() != 0)
+    processes.print_hosts(hosts, console)
+    with (
+        end_together(hosts, flags.coordinator),
+        remote.worked_on(flags.workdir, console) as workdir,
+    ):
+        if flags.sweep or flags.sweep_cells or flags.seeds != 1:
+            run_table(chosen, workdir, flags)
+            return
+        train_and_test(parse(chosen.config), workdir, flags.mode)
+        if jax.process_index() == 0:
+            print(f"Report: {report.write(workdir)}")
+
+
+def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> None:
+    """Runs a sweep or a seed study. Raises UserError for flags that do not go together."""
+    from lift_jax.sweeps import cells as sweeps
+    from lift_jax.sweeps import sweep
+    from lift_jax.sweeps.published import published, references
+
+    if flags.mode == "evaluate":
+        raise UserError("--mode=evaluate is for a single run: leave --sweep and --seeds out.")
+    if flags.sweep_cells and not flags.sweep:
+        raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
+    origin = sweeps.Origin(chosen.shipped, chosen.get_config)
+    changes = sweeps.cells(flags.sweep, chosen.config, origin) if flags.sweep else {"": {}}
+    cells = sweep.settle(chosen.config, changes)
+    sweep.run_sweep(
+        cells, workdir, title=" of ".join(filter(None, (flags.sweep, chosen.title))),
+        mode="zero_shot" if flags.sweep in sweeps.ZERO_SHOT else flags.mode, seeds=flags.seeds,
+        part=flags.sweep_cells, published={name: published(c, origin) for name, c in cells.items()},
+        notes=references(chosen.config, origin),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `python -m lift_jax.main`."""
+    shared.run_command(sys.modules[__name__], arguments)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=config_flag.parse_flags)
+    main()

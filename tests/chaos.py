@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from lift_jax import export, log
-from lift_jax.stopping import STOPPED
+from lift_jax.parallel.signals import STOPPED
+from lift_jax.runs import export, log
 
 ROOT = Path(__file__).parent.parent
 STEPS = 24

@@ -9,6 +9,8 @@ import itertools
 import os
 import sys
 
+from support.paths import GOLDEN
+
 # Read when JAX starts, so they are set before anything imports it.
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
     os.environ["XLA_FLAGS"] = (
@@ -27,8 +29,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,13 +25,21 @@ sys.path.insert(0, str(ROOT))
 
 from flax import nnx  # noqa: E402
 
-from lift_jax import weights  # noqa: E402
 from lift_jax.models.backbone import BackboneConfig  # noqa: E402
 from lift_jax.models.resnet import ResNetConfig  # noqa: E402
 from lift_jax.models.text import TextConfig  # noqa: E402
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig  # noqa: E402
-from lift_jax.weights import huggingface, openai, rename  # noqa: E402
-from lift_jax.weights.source import Source  # noqa: E402
+from lift_jax.weights import (
+    load,
+    rename,  # noqa: E402
+)
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import (
+    huggingface,
+    openai,  # noqa: E402
+)
+
+# noqa: E402
 
 B16 = BackboneConfig(
     VisionConfig(224, 16, 768, 12, 12, 3072), TextConfig(49408, 77, 512, 12, 8, 2048), 512
@@ -51,7 +59,7 @@ PARAMETERS = {"b16": 149_620_737, "l14": 427_616_513, "rn50": 102_007_137}  # as
 
 def parameters(config: BackboneConfig) -> int:
     """Trainable parameters of a backbone: running statistics are none."""
-    leaves = weights.abstract(config).values()
+    leaves = load.abstract(config).values()
     return sum(int(np.prod(leaf.shape)) for leaf in leaves if isinstance(leaf, nnx.Param))
 
 
@@ -59,7 +67,7 @@ def random_weights(config: BackboneConfig, form, dtype) -> dict[str, np.ndarray]
     """The names and layouts of a format."""
     rng = np.random.default_rng(0)
     noise = (rng.normal(size=2**20) * 0.02 + 0.05).astype(dtype)  # repeated: drawing all is slow
-    arrays = {p: np.resize(noise, leaf.shape) for p, leaf in weights.abstract(config).items()}
+    arrays = {p: np.resize(noise, leaf.shape) for p, leaf in load.abstract(config).items()}
     return rename.to_theirs(arrays, form.table(_named_as(config)))
 
 
@@ -157,7 +165,7 @@ def openai_safetensors(config: BackboneConfig, folder: Path) -> Path:
 
 
 def hugging_face(config: BackboneConfig, folder: Path) -> Path:
-    arrays = {p: np.zeros(v.shape, np.float32) for p, v in weights.abstract(config).items()}
+    arrays = {p: np.zeros(v.shape, np.float32) for p, v in load.abstract(config).items()}
     huggingface.save(folder, config, arrays)
     arrays = random_weights(config, huggingface, np.float32)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors")

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Int
 
-from lift_jax.data import small
-from lift_jax.data.augment import RandomCrops, TrainTransform, View
-from lift_jax.data.images import ArrayImages, Split
+from lift_jax.data.images import on_device
+from lift_jax.data.images.views import RandomCrops, TrainTransform, View
+from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
+from lift_jax.parallel.entry import is_command
 
 Batch = dict[str, np.ndarray]
 
@@ -171,9 +171,9 @@ class _EvalExample:
 def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any) -> dict[str, Any]:
     try:
         image = split.images[i]
-        if sent := small.sent(split.images, transform):
+        if sent := on_device.sent_shape(split.images, transform):
             cuts = transform.cuts(*sent[:2], *draw)
-            shown = {"image": image, "cut": small.fields(cuts, transform)}
+            shown = {"image": image, "cut": on_device.fields(cuts, transform)}
         else:
             shown = {"image": transform(image, *draw)}
     except UserError:
@@ -185,8 +185,8 @@ def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any)
 
 def _padding(split: Split, transform: TrainTransform | View, bad: int) -> dict[str, Any]:
     shown = {"image": np.zeros(_shape(split, transform), _dtype(transform))}
-    if small.sent(split.images, transform):
-        shown["cut"] = small.padding(transform)
+    if on_device.sent_shape(split.images, transform):
+        shown["cut"] = on_device.padding(transform)
     return shown | {"label": np.int32(0), "mask": np.False_} | _bad(split, bad)
 
 
@@ -197,7 +197,7 @@ def _bad(split: Split, i: int) -> dict[str, Any]:
 
 def _shape(split: Split, transform: TrainTransform | View) -> tuple[int, ...]:
     """Of what is sent to the device for an image."""
-    return small.sent(split.images, transform) or transform.shape
+    return on_device.sent_shape(split.images, transform) or transform.shape
 
 
 def _dtype(transform: TrainTransform | View) -> np.dtype:
@@ -271,8 +271,7 @@ def _sized_to_the_machine(views: int, size: int) -> int:
     None on a small machine, for few views, or outside the commands of this package: a process that
     is started imports the main module, and only of the commands is it known that this runs nothing.
     """
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    if views < MANY_VIEWS or main is None or not main.name.startswith("lift_jax."):
+    if views < MANY_VIEWS or not is_command():
         return 0
     wanted = _cpus() // THREADS_A_WORKER
     workers, free = wanted, 0

@@ -24,12 +24,13 @@ from jaxtyping import Int
 from rich.console import Console
 from rich.progress import track
 
-from lift_jax.data import stamps
-from lift_jax.data.augment import short_side_to
-from lift_jax.data.decode import Picture, open_image
-from lift_jax.data.images import Dataset, EncodedImages, Split
+from lift_jax.data import fingerprint
+from lift_jax.data.images.decode import Picture, open_image
+from lift_jax.data.images.views import short_side_to
+from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
-from lift_jax.log import cache_folder, replacing
+from lift_jax.storage.atomic import replacing
+from lift_jax.storage.cache import cache_folder
 
 SHARD = 512  # images
 QUALITY, COLOURS = 92, "420"  # of JPEG; colours at half the resolution, as photographs have them
@@ -135,7 +136,7 @@ def use(data: Dataset, prepared: str) -> Dataset:
 
 def _stamp(images: EncodedImages) -> str | None:
     """As `stamps.stamp`, whichever decoder is used."""
-    return stamps.stamp(replace(images, how=replace(images.how, fast=False)))
+    return fingerprint.fingerprint_images(replace(images, how=replace(images.how, fast=False)))
 
 
 # -- preparing

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int
 
-from lift_jax.data.images import Dataset, Split
+from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
 
 TEST, VAL, TAIL = 0, 1, 2  # what is drawn, so that the draws of one seed are independent

@@ -23,7 +23,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Vision
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
-from lift_jax.weights import load_backbone, load_tokenizer, save_backbone
+from lift_jax.weights.load import load_backbone, load_tokenizer, save_backbone
 
 BATCH = 256
 LR, WARMUP, WEIGHT_DECAY = 1.5e-3, 200, 0.05

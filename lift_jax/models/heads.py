@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.tuners import Tuned
+from lift_jax.models.tunable import Tuned
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.hooks import Tunable
 from lift_jax.models.layers import LayerNorm, Linear, Normal, attention, block_border
+from lift_jax.models.tunable import Tunable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

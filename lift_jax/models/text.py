@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lift_jax.models.blocks import Block
+from lift_jax.models.block import Block
 from lift_jax.models.layers import LayerNorm, Linear, Normal
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from lift_jax.models.blocks import Block
+from lift_jax.models.block import Block
 from lift_jax.models.layers import (
     ACTIVATIONS,
     LayerNorm,

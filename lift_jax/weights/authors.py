@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike
 
 from lift_jax.errors import UserError, unknown
 from lift_jax.models import tree
-from lift_jax.models.hooks import PARTS
-from lift_jax.models.tuners import PATH_RULES, RULES
-from lift_jax.weights import torchfile
+from lift_jax.settings.schema import BLOCK_PARTS
+from lift_jax.tuners.rules import PATH_RULES, RULES
 from lift_jax.weights.author_names import BLOCK, LIFT_BIAS, LIFT_BLOCK, LIFT_LN, TABLES
+from lift_jax.weights.files import torch_archive
+from lift_jax.weights.files.source import read_safetensors
 from lift_jax.weights.rename import Table, their_name, to_ours, to_theirs
-from lift_jax.weights.source import read_safetensors
 
 MASKS = {"lift": "joint", "lift_plus": "each"}  # the rule of each layout, as tuner.mask
 
@@ -172,8 +172,8 @@ def table_of(paths: Iterable[str], layout: str) -> Table:
 def _open(path: Path) -> tuple[dict[str, np.ndarray], Contents, dict[str, np.ndarray]]:
     """The tensors of a checkpoint, their names with the key in front, what they are, and the masks
     that say which entries aft trains (LIFT+)."""
-    if torchfile.is_torch_file(path):
-        saved = torchfile.read(path).contents
+    if torch_archive.is_torch_file(path):
+        saved = torch_archive.read(path).contents
         tensors = {
             f"{key}.{name}": tensor
             for key, group in (saved.items() if isinstance(saved, dict) else ())
@@ -270,7 +270,7 @@ def _contents(
         prompts=prompts.pop() if len(prompts) == 1 else 0,
         parts="+".join(
             part
-            for part, names in PARTS.items()
+            for part, names in BLOCK_PARTS.items()
             if layers & {*names, *(["qkv"] * (part == "attn"))}
         ),
         joint=tuple(name for name, leaf in joint.items() if f"head/{leaf}" in shapes),

@@ -7,7 +7,7 @@ from absl import logging
 
 from lift_jax.errors import UserError, unknown
 from lift_jax.weights import tokenizer
-from lift_jax.weights.source import (
+from lift_jax.weights.files.source import (
     CONFIG,
     OPEN_CLIP,
     OPEN_CLIP_WEIGHTS,
@@ -59,6 +59,12 @@ NAMES = {
     "dinov3_s16": "facebook/dinov3-vits16-pretrain-lvd1689m",
     "dinov3_b16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
     "dinov3_l16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
+}
+# blocks of the image towers that have other than 12, for backbones that are not on this machine
+DEPTHS = {
+    name: 32 if "_h14" in name else 24
+    for name in NAMES
+    if any(part in name for part in ("_l14", "_l16", "_h14"))
 }
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from lift_jax.errors import UserError
-from lift_jax.log import cache_folder
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
-from lift_jax.weights.source import read_safetensors
+from lift_jax.storage.cache import cache_folder
+from lift_jax.weights.files.source import read_safetensors
 
 NAME = "backbone.safetensors"
 KEY = "lift_jax"  # of the metadata

@@ -1,0 +1,179 @@
+"""How fast images become views on one core, measured in one run against a plain Pillow pipeline."""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from lift_jax.data import prepare
+from lift_jax.data.images.decode import Decoding, open_image
+from lift_jax.data.images.views import TrainTransform, mda_box, min_scale
+from lift_jax.data.types import FileImages, Images, Split
+
+SIZES = ((375, 500), (600, 800))  # of the JPEGs, half each; those of ImageNet and of iNaturalist
+COUNT = 24
+ROUNDS = 15
+RES = 224
+MEAN, STD = (np.array(values, np.float32) for values in ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28)))
+
+
+def photographs(folder: Path) -> FileImages:
+    """JPEGs of about 80 kB with the slopes, edges and grain of photographs."""
+    for i in range(COUNT):
+        height, width = SIZES[i % len(SIZES)]
+        rng = np.random.default_rng(i)
+        layers = np.zeros((height, width, 3))
+        for cell, weight in ((160, 90), (40, 45), (10, 18), (3, 7)):
+            shape = (height // cell + 3, width // cell + 3, 3)
+            noise = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+            grown = noise.resize((width, height), Image.Resampling.BICUBIC)
+            layers += weight * (np.asarray(grown) / 127.5 - 1)
+        pixels = np.clip(layers + 128, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=94)
+    return FileImages(str(folder), [f"{i}.jpg" for i in range(COUNT)])
+
+
+def measure(console: Console) -> dict[str, float]:
+    """Prints images per second and ratios of each way; returns the ratios.
+
+    All ways draw the same MDA crops of the middle epoch, and take turns in `ROUNDS` rounds. What
+    counts is the shortest time of each image: on a machine that others use as well, longer ones
+    tell of them.
+    """
+    transform = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, False, 3)
+    with tempfile.TemporaryDirectory() as name:
+        files = photographs(Path(name))
+        size = sum(len(files.content(i)) for i in range(COUNT)) / COUNT
+        split, quiet = Split(files, np.zeros(COUNT)), Console(quiet=True)
+        folder = Path(name) / "prepared"
+        side = prepare.default_size(RES)
+        prepare.prepare(split, folder, size=side, workers=1, console=quiet)
+        shards = tuple(str(path) for path in sorted(folder.glob("*.array_record")))
+        small = prepare.PreparedImages(shards, np.arange(COUNT), files)
+        fast = FileImages(files.root, files.paths, how=Decoding(fast=True))
+        boxes = [_box(files, i) for i in range(COUNT)]
+
+        def plain(i: int) -> np.ndarray:
+            with Image.open(files.name(i)) as image:
+                view = image.convert("RGB").crop(boxes[i])
+            view = view.resize((RES, RES), Image.Resampling.BICUBIC)
+            return (np.asarray(view, np.float32) / 255 - MEAN) / STD
+
+        def ours(images: Images) -> Callable[[int], np.ndarray]:
+            return lambda i: transform(images[i], np.random.default_rng(i), 1)
+
+        ways = {
+            "plain Pillow, float32": plain,
+            "data.decode=exact": ours(files),
+            "data.decode=fast": ours(fast),
+            f"prepared, short side {side}": ours(small),
+        }
+        views = {name: [way(i) for i in range(COUNT)] for name, way in ways.items()}
+        seconds = {name: times.sum() for name, times in _time(ways, COUNT).items()}
+    ratios = _print(
+        f"From file to view, one core: {COUNT} JPEGs of {size / 1000:.0f} kB, half 500x375 and "
+        "half 800x600", COUNT, seconds, console,
+    )  # fmt: skip
+    exact = np.stack(views["data.decode=exact"]).astype(int)
+    pillow = np.round((np.stack(views["plain Pillow, float32"]) * STD + MEAN) * 255).astype(int)
+    same = "the pixels of Pillow" if (exact == pillow).all() else "NOT the pixels of Pillow"
+    console.print(f"data.decode=exact: {same}.")
+    for name in list(ways)[2:]:
+        tell_error(name, "these images", np.abs(np.stack(views[name]) - exact), console)
+    tell_error("data.decode=fast", "crops of two photographs", on_photographs(), console)
+    return ratios | stage(exact.astype(np.uint8), console)
+
+
+def stage(views: np.ndarray, console: Console) -> dict[str, float]:
+    """The last stage of a batch: float32 on the host, or bytes that the device normalises."""
+
+    @jax.jit
+    def normalise(images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - MEAN) / STD
+
+    def host() -> None:
+        rows = [(view.astype(np.float32) / 255 - MEAN) / STD for view in views]
+        jax.block_until_ready(jax.device_put(np.stack(rows)))
+
+    def device() -> None:
+        jax.block_until_ready(normalise(jax.device_put(np.stack(list(views)))))
+
+    ways = {
+        "float32 on the host": lambda _: host(),
+        "bytes, normalised on the device": lambda _: device(),
+    }
+    seconds = {name: times.sum() for name, times in _time(ways, 1, rounds=60).items()}
+    return _print("Last stage of a batch", len(views), seconds, console)
+
+
+def on_photographs() -> np.ndarray:
+    """How far fast views are from exact ones on the two photographs in scikit-learn."""
+    from sklearn.datasets import load_sample_images  # takes a second to import
+
+    photographs: Any = load_sample_images()
+    transform = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, False, 3)
+    found = []
+    for image in photographs.images:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "JPEG", quality=92)
+        exact, fast = (
+            open_image(stream.getvalue(), "a photograph", Decoding(fast=way))
+            for way in (False, True)
+        )
+        for i in range(COUNT):
+            one, two = (transform(each, np.random.default_rng(i), 1) for each in (exact, fast))
+            found.append(np.abs(one.astype(int) - two))
+    return np.stack(found)
+
+
+def tell_error(name: str, where: str, error: np.ndarray, console: Console) -> None:
+    console.print(
+        f"{name}: differs on {where} by {error.mean():.1f} grey levels of 255 in the mean, "
+        f"{np.percentile(error, 99):.0f} at the 99th percentile, {error.max()} at most."
+    )
+
+
+def _box(files: FileImages, i: int) -> tuple[int, int, int, int]:
+    """The crop that `measure`'s transform draws."""
+    picture = files[i]
+    low = min_scale("convex", 1, 3)
+    return mda_box(picture.height, picture.width, low, np.random.default_rng(i))
+
+
+def _time(
+    ways: Mapping[str, Callable[[int], object]], count: int, rounds: int = ROUNDS
+) -> dict[str, np.ndarray]:
+    """The shortest time of each way with each of `count` items, in seconds, after one not timed."""
+    best = {name: np.full(count, np.inf) for name in ways}
+    for turn in range(1 + rounds):
+        for name, way in ways.items():
+            for i in range(count):
+                begin = time.perf_counter()
+                way(i)
+                if turn:
+                    best[name][i] = min(best[name][i], time.perf_counter() - begin)
+    return best
+
+
+def _print(
+    title: str, count: int, seconds: Mapping[str, float], console: Console
+) -> dict[str, float]:
+    """A table of images per second and ratios to the first way; returns the ratios."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "images/s", "ratio"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    first = next(iter(seconds.values()))
+    ratios = {name: float(first / found) for name, found in seconds.items()}
+    for name, found in seconds.items():
+        table.add_row(name, f"{count / found:,.0f}", f"{ratios[name]:.2f}")
+    console.print(table)
+    return ratios

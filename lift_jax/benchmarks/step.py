@@ -1,0 +1,183 @@
+"""Times the training step on the devices here, with random weights and images."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lift_jax.errors import UserError
+from lift_jax.models import tree
+from lift_jax.models.backbone import Vision
+from lift_jax.models.resnet import ResNet, ResNetConfig
+from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.parallel import cost
+from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
+from lift_jax.settings.parse import loss_options
+from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.training import losses
+from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
+from lift_jax.training.optimizer import sgd
+from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.setup import use_remat
+from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
+from lift_jax.training.step import make_train_step
+from lift_jax.weights import load
+
+# Sizes of backbones that need not be here to be compiled.
+SIZES = {
+    "clip_vit_b32": VisionConfig(224, 32, 768, 12, 12, 3072),
+    "clip_vit_b16": VisionConfig(224, 16, 768, 12, 12, 3072),
+    "clip_vit_l14": VisionConfig(224, 14, 1024, 24, 16, 4096),
+    "clip_vit_l14_336": VisionConfig(336, 14, 1024, 24, 16, 4096),
+}
+# Dense bfloat16 TFLOP/s of a device, as its maker states.
+PEAKS = {"H100": 989, "H200": 989, "A100": 312, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6": 918}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A training step and its arguments, as shapes with their shardings.
+
+    Attributes:
+        step: jitted.
+        state: tuned leaves and optimizer.
+        frozen: frozen leaves.
+        batch: one batch.
+        mesh: the devices.
+    """
+
+    step: Any
+    state: State
+    frozen: dict[str, Any]
+    batch: dict[str, Any]
+    mesh: Mesh
+
+
+def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: bool) -> Problem:
+    """Returns the training step on a backbone of these sizes, without any weights.
+
+    Raises UserError for a batch that the devices do not share evenly, and for classifiers on texts.
+    """
+    s = settings
+    names = check_names(s)
+    if s.head.kind == "text":
+        raise UserError(
+            "head.kind is 'text': the bench times classifiers with weights of their own."
+        )
+    mesh = make_mesh(s.mesh.data, s.mesh.model, s.mesh.strategy)
+    check_batch(mesh, "train.batch", s.train.batch, s.train.accum)
+    graph, leaves, mask = abstract_classifier(s, vision, names, classes)
+    dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+    frozen = {
+        path: shaped(leaf, frozen_sharding(mesh, path, leaf.shape), dtype)
+        for path, leaf in leaves.items()
+        if not mask[path]
+    }
+    tuned = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        for path, leaf in leaves.items()
+        if mask[path]
+    }
+    optimizer = sgd(lambda step: s.train.lr, 0.9, s.train.weight_decay)
+    state = jax.eval_shape(lambda tuned: create_state(tuned, optimizer), tuned)
+    loss = losses.make(s.loss.name, np.ones(classes), **loss_options(s))
+    step = make_train_step(graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat)
+    return Problem(
+        step=step,
+        state=jax.tree.map(shaped, state, state_shardings(state, mesh)),
+        frozen=frozen,
+        batch=abstract_batch(s.train.batch, vision.resolution, mesh),
+        mesh=mesh,
+    )
+
+
+def shaped(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+    """Returns the shape of a leaf with a sharding, and another dtype if given."""
+    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
+
+
+def abstract_classifier(
+    settings: Settings, vision: Vision, names: tuple[str, ...], classes: int
+) -> tuple[Any, dict[str, Any], dict[str, bool]]:
+    """Returns graph, leaves as shapes, and which of them are trained."""
+    made: list[Assembled] = []
+
+    def model() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        kind = ResNet if isinstance(vision, ResNetConfig) else VisionTransformer
+        visual = kind(vision, rngs=rngs)  # type: ignore[arg-type]
+        use_remat(visual, settings.train.remat)
+        head = make_head(settings.head, jnp.zeros((classes, vision.width), jnp.float32))
+        made.append(assemble(visual, head, names, settings.tuner, classes, rngs=rngs))
+        return made[-1].model
+
+    graph, leaves = tree.flatten(nnx.eval_shape(model))
+    return graph, leaves, trainable_mask(leaves, made[-1].is_trainable)
+
+
+def abstract_batch(rows: int, resolution: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns one batch of images, labels and mask, as shapes."""
+    kinds = {
+        "image": ((rows, resolution, resolution, 3), "uint8"), "label": ((rows,), "int32"),
+        "mask": ((rows,), "bool"),
+    }  # fmt: skip
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(size, jnp.dtype(dtype), sharding=sharding)
+        for name, (size, dtype) in kinds.items()
+    }
+
+
+def measure(
+    settings: Settings, vision: Vision, classes: int, count: int, console: Console
+) -> float:
+    """Times `count` steps on the devices here; prints and returns images per second."""
+    made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
+    rng = np.random.default_rng(0)
+    noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if leaf.dtype == jnp.uint8:
+            array = rng.integers(0, 256, leaf.shape, np.uint8)
+        elif jnp.issubdtype(leaf.dtype, jnp.floating):
+            array = np.resize(noise, leaf.shape).astype(leaf.dtype)
+        else:
+            array = np.ones(leaf.shape, leaf.dtype)
+        return put(array, leaf.sharding)
+
+    current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
+    compiled = cost.compile_step(made.step, current, frozen, batch, console)
+    for steps_timed in (2, count):  # the first ones also load and allocate
+        begin = time.monotonic()
+        for _ in range(steps_timed):
+            current, loss = compiled.step(current, frozen, batch)
+        jax.block_until_ready(loss)
+    best = (time.monotonic() - begin) / count
+    rate = settings.train.batch / best
+    kind = jax.devices()[0].device_kind
+    peak = next((value for name, value in PEAKS.items() if name in kind), None)
+    share = f", {compiled.flops / best / 1e12 / peak:.1%} of its peak" if peak else ""
+    console.print(
+        f"{settings.model.backbone} on {made.mesh.size} x {kind}: {1000 * best:.1f} ms a step of "
+        f"{settings.train.batch}, {rate:,.1f} images/s, {compiled.flops / best / 1e12:.2f} TFLOP/s a "
+        f"device{share}."
+    )
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        console.print(f"Peak memory: {cost.mega(stats['peak_bytes_in_use'])}.")
+    return rate
+
+
+def vision_sizes(model: ModelSettings) -> Vision:
+    """Returns the sizes of an image tower. Raises UserError if they are not known here."""
+    name = model.backbone
+    sizes = SIZES[name] if name in SIZES else load.sizes(name).vision
+    if model.resolution and isinstance(sizes, VisionConfig):
+        sizes = VisionConfig(**(asdict(sizes) | {"resolution": model.resolution}))
+    return sizes

@@ -1,0 +1,37 @@
+"""Describes the system, for a bug report."""
+
+import os
+import platform
+from importlib import metadata
+
+import jax
+
+import lift_jax
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+def describe_system() -> str:
+    """Returns versions, processor, memory and devices, a line each."""
+    lines = {
+        "lift_jax": lift_jax.__version__,
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "CPUs": str(os.cpu_count()),
+        "memory": memory(),
+    }
+    lines |= {name: metadata.version(name) for name in LIBRARIES}
+    lines |= {
+        "backend": jax.default_backend(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def memory() -> str:
+    """Returns the size of the main memory, or that it is not known."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return "not known"
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,91 @@
+"""Measures what a training step costs, how fast images are read, or describes this system.
+
+  lift-jax bench --config=inat --classes=8142
+  lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
+  lift-jax bench --only=data
+  lift-jax bench --system
+
+It times the step on the devices here, with random weights and images: images per second, share of
+the hardware's peak, memory. With --aot nothing is run: the step is compiled for simulated devices,
+and what each would hold, compute and send is printed, so that a job does not fail after hours in a
+queue. With --only=data it times the way from files to views, and how long training waits for data.
+"""
+
+import argparse
+import os
+
+from lift_jax.commands import shared
+from lift_jax.errors import UserError
+
+USAGE = "Give a config: lift-jax bench --config=inat --classes=8142"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    shared.add_config(parser)
+    parser.add_argument(
+        "--only",
+        choices=("step", "data"),
+        default="step",
+        help="what to time: step (default), data",
+    )
+    parser.add_argument("--classes", type=int, default=0, metavar="N", help="number of classes")
+    parser.add_argument(
+        "--images", type=int, default=0, metavar="N",
+        help="with --aot: number of training images, for the time of an epoch",
+    )  # fmt: skip
+    parser.add_argument(
+        "--aot", action="store_true", help="compile for simulated devices, without running"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=8, metavar="N", help="with --aot: number of devices (8)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N",
+        help="number of timed steps, after two that are not timed (20)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--system", action="store_true", help="print versions and devices, for a bug report"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Runs the command."""
+    if flags.aot:  # before anything asks for devices
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={flags.devices}"
+
+    import jax
+    from absl import logging
+    from rich.console import Console
+
+    if flags.aot:
+        jax.config.update("jax_platforms", "cpu")
+    logging.set_verbosity(logging.WARNING)
+    console = Console(soft_wrap=True, highlight=False)
+    if flags.system:
+        from lift_jax.benchmarks.system import describe_system
+
+        console.print(describe_system(), markup=False)
+    elif flags.only == "data":
+        from lift_jax.benchmarks import data, waiting
+
+        data.measure(console)
+        waiting.measure(console)
+    else:
+        run_step(flags, console)
+
+
+def run_step(flags: argparse.Namespace, console) -> None:
+    """Times or compiles the training step. Raises UserError without a config or classes."""
+    from lift_jax.benchmarks import ahead_of_time, step
+    from lift_jax.settings.parse import parse
+
+    settings = parse(shared.chosen_config(flags, USAGE).config)
+    if flags.classes < 2:
+        raise UserError("Give the number of classes: --classes=8142.")
+    vision = step.vision_sizes(settings.model)
+    if flags.aot:
+        ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+    else:
+        step.measure(settings, vision, flags.classes, flags.steps, console)

@@ -1,0 +1,35 @@
+"""Writes the report of a run again, and compares several runs.
+
+  lift-jax report runs/photos
+  lift-jax report runs/a runs/b --out=comparison
+
+Every run folder gets a report.html that needs no other file, and its figures as report_*.png.
+Several runs also get a comparison, report_compare.html.
+"""
+
+import argparse
+from contextlib import ExitStack
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("workdirs", nargs="+", metavar="W", help="run folder")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the comparison (default: the first run folder)"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Runs the command."""
+    from rich.console import Console
+
+    from lift_jax.reports.report import compare, write
+    from lift_jax.runs.remote import worked_on
+
+    with ExitStack() as stack:
+        console = Console(stderr=True)
+        workdirs = [stack.enter_context(worked_on(w, console)) for w in flags.workdirs]
+        for workdir in workdirs:
+            print(write(workdir))
+        if len(workdirs) > 1:
+            print(compare(workdirs, flags.out or workdirs[0]))

@@ -1,0 +1,41 @@
+"""Lists the settings of a run with their defaults, or explains those that are named.
+
+  lift-jax settings
+  lift-jax settings train.lr
+  lift-jax settings test
+  lift-jax settings --markdown
+
+A setting is given on the command line (--config.train.lr=0.01) or in a config file.
+"""
+
+import argparse
+
+from lift_jax.errors import unknown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument(
+        "keys", nargs="*", metavar="KEY", help="setting (train.lr) or group (train)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Runs the command. Raises UserError for a setting that does not exist."""
+    from lift_jax.settings import document
+    from lift_jax.settings.schema import GROUPS, all_entries
+
+    if flags.markdown:
+        print(document.markdown(), end="")
+        return
+    known = all_entries()
+    for key in flags.keys:
+        if key not in known and key not in GROUPS:
+            raise unknown("setting", key, [*known, *GROUPS])
+    entries = [
+        entry
+        for entry in known.values()
+        if not flags.keys or entry.key in flags.keys or entry.key.partition(".")[0] in flags.keys
+    ]
+    print("\n".join(document.explain(entry) for entry in entries))

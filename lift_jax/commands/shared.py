@@ -1,0 +1,166 @@
+"""What the commands share: one way of parsing, and one line for each mistake of a user."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from lift_jax.errors import UserError, fail, near
+from lift_jax.parallel import entry
+from lift_jax.settings.config_file import ConfigFile, find, open_config, override, run_file
+from lift_jax.settings.schema import all_entries
+
+PREFIX, NEGATED = "--config.", "--noconfig."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that names the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints a mistake in the arguments and exits with status 2."""
+        raise SystemExit(fail(f"{message} (`lift-jax {self.prog.split()[-1]} --help` lists all.)"))
+
+    def options(self) -> list[str]:
+        """Returns the names of all options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> None:
+    """Parses the arguments of a command and runs it.
+
+    The command's module has a docstring, which is its help, and the functions `add_arguments` and
+    `run`. Raises SystemExit: 0 after --help, 2 after a mistake.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = module.__name__.rpartition(".")[2]
+    parser = Parser(
+        prog=f"lift-jax {'train' if name in ('main', '__main__') else name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    takes_config = "--config" in parser.options()
+    assignments: list[tuple[str, str | None]] = []
+    if takes_config:
+        arguments, assignments = take_assignments(arguments)
+    flags, rest = parser.parse_known_args(arguments)
+    if rest:
+        reject(rest, parser)
+    flags.assignments = assignments
+    entry.mark_as_command()
+    with errors_as_lines():
+        module.run(flags)
+
+
+def reject(rest: Sequence[str], parser: Parser) -> NoReturn:
+    """Exits with a line about arguments that the command does not have."""
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if not unknown:
+        parser.error(f"unexpected arguments: {' '.join(rest)}")
+    name = unknown[0].partition("=")[0]
+    meant = near(name, parser.options())
+    parser.error(f"unknown option {name}." + (f" Did you mean {meant[0]}?" if meant else ""))
+
+
+def take_assignments(
+    arguments: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """Splits arguments into those of the command and --config.KEY=VALUE as (key, value).
+
+    `--config.KEY VALUE` works as well; `--config.KEY` alone stands for true, `--noconfig.KEY` for
+    false.
+    """
+    known, rest, found = all_entries(), [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument.startswith(NEGATED):
+            found.append((argument.removeprefix(NEGATED), "false"))
+        elif argument.startswith(PREFIX):
+            key, equals, value = argument.removeprefix(PREFIX).partition("=")
+            alone = key in known and known[key].type is bool
+            if not equals and not alone and waiting and not waiting[0].startswith("--"):
+                found.append((key, waiting.pop(0)))
+            else:
+                found.append((key, value if equals else None))
+        else:
+            rest.append(argument)
+    return rest, found
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, of commands that take a config and its settings."""
+    parser.add_argument(
+        "--config",
+        metavar="NAME_OR_FILE",
+        help="shipped config (demo, folder, inat, ...) or config file, with an argument after a "
+        "colon if wanted: inat:method=lift,tuner=lora",
+    )
+    parser.add_argument_group(
+        "settings", "--config.KEY=VALUE sets one setting; `lift-jax settings` lists them."
+    )
+
+
+def add_tuner_file(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, of commands that read a run folder, for tuners of the user's own."""
+    parser.add_argument(
+        "--config", metavar="FILE.py", help="config file of the run, if it defines tuners"
+    )
+
+
+def chosen_config(flags: argparse.Namespace, usage: str) -> ConfigFile:
+    """Returns the config that the flags choose, with its settings changed as they say.
+
+    Raises UserError without one (`usage`), if its file is missing or cannot be run, and for
+    settings that do not exist or do not fit.
+    """
+    if not flags.config:
+        raise UserError(usage)
+    chosen = open_config(flags.config)
+    override(chosen.config, flags.assignments)
+    return chosen
+
+
+def define_tuners(file: str | None) -> None:
+    """Runs the config file of a run for the tuners that it defines.
+
+    Raises UserError if there is no such file, or running it fails.
+    """
+    if file:
+        run_file(find(file.partition(":")[0]))
+
+
+@contextlib.contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Ends the program without a trace: a mistake of the user with a line and exit status 2, Ctrl-C
+    with 130."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(fail(error)) from None
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(130)  # one that came while XLA compiled lets the usual end of the program crash
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
+    import jax
+
+    from lift_jax.storage.cache import cache_folder
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        # also what compiles fast: the cells of a sweep have much of that in common
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def quiet_libraries() -> None:
+    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)

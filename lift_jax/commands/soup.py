@@ -1,0 +1,29 @@
+"""Averages the tuned weights of several runs: an adapter soup (Wortsman et al., ICML 2022).
+
+  lift-jax soup runs/seed_0 runs/seed_1 runs/seed_2 --workdir=runs/soup
+
+The runs are finished, and of the same config but for seed and train.lr. The new run folder holds
+their mean, tested as they are; soup.csv in it has the results of each of them and of the soup.
+"""
+
+import argparse
+
+from lift_jax.commands import shared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("runs", nargs="+", metavar="W", help="folder of a finished run")
+    parser.add_argument("--workdir", required=True, metavar="W", help="run folder of the soup")
+    shared.add_tuner_file(parser)
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Runs the command."""
+    from lift_jax.reports import report
+    from lift_jax.runs.soup import soup
+
+    shared.quiet_libraries()
+    shared.define_tuners(flags.config)
+    soup(flags.runs, flags.workdir)
+    print(f"Report: {report.write(flags.workdir)}")

@@ -1,0 +1,83 @@
+"""Images smaller than the network's input: sent to the device as they are, cut and enlarged there.
+
+An image of CIFAR is 3 kB, its view 150 kB. The loader draws what a view shows as for any other
+image (`augment.Cut`) and sends that beside the pixels; the jitted step computes the view. It is
+Pillow's: the same filters, which read nothing outside the box, in the same two passes, each rounded
+to bytes. Sums in another order leave a grey level of difference where a value lies between two:
+bicubic in one of a few thousand, bilinear in one of fifty or fewer (2 levels at most were seen).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32, UInt8
+
+from lift_jax.data.images.views import Cut, TrainTransform, View
+from lift_jax.data.types import ArrayImages, Images
+
+# of either axis of a cut: the first pixel of the box and how many, to how many they are resized,
+# the first of those that is shown, whether they are mirrored, and whether the filter is bicubic
+FIELDS = 6
+PADDING = (0, 1, 1, 0, 0, 0)  # where there is no image: any cut that can be computed
+
+
+def sent_shape(images: Images, view: TrainTransform | View) -> tuple[int, int, int] | None:
+    """The shape of images that are sent as they are to be seen through this view, or None."""
+    if not isinstance(images, ArrayImages) or not isinstance(view, TrainTransform | View):
+        return None
+    _, height, width, channels = images.pixels.shape
+    return (height, width, channels) if max(height, width) < view.res else None
+
+
+def fields(cuts: list[Cut], view: TrainTransform | View) -> Int32[np.ndarray, "*v 2 6"]:
+    """The cuts as numbers, without an axis for them where the view is a single one."""
+    bicubic = view.interpolation == "bicubic"
+    rows = [
+        [
+            (box[axis], box[axis + 2] - box[axis], size[1 - axis], place[1 - axis], flip, bicubic)
+            for axis, flip in ((1, False), (0, mirrored))
+        ]
+        for box, size, place, mirrored in cuts
+    ]
+    return np.array(rows if len(view.shape) == 4 else rows[0], np.int32)
+
+
+def padding(view: TrainTransform | View) -> Int32[np.ndarray, "*v 2 6"]:
+    """As `fields`, for a row without an image."""
+    return np.broadcast_to(np.array(PADDING, np.int32), (*view.shape[:-3], 2, FIELDS))
+
+
+def render(
+    images: UInt8[Array, "n h w 3"], cuts: Int[Array, "n *v 2 6"], res: int
+) -> UInt8[Array, "n *v {res} {res} 3"]:
+    """The views of images on the device."""
+    high, wide = images.shape[1:3]
+    down, across = _weights(cuts[..., 0, :], high, res), _weights(cuts[..., 1, :], wide, res)
+    pixels = images.astype(jnp.float32)
+    best = jax.lax.Precision.HIGHEST  # accelerators would round the bytes
+    rows = _rounded(jnp.einsum("nhwc,n...xw->n...hxc", pixels, across, precision=best))
+    views = _rounded(jnp.einsum("n...hxc,n...yh->n...yxc", rows, down, precision=best))
+    return views.astype(jnp.uint8)
+
+
+def _rounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.clip(jnp.floor(values + 0.5), 0, 255)
+
+
+def _weights(
+    axis: Int[Array, "n *v 6"], length: int, res: int
+) -> Float[Array, "n *v {res} {length}"]:
+    """What each of an image's pixels along one axis adds to each of a view's."""
+    start, count, size, offset, mirrored, bicubic = (
+        axis[..., field, None, None].astype(jnp.float32) for field in range(FIELDS)
+    )
+    out, source = jnp.arange(res, dtype=jnp.float32)[:, None], jnp.arange(length, dtype=jnp.float32)
+    out = jnp.where(mirrored > 0, res - 1 - out, out)
+    scale = count / size
+    at = start + (out + offset + 0.5) * scale  # on the image, in pixels
+    d = jnp.abs(source + 0.5 - at) / jnp.maximum(scale, 1)  # where it is reduced, filters widen
+    smooth = jnp.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2)
+    smooth = jnp.where(d < 2, smooth, 0)  # Keys' cubic with a = -1/2
+    weights = jnp.where(bicubic > 0, smooth, jnp.maximum(1 - d, 0))
+    weights = jnp.where((source >= start) & (source < start + count), weights, 0)
+    return weights / weights.sum(axis=-1, keepdims=True)

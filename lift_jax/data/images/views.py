@@ -1,0 +1,381 @@
+"""Cuts an image into the square views that a network sees, on the host, as uint8.
+
+Everything here resizes by Pillow and rounds sizes and offsets as torchvision does, so that a
+view is the same grey level for grey level. Normalisation is left to the device: uint8 is a quarter
+of the bytes. Randomness comes only from the generator that is handed in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lift_jax.data.images.decode import FILTERS, Picture
+from lift_jax.errors import UserError, unknown
+
+# LIFT+ section on minimalist augmentation: how far the smallest crop has grown towards the whole
+# image at training time t in [0, 1].
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "convex": lambda t: 1.0 - math.sqrt(1.0 - t * t),
+    "linear": lambda t: t,
+    "concave": lambda t: math.sqrt(1.0 - (1.0 - t) ** 2),
+    "min": lambda t: 0.0,
+    "max": lambda t: 1.0,
+}
+
+ASPECTS = (3 / 4, 4 / 3)  # width / height of a RandomResizedCrop
+STRIP = 64  # long side / short side above which a resized image is never formed whole
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+# --- boxes of training crops ---
+
+
+def min_scale(mda: str, epoch: int, epochs: int, min_area: float = 0.08) -> float:
+    """Returns s_t, the smallest area share of an MDA crop in `epoch` (0-based) of `epochs`.
+
+    One epoch has no course to follow: it keeps t = 0.
+    """
+    t = epoch / (epochs - 1) if epochs > 1 else 0.0
+    return min_area + (1.0 - min_area) * SCHEDULES[mda](t)
+
+
+def area_bounds(height: int, width: int, low: float) -> tuple[float, float]:
+    """Returns the area shares between which an MDA crop is drawn, for a smallest share `low`.
+
+    No square inside the image covers more than q = short side / long side, so both ends stop there.
+    """
+    q = min(height, width) ** 2 / (height * width)
+    return min(low, q), min(1.0, q)
+
+
+def crop_side(height: int, width: int, share: float) -> int:
+    """Returns the side in pixels of the square that covers `share` of the image."""
+    return max(1, min(round(math.sqrt(share * height * width)), height, width))
+
+
+def mda_box(height: int, width: int, low: float, rng: np.random.Generator) -> Box:
+    """Draws the one crop of minimalist data augmentation (LIFT+): square, anywhere in the image."""
+    side = crop_side(height, width, rng.uniform(*area_bounds(height, width, low)))
+    top = int(rng.integers(height - side + 1))
+    left = int(rng.integers(width - side + 1))
+    return left, top, left + side, top + side
+
+
+def rrc_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> Box:
+    """Draws a RandomResizedCrop: area share in [min_area, 1], log-uniform aspect in [3/4, 4/3].
+
+    After ten draws that do not fit, it takes the largest centred box of an allowed aspect.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(min_area, 1.0)
+        aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(height - h + 1))
+            left = int(rng.integers(width - w + 1))
+            return left, top, left + w, top + h
+    return central_box(height, width)
+
+
+def central_box(height: int, width: int) -> Box:
+    """Returns the largest centred box whose aspect lies in [3/4, 4/3]."""
+    w, h = width, height
+    if width / height < ASPECTS[0]:
+        h = round(width / ASPECTS[0])
+    elif width / height > ASPECTS[1]:
+        w = round(height * ASPECTS[1])
+    top, left = (height - h) // 2, (width - w) // 2
+    return left, top, left + w, top + h
+
+
+# --- resizing and cutting ---
+
+
+def short_side_to(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns (height, width) with the short side at `size` and the long side cut to an integer."""
+    if width <= height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def centre(height: int, width: int, res: int) -> tuple[int, int]:
+    """Returns (top, left) of the centred res x res square; halves go to the even neighbour."""
+    return round((height - res) / 2.0), round((width - res) / 2.0)
+
+
+def corners(height: int, width: int, res: int) -> list[tuple[int, int]]:
+    """Returns (top, left) of the five crops: two above, two below, the centre."""
+    down, right = height - res, width - res
+    return [(0, 0), (0, right), (down, 0), (down, right), centre(height, width, res)]
+
+
+class Cut(NamedTuple):
+    """What a view shows: a box of the image, resized to `size` (h, w), and of that the square at
+    `place` (top, left), mirrored or not."""
+
+    box: Box
+    size: tuple[int, int]
+    place: tuple[int, int] = (0, 0)
+    mirrored: bool = False
+
+
+def shown(
+    image: Picture, cuts: list[Cut], res: int, interpolation: str
+) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
+    """Returns the res x res view of each cut; cuts of the same box and size are resized once."""
+    views = []
+    for (box, size), alike in groupby(cuts, key=lambda cut: (cut.box, cut.size)):
+        alike = list(alike)
+        pixels = squares(image, box, size, [cut.place for cut in alike], res, interpolation)
+        views += [
+            square[:, ::-1] if cut.mirrored else square
+            for square, cut in zip(pixels, alike, strict=True)
+        ]
+    return views
+
+
+def squares(
+    image: Picture,
+    box: Box,
+    size: tuple[int, int],
+    places: list[tuple[int, int]],
+    res: int,
+    interpolation: str,
+) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
+    """Resizes a box of an image to `size` (h, w) and cuts the res x res square at each place."""
+    height, width = size
+    if max(size) <= STRIP * min(size):
+        pixels = image.resized(box, width, height, interpolation)
+        return [pixels[top : top + res, left : left + res] for top, left in places]
+    # A 1 x 10,000 strip would fill gigabytes, so only the squares are computed. Up to rounding
+    # they are the same; ordinary images are not cut so because Pillow orders its two passes by
+    # size and rounds in between, which on sharp edges shows.
+    source, resample = image.pillow(), image.filter(interpolation)
+    y, x = source.height / height, source.width / width  # source pixels a resized pixel
+    ends = source.width, source.height
+    boxes = (
+        (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
+        for top, left in places
+    )
+    return [np.asarray(source.resize((res, res), resample, box=box)) for box in boxes]
+
+
+# --- the transforms that a loader holds ---
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """One random view of a training image.
+
+    `kind` is 'mda' (LIFT+: square crop whose smallest area follows the schedule `mda`), 'rrc'
+    (LIFT: RandomResizedCrop from `min_area`) or 'none' (the test view). `flip` mirrors half of
+    the images, whatever the kind. `epochs` is the length of the run, which the schedule needs.
+    """
+
+    res: int
+    kind: str
+    interpolation: str
+    mda: str
+    min_area: float
+    flip: bool
+    epochs: int
+
+    def __post_init__(self):
+        _check_view(self.res, self.interpolation)
+        if self.kind not in ("mda", "rrc", "none"):
+            raise unknown("augmentation (train.augment)", self.kind, ("mda", "rrc", "none"))
+        if self.mda not in SCHEDULES:
+            raise unknown("crop schedule (train.mda)", self.mda, SCHEDULES)
+        if not 0 < self.min_area <= 1:
+            raise UserError(
+                f"train.min_area is a share of the image's area: expected a number above 0 and at "
+                f"most 1, found {self.min_area}. The papers use 0.08."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of a view."""
+        return self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray, rng: np.random.Generator, epoch: int
+    ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
+        """Returns a view of `image` drawn from `rng`, as in `epoch` (0-based)."""
+        image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width, rng, epoch)
+        return shown(image, cuts, self.res, self.interpolation)[0]
+
+    def cuts(self, height: int, width: int, rng: np.random.Generator, epoch: int) -> list[Cut]:
+        """Draws what the view of an image of this size shows."""
+        if self.kind == "none":
+            cut = TestTransform(self.res, self.interpolation).cuts(height, width)[0]
+        elif self.kind == "mda":
+            low = min_scale(self.mda, epoch, self.epochs, self.min_area)
+            cut = Cut(mda_box(height, width, low, rng), (self.res, self.res))
+        else:
+            cut = Cut(rrc_box(height, width, self.min_area, rng), (self.res, self.res))
+        return [cut._replace(mirrored=self.flip and rng.random() < 0.5)]
+
+
+@dataclass(frozen=True)
+class TestTransform:
+    """The plain view: short side to res + `expand`, then the centred res x res square.
+
+    Tests expand by res // 7; the images that a head starts from are not expanded.
+    """
+
+    __test__ = False  # pytest takes a class of this name for a test case
+
+    res: int
+    interpolation: str = "bicubic"
+    expand: int | None = None  # None: res // 7
+
+    def __post_init__(self):
+        _check_view(self.res, self.interpolation)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of a view."""
+        return self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray
+    ) -> UInt8[np.ndarray, "{self.res} {self.res} 3"]:
+        """Returns the view of `image`."""
+        image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width)
+        return shown(image, cuts, self.res, self.interpolation)[0]
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the view of an image of this size shows."""
+        expand = self.res // 7 if self.expand is None else self.expand
+        size = short_side_to(height, width, self.res + expand)
+        return [Cut((0, 0, width, height), size, centre(*size, self.res))]
+
+
+@dataclass(frozen=True)
+class FiveCrop:
+    """The views of test-time ensembling: short side to res + expand, then corners and centre.
+
+    Their order is top left, top right, bottom left, bottom right, centre.
+    """
+
+    res: int
+    expand: int = 24
+    interpolation: str = "bicubic"
+
+    def __post_init__(self):
+        _check_view(self.res, self.interpolation)
+        if self.expand < 0:
+            raise UserError(
+                f"test.expand is how many pixels an image is larger than its crops: expected 0 or "
+                f"more, found {self.expand}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the five views."""
+        return 5, self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray
+    ) -> UInt8[np.ndarray, "5 {self.res} {self.res} 3"]:
+        """Returns the five views of `image`."""
+        image = Picture.of(image)
+        cuts = FiveCrop.cuts(self, image.height, image.width)
+        return np.stack(shown(image, cuts, self.res, self.interpolation))
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the views of an image of this size show."""
+        size = short_side_to(height, width, self.res + self.expand)
+        return [Cut((0, 0, width, height), size, place) for place in corners(*size, self.res)]
+
+
+@dataclass(frozen=True)
+class TenCrop(FiveCrop):
+    """The five views of an image, then those of its mirror image (LIFT)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the ten views."""
+        return 10, self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray
+    ) -> UInt8[np.ndarray, "10 {self.res} {self.res} 3"]:
+        """Returns the ten views of `image`."""
+        image = Picture.of(image)
+        return np.concatenate([super().__call__(image), super().__call__(image.mirrored())])
+
+    def cuts(self, height: int, width: int) -> list[Cut]:
+        """Returns what the views of an image of this size show."""
+        five = super().cuts(height, width)
+        # what lies so far from the left of the mirror image lies so far from the right of this one
+        return five + [
+            cut._replace(place=(cut.place[0], cut.size[1] - self.res - cut.place[1]), mirrored=True)
+            for cut in five
+        ]
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """`views` random resized crops of an image, half of them mirrored (LIFT)."""
+
+    res: int
+    views: int
+    interpolation: str
+    min_area: float
+
+    def __post_init__(self):
+        _check_view(self.res, self.interpolation)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the views."""
+        return self.views, self.res, self.res, 3
+
+    def __call__(
+        self, image: Picture | Image.Image | np.ndarray, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "{self.views} {self.res} {self.res} 3"]:
+        """Returns views of `image` drawn from `rng`."""
+        image = Picture.of(image)
+        cuts = self.cuts(image.height, image.width, rng)
+        return np.stack(shown(image, cuts, self.res, self.interpolation))
+
+    def cuts(self, height: int, width: int, rng: np.random.Generator) -> list[Cut]:
+        """Draws what the views of an image of this size show."""
+        cuts = []
+        for _ in range(self.views):
+            box = rrc_box(height, width, self.min_area, rng)
+            cuts.append(Cut(box, (self.res, self.res), mirrored=rng.random() < 0.5))
+        return cuts
+
+
+View = TestTransform | FiveCrop | RandomCrops  # what a split is tested through
+CROPS = ("five", "ten", "random")  # test-time ensembles: `test.crops`
+
+
+def ensemble(
+    crops: str, res: int, interpolation: str, *, expand: int, views: int, min_area: float
+) -> View:
+    """Returns the views of a test-time ensemble, one of `CROPS`.
+
+    `expand` is for five and ten crops, `views` and `min_area` for random ones.
+    """
+    if crops == "random":
+        return RandomCrops(res, views, interpolation, min_area)
+    return {"five": FiveCrop, "ten": TenCrop}[crops](res, expand, interpolation)
+
+
+def _check_view(res: int, interpolation: str) -> None:
+    if res < 1:
+        raise UserError(f"The image resolution must be at least 1 pixel, found {res}.")
+    if interpolation not in FILTERS:
+        raise unknown("interpolation", interpolation, FILTERS)

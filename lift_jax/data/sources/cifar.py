@@ -1,0 +1,181 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), their official binary archives and their long tails.
+
+Long-tailed subsets are those of the literature to the image, whatever the seed: counts
+int(n * (1 / IR)^(c / (C - 1))) in the order of the labels, rows by NumPy's legacy generator.
+"""
+
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from lift_jax.data.sources import paths
+from lift_jax.data.sources.download import Archive, fetch
+from lift_jax.data.splits import kept_of
+from lift_jax.data.types import ArrayImages, Dataset, Split
+from lift_jax.errors import UserError
+from lift_jax.settings.schema import DataSettings
+
+SIDE = 32
+PAGE = "https://www.cs.toronto.edu/~kriz"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the two archives. Of a record's label bytes the last is the class."""
+
+    title: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    names: str
+    label_bytes: int
+    archive: Archive
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (*self.train, self.test, self.names)
+
+    @property
+    def help(self) -> str:
+        return (
+            f"Expected {self.archive.name} (from {PAGE}/cifar.html, the "
+            f'"binary version"), the directory {self.folder} that it unpacks to, or data.root '
+            "empty to download it."
+        )
+
+
+CIFAR10 = Kind(
+    title="CIFAR-10",
+    folder="cifar-10-batches-bin",
+    train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    test="test_batch.bin",
+    names="batches.meta.txt",
+    label_bytes=1,
+    archive=Archive(
+        f"{PAGE}/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170_052_171
+    ),
+)
+CIFAR100 = Kind(
+    title="CIFAR-100",
+    folder="cifar-100-binary",
+    train=("train.bin",),
+    test="test.bin",
+    names="fine_label_names.txt",
+    label_bytes=2,
+    archive=Archive(
+        f"{PAGE}/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", 168_513_733
+    ),
+)
+
+
+def cifar10(settings: DataSettings, seed: int) -> Dataset:
+    """CIFAR-10: 50,000 training images (5,000 a class), 10,000 test images, 32 x 32.
+
+    `data.root` is cifar-10-binary.tar.gz, the directory that it unpacks to, or one that holds
+    either; empty, the archive is downloaded once. With IR 100, 50 and 10 the training images are
+    12,406, 13,996 and 20,431.
+    """
+    return _load(CIFAR10, settings)
+
+
+def cifar100(settings: DataSettings, seed: int) -> Dataset:
+    """CIFAR-100: 50,000 training images (500 a class), 10,000 test images, 32 x 32.
+
+    `data.root` is as for `cifar10`. With IR 100, 50 and 10 the training images are 10,847, 12,608
+    and 19,573: those of the papers. Classes are grouped as many, medium and few shot by the counts
+    of IR 100, as in LIFT, so that the groups of all three are the same classes.
+    """
+    return _load(CIFAR100, settings)
+
+
+def _load(kind: Kind, settings: DataSettings) -> Dataset:
+    root = paths.given(settings.root, "data.root") if settings.root else fetch(kind.archive)
+    files = _files(kind, root)
+    parts = [_records(kind, files[name], name) for name in kind.train]
+    pixels, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+    test = _records(kind, files[kind.test], kind.test)
+    names = tuple(files[kind.names].decode("ascii", "replace").split())
+    highest = max(labels.max(), test[1].max())
+    if highest >= len(names):
+        raise UserError(
+            f"{kind.title} at {root} has the label {highest} but {len(names)} class names in "
+            f"{kind.names}. The files are damaged: unpack the archive again."
+        )
+    rows = np.arange(len(labels))
+    if settings.imbalance != 1:
+        rows = subset(labels, settings.imbalance)
+    grouped = None
+    if kind is CIFAR100:
+        grouped = np.bincount(labels[subset(labels, 100.0)], minlength=len(names))
+    origin = f"the training images of {kind.title}"
+    return Dataset(
+        Split(ArrayImages(pixels[rows], origin, rows), labels[rows]),
+        Split(
+            ArrayImages(test[0], f"{kind.test} of {kind.title}", np.arange(len(test[1]))), test[1]
+        ),
+        names,
+        grouped_by=grouped,
+    )
+
+
+def subset(labels: Int[np.ndarray, "n"], imbalance: float) -> Int[np.ndarray, "m"]:
+    """Returns the rows of the long-tailed subset that the literature uses, class by class.
+
+    The counts are cut to integers, and the rows drawn as everywhere: NumPy's legacy generator,
+    seeded with 0, shuffles the rows of one class after another.
+    """
+    classes = np.unique(labels)
+    rng = np.random.RandomState(0)
+    kept = []
+    for c, label in enumerate(classes):
+        rows = np.flatnonzero(labels == label)
+        rng.shuffle(rows)
+        kept.append(rows[: int(kept_of(len(labels) / len(classes), imbalance, c, len(classes)))])
+    return np.concatenate(kept)
+
+
+def _files(kind: Kind, root: Path) -> dict[str, bytes]:
+    """Returns the files of the archive at `root`: the archive itself, or unpacked."""
+    for folder in (root, root / kind.folder):
+        if all((folder / member).is_file() for member in kind.members):
+            return {member: (folder / member).read_bytes() for member in kind.members}
+    for archive in (root, root / kind.archive.name):
+        if archive.is_file():
+            return _unpack(kind, archive)
+    raise UserError(f"No {kind.title} at {root} (data.root). {kind.help}")
+
+
+def _unpack(kind: Kind, archive: Path) -> dict[str, bytes]:
+    found = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = os.path.basename(member.name)
+                if name in kind.members and (content := tar.extractfile(member)):
+                    found[name] = content.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise UserError(f"Cannot unpack {archive}: {error}. {kind.help}") from error
+    missing = [member for member in kind.members if member not in found]
+    if missing:
+        raise UserError(f"{archive} lacks {', '.join(missing)}. {kind.help}")
+    return found
+
+
+def _records(
+    kind: Kind, content: bytes, name: str
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, "n"]]:
+    """Parses records of the labels and 3 x 32 x 32 pixels. Returns pixels and classes."""
+    size = kind.label_bytes + 3 * SIDE * SIDE
+    if not content or len(content) % size:
+        raise UserError(
+            f"{name} of {kind.title} has {len(content):,} bytes, expected a multiple of {size:,}. "
+            f"The file is damaged: fetch it again. {kind.help}"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, size)
+    pixels = records[:, kind.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels), records[:, kind.label_bytes - 1].astype(np.int32)

@@ -1,0 +1,118 @@
+"""Archives from their official address into the user's cache: whole and checked, or an error."""
+
+import hashlib
+import http.client
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkstemp
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lift_jax.errors import UserError
+from lift_jax.storage.cache import cache_folder
+
+TIMEOUT = 60  # seconds without a byte
+BLOCK = 1 << 18
+NETWORK = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ssl.SSLError,
+    TimeoutError,
+    ConnectionError,
+)  # of the errors of the system (OSError), those that are not the disk's
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What is downloaded: from where, and what comes if nothing is wrong."""
+
+    url: str
+    md5: str
+    size: int  # bytes
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+def fetch(archive: Archive) -> Path:
+    """Returns the archive's place in the user's cache, downloaded if it is not there.
+
+    It comes under a temporary name and is renamed once its checksum is right, so that what lies
+    there is whole, whatever breaks. Raises UserError if it cannot be had.
+    """
+    place = cache_folder() / "data" / archive.name
+    if place.is_file():
+        return place
+    try:
+        with _temporary(place) as (file, name):
+            digest = _download(archive, file)
+            if digest != archive.md5:
+                raise UserError(
+                    f"{archive.url} came with the checksum (MD5) {digest}, expected {archive.md5}: "
+                    "it was damaged on its way, or the server answered with another file. Run it "
+                    f"again. {_by_hand(archive)}"
+                )
+            os.replace(name, place)
+    except NETWORK as e:
+        cause = getattr(e, "reason", None) or e
+        if isinstance(e, urllib.error.HTTPError):
+            e.close()  # it is the answer as well
+        raise UserError(
+            f"Cannot download {archive.url}: {cause}. Run it again with a network. "
+            f"{_by_hand(archive)}"
+        ) from e
+    except OSError as e:
+        raise UserError(
+            f"Cannot write the download {place}: {e.strerror}. It takes {archive.size / 1e6:,.0f} "
+            "MB: make room there, or set XDG_CACHE_HOME to a folder on another disk. "
+            f"{_by_hand(archive)}"
+        ) from e
+    return place
+
+
+def _by_hand(archive: Archive) -> str:
+    return f"Or get {archive.name} by other means and set data.root to where it is."
+
+
+@contextmanager
+def _temporary(place: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """A file beside `place` under a name of its own, for several processes may download at once."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    try:
+        with open(handle, "wb") as file:
+            yield file, name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _download(archive: Archive, file: BinaryIO) -> str:
+    """Writes what the address holds, with a bar on the terminal; returns its MD5."""
+    digest, many = hashlib.md5(usedforsecurity=False), 0
+    request = urllib.request.Request(archive.url, headers={"User-Agent": "lift_jax"})
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with (
+        urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
+        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar,
+    ):
+        expected = answer.length or archive.size  # the server may not say
+        task = bar.add_task(archive.name, total=expected)
+        while block := answer.read(BLOCK):
+            file.write(block)
+            digest.update(block)
+            many += len(block)
+            bar.update(task, advance=len(block))
+        if many < expected:
+            raise ConnectionError(f"the connection broke after {many:,} of {expected:,} bytes")
+    file.flush()
+    os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Folders: a directory a class."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lift_jax.data import splits
+from lift_jax.data.sources import folder_index, labelled_paths
+from lift_jax.data.sources.paths import file, given
+from lift_jax.data.types import Dataset, FileImages, Split
+from lift_jax.errors import UserError
+from lift_jax.settings.schema import DataSettings
+
+
+def folder(settings: DataSettings, seed: int) -> Dataset:
+    """Any images in a directory a class, below `data.root`.
+
+    Either `train/CLASS/...` with `test/CLASS/...` or `val/CLASS/...` (where both are there, `val`
+    is to choose settings on), or one division (`CLASS/...` or `train/CLASS/...`) of which
+    `data.test_share` of every class is held out by the seed. Labels count the directories in
+    natural order; class names are theirs, or the lines of `data.class_names` (for directories
+    such as n01440764). The index of a large tree is kept: see `index`.
+    """
+    root = given(settings.root, "data.root")
+    held = [name for name in ("test", "val") if (root / name).is_dir()]
+    divided = (root / "train").is_dir()
+    if held and not divided:
+        raise UserError(
+            f"{root} (data.root) has a directory {held[0]!r} but none named 'train'. Expected "
+            "train/CLASS/image.jpg beside it, or one directory a class."
+        )
+    train_root = root / "train" if divided else root
+    found, note = folder_index.classes(train_root)
+    if len(found) < 2:
+        raise UserError(
+            f"{train_root} holds one class directory, {next(iter(found))!r}. Expected two or more: "
+            "is data.root the directory above the classes?"
+        )
+    names, notes = tuple(found), [note]
+    check_names(train_root, names)
+    train = split_of(train_root, found, names)
+    parts = []
+    for name in held:
+        found, note = folder_index.classes(root / name)
+        if extra := [each for each in found if each not in names]:
+            raise UserError(
+                f"{root / name} has classes that {train_root} lacks: {', '.join(extra[:10])}. "
+                "Every class needs training images: add them, or delete these directories."
+            )
+        parts.append(split_of(root / name, found, names))
+        notes.append(note)
+    if not parts:
+        train, test = tested(train, settings.test_share, seed, train_root)
+        parts = [test]
+    if settings.class_names:
+        source = file(root, settings.class_names, "data.class_names")
+        renamed = labelled_paths.read_names(source)
+        if len(renamed) != len(names):
+            raise UserError(
+                f"{source} has {len(renamed)} names, but {train_root} has {len(names)} class "
+                f"directories, from {names[0]!r} to {names[-1]!r}. Expected a name a line, in the "
+                "natural order of the directories."
+            )
+        names = tuple(renamed)
+        notes += labelled_paths.same_names(names)
+    return Dataset(
+        train,
+        parts[0],
+        names,
+        val=parts[1] if len(parts) > 1 else None,
+        notes=tuple(filter(None, notes)),
+    )
+
+
+def split_of(root: Path, found: Mapping[str, Sequence[str]], names: Sequence[str]) -> Split:
+    """Returns the images of the classes `found`, labelled by their place in `names`."""
+    labels = {name: i for i, name in enumerate(names)}
+    paths = [path for files in found.values() for path in files]
+    sizes = [len(files) for files in found.values()]
+    return Split(FileImages(str(root), paths), np.repeat([labels[name] for name in found], sizes))
+
+
+def tested(train: Split, share: float, seed: int, source: Path) -> tuple[Split, Split]:
+    """Holds `share` of a source's images out for the test. Raises UserError if that is none."""
+    if not 0 < share < 1:
+        raise UserError(
+            f"{source} has no test split, so data.test_share of the images is held out: expected a "
+            f"number between 0 and 1, found {share}."
+        )
+    train, test = splits.hold_out(train, share, seed)
+    if not len(test):
+        raise UserError(
+            f"Every class in {source} has a single image, so none can be held out for the test. "
+            "Add images, or a test split."
+        )
+    return train, test
+
+
+def check_names(root: Path, names: Sequence[str]) -> None:
+    """Raises UserError for directories that differ in case or "_" alone: one class, told twice."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if first != name:
+            raise UserError(
+                f"{root} has the class directories {first!r} and {name!r}, which name the same "
+                "class. Move the images of one into the other, or rename it."
+            )

@@ -1,0 +1,77 @@
+"""List files: a line `path label` an image."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lift_jax.data.sources import labelled_paths
+from lift_jax.data.sources.labelled_paths import LabelledPaths
+from lift_jax.data.sources.paths import file, folder, read_lines
+from lift_jax.data.types import Dataset
+from lift_jax.errors import UserError
+from lift_jax.settings.schema import DataSettings
+
+DIGITS = 9  # of a label at most, which then fits into 32 bits
+
+
+def list_files(settings: DataSettings, seed: int) -> Dataset:
+    """Images named by text files, `data.train_list`, `data.test_list` and, if given, `val_list`.
+
+    Each line is `path label`; the path is relative to `data.root` or absolute, may lead out of it
+    (`../`) and may hold spaces; the label counts from 0. `data.class_names` is a text file with a
+    name a line; without it, classes are named "class 0" and so on. A relative list is looked for
+    here, then in `data.root`. The lists of the field, not shipped here: ImageNet-LT (115,846
+    training, 20,000 validation and 50,000 test images, 1,000 classes), Places-LT (62,500, 7,300 and
+    36,500; 365), iNaturalist 2018 (437,513 and, to test, the 24,426 of its validation; 8,142).
+    """
+    root = folder(settings.root)
+    files = {
+        split: file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
+        for split in ("train", "test", "val")
+        if split != "val" or settings.val_list
+    }
+    read = {split: read_list(path) for split, path in files.items()}
+    if settings.class_names:
+        source = file(root, settings.class_names, "data.class_names")
+        names = labelled_paths.read_names(source)
+        why = f"{source} names {len(names)} classes"
+    else:
+        names = [f"class {c}" for c in range(gapless(read["train"].labels, files["train"]))]
+        why = f"the labels of {files['train']} stop at {len(names) - 1}"
+    return labelled_paths.dataset(root, read, names, why)
+
+
+def read_list(path: Path) -> LabelledPaths:
+    """Reads a list file. Raises UserError, naming the line, for one that is not `path label`."""
+    lines, paths, labels = [], [], []
+    for number, line in read_lines(path):
+        found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
+        if not found:
+            raise UserError(
+                f"{path}, line {number}: expected `path label` with a label of 0 or more, as in "
+                f"`train/cat/1.jpg 0`, found {line!r}."
+            )
+        lines.append(place := f"{path}, line {number}")
+        paths.append(labelled_paths.check_text(found[1], place))
+        labels.append(checked_label(found[2], place))
+    return LabelledPaths(lines, paths, labels)
+
+
+def checked_label(digits: str, place: str) -> int:
+    """Returns a label written in digits. Raises UserError if it is beyond any number of classes."""
+    if len(digits.lstrip("0")) > DIGITS:
+        raise UserError(f"{place}: the label {digits[:40]} is too large.")
+    return int(digits.lstrip("0") or "0")
+
+
+def gapless(labels: Sequence[int], source: Path) -> int:
+    """Returns the number of classes. Raises UserError if a label below the last has no image."""
+    present = set(labels)
+    if len(present) <= max(present):
+        absent = next(c for c in range(len(present) + 1) if c not in present)
+        raise UserError(
+            f"{source} has no image of class {absent} ({max(present) + 1 - len(present)} of "
+            f"{max(present) + 1} classes are absent). Labels count from 0 without gaps; where a "
+            "class is meant to have no images, set data.class_names to a file with all names."
+        )
+    return len(present)

@@ -1,0 +1,213 @@
+"""Tables: CSV, TSV or a JSON object a line, with a path and a label or class an image."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lift_jax.data.sources import labelled_paths, paths
+from lift_jax.data.sources.folder_index import natural_key
+from lift_jax.data.sources.folders import tested
+from lift_jax.data.sources.labelled_paths import LabelledPaths
+from lift_jax.data.sources.lists import checked_label, gapless
+from lift_jax.data.types import Dataset
+from lift_jax.errors import UserError
+from lift_jax.settings.schema import DataSettings
+
+COLUMNS = ("path", "label", "class", "split")
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+Row = tuple[str, dict[str, str]]  # where it is, and its values by column
+
+
+def table(settings: DataSettings, seed: int) -> Dataset:
+    """Images named by tables, `data.train_list` and, if given, `data.test_list` and `val_list`.
+
+    A table ends in .csv or .tsv, with the names of its columns in line 1, or in .jsonl. Columns are
+    `path` (relative to `data.root`), `label` (counted from 0) or `class` (its name) or both, and
+    maybe `split` (train, val or validation, test) where there is one table alone; others are passed
+    over. Without a test split `data.test_share` of every class is held out by the seed. Classes
+    without labels are in natural order, or in that of `data.class_names`, a name a line.
+    """
+    root = paths.folder(settings.root)
+    sources = {
+        split: paths.file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
+        for split in ("train", "test", "val")
+        if split == "train" or getattr(settings, f"{split}_list")
+    }
+    tables = {split: list(_rows(path)) for split, path in sources.items()}
+    divided = any("split" in row for rows in tables.values() for _, row in rows)
+    if divided and len(sources) > 1:
+        raise UserError(
+            f"{sources['train']} or another table has a column 'split', and there are tables of "
+            "several splits. Give data.train_list alone, or take the column out."
+        )
+    rows = [(split, row) for split, rows in tables.items() for row in rows]
+    if divided:
+        rows = [(_split(row), row) for _, row in rows]
+    if not (train := [row for split, row in rows if split == "train"]):
+        raise UserError(f"{sources['train']} has no row of the split 'train'.")
+    source, given = sources["train"], None
+    if settings.class_names:
+        source = paths.file(root, settings.class_names, "data.class_names")
+        given = labelled_paths.read_names(source)
+    labels, names = _labels([row for _, row in rows], train, given, source)
+    read = {}
+    for split in ("train", "test", "val"):
+        kept = [
+            (place, row["path"], c)
+            for (of, (place, row)), c in zip(rows, labels, strict=True)
+            if of == split
+        ]
+        if kept or split == "test":
+            read[split] = (
+                LabelledPaths(*zip(*kept, strict=True)) if kept else LabelledPaths((), (), ())
+            )
+    data = labelled_paths.dataset(root, read, names, f"{source} has {len(names)}")
+    if len(data.test):
+        return data
+    train, test = tested(data.train, settings.test_share, seed, sources["train"])
+    return replace(data, train=train, test=test)
+
+
+# --- rows ---
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Yields the rows that are not blank. Raises UserError for a table that is not whole."""
+    readers = {".csv": _separated, ".tsv": _separated, ".jsonl": _objects}
+    if path.suffix.lower() not in readers:
+        raise UserError(
+            f"{path} is no table that can be read: expected a name that ends in .csv, .tsv or "
+            ".jsonl. A file of lines `path label` is data.name=list."
+        )
+    found = 0
+    for place, row in readers[path.suffix.lower()](path):
+        if "path" not in row or not ("label" in row or "class" in row):
+            raise UserError(
+                f"{place}: expected the columns 'path' and 'label' or 'class', found "
+                f"{', '.join(map(repr, row)) or 'none'}."
+            )
+        found += 1
+        for value in row.values():
+            labelled_paths.check_text(value, place)
+        yield place, row
+    if not found:
+        raise UserError(f"{path} has no rows.")
+
+
+def _separated(path: Path) -> Iterator[Row]:
+    text = paths.read_text(path)
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] | None = None
+    try:
+        for values in lines:
+            place = f"{path}, line {lines.line_num}"
+            if not any(value.strip() for value in values):
+                continue
+            if header is None:
+                header = [value.strip().casefold() for value in values]
+                if twice := {name for name in header if name in COLUMNS and header.count(name) > 1}:
+                    raise UserError(f"{place}: the column {twice.pop()!r} is there twice.")
+                continue
+            if len(values) != len(header):
+                raise UserError(
+                    f"{place}: expected {len(header)} values, as the columns "
+                    f"{', '.join(header)}, found {len(values)}. A value that holds a separator "
+                    'stands in quotes: "a, b.jpg".'
+                )
+            row = dict(zip(header, (value.strip() for value in values), strict=True))
+            yield place, {key: row[key] for key in COLUMNS if key in row}
+    except csv.Error as error:
+        raise UserError(f"{path}, line {lines.line_num}: {error}.") from error
+
+
+def _objects(path: Path) -> Iterator[Row]:
+    for number, line in paths.read_lines(path):
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: expected a JSON object, found {line[:100]}.")
+        kept = {}
+        for key in (key for key in COLUMNS if key in row):
+            value = row[key]
+            if key == "label" and isinstance(value, int) and not isinstance(value, bool):
+                value = str(value)
+            if not isinstance(value, str):
+                raise UserError(f"{place}: {key!r} is {json.dumps(value)[:100]}, expected text.")
+            kept[key] = value
+        yield place, kept
+
+
+# --- what the rows say ---
+
+
+def _split(row: Row) -> str:
+    place, values = row
+    name = values.get("split", "")
+    if name.casefold() not in SPLITS:
+        raise UserError(f"{place}: the split is {name!r}, expected {', '.join(SPLITS)}.")
+    return SPLITS[name.casefold()]
+
+
+def _labels(
+    rows: list[Row], train: list[Row], given: list[str] | None, source: Path
+) -> tuple[list[int], list[str]]:
+    """Returns the label of every row and the class names.
+
+    Raises UserError for classes that are unknown or without training images, and for labels and
+    classes that do not go together.
+    """
+    numbered, named = (all(key in row for _, row in rows) for key in ("label", "class"))
+    if not numbered and not named:
+        raise UserError(f"{rows[0][0]}: some rows have a 'label' and others a 'class' alone.")
+    if not numbered:
+        return _by_name(rows, train, given, source)
+    labels, told = [_label(*row) for row in rows], {}
+    for label, (place, row) in zip(labels, rows, strict=True):
+        if named and (first := told.setdefault(label, row["class"])) != row["class"]:
+            raise UserError(
+                f"{place}: the label {label} has the class {row['class']!r}, but {first!r} before. "
+                "A label has one class."
+            )
+    if given is None:
+        many = gapless([_label(*row) for row in train], source)
+        return labels, [told.get(c, f"class {c}") for c in range(many)]
+    for label, name in told.items():
+        if label < len(given) and given[label] != name:
+            raise UserError(
+                f"The label {label} is {name!r} in the table but {given[label]!r} in {source}."
+            )
+    return labels, given
+
+
+def _by_name(
+    rows: list[Row], train: list[Row], given: list[str] | None, source: Path
+) -> tuple[list[int], list[str]]:
+    names = given or sorted({row["class"] for _, row in train}, key=natural_key)
+    label = {name: i for i, name in enumerate(names)}
+    if len(label) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"{source} has the name {twice!r} twice, so the class of an image is not known by it. "
+            "Give the table a column 'label'."
+        )
+    for place, row in rows:
+        if row["class"] not in label:
+            lacking = f"{source} lacks it" if given else "no image of it is for training"
+            raise UserError(f"{place}: the class is {row['class']!r}, but {lacking}.")
+    return [label[row["class"]] for _, row in rows], names
+
+
+def _label(place: str, values: dict[str, str]) -> int:
+    if not (values["label"].isascii() and values["label"].isdigit()):
+        raise UserError(
+            f"{place}: the label is {values['label']!r}, expected a number that counts from 0. "
+            "Names of classes belong into a column 'class'."
+        )
+    return checked_label(values["label"], place)

@@ -1,0 +1,124 @@
+"""The pre-LN transformer block, which holds its tuners."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lift_jax.models.layers import (
+    ACTIVATIONS,
+    LayerNorm,
+    Linear,
+    Normal,
+    affine,
+    attention,
+    rotate,
+)
+from lift_jax.models.tunable import Tunable
+
+
+class Block(Tunable):
+    """x += Attn(LN1 x); x += MLP(LN2 x), all of it open to the tuners.
+
+    Some backbones scale both branches by a learned vector (`layer_scale`), multiply the hidden
+    layer by a second one (`gated`: act(gate y) * fc1 y), or lack some biases (`unbiased` names
+    their linear layers).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp: int,
+        activation: str,
+        eps: float,
+        depth: int,
+        *,
+        rngs: nnx.Rngs,
+        layer_scale: bool = False,
+        gated: bool = False,
+        unbiased: Sequence[str] = (),
+    ):
+        residual = Normal(width**-0.5 * (2 * depth) ** -0.5)
+        hidden = Normal((2 * width) ** -0.5)
+
+        def linear(name: str, inputs: int, outputs: int, init=None) -> Linear:
+            return Linear(inputs, outputs, rngs=rngs, init=init, bias=name not in unbiased)
+
+        self.ln1 = LayerNorm(width, eps=eps)
+        self.q = linear("q", width, width)
+        self.k = linear("k", width, width)
+        self.v = linear("v", width, width)
+        self.out = linear("out", width, width, residual)
+        self.ln2 = LayerNorm(width, eps=eps)
+        self.gate = linear("gate", width, mlp, hidden) if gated else None
+        self.fc1 = linear("fc1", width, mlp, hidden)
+        self.fc2 = linear("fc2", mlp, width, residual)
+        self.scale1 = nnx.Param(jnp.ones(width, jnp.float32)) if layer_scale else None
+        self.scale2 = nnx.Param(jnp.ones(width, jnp.float32)) if layer_scale else None
+        self.heads = heads
+        self.activation = activation
+        self.hold({})
+
+    def layers(self) -> dict[str, Linear | LayerNorm]:
+        names = ("ln1", "q", "k", "v", "out", "ln2", "gate", "fc1", "fc2")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def tokens(
+        self, x: Float[Array, "b n d"], angles: Float[Array, "n h"] | None, prompts: int
+    ) -> tuple[Array, Array | None, int]:
+        """The tokens as they enter the block, with its tuners' prompts (see `Tuner.tokens`)."""
+        for tuner in self.held:
+            x, angles, prompts = tuner.tokens(x, angles, prompts)
+        return x, angles, prompts
+
+    def _linear(self, name: str, y: Array) -> Array:
+        kernel, bias = getattr(self, name).weights()
+        for tuner in self.held:
+            kernel, bias = tuner.weights(name, kernel, bias)
+        out = affine(y, kernel, bias)
+        for tuner in self.held:
+            out = tuner.linear(name, y, out)
+        return out
+
+    def _norm(self, name: str, x: Array) -> Array:
+        y = getattr(self, name)(x)
+        for tuner in self.held:
+            y = tuner.normed(name, y)
+        return y
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        causal: bool = False,
+        angles: Float[Array, "n h"] | None = None,
+        first_only: bool = False,
+    ) -> Float[Array, "b m d"]:
+        """Returns all n tokens, or the first alone (m = 1).
+
+        With `causal` tokens see none behind themselves. `angles` are the tokens' rotary positions,
+        where the tower has them. With `first_only` queries, output projection, MLP and tuners see
+        the first token alone; keys and values still see all: exact, and 8 % of a ViT-B/16's work
+        less when it is the last block.
+        """
+        y = self._norm("ln1", x)
+        k, v = self._linear("k", y), self._linear("v", y)
+        if angles is not None:
+            k = rotate(k, angles)
+        if first_only:
+            x, y = x[:, :1], y[:, :1]
+        q = self._linear("q", y)
+        if angles is not None:
+            q = rotate(q, angles[: q.shape[1]])
+        a = self._linear("out", attention(q, k, v, self.heads, causal))
+        x = x + (a if self.scale1 is None else a * self.scale1[...].astype(a.dtype))
+        y = self._norm("ln2", x)
+        act = ACTIVATIONS[self.activation]
+        h = self._linear("fc1", y)
+        h = act(h) if self.gate is None else act(self._linear("gate", y)) * h
+        m = self._linear("fc2", h)
+        m = m if self.scale2 is None else m * self.scale2[...].astype(m.dtype)
+        for tuner in self.held:
+            m = tuner.mlp(x, m)
+        return x + m

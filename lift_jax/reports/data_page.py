@@ -1,0 +1,292 @@
+"""A look at a data set before training: what it holds, what is wrong, what the model is shown.
+
+Writes classes.csv and classes.png (images by class), findings.csv (images that cannot be read or
+are there twice) and views.png (crops of training and of testing).
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from lift_jax.data import datasets, inspect, prepare
+from lift_jax.data.images import views
+from lift_jax.data.images.decode import Picture
+from lift_jax.data.types import Dataset, EncodedImages, Split
+from lift_jax.errors import UserError
+from lift_jax.evaluation import metrics
+from lift_jax.evaluation.evaluator import margin
+from lift_jax.reports import figures
+from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.storage import atomic
+from lift_jax.weights import load
+
+PIXELS = 224  # of the views of a backbone that is not on this machine
+SHOWN = 5  # findings of a kind that are printed; all are in findings.csv
+
+
+def show_data(
+    settings: Settings, workdir: Path, read: bool, console: Console
+) -> list[inspect.Finding]:
+    """Prints and writes all of it; returns what is wrong. Raises UserError as `catalog.load`."""
+    data = datasets.load(settings.data, settings.seed)
+    splits = {
+        name: split
+        for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+        if split is not None
+    }
+    console.print(splits_table(data, splits))
+    console.print(groups_table(data, splits))
+    for note in data.notes:
+        console.print(note, markup=False, highlight=False)
+    tell_empty(data, splits, console)
+    write_classes(data, splits, workdir)
+    found: list[inspect.Finding] = []
+    if read:
+        looks = read_all(splits, console)
+        console.print(sizes_table(looks))
+        found = inspect.findings(splits, looks)
+        tell_findings(found, data, splits, console)
+        write_findings(found, data, splits, workdir)
+    resolution = preview_resolution(settings.model, console)
+    draw_views(settings, data, resolution, workdir)
+    console.print(f"Written: {workdir}", markup=False, highlight=False)
+    return found
+
+
+# -- splits and classes
+
+
+def splits_table(data: Dataset, splits: dict[str, Split]) -> Table:
+    """Images and imbalance of each split."""
+    table = Table(title=f"{len(data.class_names):,} classes", title_justify="left")
+    for name in ("", "images", "classes", "largest", "median", "smallest", "imbalance"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for name, split in splits.items():
+        counts = np.bincount(split.labels, minlength=len(data.class_names))
+        present = counts[counts > 0]
+        table.add_row(
+            name, f"{len(split):,}", f"{len(present):,}", f"{counts.max():,}",
+            f"{np.median(counts):,.0f}", f"{counts.min():,}",
+            f"{present.max() / present.min():.1f}",
+        )  # fmt: skip
+    return table
+
+
+def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
+    """Classes of many, medium and few training images, and their images in each split."""
+    meaning = {"many": "over 100", "medium": "20 to 100", "few": "under 20"}
+    table = Table(title="By training images of a class", title_justify="left")
+    for name in ("", "training images", "classes", *(f"in {name}" for name in splits)):
+        table.add_column(name, justify="left" if name in ("", "training images") else "right")
+    for group, members in metrics.groups(data.group_counts).items():
+        images = (f"{members[split.labels].sum():,}" for split in splits.values())
+        table.add_row(group, meaning[group], f"{members.sum():,}", *images)
+    return table
+
+
+def tell_empty(data: Dataset, splits: dict[str, Split], console: Console) -> None:
+    """Names the classes that a split has no image of."""
+    for name, split in splits.items():
+        counts = np.bincount(split.labels, minlength=len(data.class_names))
+        if absent := [data.class_names[c] for c in np.flatnonzero(counts == 0)]:
+            shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+            line = f"No image in {name} ({len(absent):,} classes): {shown}"
+            console.print(line, markup=False, highlight=False)
+
+
+def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> None:
+    """Writes classes.csv and classes.png."""
+    counts = {
+        name: np.bincount(split.labels, minlength=len(data.class_names))
+        for name, split in splits.items()
+    }
+    group = np.full(len(data.class_names), "", dtype=object)
+    for name, members in metrics.groups(data.group_counts).items():
+        group[members] = name
+    atomic.write_csv(
+        workdir / "classes.csv",
+        ("class", "name", "group", *counts),
+        ((c, name, group[c], *(int(n[c]) for n in counts.values()))
+         for c, name in enumerate(data.class_names)),
+    )  # fmt: skip
+    figure = figures.frequency_figure(counts, group.tolist(), data.class_names)
+    figures.write(figure, workdir / "classes.png")
+
+
+# -- every image
+
+
+class Speed(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} images/s")
+
+
+def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspect.ImageFacts]]:
+    """Looks at every image of every split, behind a progress bar."""
+    threads = 2 * (os.cpu_count() or 1)  # some wait for the disk while others decode
+    columns = (
+        TextColumn("Reading {task.description}"), BarColumn(), MofNCompleteColumn(),
+        Speed(), TimeRemainingColumn(),
+    )  # fmt: skip
+    looks: dict[str, list[inspect.ImageFacts]] = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        for name, split in splits.items():
+            looks[name] = []
+            task = progress.add_task(name, total=len(split))
+            for one in inspect.scan(split.images, threads):
+                looks[name].append(one)
+                progress.advance(task)
+    return looks
+
+
+def sizes_table(looks: dict[str, list[inspect.ImageFacts]]) -> Table:
+    """Short and long sides in pixels."""
+    table = Table(title="Pixels", title_justify="left")
+    for name in ("", "side", "smallest", "5 %", "median", "95 %", "largest"):
+        table.add_column(name, justify="left" if name in ("", "side") else "right")
+    for name, found in looks.items():
+        sides = np.array([(one.height, one.width) for one in found if not one.fault])
+        if not sides.size:
+            continue
+        for side, values in (("short", sides.min(axis=1)), ("long", sides.max(axis=1))):
+            marks = np.percentile(values, (0, 5, 50, 95, 100), method="nearest")
+            table.add_row(name, side, *(f"{mark:,.0f}" for mark in marks))
+    return table
+
+
+def place(data: Dataset, splits: dict[str, Split], where: tuple[str, int]) -> str:
+    name, i = where
+    split = splits[name]
+    return f"{name}: {split.images.name(i)} ({data.class_names[split.labels[i]]})"
+
+
+def tell_findings(
+    found: list[inspect.Finding], data: Dataset, splits: dict[str, Split], console: Console
+) -> None:
+    """Prints the number of findings of each kind and the first of them."""
+    if not found:
+        console.print("Every image can be read, and none is there twice.")
+    for kind in dict.fromkeys(one.kind for one in found):
+        of_kind = [one for one in found if one.kind == kind]
+        count = sum(len(one.images) for one in of_kind)
+        console.print(f"{kind}: {count:,} images", highlight=False)
+        for one in of_kind[:SHOWN]:
+            line = one.cause or " = ".join(place(data, splits, image) for image in one.images[:4])
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        if len(of_kind) > SHOWN:
+            console.print(f"  and {len(of_kind) - SHOWN:,} more, in findings.csv", highlight=False)
+
+
+def write_findings(
+    found: list[inspect.Finding], data: Dataset, splits: dict[str, Split], workdir: Path
+) -> None:
+    """Writes findings.csv: a line an image, with one number for images that belong together."""
+    atomic.write_csv(
+        workdir / "findings.csv",
+        ("finding", "kind", "split", "path", "class", "cause"),
+        ((number, one.kind, name, splits[name].images.name(i),
+          data.class_names[splits[name].labels[i]], one.cause)
+         for number, one in enumerate(found, 1) for name, i in one.images),
+    )  # fmt: skip
+
+
+# -- what the model is shown
+
+
+def preview_resolution(model: ModelSettings, console: Console) -> int:
+    """The pixels of the backbone's input, as far as that is known without downloading it."""
+    if model.resolution:
+        return model.resolution
+    try:
+        return load.sizes(model.backbone).vision.resolution
+    except UserError:
+        console.print(
+            f"Views are drawn at {PIXELS} pixels: {model.backbone} is not on this machine. "
+            "Give --config.model.resolution for another.",
+            markup=False,
+        )
+        return PIXELS
+
+
+def draw_views(settings: Settings, data: Dataset, res: int, workdir: Path) -> None:
+    """Writes views.png: images of large, middle and small classes as the model sees them."""
+    c = settings.train
+    training = views.TrainTransform(
+        res=res, kind=c.augment, interpolation=c.interpolation, mda=c.mda, min_area=c.min_area,
+        flip=c.flip, epochs=c.epochs,
+    )  # fmt: skip
+    plain = views.TestTransform(res, settings.test.interpolation)
+    crops = views.FiveCrop(res, margin(settings.test.expand, res), settings.test.interpolation)
+    epochs = sorted({0, c.epochs // 2, c.epochs - 1})
+    columns = [
+        "image",
+        *(f"epoch {e + 1}" for e in epochs),
+        "test",
+        *(f"crop {k}" for k in "12345"),
+    ]
+    rows = {}
+    for i in chosen_images(data):
+        image = data.train.images[i]
+        drawn = (training(image, np.random.default_rng((settings.seed, e, i)), e) for e in epochs)
+        whole = Picture.of(image).pillow()
+        whole.thumbnail((2 * res, 2 * res))
+        title = f"{data.class_names[data.train.labels[i]]}\n{data.counts[data.train.labels[i]]:,}"
+        rows[f"{title} images"] = [np.asarray(whole), *drawn, plain(image), *crops(image)]
+    figures.write(figures.views_figure(rows, columns), workdir / "views.png")
+
+
+def chosen_images(data: Dataset) -> Sequence[int]:
+    """The first readable image of up to six classes, evenly from the largest to the smallest."""
+    order = [c for c in np.argsort(-data.counts, kind="stable") if data.counts[c]]
+    picked = np.unique(np.linspace(0, len(order) - 1, 6).round().astype(int))
+    found = []
+    for c in (order[place] for place in picked):
+        for i in np.flatnonzero(data.train.labels == c).tolist():
+            try:
+                data.train.images[i]
+            except UserError:
+                continue
+            found.append(i)
+            break
+    return found
+
+
+# -- preparing
+
+
+def prepare_split(settings: Settings, size: int, console: Console) -> None:
+    """Writes the training split in the form that is read fastest, and says how to use it."""
+    if settings.data.prepared == "none":
+        raise UserError("data.prepared is 'none', so nothing prepared would be used: leave it out.")
+    split = datasets.load(settings.data, settings.seed).train
+    if isinstance(split.images, prepare.PreparedImages):
+        folder = Path(split.images.files[0]).parent
+        prepare.check(folder)
+        console.print(f"{folder} is complete and its checksums are right: training uses it.")
+        return
+    if not isinstance(split.images, EncodedImages):
+        raise UserError(f"data.name={settings.data.name} has nothing to prepare: it is in memory.")
+    size = size or prepare.default_size(preview_resolution(settings.model, console))
+    target = settings.data.prepared
+    target_folder = prepare.folder_of(split.images, target)
+    console.print(f"{len(split):,} images to {target_folder}, short side at most {size} pixels.")
+    prepare.prepare(split, target_folder, size=size, workers=os.cpu_count() or 1, console=console)
+    total = sum(path.stat().st_size for path in target_folder.iterdir())
+    flag = f" Give --config.data.prepared={target} for it." if target else ""
+    console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")

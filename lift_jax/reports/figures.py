@@ -1,0 +1,273 @@
+"""The figures of a report, drawn without a display: accuracy by class, training, and comparison.
+
+Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart; markers and line
+styles differ as well.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lift_jax.training.monitor import StepRecord
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#767676"
+# Of each result of a run: colour, marker, filled or not.
+STYLES = {
+    "zero_shot": (GREY, "o", True),
+    "test": (PALETTE[0], "s", True),
+    "test_adjusted": (PALETTE[2], "D", True),
+    "test_tte": (PALETTE[1], "^", False),
+    "test_tte_adjusted": (PALETTE[3], "v", False),
+}
+SHADES = {"many": "#EDF2F7", "medium": "#FFFFFF", "few": "#FBF1E6"}
+NAMED = 30  # up to so many classes are named on the axis
+DOTTED = 60  # up to so many classes or steps are drawn one by one; more get a running mean
+
+
+def write(figure: Figure, path: Path) -> bytes:
+    """Writes a figure as PNG, complete or not at all; returns what it wrote."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=160)
+    torn = path.with_name(f".{path.name}.tmp")
+    torn.write_bytes(data.getvalue())
+    torn.replace(path)
+    return data.getvalue()
+
+
+def class_figure(
+    accuracy: Mapping[str, Float[np.ndarray, " c"]],
+    labels: Mapping[str, str],
+    train_counts: Int[np.ndarray, " c"],
+    groups: Sequence[str],
+    names: Sequence[str],
+) -> Figure:
+    """Returns accuracy by class over training images by class, head first.
+
+    Args:
+        accuracy: percent by result (a key of STYLES), NaN where there is no test image.
+        labels: what to call each result.
+        train_counts: training images of each class.
+        groups: many, medium or few for each class.
+        names: of the classes.
+    """
+    height = {"many": 0, "medium": 1, "few": 2}
+    # Groups first: a data set may be grouped by other counts than its own.
+    order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train_counts[c], c))
+    x = np.arange(len(order))
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    _shade(top, bottom, [groups[c] for c in order])
+
+    few = len(order) <= DOTTED
+    width = max(5, len(order) // 30)
+    for result, values in accuracy.items():
+        colour, marker, filled = STYLES[result]
+        if few:
+            dots = {"marker": marker, "markersize": 6.5, "markeredgewidth": 1.4}
+            face = colour if filled else "none"
+            line = {"linewidth": 0.8, "markerfacecolor": face, **dots}
+        else:
+            line = {"linewidth": 2.2, "linestyle": "-" if filled else (0, (4, 1))}
+        y = values[order] if few else _running_mean(values[order], width)
+        top.plot(x, y, color=colour, label=labels[result], **line)
+    top.set(ylim=(-3, 103))
+    top.set_ylabel("accuracy (%)" if few else f"accuracy (%), mean of {width} neighbours")
+    top.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+    top.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", ncols=3)
+
+    bottom.bar(x, np.maximum(train_counts[order], 0.5), width=0.8 if few else 1.0, color="#9AA5B1")
+    bottom.set(yscale="log", ylabel="train images", xlim=(-0.6, len(order) - 0.4))
+    bottom.set_ylim(bottom=0.8 * max(0.5, train_counts.min()))  # the smallest bar still shows
+    _name_classes(bottom, [names[c] for c in order])
+    return _clean(figure)
+
+
+def frequency_figure(
+    counts: Mapping[str, Int[np.ndarray, " c"]], groups: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """Returns images by class for each split (by its name, training first), head first."""
+    height = {"many": 0, "medium": 1, "few": 2}
+    train = next(iter(counts.values()))
+    order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train[c], c))
+    x = np.arange(len(order))
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    _shade(axes, axes, [groups[c] for c in order])
+    few = len(order) <= DOTTED
+    for i, (split, number) in enumerate(counts.items()):
+        shown = np.where(number > 0, number, np.nan)[order]  # a class without images has no mark
+        if i == 0:
+            axes.bar(x, shown, width=0.8 if few else 1.0, color="#9AA5B1", label=split)
+        else:
+            style = {"marker": "s^"[i % 2] if few else ".", "linestyle": "", "markersize": 5}
+            axes.plot(x, shown, color=PALETTE[i - 1], label=split, **style)
+    axes.set(yscale="log", ylabel="images", xlim=(-0.6, len(order) - 0.4))
+    axes.set_ylim(bottom=0.4)
+    _name_classes(axes, [names[c] for c in order])
+    figure.legend(loc="outside lower left", frameon=False, ncols=3)
+    return _clean(figure)
+
+
+def views_figure(
+    rows: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]], columns: Sequence[str]
+) -> Figure:
+    """Returns a contact sheet: a row an image, by its title, and a column a view of it."""
+    figure = Figure(figsize=(1.25 * len(columns) + 1.6, 1.36 * len(rows) + 0.5))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (title, views) in zip(grid, rows.items(), strict=True):
+        for axes, view in zip(line, views, strict=True):
+            axes.imshow(view)
+            axes.set(adjustable="datalim", box_aspect=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+        line[0].yaxis.label.set_parse_math(False)
+    for axes, column in zip(grid[0], columns, strict=True):
+        axes.set_title(column, fontsize=8)
+    return figure
+
+
+def training_figure(steps: Sequence[StepRecord]) -> Figure:
+    """Returns loss and learning rate by step, and for a long run a running mean of the loss."""
+    x = [step.step for step in steps]
+    loss = np.array([step.loss for step in steps])
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
+    many = len(steps) > DOTTED
+    top.plot(x, loss, color=PALETTE[0], linewidth=0.8 if many else 1.8, alpha=0.35 if many else 1)
+    if many:
+        width = max(5, len(steps) // 60)
+        mean = _running_mean(loss, width)
+        top.plot(x, mean, color=PALETTE[0], linewidth=2, label=f"mean of {width} steps")
+        top.legend(loc="upper right", frameon=False)
+    top.set(ylabel="loss")
+    bottom.plot(x, [step.lr for step in steps], color=PALETTE[1], linewidth=1.8)
+    bottom.set(ylabel="learning rate", xlabel="step", xlim=(0, max(x) + 1))
+    bottom.set_ylim(bottom=0)
+    for axes in (top, bottom):
+        axes.grid(color="#E3E3E3", linewidth=0.7)
+    return _clean(figure)
+
+
+def comparison_figure(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """Returns bars of overall, many, medium, few and mean accuracy for several runs."""
+    metrics = ("overall", "many", "medium", "few", "mean")
+    figure = Figure(figsize=(9.6, 3.6 + 0.22 * len(runs)), layout="constrained")
+    axes = figure.subplots()
+    width = 0.82 / len(runs)
+    for i, (name, summary) in enumerate(runs.items()):
+        values = [summary[metric] for metric in metrics]
+        bars = axes.bar(
+            np.arange(len(metrics)) + (i - (len(runs) - 1) / 2) * width,
+            [value or 0 for value in values],
+            width * 0.94,
+            label=name,
+            color=PALETTE[i % len(PALETTE)],
+            hatch=("", "//", "..")[i // len(PALETTE) % 3],
+            edgecolor="white",
+        )
+        if len(runs) <= 5:
+            texts = ["–" if value is None else f"{value:.1f}" for value in values]
+            axes.bar_label(bars, texts, fontsize=8, padding=2)
+    axes.set(ylabel="accuracy (%)", ylim=(0, 105))
+    axes.set_xticks(range(len(metrics)), metrics)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+    legend = figure.legend(loc="outside lower left", frameon=False, ncols=2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return _clean(figure)
+
+
+Point = tuple[float | None, float | None]  # mean and standard deviation, in percent
+
+
+def sweep_figure(
+    title: str,
+    cells: Sequence[str],
+    panels: Mapping[str, Mapping[str, Mapping[str, Point]]],
+) -> Figure:
+    """Returns accuracy by cell, a panel a way of testing, with error bars where there are seeds.
+
+    Cells whose names are numbers are joined by lines.
+
+    Args:
+        title: what is compared.
+        cells: names, in order.
+        panels: by title, then by cell, then by group (overall, many, medium, few).
+    """
+    styles = {"overall": "o", "many": "s", "medium": "D", "few": "^"}
+    joined = len(cells) > 1 and all(cell.replace(".", "", 1).isdigit() for cell in cells)
+    width = max(4.8, 1.4 + 0.42 * len(cells))
+    figure = Figure(figsize=(0.8 + width * len(panels), 5.0), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, panel) in zip(all_axes, panels.items(), strict=True):
+        for i, (group, marker) in enumerate(styles.items()):
+            points = [panel[cell][group] if cell in panel else (None, None) for cell in cells]
+            mean, std = np.array(points, dtype=np.float64).T  # None becomes NaN
+            axes.errorbar(
+                np.arange(len(cells)) + (0 if joined else (i - 1.5) * 0.12),  # side by side
+                mean, np.where(np.isnan(std), 0, std), marker=marker, color=PALETTE[i],
+                linestyle="-" if joined else "", linewidth=1.2, markersize=6, capsize=2.5,
+                label=group,
+            )  # fmt: skip
+        short = joined or max(map(len, cells)) * len(cells) < 30
+        turned = {} if short else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(cells)), cells, **turned)
+        axes.set(title=name, xlim=(-0.6, len(cells) - 0.4))
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+    all_axes[0].set_ylabel("accuracy (%)")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.suptitle(title)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return _clean(figure)
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Names the classes below the axis, or tells their number where they are many."""
+    if len(names) > NAMED:
+        axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
+        return
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)  # a name may hold dollar signs
+
+
+def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:
+    """Colours the stretch of each group and writes its name above it."""
+    for group, shade in SHADES.items():
+        count = groups.count(group)
+        if not count:
+            continue
+        start = groups.index(group)
+        for axes in (top, bottom):
+            axes.axvspan(start - 0.5, start + count - 0.5, color=shade, zorder=0, linewidth=0)
+        # Outward, so that the names of short stretches at the ends do not meet.
+        side = {"many": "left", "medium": "center", "few": "right"}[group]
+        x = {"left": start - 0.5, "center": start + (count - 1) / 2, "right": start + count - 0.5}
+        text = f"{group} ({count:,})"
+        place = top.get_xaxis_transform()
+        top.text(x[side], 1.02, text, transform=place, ha=side, color="#444444")
+
+
+def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
+    """Returns means of `width` neighbours, of fewer at the ends, with NaN left out."""
+    window = np.ones(width)
+    known = np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0.0), window, "same")
+    number = np.convolve(known.astype(np.float64), window, "same")
+    return np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0.5)
+
+
+def _clean(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

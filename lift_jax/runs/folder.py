@@ -1,0 +1,256 @@
+"""The run folder: whether a run may go on in it, and what a finished one says."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lift_jax.errors import UserError
+from lift_jax.evaluation.metrics import NAMES
+from lift_jax.runs.log import LOG, read_log
+from lift_jax.runs.tables import result_names
+from lift_jax.settings.parse import changes
+from lift_jax.settings.schema import Settings
+from lift_jax.storage import atomic
+from lift_jax.storage.addresses import is_remote
+from lift_jax.training.monitor import StepRecord
+
+CONFIG, METRICS = "config.json", "metrics.json"
+# What may change while a run continues, for it does not change what is learned; a backbone or a
+# data set at another place is recognised by its content.
+FREE = (
+    "checkpoint",
+    "mesh",
+    "test",
+    "train.accum",
+    "train.remat",
+    "model.backbone",
+    "data.workers",
+    "data.features_gb",
+    "data.root",
+    "data.train_list",
+    "data.test_list",
+    "data.val_list",
+    "data.class_names",
+    "data.expected",
+)
+RESULTS = ("zero_shot", "test", "test_adjusted", "test_tte", "test_tte_adjusted")
+ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only where test.adjust asks for them
+FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
+GROUPS = ("many", "medium", "few")
+TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
+CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
+
+
+# -- going on in one
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """Makes the folder. Raises UserError if that fails."""
+    if is_remote(workdir):
+        raise UserError(f"{workdir}: this command needs a folder of this machine.")
+    path = Path(workdir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"Cannot make the run folder {path} (--workdir): {e.strerror}.") from e
+    return path
+
+
+def write_config(workdir: Path, about: dict) -> None:
+    if jax.process_index() == 0:
+        atomic.write_json(workdir / CONFIG, about)
+
+
+def check_config(saved: dict, written: Mapping[str, Any], workdir: Path) -> None:
+    """Raises UserError if the folder's run was made by another config than `written`."""
+    saved = {key: value for key, value in saved.items() if key != "data_summary"}
+    changed = changes(saved, written, FREE)
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            "Give another --workdir, or set these back to continue that run."
+        )
+
+
+def check_content(saved: dict, about: dict, workdir: Path) -> None:
+    """Raises UserError if classes, counts or backbone are not those of the folder's run."""
+    kinds = {
+        "class_names": "other classes",
+        "counts": "other training images",
+        "prepared": "training images prepared otherwise (data.prepared)",
+        "backbone_fingerprint": "other backbone weights",
+    }
+    for key, kind in kinds.items():
+        if saved["data_summary"][key] != about["data_summary"][key]:
+            raise UserError(
+                f"{workdir} holds a run with {kind} than the config gives now. Give another "
+                "--workdir, or the data and the backbone that the run began with."
+            )
+
+
+def stored_metrics(workdir: Path, settings: Settings) -> dict | None:
+    """Returns the results in the folder, if they were made by the same test settings."""
+    try:
+        about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not tested yet, or a file that somebody changed: test again
+    now = settings.written
+    same = about.get("test") == now["test"]
+    same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
+    return found if same and found.get("test") else None
+
+
+# -- a finished one
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        workdir: the folder.
+        config: the settings, by group.
+        metrics: metrics.json.
+        steps: the training log, empty for a run that does not train.
+        names, groups: of each class.
+        train_counts, test_counts: images of each class.
+        accuracy: percent of each class by result, NaN where missing.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    steps: list[StepRecord]
+    names: list[str]
+    groups: list[str]
+    train_counts: np.ndarray
+    test_counts: np.ndarray
+    accuracy: dict[str, np.ndarray]
+
+    @property
+    def title(self) -> str:
+        """The settings that tell runs apart: data, backbone, tuner and loss."""
+        return " · ".join(str(self.config[group][key]) for group, key in TITLE)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What to call each result."""
+        tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
+        texts = self.config.get("text_tuner", {"name": "none"})["name"]
+        return result_names(tuner, self.config["label"], texts)
+
+    @property
+    def tuned_share(self) -> float:
+        """The share of all parameters that is tuned, the head not counted as tuned."""
+        sizes = [self.metrics[key] for key in ("tuned_params", "head_params", "frozen_params")]
+        return sizes[0] / max(1, sum(sizes))
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The summaries that the run has, by name, the best way of testing last."""
+        return {key: self.metrics[key] for key in RESULTS if self.metrics[key] is not None}
+
+
+def load(workdir: str | Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        UserError: for a file that is missing or broken, by name.
+    """
+    if is_remote(workdir):
+        raise UserError(f"{workdir}: this command needs a folder of this machine.")
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
+    path = workdir / "config.json"
+    config = _read_json(path, ("data_summary", "label", *(group for group, _ in TITLE)))
+    summary = config.pop("data_summary")
+    if not isinstance(summary, dict) or "class_names" not in summary:
+        raise UserError(f"{path}: expected data_summary to hold class_names.")
+    for group, key in TITLE:
+        if not isinstance(config[group], dict) or key not in config[group]:
+            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
+    always = [key for key in RESULTS if key not in ADJUSTED]
+    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
+    metrics |= _read_json(workdir / "metrics.json", (*always, *FACTS))
+    for key in RESULTS:
+        if metrics[key] is not None and (missing := set(NAMES) - set(metrics[key])):
+            missing = ", ".join(sorted(missing))
+            raise UserError(f"{workdir / 'metrics.json'}: expected {missing} in {key}, found none.")
+    if all(metrics[key] is None for key in RESULTS):
+        raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
+    rows = _read_classes(workdir / "per_class.csv", class_columns(metrics))
+    if len(rows) != len(summary["class_names"]):
+        raise UserError(
+            f"{workdir / 'per_class.csv'}: expected {len(summary['class_names'])} classes "
+            f"(config.json), found {len(rows)}."
+        )
+    try:
+        return Run(
+            workdir=workdir,
+            config=config,
+            metrics=metrics,
+            steps=read_log(workdir / LOG) if metrics["steps"] else [],
+            names=[row["name"] for row in rows],
+            groups=[row["group"] for row in rows],
+            train_counts=np.array([int(row["train_images"]) for row in rows]),
+            test_counts=np.array([int(row["test_images"]) for row in rows]),
+            accuracy={
+                key: np.array([float(row[key] or "nan") for row in rows])
+                for key in RESULTS
+                if metrics[key] is not None
+            },
+        )
+    except ValueError as error:
+        raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
+
+
+def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of per_class.csv, for results by name of which some may be absent or None."""
+    adjusted = [key for key in ADJUSTED if found.get(key) is not None]
+    return (*CLASS_COLUMNS, *(key for key in RESULTS if key not in ADJUSTED or key in adjusted))
+
+
+def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}. A finished run writes it."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON; {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {str(value)[:60]}.")
+    if missing := [key for key in keys if key not in value]:
+        raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
+    return value
+
+
+def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}. A finished run writes it."
+        ) from error
+    except (csv.Error, ValueError) as error:
+        raise UserError(f"{path}: expected a CSV table; {error}.") from error
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+        raise UserError(
+            f"{path}: expected the columns {', '.join(columns)}; "
+            f"found {', '.join(reader.fieldnames or ['none'])}."
+        )
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values() or row["group"] not in GROUPS:
+            raise UserError(f"{path}: line {number} is broken: {','.join(map(str, row.values()))}.")
+    return rows

@@ -1,0 +1,116 @@
+"""The log of a run: log.jsonl and TensorBoard events.
+
+Only process 0 writes; on the others nothing happens. The log grows line by line, so a kill may cut
+off its last line; readers drop such a line.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from tensorboardX import SummaryWriter
+
+from lift_jax.errors import UserError
+from lift_jax.storage.atomic import replacing
+from lift_jax.training.monitor import StepRecord
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """Appends training steps to log.jsonl and to TensorBoard events in the run folder."""
+
+    def __init__(self, workdir: str | os.PathLike[str], active: bool):
+        self.workdir = Path(workdir)
+        self.active = active
+        self._file: TextIO | None = None
+        self._events: SummaryWriter | None = None
+
+    def resume(self, step: int) -> float:
+        """Drops everything after a step (0 empties the log) and opens the log to append.
+
+        Returns:
+            The training seconds up to that step, 0 if none are logged or on other hosts.
+        """
+        if not self.active:
+            return 0.0
+        self.close()
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        path = self.workdir / LOG
+        kept = [line for line in read_log(path) if line.step <= step] if path.exists() else []
+        with replacing(path) as file:
+            file.writelines(_line(record) for record in kept)
+        self._file = open(path, "a", encoding="utf-8")
+        # The suffix, because two files begun in the same second would have the same name.
+        self._events = SummaryWriter(
+            str(self.workdir), purge_step=step + 1, filename_suffix=f".{step}"
+        )
+        return kept[-1].seconds if kept else 0.0
+
+    def write(self, record: StepRecord) -> None:
+        """Appends one training step; the first one replaces what is logged from its step on."""
+        if not self.active:
+            return
+        if self._file is None:
+            self.resume(record.step - 1)
+        assert self._file is not None
+        self._file.write(_line(record))
+        self._file.flush()
+        names = ("loss", "lr", "images_per_second", "wait")
+        self.scalars(record.step, {f"train/{name}": getattr(record, name) for name in names})
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds values to the TensorBoard events alone, leaving out those that are None."""
+        if not self.active:
+            return
+        if self._events is None:
+            self.resume(step)
+        assert self._events is not None
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files; writing later opens them again."""
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+        self._file = self._events = None
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
+    """Returns the steps of a log, without its last line if that was torn.
+
+    Raises:
+        UserError: if the file is absent, or any other line is broken.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the training log: {error.strerror}.") from error
+    steps = []
+    for number, line in enumerate(lines, 1):
+        try:
+            steps.append(StepRecord(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if number < len(lines):
+                keys = ", ".join(field.name for field in dataclasses.fields(StepRecord))
+                raise UserError(
+                    f"{path}: line {number} is not a training step (a JSON object of {keys}); "
+                    f"found {line[:60]!r}. Remove the line."
+                ) from error
+    return steps
+
+
+def _line(record: StepRecord) -> str:
+    return json.dumps(dataclasses.asdict(record)) + "\n"

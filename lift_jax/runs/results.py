@@ -1,0 +1,222 @@
+"""The results of a run: measured on validation and test splits, written and shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from lift_jax.data.types import Dataset, Split
+from lift_jax.errors import UserError
+from lift_jax.evaluation import adjustment, metrics
+from lift_jax.evaluation.evaluator import Candidate, Evaluator
+from lift_jax.evaluation.metrics import Counts
+from lift_jax.models.tree import Tree
+from lift_jax.parallel.mesh import replicated
+from lift_jax.runs import folder, log, tables, unreadable
+from lift_jax.settings.schema import Settings
+from lift_jax.storage import atomic
+from lift_jax.training import parameters
+from lift_jax.training.loop import Validate
+from lift_jax.training.setup import Setup, shorten
+from lift_jax.training.state import State
+from lift_jax.tuners.prompt_learning import encode_texts_once
+
+
+def test(
+    settings: Settings, setup: Setup, state: State | None, workdir: Path, console: Console
+) -> dict[str, Any]:
+    """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
+
+    With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
+    chosen on the validation split before the test split is read. Writes metrics.json and
+    per_class.csv, prints the table, and returns what metrics.json holds.
+    """
+    trained = state is not None and (workdir / log.LOG).exists()
+    records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
+    counts, choices = measure(settings, setup, state, console)
+    data = setup.data
+    found = summarise(counts, data) | choices
+    sizes = parameters.parameter_counts(setup.parameters)
+    found |= {
+        "tuned_params": sizes["tuned"], "head_params": sizes["head"],
+        "frozen_params": sizes["frozen"], "steps": int(state.step) if state is not None else 0,
+        "seconds": records[-1].seconds if records else 0.0,
+        "images_per_second": records[-1].images_per_second if records else 0.0,
+    }  # fmt: skip
+    warn_of_absent_classes(next(iter(counts.values())), data, console)
+    if jax.process_index() == 0:
+        folder.write_config(workdir, describe(settings, setup))
+        write_per_class(workdir, data, counts)
+        atomic.write_json(workdir / folder.METRICS, found)
+    unreadable.record_unreadable(data, workdir, jax.process_index(), console, anew=("test",))
+    show(found, settings, console)
+    return found
+
+
+def measure(
+    settings: Settings, setup: Setup, state: State | None, console: Console
+) -> tuple[dict[str, Counts], dict[str, Any]]:
+    """Returns the counts on the test split by result, and what the validation split decided."""
+    evaluator, data = make_evaluator(settings, setup, console), setup.data
+    once: dict[str, Candidate] = {}
+    if setup.zero_shot is not None:
+        once["zero_shot"] = Candidate(*setup.zero_shot)
+    if state is None:
+        counts = evaluator.once(once, (), data.test, "Testing")
+        return counts, {"adjustment": None}
+    tuned, decided = tuned_candidate(setup, state), {}
+    if settings.test.adjust:
+        assert data.val is not None  # `build` has checked
+        decided = choose_adjustment(evaluator, tuned, state.tuned, data, console)
+        tuned = tuned._replace(shifts=adjustment.shifts((0.0, decided["tau"]), data.counts))
+    counts = evaluator.once(once | {"test": tuned}, state.tuned, data.test, "Testing")
+    choices: dict[str, Any] = {"adjustment": decided or None}
+    if settings.test.tte:
+        counts |= evaluator.crops({"test_tte": tuned}, data.test, "Testing")
+        if data.val is not None:
+            plain = tuned._replace(shifts=None)
+            choices["validation"] = compare_crops(
+                evaluator, plain, state.tuned, data.val, data, console
+            )
+    if decided:
+        for row in {"test", "test_tte"} & counts.keys():
+            both = counts[row]
+            counts |= {row: adjustment.part(both, 0), f"{row}_adjusted": adjustment.part(both, 1)}
+    return counts, choices
+
+
+def make_evaluator(settings: Settings, setup: Setup, console: Console) -> Evaluator:
+    """Returns the evaluator of a run's splits."""
+    return Evaluator(
+        setup.mesh, setup.vision, setup.cache, settings.test, settings.seed,
+        settings.train.min_area, settings.data.workers, console,
+    )  # fmt: skip
+
+
+def tuned_candidate(setup: Setup, state: State) -> Candidate:
+    """Returns the tuned classifier, its texts encoded once where it has any."""
+    leaves = state.tuned | setup.frozen
+    return Candidate(*encode_texts_once(setup.graph, leaves, replicated(setup.mesh)))
+
+
+def choose_adjustment(
+    evaluator: Evaluator, tuned: Candidate, paths: Tree, data: Dataset, console: Console
+) -> dict[str, Any]:
+    """Returns the strength of the adjustment that is best on the validation split, and what each
+    strength gives there."""
+    assert data.val is not None
+    shifts = adjustment.shifts(adjustment.TAUS, data.counts)
+    trials = {"val": tuned._replace(shifts=shifts)}
+    validated = evaluator.once(trials, paths, data.val, "Validating")
+    tau, means = adjustment.choose(validated["val"])
+    console.print(
+        f"Adjustment: tau {tau} is best on {len(data.val):,} validation images (mean over "
+        f"the classes {means[str(tau)]:.2f} %; {means['0.0']:.2f} % without)."
+    )
+    return {"tau": tau, "val_mean": means}
+
+
+def compare_crops(
+    evaluator: Evaluator,
+    tuned: Candidate,
+    paths: Tree,
+    val: Split,
+    data: Dataset,
+    console: Console,
+) -> dict[str, float]:
+    """Returns the mean accuracy on the validation split with one crop and with the ensemble.
+
+    Prints a warning if the ensemble does worse.
+    """
+    counts = evaluator.once({"test": tuned}, paths, val, "Validating")
+    counts |= evaluator.crops({"test_tte": tuned}, val, "Validating")
+    means = {
+        row: metrics.summarise(count, data.group_counts)["mean"] for row, count in counts.items()
+    }
+    if means["test_tte"] < means["test"]:
+        console.print(
+            f"Warning: on the validation split the test-time ensemble does worse than one crop "
+            f"({means['test_tte']:.2f} against {means['test']:.2f} %, mean over the classes). Set "
+            "test.tte=False, or a smaller test.expand.",
+            markup=False,
+        )
+    return means
+
+
+def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
+    """Returns a function from a state to its mean accuracy over the classes of the validation
+    split, in percent. Raises UserError if there is no such split."""
+    val = setup.data.val
+    if val is None:
+        raise UserError(
+            "checkpoint.best chooses by a validation split, never by the test split, and "
+            f"data.name={settings.data.name!r} has none here. Give data.val_share=0.1, which holds "
+            "that share of the training images out, or the data set's own (see test.adjust)."
+        )
+    evaluator = make_evaluator(settings, setup, console)
+
+    def score(state: State) -> float:
+        tuned = {"val": tuned_candidate(setup, state)}
+        counts = evaluator.once(tuned, state.tuned, val, "Validating")
+        mean = metrics.summarise(counts["val"], setup.data.group_counts)["mean"]
+        assert mean is not None  # the split holds images
+        return mean
+
+    return score
+
+
+def summarise(counts: Mapping[str, Counts], data: Dataset) -> dict[str, Any]:
+    """Returns the accuracies of each result; None for a result that was not measured."""
+    return {
+        row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
+        for row in folder.RESULTS
+    }
+
+
+def warn_of_absent_classes(counts: Counts, data: Dataset, console: Console) -> None:
+    """Prints a warning that names the classes without a test image."""
+    missing = metrics.absent(counts)
+    if missing:
+        console.print(
+            f"Warning: classes without a test image ({len(missing)} of {len(data.class_names)}), "
+            f"left out of the class means: {shorten([data.class_names[i] for i in missing])}",
+            markup=False,
+        )
+
+
+def describe(settings: Settings, setup: Setup) -> dict[str, Any]:
+    """Returns what a checkpoint belongs to, which is also what config.json holds."""
+    summary = {
+        "class_names": list(setup.data.class_names),
+        "counts": setup.data.counts.tolist(),
+        "prepared": setup.data.prepared,
+        "backbone_fingerprint": setup.fingerprint,
+    }
+    return {**settings.written, "data_summary": summary}
+
+
+def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) -> None:
+    """Writes per_class.csv: accuracies in percent, empty for classes without test images."""
+    group = np.full(len(data.class_names), "", dtype=object)
+    for name, members in metrics.groups(data.group_counts).items():
+        group[members] = name
+    accuracy = {row: metrics.class_accuracy(counts[row]) for row in folder.RESULTS if row in counts}
+    header = folder.class_columns(accuracy)
+    results = header[len(folder.CLASS_COLUMNS) :]
+    images = next(iter(counts.values()))["total"]
+    rows = (
+        (c, name, data.counts[c], group[c], images[c])
+        + tuple(float(accuracy[row][c]) if row in accuracy else None for row in results)
+        for c, name in enumerate(data.class_names)
+    )
+    atomic.write_csv(workdir / "per_class.csv", header, rows)
+
+
+def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:
+    """Prints the table of results."""
+    tuner = settings.tuner.name if found["tuned_params"] else "none"
+    names = tables.result_names(tuner, settings.label, settings.text_tuner.name)
+    console.print(tables.results_table({names[row]: found[row] for row in folder.RESULTS}))

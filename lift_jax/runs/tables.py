@@ -1,0 +1,41 @@
+"""The table of results, and what to call each result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, str]:
+    """Returns what to call the results of a run (keys of metrics.json) in tables and figures.
+
+    Args:
+        tuner: `tuner.name` of the config.
+        label: the method's name, `label` of the config.
+        text_tuner: `text_tuner.name` of the config.
+    """
+    names = {
+        "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
+        "clip_adapter": "CLIP-Adapter", "proj": "projections only",
+    }  # fmt: skip
+    method = names.get(tuner, label)
+    if tuner == "none" and text_tuner != "none":
+        method = f"{text_tuner} of texts"
+    return {
+        "zero_shot": "zero-shot", "test": method, "test_adjusted": f"{method}, adjusted",
+        "test_tte": f"{method} with TTE", "test_tte_adjusted": f"{method} with TTE, adjusted",
+    }  # fmt: skip
+
+
+def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:
+    """Returns a table of summaries (`metrics.summarise`) by row name; a None row is left out."""
+    table = Table(title="Accuracy in %", title_justify="left")
+    table.add_column("")
+    columns = ("overall", "many", "medium", "few", "mean")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, summary in rows.items():
+        if summary is not None:
+            values = (summary[column] for column in columns)
+            table.add_row(name, *("–" if value is None else f"{value:.2f}" for value in values))
+    return table

@@ -1,0 +1,145 @@
+"""The whole of a run, from settings to a folder of results, in reading order."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from rich.console import Console
+
+from lift_jax.errors import UserError
+from lift_jax.parallel import processes
+from lift_jax.runs import folder, results
+from lift_jax.runs.log import RunLog
+from lift_jax.runs.progress import Progress
+from lift_jax.runs.unreadable import record_unreadable
+from lift_jax.settings.schema import Settings
+from lift_jax.storage import atomic
+from lift_jax.training import checkpoint, loop
+from lift_jax.training.monitor import StepRecord
+from lift_jax.training.setup import Setup, build
+from lift_jax.training.state import State, create_state, state_shardings
+
+
+def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train") -> dict[str, Any]:
+    """Trains (or continues) and tests; returns what metrics.json holds.
+
+    `mode` evaluate tests the newest checkpoint of `workdir`, zero_shot the untuned CLIP. Raises
+    UserError for anything in the settings, the data, the weights or the folder that the user can
+    mend.
+    """
+    workdir = folder.open_workdir(workdir)
+    console = Console(quiet=jax.process_index() != 0)
+    keep, best = settings.checkpoint.keep, settings.checkpoint.best
+    with (
+        atomic.disk_errors(workdir),
+        # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
+        jax.default_matmul_precision("highest"),
+        checkpoint.open_manager(workdir, keep, best) as manager,
+    ):
+        saved = checkpoint.describe(manager)
+        check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
+        if saved is not None:  # before anything slow
+            folder.check_config(saved, settings.written, workdir)
+        setup = build(settings, console, fresh=saved is None and mode != "zero_shot")
+        if mode == "zero_shot":
+            if setup.zero_shot is None:
+                raise UserError(
+                    f"{settings.model.backbone} has no text tower, and so no zero-shot classifier."
+                )
+            return results.test(settings, setup, None, workdir, console)
+
+        state = create_state(setup.tuned, setup.optimizer)
+        state = jax.device_put(state, state_shardings(state, setup.mesh))
+        if saved is not None:
+            folder.check_content(saved, results.describe(settings, setup), workdir)
+            state = checkpoint.restore(manager, state, console, best and mode == "evaluate")
+        if mode == "train":
+            done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
+            finished = processes.from_first(lambda: folder.stored_metrics(workdir, settings))
+            if done == total and finished:
+                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
+                results.show(finished, settings, console)
+                return finished
+            if 0 < done < total:
+                console.print(f"Continuing {workdir} after step {done} of {total}.")
+            if done < total:
+                state = train(settings, setup, state, manager, workdir, console)
+            if best:
+                state = checkpoint.restore(manager, state, console, best=True)
+                console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        return results.test(settings, setup, state, workdir, console)
+
+
+def check_mode(mode: str, workdir: Path, *, has_checkpoint: bool, tuned: str) -> None:
+    """Raises UserError if the run folder does not hold what the mode needs, or would lose it."""
+    if mode == "evaluate" and not has_checkpoint and not tuned:
+        raise UserError(
+            f"{workdir} holds no checkpoint to evaluate. Train first (--mode=train), or give "
+            "model.tuned the file of one."
+        )
+    if mode == "zero_shot" and has_checkpoint:
+        raise UserError(
+            f"{workdir} holds a trained run, whose results already have a zero-shot part and "
+            "would be overwritten. Give another --workdir."
+        )
+
+
+def train(
+    settings: Settings,
+    setup: Setup,
+    state: State,
+    manager: checkpoint.Manager,
+    workdir: Path,
+    console: Console,
+) -> State:
+    """Runs the training loop with the log, the progress bar and the checkpoints of a run folder."""
+    about, start = results.describe(settings, setup), int(state.step)
+    folder.write_config(workdir, about)
+    best = settings.checkpoint.best
+    validate = results.validator(settings, setup, console) if best else None
+    saver = loop.Saver(manager, settings.checkpoint, about, start, validate)
+    output = RunOutput(setup, settings.train.epochs, start, workdir, console)
+    return loop.train(settings, setup, state, saver, output, console)
+
+
+class RunOutput:
+    """Reports training to the log, the progress bar and the run folder (see `loop.Output`)."""
+
+    def __init__(self, setup: Setup, epochs: int, start: int, workdir: Path, console: Console):
+        first = jax.process_index() == 0
+        total = setup.steps_per_epoch * epochs
+        self._data, self._workdir, self._console = setup.data, workdir, console
+        self._log = RunLog(workdir, active=first)
+        self._progress = Progress(total, epochs, start, active=first, console=console)
+
+    def __enter__(self) -> Self:
+        self._log.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.__exit__(*exception)
+        self._log.__exit__(*exception)
+
+    def resume(self, step: int) -> float:
+        """Drops what is logged after a step; returns the training seconds up to it."""
+        if step == 0:
+            self._record_unreadable(anew=("train", "val", "test"))
+        return self._log.resume(step)
+
+    def record(self, record: StepRecord) -> None:
+        """Logs and shows a step."""
+        self._log.write(record)
+        self._progress.update(record)
+
+    def show(self, line: str) -> None:
+        """Shows a line above the progress bar."""
+        self._progress.tell(line)
+
+    def saved(self) -> None:
+        """Lists the images that could not be read so far."""
+        self._record_unreadable()
+
+    def _record_unreadable(self, anew: tuple[str, ...] = ()) -> None:
+        process = jax.process_index()
+        record_unreadable(self._data, self._workdir, process, self._console, anew=anew)

@@ -1,0 +1,58 @@
+"""The settings as text: `lift-jax settings`, and the page docs/settings.md."""
+
+import json
+import textwrap
+
+from lift_jax.settings.methods import METHODS
+from lift_jax.settings.schema import GROUPS, TYPE_NAMES, Entry, entries
+
+INTRODUCTION = """# Settings
+
+Set one on the command line, `--config.train.lr=0.01`, or in a config file, `c.train.lr = 0.01`.
+`lift-jax settings train.lr` prints the same text. This page is written by
+`lift-jax settings --markdown`.
+"""
+
+
+def facts(entry: Entry) -> str:
+    """Returns type, range and default of a setting in words."""
+    about, lift = entry.about, lift_value(entry)
+    kind = f"one of {', '.join(about.choices)}" if about.choices else TYPE_NAMES[entry.type]
+    parts = [kind, about.range, f"default {json.dumps(entry.default)}"]
+    if about.by_method and lift is not None:
+        parts[-1] += f" (LIFT+), {json.dumps(lift)} (method=lift)"
+    if about.only_for:
+        parts.append(f"only for {about.only_for}")
+    return "; ".join(filter(None, parts))
+
+
+def lift_value(entry: Entry) -> bool | int | float | str | None:
+    """Returns the value that LIFT gives a setting, None if it does not set it."""
+    group, _, name = entry.key.rpartition(".")
+    lift = METHODS["lift"]
+    return (lift.get(group, {}) if group else lift).get(name)
+
+
+def explain(entry: Entry) -> str:
+    """Returns a setting as it is shown in a terminal."""
+    body = textwrap.wrap(entry.about.meaning, 92) + textwrap.wrap(f"[{facts(entry)}]", 92)
+    return "\n".join([entry.key, *(f"    {line}" for line in body)])
+
+
+def markdown() -> str:
+    """Returns the page of all settings."""
+    parts = [INTRODUCTION]
+    for group in ("", *GROUPS):
+        if group:
+            parts.append(f"## {group}\n\n{GROUPS[group].__doc__}\n")
+        rows = [
+            f"| `{entry.key}` | {cell(entry.about.meaning)} | {cell(facts(entry))} |"
+            for entry in entries(group)
+        ]
+        parts.append("\n".join(["| setting | meaning | values |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def cell(text: str) -> str:
+    """Returns a text for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("{", "&#123;").replace("}", "&#125;")

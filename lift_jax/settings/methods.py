@@ -1,0 +1,35 @@
+"""LIFT and LIFT+: the settings in which the two methods differ (section 5.1 of both papers).
+
+Where they differ LIFT+ is the default, so `lift_plus` repeats the defaults of the schema.
+"""
+
+from typing import Any
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lift_plus": {
+        "label": "LIFT+",
+        "train": {
+            "epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "flip": False,
+        },
+        "test": {"interpolation": "bicubic"},
+        "tuner": {
+            "init": "kaiming_uniform", "parts": "attn+mlp", "prompts": 0, "place": "start",
+            "mask": "each", "budget": "joint",
+        },
+        "head": {"shots": 100, "random": "uniform"},
+    },
+    "lift": {
+        "label": "LIFT",
+        "train": {
+            "epochs": 10, "lr": 0.01, "augment": "rrc", "interpolation": "bilinear", "flip": True,
+        },
+        "test": {"interpolation": "bilinear"},
+        "tuner": {
+            "init": "kaiming_normal", "parts": "attn+mlp+ln", "prompts": 10, "place": "end",
+            "mask": "joint", "budget": "each",
+        },
+        "head": {"shots": 0, "random": "kaiming_normal"},
+    },
+}  # fmt: skip
+LIFT, LIFT_PLUS = (METHODS[method]["label"] for method in ("lift", "lift_plus"))
+EXPAND_OF_PATCH_14 = 21  # LIFT's test.expand for patches of 14 pixels, a multiple of 7

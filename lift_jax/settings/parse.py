@@ -1,0 +1,108 @@
+"""From the config that a user wrote to checked, typed, resolved settings."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lift_jax.errors import UserError, unknown
+from lift_jax.settings.rules import check_rules, tuners_of_texts
+from lift_jax.settings.schema import (
+    GROUPS,
+    Settings,
+    check_value,
+    entries,
+)
+
+
+def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
+    """Returns the settings of a config, checked and resolved.
+
+    Raises UserError for a setting that is missing, unknown, of another type or out of range, and
+    for settings that do not go together.
+    """
+    written = to_dict(config)
+    resolved = resolve(typed(written), written)
+    check_rules(resolved)
+    return resolved
+
+
+def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config as plain dicts, lists and numbers, as config.json holds it."""
+    return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
+
+
+def typed(written: Mapping[str, Any]) -> Settings:
+    """Returns settings with the values of a config, each checked against the schema."""
+
+    def values(group: str) -> dict[str, Any]:
+        given = written.get(group, {}) if group else written
+        if not isinstance(given, Mapping):
+            raise UserError(f"The config's {group} is {given!r}; expected a group of settings.")
+        known = {entry.key.rpartition(".")[2]: entry for entry in entries(group)}
+        if more := [key for key in given if key not in known and (group or key not in GROUPS)]:
+            raise unknown(
+                "setting", f"{group}.{more[0]}".strip("."), [e.key for e in known.values()]
+            )
+        for name, entry in known.items():
+            if name not in given:
+                raise UserError(f"The config lacks the setting {entry.key!r}.")
+        return {name: check_value(entry, given[name]) for name, entry in known.items()}
+
+    groups = {name: group(**values(name)) for name, group in GROUPS.items()}
+    return Settings(**values(""), **groups, written=written)
+
+
+def resolve(settings: Settings, written: Mapping[str, Any]) -> Settings:
+    """Replaces automatic values that depend on other settings alone."""
+    s = settings
+    kind = s.head.kind
+    if kind == "auto":
+        kind = "text" if tuners_of_texts(s.tuner.name, s.text_tuner.name) else "cosine"
+    scale = s.loss.scale
+    if s.loss.name == "ldam" and not scale:
+        scale = s.head.scale
+    return replace(
+        s,
+        head=replace(s.head, kind=kind),
+        loss=replace(s.loss, scale=scale),
+        text_tuner=replace(s.text_tuner, init=s.tuner.init),
+    )
+
+
+def loss_options(settings: Settings) -> dict[str, float]:
+    """Returns the options of the chosen loss, for `losses.make`."""
+    names = [
+        e.key.rpartition(".")[2] for e in entries("loss") if e.about.only_for == settings.loss.name
+    ]
+    return {name: getattr(settings.loss, name) for name in names}
+
+
+def differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Lists "key: saved -> current" for each value that differs between two configs as dicts."""
+    lines = []
+    for key in sorted(saved.keys() | current.keys()):
+        a, b = saved.get(key, "absent"), current.get(key, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def same(a: Mapping[str, Any], b: Mapping[str, Any], but: tuple[str, ...]) -> bool:
+    """Returns True if two configs differ in nothing but these groups and keys."""
+    return not changes(a, b, but)
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any], but: tuple[str, ...]) -> list[str]:
+    """Returns the `differences` of two configs outside these groups and keys."""
+    return [
+        line
+        for line in differences(a, b)
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in but)
+    ]

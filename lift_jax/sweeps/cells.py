@@ -1,0 +1,304 @@
+"""The tables and figures of the papers, each a list of runs: `--sweep=losses`.
+
+    lift-jax train --config=inat --sweep=losses --workdir=runs/inat_losses
+
+A sweep is a function from a finished config and its origin to its cells: {name: {dotted key:
+value}}. Values of a cell win over the command line; all other settings are the config's, so
+--config.train.epochs=3 shortens every run but those of a sweep over epochs.
+
+Learning rates are the papers': those of LIFT where the config is of `method=lift`, else of LIFT+.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lift_jax.data.images.views import CROPS, SCHEDULES
+from lift_jax.data.sources.inaturalist import LEVELS
+from lift_jax.errors import UserError, unknown
+from lift_jax.models.heads import HEADS
+from lift_jax.models.vit import VisionConfig
+from lift_jax.settings.methods import EXPAND_OF_PATCH_14, LIFT, LIFT_PLUS
+from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
+from lift_jax.settings.schema import entries
+from lift_jax.training.losses import LOSSES
+from lift_jax.tuners.attach import TUNERS
+from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES
+from lift_jax.weights.hub import DEPTHS, NAMES
+from lift_jax.weights.load import sizes
+
+Cells = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The config file that a config comes from.
+
+    Attributes:
+        name: of the shipped config; "" for a file of the user's own.
+        get_config: the file's own function.
+    """
+
+    name: str
+    get_config: Callable[[str | None], ConfigDict]
+
+
+# -- what is compared
+
+
+def main(c: ConfigDict, origin: Origin) -> Cells:
+    """Main results: both methods beside the classifier alone and full fine-tuning."""
+    return {
+        "classifier_only": with_tuner("none", c, origin),
+        "full": with_tuner("full", c, origin),
+        LIFT: with_method("lift", c, origin),
+        LIFT_PLUS: with_method("lift_plus", c, origin),
+    }
+
+
+def ablation(c: ConfigDict, origin: Origin) -> Cells:
+    """Each part alone and with the others: tuner, start of the classifier, loss."""
+    parts = {
+        "tuner": (named("none"), {"tuner.name": c.tuner.name}),
+        "start": ({"head.init": "none"}, {"head.init": c.head.init}),
+        "loss": (with_loss("ce"), with_loss(c.loss.name)),
+    }
+    cells = {}
+    for chosen in itertools.product((False, True), repeat=len(parts)):
+        name = "+".join(part for part, on in zip(parts, chosen, strict=True) if on)
+        cells[name or "nothing"] = {
+            key: value
+            for options, on in zip(parts.values(), chosen, strict=True)
+            for key, value in options[on].items()
+        }
+    return cells
+
+
+def tuners(c: ConfigDict, origin: Origin) -> Cells:
+    """What is tuned, each method at its automatic size or the config's."""
+    known = ["none", *TUNERS, *PATH_RULES]
+    if is_resnet(c.model.backbone):
+        known = [name for name in known if name in ("none", *FOR_RESNETS)]
+    else:
+        known.remove("bn")
+    if not c.model.backbone.startswith(("vit_", "resnet", "dinov")):
+        known += TEXT_FEATURE_TUNERS
+    return {name: with_tuner(name, c, origin) for name in known}
+
+
+def dims(c: ConfigDict, origin: Origin) -> Cells:
+    """Width of the bottleneck."""
+    return {str(2**k): {"tuner.dim": 2**k} for k in range(9)}
+
+
+def ratio(c: ConfigDict, origin: Origin) -> Cells:
+    """The share of the blocks' weights that is tuned, drawn at random; all of them at the end."""
+    shares = (0.0001, 0.001, 0.01, 0.1, 0.5)
+    random = {str(s): with_tuner("aft", c, origin) | {"tuner.ratio": s} for s in shares}
+    return random | {"1": with_tuner("full", c, origin)}
+
+
+def partial(c: ConfigDict, origin: Origin) -> Cells:
+    """Tuning the last blocks alone."""
+    depth = depth_of(c.model.backbone)
+    step = max(1, depth // 12)
+    return {str(k): {"tuner.partial": k} for k in range(step, depth + 1, step)}
+
+
+def epochs(c: ConfigDict, origin: Origin) -> Cells:
+    """Length of training: LIFT+ keeps learning rate x epochs, LIFT the learning rate."""
+    chosen = [max(1, round(c.train.epochs * share)) for share in (0.2, 0.4, 0.6, 0.8, 1, 2, 4)]
+    return {
+        str(n): {"train.epochs": n}
+        | ({} if c.label == LIFT else {"train.lr": c.train.lr * c.train.epochs / n})
+        for n in chosen
+    }
+
+
+def mda(c: ConfigDict, origin: Origin) -> Cells:
+    """Crops for training: how the smallest one grows, random resized crops, and none."""
+    others = {kind: {"train.augment": kind} for kind in ("rrc", "none")}
+    return {s: {"train.augment": "mda", "train.mda": s} for s in SCHEDULES} | others
+
+
+def losses(c: ConfigDict, origin: Origin) -> Cells:
+    """Losses."""
+    return {name: with_loss(name) for name in LOSSES}
+
+
+def heads(c: ConfigDict, origin: Origin) -> Cells:
+    """Kinds of classifier."""
+    return {
+        kind: {"head.kind": kind} | ({} if kind == "cosine" else {"head.scale": 25.0})
+        for kind in HEADS
+    }
+
+
+def scales(c: ConfigDict, origin: Origin) -> Cells:
+    """Scale of the cosine classifier."""
+    return {str(s): {"head.kind": "cosine", "head.scale": float(s)} for s in range(15, 36, 5)}
+
+
+def inits(c: ConfigDict, origin: Origin) -> Cells:
+    """Start of the classifier: at random, from images (some or all of a class) or from texts."""
+    means = {"1_shot": 1, "10_shot": 10, "100_shot": 100, "class_mean": 0}
+    return {
+        "none": {"head.init": "none"},
+        **{n: {"head.init": "class_mean", "head.shots": shots} for n, shots in means.items()},
+        "linear_probe": {"head.init": "linear_probe"},
+        "text": {"head.init": "text"},
+    }
+
+
+def prompts(c: ConfigDict, origin: Origin) -> Cells:
+    """The texts that classes are told by, also for zero-shot; phrases where the config has some."""
+    texts = {
+        "classname": "classname", "photo": "a photo of a {}.",
+        "good_photo": "a good photo of a {}.", "picture": "a picture of a {}.",
+        "ensemble": "ensemble",
+    }  # fmt: skip
+    cells = {name: {"head.prompt": text, "head.descriptors": ""} for name, text in texts.items()}
+    return cells | ({"descriptor": {"head.prompt": "descriptor"}} if c.head.descriptors else {})
+
+
+def backbones(c: ConfigDict, origin: Origin) -> Cells:
+    """Pre-trained models; the classifier starts from texts where there is a text tower."""
+    names = (
+        "clip_rn50", "clip_rn101", "clip_vit_b32", "clip_vit_b16", "clip_vit_l14",
+        "clip_vit_l14_336", "siglip2_b16", "vit_b16_in21k", "vit_b16_in21k_ft_in1k", "resnet50",
+        "dinov2_b14",
+    )  # fmt: skip
+    cells = {name: {"model.backbone": name, "model.resolution": 0} for name in names}
+    for name in cells:
+        if is_resnet(name):
+            cells[name] |= named("ssf")
+        if name.startswith("clip_vit_l14") and c.label == LIFT:
+            cells[name]["test.expand"] = EXPAND_OF_PATCH_14
+    return cells
+
+
+def levels(c: ConfigDict, origin: Origin) -> Cells:
+    """Zero-shot at every level of the taxonomy, by the names that the classes have there.
+
+    Raises UserError for data without a taxonomy.
+    """
+    if c.data.name != "inaturalist":
+        raise UserError(
+            f"data.name is {c.data.name!r}, which has no taxonomy: --sweep=levels is for "
+            "'inaturalist', as in configs/inat.py."
+        )
+    return {
+        level: {"data.level": level} | ({} if level == c.data.level else {"data.expected": ""})
+        for level in LEVELS
+    }
+
+
+def tte(c: ConfigDict, origin: Origin) -> Cells:
+    """Crops of test-time ensembling, of random ones several numbers; one training for all."""
+    cells = {crops: {"test.crops": crops, "test.views": 10} for crops in CROPS}
+    del cells["random"]
+    views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10)}
+    return {name: {"test.tte": True} | changes for name, changes in (cells | views).items()}
+
+
+def expand(c: ConfigDict, origin: Origin) -> Cells:
+    """How much larger than its crops the image is for TTE; one training for all."""
+    sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 at 224 pixels
+    return {str(size): {"test.tte": True, "test.expand": size} for size in sizes}
+
+
+SWEEPS: dict[str, Callable[[ConfigDict, Origin], Cells]] = {
+    "main": main, "ablation": ablation, "tuners": tuners, "dims": dims, "ratio": ratio,
+    "partial": partial, "epochs": epochs, "mda": mda, "losses": losses, "heads": heads,
+    "scales": scales, "inits": inits, "prompts": prompts, "backbones": backbones, "tte": tte,
+    "expand": expand, "levels": levels,
+}  # fmt: skip
+ZERO_SHOT = ("levels",)  # sweeps whose cells are not trained
+
+
+def cells(name: str, c: ConfigDict, origin: Origin) -> Cells:
+    """Returns the cells of a sweep over a config. Raises UserError for an unknown sweep."""
+    if name not in SWEEPS:
+        raise unknown("sweep (--sweep)", name, SWEEPS)
+    return SWEEPS[name](c, origin)
+
+
+# -- what a cell changes
+
+
+def with_tuner(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
+    """A tuner, with the settings that the papers give it alone."""
+    lift, imagenet = c.label == LIFT, origin.name == "imagenet_lt"
+    own = {
+        "none": {"train.lr": 0.02 if lift else 0.03},
+        "full": {"train.lr": (0.001 if imagenet else 0.002) * (0.5 if lift else 1)},
+        "aft": {"tuner.ratio": 0.01 if lift and imagenet else 0.005},
+        "coop": {
+            "train.epochs": 50, "train.batch": 32, "train.lr": 0.002, "train.augment": "rrc",
+            "train.flip": of_method("lift", c, origin).train.flip,
+        },
+    }  # fmt: skip
+    return named(name) | own.get(name, {})
+
+
+def named(tuner: str) -> dict[str, Any]:
+    """A tuner, without the options that the config gives another one."""
+    options = [e for group in ("tuner", "coop", "clip_adapter") for e in entries(group)]
+    return {"tuner.name": tuner} | {
+        entry.key: entry.default
+        for entry in options
+        if entry.about.only_for and entry.about.only_for not in tuner.split("+")
+    }
+
+
+def depth_of(backbone: str) -> int:
+    """Returns the number of blocks of a backbone, also of one that is not on this machine."""
+    try:
+        vision = sizes(backbone).vision
+    except UserError:
+        return DEPTHS.get(backbone, 12)
+    return vision.layers if isinstance(vision, VisionConfig) else sum(vision.layers)
+
+
+def is_resnet(backbone: str) -> bool:
+    return "resnet" in backbone or backbone.startswith("clip_rn")
+
+
+def with_loss(name: str) -> dict[str, Any]:
+    """A loss, without the options that the config gives another one."""
+    others = {
+        entry.key: entry.default
+        for entry in entries("loss")
+        if entry.about.only_for and entry.about.only_for != name
+    }
+    return {"loss.name": name} | others
+
+
+def with_method(method: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
+    """What the config's file changes for a method, but for what the command line has changed."""
+    lift, plus = (flat(of_method(m, c, origin)) for m in ("lift", "lift_plus"))
+    own, now = lift if c.label == LIFT else plus, flat(c)
+    wanted = lift if method == "lift" else plus
+    return {k: v for k, v in wanted.items() if lift[k] != plus[k] and now[k] == own[k]}
+
+
+def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
+    """Returns the config of the same file for a method, with the backbone and the data of `c`."""
+    argument = f"method={method}" + (",debug" if c.data.name == "fake" else "")
+    if c.model.backbone in NAMES:
+        argument += f",backbone={c.model.backbone}"
+    made = origin.get_config(argument)
+    made.data = c.data
+    return made
+
+
+def flat(c: ConfigDict) -> dict[str, Any]:
+    """The values of a config by dotted key."""
+    groups = {key: group for key, group in c.items() if isinstance(group, ConfigDict)}
+    found = {
+        f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()
+    }
+    return found | {key: value for key, value in c.items() if key not in groups}

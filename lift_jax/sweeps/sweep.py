@@ -1,0 +1,289 @@
+"""Runs every cell of a sweep in one folder, and writes the table: `--sweep=losses`, `--seeds=5`.
+
+A cell is a config with some of its values changed, and is run with one seed or several; each run is
+an ordinary run folder, CELL/seed_S. Runs that are finished are not run again, so a sweep continues
+where it stopped, and several machines that share the folder may each take a part of the cells.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lift_jax.data import loader
+from lift_jax.errors import UserError
+from lift_jax.parallel import processes
+from lift_jax.reports import report
+from lift_jax.runs import log, tables
+from lift_jax.runs.folder import CONFIG, METRICS, open_workdir
+from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.settings.parse import parse, same, to_dict
+from lift_jax.sweeps import table
+from lift_jax.sweeps.table import COLUMNS, TITLES, Row
+from lift_jax.training.classifier import check_names
+
+Changes = Mapping[str, Any]  # dotted key of the config -> value
+Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
+WIDTH = 120  # characters of the table where there is no terminal
+# Settings that change neither training nor results, so that a finished run stays finished.
+IDLE = (
+    "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
+    "train.remat", "data.workers", "data.features_gb",
+)  # fmt: skip
+# Settings that change how a run is tested, and not its training.
+TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
+
+
+def run_sweep(
+    cells: Mapping[str, ConfigDict],
+    workdir: str | Path,
+    *,
+    title: str,
+    mode: str = "train",
+    seeds: int = 1,
+    part: str = "",
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
+) -> list[Row]:
+    """Runs every cell with `seeds` seeds, counted up from its config's; writes and shows the table.
+
+    A cell that fails by a UserError is a note below the table, and the others are run.
+
+    Args:
+        cells: the configs by name, which is also a folder's; one named "" has its runs directly in
+            `workdir`.
+        workdir: the folder of all runs and of the table: sweep.csv, sweep.md and sweep.png.
+        title: what is compared.
+        mode: that of every run, train or zero_shot.
+        seeds: runs a cell.
+        part: "i/n" runs only every n-th cell, from the i-th, and shows the table of what is
+            finished; a call without it writes the table.
+        published: overall accuracies in percent by cell and result.
+        notes: lines below the table.
+
+    Raises:
+        UserError: for wrong arguments before anything is run, and in the end if a cell failed.
+    """
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}; it must be at least 1.")
+    chosen = take(list(cells), part)
+    workdir = open_workdir(workdir)
+    runs = {
+        name: {workdir / name / f"seed_{s}": seeded(c, s) for s in range(c.seed, c.seed + seeds)}
+        for name, c in cells.items()
+    }
+    if seeds > 1:
+        notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
+    console = Console(quiet=jax.process_index() != 0)
+    sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole=not part)
+    for name in chosen:
+        for folder, config in runs[name].items():
+            if not processes.from_first(partial(finished, folder, config, mode)):
+                sweep.run(folder, config)
+    return sweep.show()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep under way.
+
+    Attributes:
+        title: what is compared.
+        workdir: the folder of all runs.
+        runs: the configs by cell and run folder.
+        mode: that of every run.
+        published: overall accuracies in percent by cell and result.
+        notes: lines below the table.
+        console: of process 0.
+        whole: False if another machine runs other cells and the table is not written.
+        failed: the runs that failed, by message.
+    """
+
+    title: str
+    workdir: Path
+    runs: Runs
+    mode: str
+    published: Mapping[str, Mapping[str, float]]
+    notes: Sequence[str]
+    console: Console
+    whole: bool
+    failed: dict[str, list[str]] = field(default_factory=dict)
+
+    def run(self, folder: Path, config: ConfigDict) -> None:
+        """Runs one cell with one seed; a UserError is noted in `failed`."""
+        where = str(folder.relative_to(self.workdir))
+        self.console.rule(f"{self.title}: {where}")
+        try:
+            if jax.process_index() == 0 and self.mode == "train":
+                borrow(folder, config, self.runs)
+            multihost_utils.sync_global_devices(where)
+            train_and_test(parse(config), folder, self.mode)
+        except UserError as e:
+            self.failed.setdefault(str(e), []).append(where)
+            self.console.print(f"Failed: {e}", markup=False)
+            return
+        if jax.process_index() == 0:
+            report.write(folder)
+        self.collect()
+
+    def collect(self) -> tuple[list[Row], list[str]]:
+        """Returns the table of the finished runs and the lines below it, and writes both."""
+        found = rows(self.runs, self.published, self.mode)
+        lines = [*self.notes, *unfinished(self.runs, self.mode)]
+        lines += [f"Failed: {', '.join(runs)}. {text}" for text, runs in self.failed.items()]
+        if jax.process_index() == 0 and self.whole:  # machines with parts would write at once
+            table.write(self.workdir, self.title, found, lines)
+        return found, lines
+
+    def show(self) -> list[Row]:
+        """Prints and returns the table. Raises UserError if a run failed."""
+        found, lines = self.collect()
+        if not self.console.is_terminal:
+            self.console.width = WIDTH
+        if found:
+            self.console.print(table.rich_table(self.title, found))
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False)
+        if self.failed:
+            count = sum(map(len, self.failed.values()))
+            raise UserError(f"{count} runs failed, see above. The same command tries them again.")
+        return found
+
+
+# -- the cells
+
+
+def take(names: Sequence[str], part: str) -> list[str]:
+    """The names that `part`, "i/n", gives: every n-th from the i-th; all for ""."""
+    if not part:
+        return list(names)
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(
+            f"--sweep_cells is {part!r}; give i/n with i from 1 to n, as in 2/4 for the second of "
+            "four machines."
+        )
+    return list(names)[int(match[1]) - 1 :: int(match[2])]
+
+
+def settle(config: ConfigDict, cells: Mapping[str, Changes]) -> dict[str, ConfigDict]:
+    """The configs of all cells. Raises UserError for one that is not valid or has no such key."""
+    settled = {}
+    for name, changes in cells.items():
+        settled[name] = deepcopy(config)
+        try:
+            settled[name].update_from_flattened_dict(dict(changes))
+            check_names(parse(settled[name]))
+        except (KeyError, AttributeError, TypeError, UserError) as e:
+            raise UserError(f"The cell {name!r} of the sweep: {e}") from e
+    return settled
+
+
+def seeded(config: ConfigDict, seed: int) -> ConfigDict:
+    changed = deepcopy(config)
+    changed.seed = seed
+    return changed
+
+
+# -- the runs
+
+
+def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | None:
+    """What metrics.json says of a run of this config that has nothing left to do, else None.
+
+    Data and backbone are not opened, which makes this fast: a run with another place of them is
+    left to `train.run`, which compares their content.
+    """
+    try:
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        images = sum(about.pop("data_summary")["counts"])
+        steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
+        trained = found["steps"] == steps and found["test"] is not None
+        whole = trained if mode == "train" else found["zero_shot"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not begun, not tested yet, or a file that somebody changed
+    return found if whole and same(about, to_dict(config), IDLE) else None
+
+
+def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
+    """Copies the training of a finished run that differs only in how it is tested, if there is one.
+
+    What is left to do in the folder is then to test.
+    """
+    if (folder / "checkpoints").exists():
+        return
+    for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
+        trained = (other / "checkpoints").exists() and finished(other, c)
+        if trained and same(to_dict(c), to_dict(config), TESTED):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(other / log.LOG, folder / log.LOG)
+            torn = folder / ".checkpoints.tmp"  # a copy is whole or absent
+            shutil.rmtree(torn, ignore_errors=True)
+            shutil.copytree(other / "checkpoints", torn)
+            torn.rename(folder / "checkpoints")
+            return
+
+
+# -- the results
+
+
+def rows(
+    runs: Runs, published: Mapping[str, Mapping[str, float]], mode: str = "train"
+) -> list[Row]:
+    """The table of all finished runs; the zero-shot result once where it is that of all cells."""
+    firsts = [next(iter(cell.values())) for cell in runs.values()]
+    once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
+    once = once and mode == "train"
+    found: list[Row] = []
+    for (name, cell), first in zip(runs.items(), firsts, strict=True):
+        results = [r for folder, c in cell.items() if (r := finished(folder, c, mode))]
+        for result in TITLES:
+            zero = result == "zero_shot"
+            absent = not results or any(r.get(result) is None for r in results)
+            if absent or (zero and once and found):
+                continue
+            found.append(
+                Row(
+                    cell="" if zero and once else called(name, first),
+                    result=result,
+                    tuned=0 if zero else results[0]["tuned_params"],
+                    head=0 if zero else results[0]["head_params"],
+                    values={key: [r[result][key] for r in results] for key in COLUMNS},
+                    published=published.get(name, {}).get(result),
+                )
+            )
+    return found
+
+
+def unfinished(runs: Runs, mode: str = "train") -> list[str]:
+    """A note that names the cells whose runs are not all finished; none if there are no such."""
+    counts = {
+        called(name, next(iter(cell.values()))): [
+            finished(folder, c, mode) is not None for folder, c in cell.items()
+        ]
+        for name, cell in runs.items()
+    }
+    names = [
+        name + (f" ({sum(done)} of {len(done)} seeds)" if any(done) else "")
+        for name, done in counts.items()
+        if not all(done)
+    ]
+    return [f"Not finished: {', '.join(names)}."] if names else []
+
+
+def called(name: str, config: ConfigDict) -> str:
+    """What the table calls a cell: the only one of a seed study has the name of its method."""
+    return (
+        name or tables.result_names(config.tuner.name, config.label, config.text_tuner.name)["test"]
+    )

@@ -1,0 +1,131 @@
+"""The table over the runs of a sweep: on the terminal, as CSV, as Markdown, as a figure."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from lift_jax.reports import figures
+from lift_jax.storage import atomic
+
+TITLES = {
+    "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
+    "test_tte_adjusted": "with TTE, adjusted",
+}  # fmt: skip
+PANELS = {  # of the figure
+    "zero_shot": "zero-shot", "test": "one crop", "test_adjusted": "one crop, adjusted",
+    "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
+}  # fmt: skip
+COLUMNS = ("overall", "many", "medium", "few", "mean")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a cell's result of one kind over its finished seeds.
+
+    Attributes:
+        cell: its name, empty for the zero-shot result of all cells.
+        result: a key of TITLES.
+        tuned, head: parameters.
+        values: percent by column and seed; None where a group of classes is empty.
+        published: overall accuracy in percent that is published for exactly this, if there is one.
+    """
+
+    cell: str
+    result: str
+    tuned: int
+    head: int
+    values: Mapping[str, Sequence[float | None]]
+    published: float | None = None
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.cell, TITLES[self.result])))
+
+    @property
+    def runs(self) -> int:
+        return len(self.values["overall"])
+
+    def mean(self, column: str) -> float | None:
+        values = self.values[column]
+        return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
+
+    def std(self, column: str) -> float | None:
+        """The standard deviation of the seeds as a sample; None for a single seed."""
+        values = self.values[column]
+        return None if None in values or len(values) < 2 else statistics.stdev(values)  # type: ignore[arg-type]
+
+    @property
+    def difference(self) -> float | None:
+        """Overall accuracy minus the published one, in percent."""
+        mean = self.mean("overall")
+        return None if self.published is None or mean is None else mean - self.published
+
+
+def headings(table: Sequence[Row]) -> list[str]:
+    compared = any(row.published is not None for row in table)
+    return ["", "tuned", *COLUMNS, *(("published", "difference") if compared else ())]
+
+
+def texts(row: Row) -> list[str]:
+    """A line of the table as it is read, the published number and the difference last."""
+
+    def number(column: str) -> str:
+        mean, std = row.mean(column), row.std(column)
+        if mean is None:
+            return "–"
+        return f"{mean:.2f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+    published = "" if row.published is None else f"{row.published:.1f}"
+    difference = "" if row.difference is None else f"{row.difference:+.1f}"
+    return [row.name, f"{row.tuned:,}", *map(number, COLUMNS), published, difference]
+
+
+def rich_table(title: str, table: Sequence[Row]) -> Table:
+    made = Table(title=f"{title}: accuracy in %", title_justify="left")
+    columns = headings(table)
+    for i, heading in enumerate(columns):
+        made.add_column(heading, justify="right" if i else "left", overflow="fold")
+    for row in table:
+        made.add_row(*texts(row)[: len(columns)])
+    return made
+
+
+def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str]) -> None:
+    """Writes sweep.csv, sweep.md and, of a table with lines, sweep.png."""
+    header = ["cell", "result", "runs", "tuned_params", "head_params"]
+    header += [name for key in COLUMNS for name in (key, f"{key}_std")]
+    atomic.write_csv(
+        workdir / "sweep.csv",
+        [*header, "published", "difference"],
+        (
+            [row.cell, row.result, row.runs, row.tuned, row.head]
+            + [value for key in COLUMNS for value in (row.mean(key), row.std(key))]
+            + [row.published, row.difference]
+            for row in table
+        ),
+    )
+    columns = headings(table)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [texts(row)[: len(columns)] for row in table]
+    with atomic.replacing(workdir / "sweep.md") as file:
+        file.write(f"{title}: accuracy in %\n\n")
+        file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
+        file.writelines(f"\n{note}\n" for note in notes)
+    if table:
+        figures.write(figure(title, table), workdir / "sweep.png")
+
+
+def figure(title: str, table: Sequence[Row]) -> Figure:
+    """A panel a kind of result; the zero-shot result of all cells stands in the title."""
+    cells = list(dict.fromkeys(row.cell for row in table if row.cell))
+    panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
+    for row in table:
+        if row.cell:
+            points = {key: (row.mean(key), row.std(key)) for key in COLUMNS}
+            panels.setdefault(PANELS[row.result], {})[row.cell] = points
+    alone = [f"zero-shot {texts(row)[2]} overall" for row in table if not row.cell]
+    return figures.sweep_figure("; ".join([title, *alone]), cells, panels)

@@ -1,0 +1,88 @@
+"""From settings to a classifier: names, head and tuners, for training and for restored runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from lift_jax.errors import unknown
+from lift_jax.models.backbone import Backbone, Classifier, Tower
+from lift_jax.models.heads import HEADS, Head, ZeroShotHead
+from lift_jax.models.resnet import ResNet
+from lift_jax.settings.parse import loss_options
+from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
+from lift_jax.settings.schema import HeadSettings, Settings, TunerSettings
+from lift_jax.training import losses, text_classifier
+from lift_jax.tuners.attach import attach, parse_names
+from lift_jax.tuners.rules import Path, trainable
+
+IsTrainable = Callable[[Path, nnx.Variable], bool]
+
+
+def check_names(settings: Settings) -> tuple[str, ...]:
+    """Returns the names of the image tower's tuners.
+
+    Raises UserError for a head, loss or tuner that does not exist: all that can be seen before
+    anything is loaded.
+    """
+    if settings.head.kind not in (*HEADS, "text"):
+        raise unknown("head (head.kind)", settings.head.kind, [*HEADS, "text", "auto"])
+    losses.check(settings.loss.name, loss_options(settings))
+    text_classifier.tower_tuners(settings.text_tuner)
+    names = parse_names(settings.tuner.name, TEXT_FEATURE_TUNERS)
+    return tuple(name for name in names if name not in TEXT_FEATURE_TUNERS)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A classifier and the predicate that says which of its leaves are trained."""
+
+    model: Classifier
+    is_trainable: IsTrainable
+
+
+def assemble(
+    visual: Tower,
+    head: Head,
+    names: Sequence[str],
+    tuner: TunerSettings,
+    classes: int,
+    *,
+    rngs: nnx.Rngs,
+    in_texts: IsTrainable | None = None,
+) -> Assembled:
+    """Puts tuners into an image tower, in place, and a head on it.
+
+    `in_texts` says which leaves of a head on tuned texts are trained. Raises UserError for blocks
+    that do not exist.
+    """
+    attach(visual, names, classes, tuner, rngs=rngs)
+    in_images = trainable(
+        names, len(visual.blocks), tuner.partial, tuner.layers, resnet=isinstance(visual, ResNet)
+    )
+
+    def is_trainable(path: Path, leaf: nnx.Variable) -> bool:
+        return in_images(path, leaf) or (in_texts is not None and in_texts(path, leaf))
+
+    return Assembled(Classifier(visual, head), is_trainable)
+
+
+def make_head(settings: HeadSettings, weight: jax.Array) -> Head:
+    """Returns the classifier head with weights of its own, from f32[classes width]."""
+    scale = {"scale": settings.scale} if settings.kind == "cosine" else {}
+    return HEADS[settings.kind](weight, **scale)
+
+
+def make_zero_shot_head(backbone: Backbone, texts: jax.Array) -> ZeroShotHead:
+    """Returns CLIP's own classifier from the text features of the classes, f32[classes embed]."""
+    proj, scale, bias = backbone.image_proj, backbone.logit_scale, backbone.logit_bias
+    assert scale is not None
+    return ZeroShotHead(
+        None if proj is None else proj[...], texts, scale[...], None if bias is None else bias[...]
+    )
+
+
+def fingerprint(backbone: Backbone, head: HeadSettings) -> str:
+    """Returns the fingerprint of the backbone's weights, as far as the classifier uses them."""
+    return backbone.fingerprint + (head.kind == "text") * backbone.text_fingerprint

@@ -1,0 +1,233 @@
+"""Losses for long-tailed classes, each one small function of the training counts.
+
+A loss is a ratio of two sums over the rows of a batch; its denominator depends on no parameter.
+So a batch cut into micro-batches has the same loss and gradient as the whole: add the numerators,
+add the denominators, divide once. `lade` alone needs all logits of a batch at once.
+
+Classes without a training image would have the prior 0 and the logit adjustment minus infinity;
+they count as the smallest positive count instead.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from optax import losses as optax_losses
+
+from lift_jax.data.prior import fill, log_prior
+from lift_jax.errors import UserError, unknown
+
+Sums = tuple[Float[Array, ""], Float[Array, ""]]
+# (float32 logits, labels, weight of each row: 1 for a real row, 0 for padding) -> the two sums
+Terms = Callable[[Float[Array, "n c"], Int[Array, " n"], Float[Array, " n"]], Sums]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss over a batch of which some rows may be padding. `make` builds it.
+
+    Attributes:
+        name: its name in `LOSSES`.
+        classes: the number of classes c.
+        sums: the formula, over rows that are all finite.
+        additive: whether the terms of micro-batches add up to those of the batch.
+    """
+
+    name: str
+    classes: int
+    sums: Terms
+    additive: bool
+
+    def __call__(
+        self,
+        logits: Float[Array, "n c"],
+        labels: Int[Array, " n"],
+        mask: Bool[Array, " n"] | None = None,
+    ) -> Float[Array, ""]:
+        """Returns the mean loss over the real rows, 0 where there is none.
+
+        Args:
+            logits: of any floating type; computed in float32.
+            labels: class numbers; those of padded rows may be anything.
+            mask: true for real rows; None if all are. What stands in the other rows, even NaN,
+                changes neither the loss nor any gradient.
+        """
+        numerator, denominator = self.terms(logits, labels, mask)
+        some = denominator > 0
+        return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0)
+
+    def terms(
+        self,
+        logits: Float[Array, "n c"],
+        labels: Int[Array, " n"],
+        mask: Bool[Array, " n"] | None = None,
+    ) -> Sums:
+        """Returns (numerator, denominator): sums over the real rows, whose ratio is the loss.
+
+        Raises ValueError for shapes that do not belong together, which could broadcast unseen.
+        """
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise ValueError(
+                f"logits of shape {logits.shape}; expected one row an image, and {self.classes} "
+                "columns, as there are counts"
+            )
+        if not labels.shape == mask.shape == logits.shape[:1]:
+            raise ValueError(
+                f"labels of shape {labels.shape} and a mask of {mask.shape}; expected one of each "
+                f"for the {len(logits)} rows of the logits"
+            )
+        # Padding is replaced before any arithmetic: 0 times the gradient of a NaN is a NaN.
+        logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
+        labels = jnp.where(mask, labels, 0)
+        return self.sums(logits, labels, mask.astype(jnp.float32))
+
+
+def make(name: str, counts: ArrayLike, **options: float) -> Loss:
+    """Returns the loss of a name.
+
+    Args:
+        name: a key of `LOSSES`.
+        counts: training images of each class, [c].
+        options: the loss's own, such as tau; each has a default.
+
+    Raises:
+        UserError: for an unknown name or option, and for counts that no training set has.
+    """
+    check(name, options)
+    filled = fill(counts)
+    return Loss(name, len(filled), LOSSES[name](filled, **options), additive=name != "lade")
+
+
+def check(name: str, options: Mapping[str, float]) -> None:
+    """Raises UserError unless there is a loss of this name that takes these options."""
+    if name not in LOSSES:
+        raise unknown("loss (loss.name)", name, LOSSES)
+    known = list(inspect.signature(LOSSES[name]).parameters)[1:]
+    takes = f"takes {', '.join(known)}" if known else "takes no options"
+    for option, value in options.items():
+        if option not in known:
+            raise UserError(f"The loss {name!r} has no option {option!r}: it {takes}.")
+        below = 1 if option == "beta" else math.inf
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not 0 <= value < below:
+            wanted = "in [0, 1)" if option == "beta" else "of at least 0"
+            raise UserError(
+                f"The loss {name!r} has {option}={value!r}; it must be a number {wanted}. "
+                f"This loss {takes}."
+            )
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The cross-entropy of each row, f32[n]."""
+    return optax_losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def la(counts: np.ndarray, tau: float = 1.0) -> Terms:
+    """Logit adjustment: cross-entropy of z + tau log pi (arXiv 2007.07314)."""
+    shift = jnp.asarray(tau * log_prior(counts), jnp.float32)
+
+    def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
+        return (cross_entropy(logits + shift, labels) * weight).sum(), weight.sum()
+
+    return sums
+
+
+def bs(counts: np.ndarray) -> Terms:
+    """Balanced softmax: logit adjustment with tau 1 (arXiv 2007.10740)."""
+    return la(counts, tau=1.0)
+
+
+def ce(counts: np.ndarray) -> Terms:
+    """Plain cross-entropy: logit adjustment with tau 0, so the counts play no part."""
+    return la(counts, tau=0.0)
+
+
+def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
+    """Focal loss: (1 - p_y)^gamma times the cross-entropy -log p_y (arXiv 1708.02002)."""
+
+    def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
+        rows = cross_entropy(logits, labels)
+        # The gradient of x^gamma is infinite at 0 for gamma < 1.
+        wrong = jnp.maximum(-jnp.expm1(-rows), jnp.finfo(jnp.float32).tiny)
+        return (wrong**gamma * rows * weight).sum(), weight.sum()
+
+    return sums
+
+
+def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Terms:
+    """LDAM: cross-entropy after z_y - scale * m_y (arXiv 1906.07413).
+
+    The margins m_c = n_c^(-1/4) are brought to a largest of `max_margin`; `scale` is how much
+    larger than cosines the logits are.
+    """
+    lowered = jnp.asarray(scale * margins(counts, max_margin), jnp.float32)
+
+    def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
+        own = jax.nn.one_hot(labels, len(counts))
+        return (cross_entropy(logits - own * lowered, labels) * weight).sum(), weight.sum()
+
+    return sums
+
+
+def margins(counts: np.ndarray, largest: float) -> np.ndarray:
+    """n_c^(-1/4), scaled to a largest of `largest`."""
+    return largest * (counts / counts.min()) ** -0.25
+
+
+def cb(counts: np.ndarray, beta: float = 0.9999) -> Terms:
+    """Class-balanced loss: weights (1 - beta) / (1 - beta^n_c), mean 1 (arXiv 1901.05555)."""
+    return weighted((1 - beta) / (1 - beta**counts))
+
+
+def grw(counts: np.ndarray, exponent: float = 1.0) -> Terms:
+    """Generalised re-weighting: weights pi_c^-exponent, mean 1 (arXiv 2103.16370)."""
+    return weighted((counts / counts.min()) ** -exponent)
+
+
+def weighted(weights: np.ndarray) -> Terms:
+    """Cross-entropy averaged with a weight for each class, which are brought to mean 1."""
+    by_class = jnp.asarray(weights / weights.mean(), jnp.float32)
+
+    def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
+        weight = weight * by_class[labels]
+        return (cross_entropy(logits, labels) * weight).sum(), weight.sum()
+
+    return sums
+
+
+def lade(counts: np.ndarray, weight: float = 0.1) -> Terms:
+    """LADE: logit adjustment plus `weight` times a bound that pulls the logits of each class to
+    their log density ratio (arXiv 2012.00321).
+
+    The bound is sum_c pi_c (T_c + 0.1 T_c^2 - mean of z_c over the rows of class c), with
+    T_c = log of the mean over all rows of exp(z_c) under a uniform prior: no sum over rows.
+    """
+    adjusted = la(counts)
+    prior = np.exp(log_prior(counts))
+    uniform = jnp.asarray(np.log(1 / len(counts) + 1e-9) - np.log(prior + 1e-9), jnp.float32)
+    prior = jnp.asarray(prior, jnp.float32)
+
+    def sums(logits: jax.Array, labels: jax.Array, real: jax.Array) -> Sums:
+        numerator, n = adjusted(logits, labels, real)
+        own = jax.nn.one_hot(labels, len(counts)) * real[:, None]
+        own_mean = (own * logits).sum(axis=0) / (own.sum(axis=0) + 1e-8)
+        # A batch without rows has no mean: it takes all, whose logits are 0, and counts them 0.
+        of_mean = (real > 0) | (n == 0)
+        t = jax.nn.logsumexp(logits + uniform, axis=0, where=of_mean[:, None])
+        t = t - jnp.log(of_mean.sum(dtype=jnp.float32))
+        bound = (prior * (t + 0.1 * jnp.square(t) - own_mean)).sum()
+        return numerator + n * weight * bound, n
+
+    return sums
+
+
+LOSSES: dict[str, Callable[..., Terms]] = {
+    "la": la, "bs": bs, "ce": ce, "focal": focal, "ldam": ldam, "cb": cb, "grw": grw, "lade": lade,
+}  # fmt: skip

@@ -1,0 +1,69 @@
+"""In which precision the weights are kept, and where they lie on the mesh."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lift_jax.models.tree import Tree
+from lift_jax.parallel.mesh import (
+    batch_sharding,
+    frozen_sharding,
+    put,
+    replicated,
+    tuned_sharding,
+)
+
+
+def uses_bfloat16(precision: str) -> bool:
+    """Returns True if frozen weights are kept in bfloat16 (`model.precision`)."""
+    return precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu")
+
+
+def stays_float32(path: str) -> bool:
+    """Returns True for a frozen leaf that is never bfloat16: one of a head with its own weights."""
+    return path.startswith("head/") and not path.startswith("head/text/")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Places weights on the devices of a mesh.
+
+    Attributes:
+        mesh: the devices.
+        bfloat16: True if frozen weights are kept in bfloat16.
+        exact: True if the tower is loaded in float32, because some of its weights are trained.
+    """
+
+    mesh: Mesh
+    bfloat16: bool
+    exact: bool
+
+    def loaded(self, path: str, array: np.ndarray) -> jax.Array:
+        """Places one leaf of the backbone as it is read: the image tower for good, the rest for
+        the one time that it is used."""
+        if not path.startswith("visual/"):
+            return jax.device_put(array.astype(np.float32, copy=False))
+        half = self.bfloat16 and not self.exact
+        array = array.astype(jnp.bfloat16 if half else np.float32, copy=False)
+        return put(array, frozen_sharding(self.mesh, path, array.shape))
+
+    def frozen(self, leaves: Tree) -> Tree:
+        """Returns frozen leaves in their precision, each at its place."""
+        return {path: self._frozen(path, leaf) for path, leaf in leaves.items()}
+
+    def _frozen(self, path: str, leaf: jax.Array) -> jax.Array:
+        if path == "head/tokens":
+            return put(leaf, batch_sharding(self.mesh))
+        if stays_float32(path):
+            return put(leaf, replicated(self.mesh))
+        if self.bfloat16 and leaf.dtype == jnp.float32:
+            sharding = frozen_sharding(self.mesh, path, leaf.shape)
+            return put(leaf.astype(jnp.bfloat16), sharding)
+        return leaf
+
+    def tuned(self, leaves: Tree) -> Tree:
+        """Returns tuned leaves, float32, each at its place."""
+        return {p: put(a, tuned_sharding(self.mesh, p, a.shape)) for p, a in leaves.items()}

@@ -1,0 +1,383 @@
+"""Builds everything that training needs from the settings: data, backbone, head, tuners, optimizer.
+
+`build` reads top to bottom; each step is a function of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lift_jax.data import class_prompts, datasets, loader
+from lift_jax.data.types import Dataset, Split
+from lift_jax.errors import UserError
+from lift_jax.evaluation import metrics
+from lift_jax.evaluation.activations import Cache
+from lift_jax.models import tree
+from lift_jax.models.backbone import Backbone, Classifier, Tower, Vision
+from lift_jax.models.resnet import ResNet
+from lift_jax.models.tree import Tree
+from lift_jax.parallel.mesh import check_batch, make_mesh
+from lift_jax.settings.rules import check_shots
+from lift_jax.settings.schema import (
+    HeadSettings,
+    MeshSettings,
+    ModelSettings,
+    Settings,
+    TestSettings,
+    TrainSettings,
+)
+from lift_jax.training import head_init, text_classifier
+from lift_jax.training.classifier import (
+    Assembled,
+    assemble,
+    check_names,
+    fingerprint,
+    make_head,
+    make_zero_shot_head,
+)
+from lift_jax.training.optimizer import schedule, sgd
+from lift_jax.training.parameters import Parameter, list_parameters, parameter_table
+from lift_jax.training.placement import Placement, uses_bfloat16
+from lift_jax.training.state import split_trainable
+from lift_jax.tuners.attach import applies
+from lift_jax.tuners.rules import PATH_RULES
+from lift_jax.weights import authors
+from lift_jax.weights.load import load_backbone, load_tokenizer
+
+FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that exists before the first step.
+
+    Attributes:
+        mesh: the devices.
+        data: the splits.
+        vision: sizes of the image tower.
+        graph: of the classifier that is tuned.
+        tuned: its tuned leaves, float32, as they start; placed.
+        frozen: its frozen leaves, in the precision of the settings; placed.
+        zero_shot: CLIP's own classifier, untuned; None without a text tower.
+        fingerprint: of the backbone, as far as it is used.
+        cache: of activations.
+        parameters: every parameter, by path.
+        steps_per_epoch: number of batches in an epoch.
+        rate: learning rate by step, counted from 0.
+        optimizer: SGD at that rate.
+    """
+
+    mesh: Mesh
+    data: Dataset
+    vision: Vision
+    graph: nnx.GraphDef[Classifier]
+    tuned: Tree
+    frozen: Tree
+    zero_shot: FrozenClassifier | None
+    fingerprint: str
+    cache: Cache
+    parameters: list[Parameter]
+    steps_per_epoch: int
+    rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+
+def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
+    """Loads data and backbone, makes head and tuners, and places the weights.
+
+    With `fresh` False the tuned leaves are about to be restored, and nothing slow is done for them.
+    Raises UserError for what the user can mend.
+    """
+    s = settings
+    names = check_names(s)  # before anything slow
+    mesh = prepare_mesh(s.mesh, s.train, s.test)
+    data = datasets.load(s.data, s.seed)
+    check_validation(data, s.test, s.data.name)
+    print_data(data, console)
+    prompts = class_prompts.texts(data.class_names, s.head.prompt, s.head.descriptors)
+
+    exact = any(name in PATH_RULES for name in names)
+    placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
+    backbone = prepare_backbone(s.model, placement, console)
+    cache = Cache(
+        s.data.features_gb, backbone.fingerprint, mesh, s.test.batch, s.data.workers, console
+    )
+    texts = encode_class_texts(s.model.backbone, s.head.init, backbone, prompts, console)
+    zero_shot = zero_shot_classifier(backbone, texts)
+    use_remat(backbone.visual, s.train.remat)
+
+    head_key, tuner_key = jax.random.split(jax.random.key(s.seed))
+    if s.head.kind == "text":
+        head, in_texts = text_classifier.make(
+            backbone, s.model.backbone, data.class_names, prompt=s.head.prompt, coop=s.coop,
+            clip_adapter=s.clip_adapter, tuner=s.tuner, text_tuner=s.text_tuner, key=head_key,
+            devices=mesh.size,
+        )  # fmt: skip
+    else:
+        images = data.train if fresh and not s.model.tuned else None
+        view = s.test.interpolation
+        source = HeadSource(backbone, s.model.backbone, texts, images, view, s.seed, cache)
+        weight = start_head(s.head, source, len(data.class_names), head_key, console)
+        head, in_texts = make_head(s.head, weight), None
+    names = drop_inapplicable(names, backbone.visual, s.model.backbone, console)
+    assembled = assemble(
+        backbone.visual, head, names, s.tuner, len(data.class_names),
+        rngs=nnx.Rngs(tuner_key), in_texts=in_texts,
+    )  # fmt: skip
+    graph, tuned, frozen, parameters = split_weights(assembled, console)
+    if s.model.tuned and fresh:
+        tuned = read_tuned(s.model.tuned, s.tuner.mask, tuned, frozen)
+
+    zero_shot, frozen = place_frozen(placement, zero_shot, frozen)
+    steps = loader.steps_per_epoch(len(data.train), s.train.batch)
+    rate = schedule(s.train.lr, s.train.epochs, steps)
+    return Setup(
+        mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
+        tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot,
+        fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
+        steps_per_epoch=steps, rate=rate,
+        optimizer=sgd(rate, s.train.momentum, s.train.weight_decay),
+    )  # fmt: skip
+
+
+# -- devices
+
+
+def prepare_mesh(mesh: MeshSettings, train: TrainSettings, test: TestSettings) -> Mesh:
+    """Arranges the devices. Raises UserError if they do not share the batches evenly."""
+    made = make_mesh(mesh.data, mesh.model, mesh.strategy)
+    check_batch(made, "train.batch", train.batch, train.accum)
+    check_batch(made, "test.batch", test.batch)
+    return made
+
+
+# -- data
+
+
+def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
+    """Raises UserError if `test.adjust` has no validation split to choose its strength on."""
+    if test.adjust and not data.val:
+        raise UserError(
+            "test.adjust chooses its strength on a validation split, never on the test split, and "
+            f"data.name={name!r} has none here. Give one: a folder val/ beside train/ "
+            "and test/ (folder), data.val_list (list, table, inaturalist), or data.val_share=0.1, "
+            "which holds that share of the training images out."
+        )
+
+
+def print_data(data: Dataset, console: Console) -> None:
+    """Prints the sizes of a data set, its notes, and the classes without training images."""
+    sizes = {k: int(v.sum()) for k, v in metrics.groups(data.group_counts).items()}
+    console.print(
+        f"Data: {len(data.train.labels):,} training and {len(data.test.labels):,} test images of "
+        f"{len(data.class_names):,} classes ({sizes['many']} many, {sizes['medium']} medium, "
+        f"{sizes['few']} few shot; {data.counts.max():,} to {data.counts.min():,} images a class)"
+    )
+    for note in data.notes:
+        console.print(note, markup=False)
+    if not data.counts.all():
+        empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
+        console.print(
+            f"Warning: classes without a training image ({len(empty)} of "
+            f"{len(data.class_names)}), which count as the smallest in the loss: {shorten(empty)}",
+            markup=False,
+        )
+
+
+def shorten(names: Sequence[str]) -> str:
+    """Returns the first ten names, followed by dots if there are more."""
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+# -- backbone
+
+
+def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
+    """Loads the backbone and places its image tower; prints what the loading changed."""
+    sizes = {"resolution": model.resolution} if model.resolution else {}
+    backbone = load_backbone(model.backbone, place=placement.loaded, **sizes)
+    for note in backbone.config.notes:
+        console.print(f"Backbone: {note}", markup=False)
+    return backbone
+
+
+def use_remat(visual: Tower, remat: str) -> None:
+    """Sets what the blocks compute again (train.remat). Raises UserError for a ResNet."""
+    if remat == "none":
+        return
+    if isinstance(visual, ResNet):
+        raise UserError("train.remat is for transformer blocks: leave it at 'none' for a ResNet.")
+    visual.remat = remat
+
+
+# -- class texts and CLIP's own classifier
+
+
+def encode_class_texts(
+    name: str,
+    init: str,
+    backbone: Backbone,
+    prompts: Sequence[Sequence[str]],
+    console: Console,
+) -> jax.Array | None:
+    """Returns the text features of the classes, f32[classes embed].
+
+    `name` is the backbone's, beside whose weights the tokenizer lies. Returns None without a text
+    tower, and, with a warning, where there is no tokenizer and `init` (head.init) is auto.
+    """
+    text = backbone.config.text
+    if text is None:
+        return None
+    try:
+        tokenizer = load_tokenizer(name, text.context, text.vocab)
+    except UserError as e:
+        if init != "auto":
+            raise
+        console.print(
+            f"Warning: {e} Without it there is no zero-shot classifier, and the head starts from "
+            "the images of the classes instead of their names (head.init).",
+            markup=False,
+        )
+        return None
+    return head_init.class_texts(backbone, tokenizer, prompts, console)
+
+
+def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenClassifier | None:
+    """Returns CLIP's own classifier, before anything is tuned; None without class texts."""
+    if texts is None:
+        return None
+    model = Classifier(backbone.visual, make_zero_shot_head(backbone, texts))
+    graph, leaves = tree.flatten(model)
+    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+
+
+# -- head
+
+
+@dataclass(frozen=True)
+class HeadSource:
+    """Everything that a head can start from.
+
+    Attributes:
+        backbone: untuned.
+        name: of the backbone, for messages.
+        texts: text features of the classes, f32[classes embed], or None.
+        train: the training images; None if the start will be replaced, so that none is read.
+        interpolation: by which these images are resized.
+        seed: of the choice of images.
+        cache: of activations.
+    """
+
+    backbone: Backbone
+    name: str
+    texts: jax.Array | None
+    train: Split | None
+    interpolation: str
+    seed: int
+    cache: Cache
+
+
+def start_head(
+    head: HeadSettings, source: HeadSource, classes: int, key: jax.Array, console: Console
+) -> jax.Array:
+    """Returns the head's first weight, f32[classes width], by head.init (LIFT section 4.2).
+
+    A class without images starts from its texts, without texts at random. Raises UserError if
+    head.init is text without a text tower.
+    """
+    kind = head.init
+    if kind == "auto":
+        kind = "class_mean" if source.texts is None else "text"
+        check_shots(head, kind)
+    if kind == "text" and source.texts is None:
+        raise UserError(
+            f"head.init is 'text', but {source.name} has no text tower. Give auto, class_mean, "
+            "linear_probe or none."
+        )
+    sizes = classes, source.backbone.visual.width
+    if kind == "none" and head.kind == "linear" and head.random == "kaiming_normal":
+        return head_init.kaiming_head(*sizes, key)
+    if kind == "none" or source.texts is None:
+        weight = head_init.unit_row_head(*sizes, key)
+    else:
+        proj = source.backbone.image_proj
+        weight = head_init.head_from_texts(source.texts, None if proj is None else proj[...])
+    if kind in ("text", "none") or source.train is None:
+        return weight
+    images = f"{head.shots} image{'s' * (head.shots > 1)} a class"
+    most = f"at most {images}" if head.shots else "all images"
+    console.print(f"Head: starts from {kind} of {most}.")
+    features = head_init.image_features(
+        source.backbone.visual, source.train, shots=head.shots, seed=source.seed,
+        interpolation=source.interpolation, cache=source.cache,
+    )  # fmt: skip
+    if kind == "class_mean":
+        return head_init.head_from_class_means(features, weight)
+    return head_init.head_from_linear_probe(features, weight, console)
+
+
+# -- tuners
+
+
+def drop_inapplicable(
+    names: Sequence[str], visual: Tower, backbone: str, console: Console
+) -> tuple[str, ...]:
+    """Returns the tuners that this kind of tower can hold; prints which are left out."""
+    lost = [name for name in names if not applies(name, visual)]
+    if not lost:
+        return tuple(names)
+    kinds = "transformer blocks", "a ResNet"
+    has, needs = kinds[::-1] if isinstance(visual, ResNet) else kinds
+    kept = tuple(name for name in names if name not in lost)
+    console.print(
+        f"Warning: {' and '.join(lost)} belongs into {needs}, and {backbone} is {has}: "
+        f"{' and '.join(kept) or 'its classifier'} alone is tuned.",
+        markup=False,
+    )
+    return kept
+
+
+def split_weights(
+    assembled: Assembled, console: Console
+) -> tuple[nnx.GraphDef[Classifier], Tree, Tree, list[Parameter]]:
+    """Returns graph, tuned and frozen leaves, and the list of parameters, whose table is printed.
+
+    Raises UserError if nothing would be trained.
+    """
+    graph, tuned, frozen = split_trainable(assembled.model, assembled.is_trainable)
+    if not tuned:
+        raise UserError("Nothing would be trained: give another tuner.name, or head.kind=cosine.")
+    parameters = list_parameters(assembled.model, tuned)
+    console.print(parameter_table(parameters))
+    return graph, tuned, frozen, parameters
+
+
+def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
+    """Returns tuned leaves from a checkpoint of the authors' code (model.tuned).
+
+    `tuned` gives the shapes; `frozen` holds the places of aft's entries. Raises UserError if the
+    file does not fit.
+    """
+    shapes = {path: leaf.shape for path, leaf in tuned.items()}
+    entries = {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
+    read = authors.read(file, shapes, mask=mask, entries=entries)
+    return {path: jnp.asarray(array) for path, array in read.items()}
+
+
+def place_frozen(
+    placement: Placement, zero_shot: FrozenClassifier | None, frozen: Tree
+) -> tuple[FrozenClassifier | None, Tree]:
+    """Places the frozen leaves of both classifiers; leaves that they share are placed once."""
+    if zero_shot is None:
+        return None, placement.frozen(frozen)
+    graph, leaves = zero_shot
+    placed = placement.frozen(leaves)
+    own = placement.frozen({path: leaf for path, leaf in frozen.items() if path not in placed})
+    return (graph, placed), {path: own.get(path, placed.get(path)) for path in frozen}

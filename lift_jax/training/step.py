@@ -1,0 +1,156 @@
+"""The jitted training step: gradient of the tuned leaves, and the optimizer's update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from lift_jax.evaluation.forward import Batch, logits_of, pixels
+from lift_jax.models import tree
+from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.tree import Tree
+from lift_jax.models.vit import BORDER, REMAT
+from lift_jax.parallel.mesh import GATHERED, gather, replicated
+from lift_jax.training.losses import Loss
+from lift_jax.training.state import State, state_shardings
+
+Forward = Callable[[Tree, Tree, Batch], Float[Array, "b c"]]  # (tuned, frozen, batch) -> logits
+# (tuned, frozen, batch) -> numerator and denominator of the loss, gradient of the numerator
+Sums = Callable[[Tree, Tree, Batch], tuple[Float[Array, ""], Float[Array, ""], Tree]]
+TrainStep = Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]
+
+
+def make_train_step(
+    graph: nnx.GraphDef[Classifier],
+    vision: Vision,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    accum: int = 1,
+    start: int = 0,
+    remat: str = "none",
+) -> TrainStep:
+    """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
+
+    The loss is that of the whole batch over its real rows, however many devices or micro-batches
+    share the work. Only tuned leaves are differentiated.
+
+    Args:
+        graph: of the classifier.
+        vision: sizes of the image tower.
+        loss: made for the training counts.
+        optimizer: of the tuned leaves.
+        mesh: the devices.
+        accum: number of micro-batches.
+        start: the block that the batch's images enter, if they are activations; 0 for images.
+        remat: what the tower's blocks compute again (train.remat).
+    """
+    forward = make_forward(graph, vision, mesh, start, remat)
+    sums = one_pass(forward, loss, accum)
+    if accum > 1 and not loss.additive:
+        sums = two_passes(forward, loss, accum)
+
+    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, Array]:
+        numerator, denominator, grads = sums(state.tuned, frozen, batch)
+        denominator = jnp.maximum(denominator, jnp.finfo(jnp.float32).tiny)
+        grads = jax.tree.map(lambda g: g / denominator, grads)
+        updates, opt = optimizer.update(grads, state.opt, state.tuned)
+        tuned = jax.tree.map(jnp.add, state.tuned, updates)
+        after = State(state.step + 1, tuned, opt)
+        after = jax.lax.with_sharding_constraint(after, state_shardings(after, mesh))
+        return after, numerator / denominator
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
+
+
+def make_forward(
+    graph: nnx.GraphDef[Classifier], vision: Vision, mesh: Mesh, start: int, remat: str
+) -> Forward:
+    """Returns the forward pass; see `make_train_step` for the arguments."""
+
+    def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
+        leaves = gather(mesh, tuned | frozen)
+        return logits_of(tree.merge(graph, leaves), pixels(batch, vision), start)
+
+    if mesh.shape["model"] == 1:
+        return forward
+    # the backward pass gathers again, or each device would keep all weights
+    keep = jax.checkpoint_policies
+    if remat == "none":
+        policy = keep.save_anything_except_these_names(GATHERED)
+    else:  # a policy around the blocks' own has to agree with it
+        borders = keep.save_only_these_names(BORDER)
+        policy = keep.save_from_both_policies(borders, REMAT[remat])
+    return jax.checkpoint(forward, policy=policy)
+
+
+def one_pass(forward: Forward, loss: Loss, accum: int) -> Sums:
+    """Returns a function that adds numerator, denominator and gradient over micro-batches."""
+
+    def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
+        return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
+
+    gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator; the denominator is aux
+
+    def sums(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array, Tree]:
+        def add(total: tuple, micro: Batch) -> tuple[tuple, None]:
+            (numerator, denominator), grads = gradient(tuned, frozen, micro)
+            return jax.tree.map(jnp.add, total, (numerator, denominator, grads)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        total = (zero, zero, jax.tree.map(jnp.zeros_like, tuned))
+        if accum == 1:
+            return add(total, batch)[0]
+        return jax.lax.scan(add, total, split_rows(batch, accum))[0]
+
+    return sums
+
+
+def two_passes(forward: Forward, loss: Loss, accum: int) -> Sums:
+    """Returns a function for losses that need all logits of the batch at once.
+
+    All logits are computed first; their gradient then goes back by micro-batches. This costs a
+    second forward pass.
+    """
+
+    def sums(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array, Tree]:
+        parts = split_rows(batch, accum)
+        logits = jax.lax.map(lambda micro: forward(tuned, frozen, micro), parts)
+        logits = logits.swapaxes(0, 1).reshape(-1, loss.classes)  # the batch's order again
+        whole = jax.value_and_grad(loss.terms, has_aux=True)
+        (numerator, denominator), pulls = whole(logits, batch["label"], batch["mask"])
+
+        def add(total: Tree, part: tuple[Batch, Array]) -> tuple[Tree, None]:
+            micro, pull = part
+            _, back = jax.vjp(lambda tuned: forward(tuned, frozen, micro), tuned)
+            return jax.tree.map(jnp.add, total, back(pull)[0]), None
+
+        zeros = jax.tree.map(jnp.zeros_like, tuned)
+        grads = jax.lax.scan(add, zeros, (parts, split_rows(pulls, accum)))[0]
+        return numerator, denominator, grads
+
+    return sums
+
+
+def split_rows(arrays: Any, accum: int) -> Any:
+    """Splits the rows of all arrays into `accum` micro-batches, along a new first axis.
+
+    A micro-batch takes every accum-th row, so that each device splits its own rows and nothing
+    moves between devices.
+    """
+
+    def split(rows: Array) -> Array:
+        return rows.reshape(-1, accum, *rows.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, arrays)
+
+
+@jax.jit
+def all_finite(leaves: Tree) -> Bool[Array, ""]:
+    """Returns True if every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves.values()]))

@@ -1,0 +1,135 @@
+"""From a config to the head of tuning without a classifier: the texts of the classes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lift_jax.data import class_prompts
+from lift_jax.errors import UserError
+from lift_jax.models.backbone import Backbone
+from lift_jax.models.text import TextTransformer
+from lift_jax.settings.schema import (
+    ClipAdapterSettings,
+    CoopSettings,
+    TextTunerSettings,
+    TunerSettings,
+)
+from lift_jax.training import head_init
+from lift_jax.tuners import prompt_learning
+from lift_jax.tuners.attach import attach, parse_names
+from lift_jax.tuners.prompt_learning import TunedTextHead
+from lift_jax.tuners.rules import Path, trainable
+from lift_jax.weights.load import load_tokenizer
+from lift_jax.weights.tokenizer import Tokenizer
+
+
+def tower_tuners(text_tuner: TextTunerSettings) -> tuple[str, ...]:
+    """Returns the tuners of the text tower. Raises UserError for unknown ones."""
+    names = parse_names(text_tuner.name, key="text_tuner.name")
+    if "bn" in names:
+        raise UserError("text_tuner.name has 'bn', which belongs to ResNets: leave it out.")
+    return names
+
+
+def make(
+    backbone: Backbone,
+    name: str,
+    class_names: Sequence[str],
+    *,
+    prompt: str,
+    coop: CoopSettings,
+    clip_adapter: ClipAdapterSettings,
+    tuner: TunerSettings,
+    text_tuner: TextTunerSettings,
+    key: jax.Array,
+    devices: int,
+) -> tuple[TunedTextHead, Callable[[Path, nnx.Variable], bool]]:
+    """Returns the head on tuned texts, with the tuners in its text tower, and which of its leaves
+    are trained.
+
+    Where nothing changes the output of the tower, the texts are encoded here, once. `name` is the
+    backbone's. Raises UserError without a text tower or its tokenizer, and for `coop` with SigLIP.
+    """
+    text = backbone.text
+    if text is None:
+        raise UserError(
+            f"head.kind is 'text', but {name} has no text tower. Give another head.kind, such as "
+            "cosine, and no tuner of texts."
+        )
+    tokenizer = load_tokenizer(name, text.config.context, text.config.vocab)
+    rngs = nnx.Rngs(key)
+    words = LearnedWords(prompt)
+    if "coop" in tuner.names:
+        words = learned_words(coop, tokenizer, text, rngs)
+    texts = [own for (own,) in class_prompts.texts(class_names, words.template)]
+    head = TunedTextHead(
+        backbone, head_init.tokenise(tokenizer, texts, text), context=words.context,
+        inside=words.inside, proj="proj" in tuner.names,
+        adapter=clip_adapter.dim * ("clip_adapter" in tuner.names), init=tuner.init,
+        devices=devices, rngs=rngs,
+    )  # fmt: skip
+    names = tower_tuners(text_tuner)
+    attach(text, names, len(class_names), text_tuner, rngs=rngs)
+    if not names and words.context is None:
+        head.encode_once()
+    is_trainable = trainable(
+        names, len(text.blocks), text_tuner.partial, text_tuner.layers, prefix="text"
+    )
+    return head, lambda path, leaf: is_trainable(path[1:], leaf)
+
+
+@dataclass(frozen=True)
+class LearnedWords:
+    """The template of the class texts, and the words in it that are learned (CoOp).
+
+    Attributes:
+        template: with {} for the class name.
+        inside: places of the learned words in the template; see `prompt_learning`.
+        context: their embeddings, f32[words width]; None if nothing is learned.
+    """
+
+    template: str
+    inside: Sequence[int] = ()
+    context: jax.Array | None = None
+
+
+def learned_words(
+    coop: CoopSettings, tokenizer: Tokenizer, text: TextTransformer, rngs: nnx.Rngs
+) -> LearnedWords:
+    """Returns the template of CoOp with the start of its learned words."""
+    if coop.init == "photo":
+        template, inside = prompt_learning.PHOTO
+        example = example_of(tokenizer, template, inside, text)
+        return LearnedWords(template, inside, prompt_learning.context_of(text, example, inside))
+    template, inside = prompt_learning.learned_template(coop.tokens, coop.place)
+    example_of(tokenizer, template, inside, text)  # raises for words that are not tokens
+    width = text.config.width
+    return LearnedWords(
+        template, inside, prompt_learning.random_context(len(inside), width, rngs.params())
+    )
+
+
+def example_of(
+    tokenizer: Tokenizer, template: str, inside: Sequence[int], text: TextTransformer
+) -> jax.Array:
+    """The tokens of the template with a short name. Raises UserError if a word is not a token."""
+    if text.config.pool != "eot":
+        raise UserError("coop needs a text tower like CLIP's, whose texts end where they end.")
+    needed = len(inside) + 4  # start, end, the full stop and a name
+    if needed > text.config.context:
+        raise UserError(
+            f"coop.tokens is {len(inside)}, but the text tower has room for {text.config.context} "
+            f"tokens: give at most {len(inside) + text.config.context - needed}, less where names "
+            "are long."
+        )
+    row = jnp.asarray(head_init.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
+    found = int(text.ends(row[None])[0]) - 1
+    if found != len(inside) + (2 if -1 not in inside else 1):
+        raise UserError(
+            f"coop needs a tokenizer that has one token for each word and for the full stop of "
+            f"{template!r}; this one gives {found} tokens."
+        )
+    return row

@@ -1,0 +1,89 @@
+"""What a state dict tells without a config: sizes by names and shapes, and the names of ResNets."""
+
+import re
+from typing import Any
+
+from lift_jax.errors import UserError, unknown
+from lift_jax.models.layers import ACTIVATIONS
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.rename import Table, norm
+
+STAGES = (1, 2, 3, 4)
+# how many batches the statistics are of, in a BatchNorm's state
+COUNTS = r"(.*\.)?num_batches_tracked"
+
+
+def shape(source: Source, kind: str, name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor. Raises UserError if it is absent or has another number of axes."""
+    tensor = source.tensors.get(name)
+    if tensor is None or tensor.ndim != axes:
+        found = "found none" if tensor is None else f"found {tensor.shape}"
+        raise UserError(
+            f"{source.where} is not a {kind}: expected {name} with {axes} axes, {found}. "
+            "Check that the file is whole and of a supported kind."
+        )
+    return tensor.shape
+
+
+def depth(source: Source, prefix: str) -> int:
+    """How many blocks are named PREFIX0, PREFIX1, ...: one more than the largest number."""
+    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return max((int(m[1]) + 1 for name in source.tensors if (m := pattern.match(name))), default=0)
+
+
+def checked_heads(source: Source, width: int, key: str, heads: Any) -> int:
+    """Raises UserError unless the width is a multiple of the heads."""
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(f"{source.where}: width {width} is not a multiple of {key}={heads}.")
+    return heads
+
+
+def checked_eps(eps: Any) -> float:
+    """Raises UserError for anything but a number above 0."""
+    if not isinstance(eps, int | float) or not eps > 0:
+        raise UserError(f"eps is {eps!r}; expected a number above 0, like 1e-6.")
+    return float(eps)
+
+
+def checked_activation(name: Any) -> str:
+    """Raises UserError for an activation that is not known."""
+    if name not in ACTIVATIONS:
+        raise unknown("activation", str(name), ACTIVATIONS)
+    return name
+
+
+def stages(source: Source, kind: str, prefix: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns (inner channels, bottlenecks) of a ResNet's stages.
+
+    Raises UserError if a stage has no bottleneck.
+    """
+    names = [f"{prefix}layer{stage}." for stage in STAGES]
+    channels = tuple(shape(source, kind, f"{name}0.conv1.weight", 4)[0] for name in names)
+    return channels, tuple(depth(source, name) for name in names)
+
+
+def batch_norm(ours: str, theirs: str) -> Table:
+    """The rules of a BatchNorm."""
+    return [
+        *norm(ours, theirs),
+        (f"{ours}/mean", f"{theirs}.running_mean", "same"),
+        (f"{ours}/var", f"{theirs}.running_var", "same"),
+    ]
+
+
+def bottlenecks(source: Source, prefix: str = "") -> Table:
+    """The rules of a ResNet's bottlenecks; in ours their numbers run on through the stages."""
+    names = [
+        f"{prefix}layer{stage}.{i}"
+        for stage in STAGES
+        for i in range(depth(source, f"{prefix}layer{stage}."))
+    ]
+    rules: Table = []
+    for block, theirs in enumerate(names):
+        ours = f"visual/blocks/{block}"
+        rules.append((rf"{ours}/(conv\d)/kernel", rf"{theirs}.\1.weight", "conv"))
+        rules += batch_norm(rf"{ours}/(bn\d)", rf"{theirs}.\1")
+        if theirs.endswith(".0"):
+            rules.append((f"{ours}/down/kernel", f"{theirs}.downsample.0.weight", "conv"))
+            rules += batch_norm(f"{ours}/down_bn", f"{theirs}.downsample.1")
+    return rules

@@ -1,0 +1,225 @@
+"""CLIP in Hugging Face's layout: `config.json`, weights in the naming of transformers."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from lift_jax.errors import UserError
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.text import TextConfig
+from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
+from lift_jax.weights.formats import declared
+from lift_jax.weights.rename import Table, linear, norm, to_theirs
+
+SIZES: tuple[str, ...] = ()
+
+# model types of an image tower without a text tower
+ALONE = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+# their names of the activations -> ours
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+_LINEARS = (
+    ("q", "self_attn.q_proj"),
+    ("k", "self_attn.k_proj"),
+    ("v", "self_attn.v_proj"),
+    ("out", "self_attn.out_proj"),
+    ("fc1", "mlp.fc1"),
+    ("fc2", "mlp.fc2"),
+)
+
+
+def _blocks(ours: str, theirs: str) -> Table:
+    block, name = rf"{ours}/blocks/(\d+)", rf"{theirs}.encoder.layers.\1"
+    rules = [
+        *norm(f"{block}/ln1", f"{name}.layer_norm1"),
+        *norm(f"{block}/ln2", f"{name}.layer_norm2"),
+    ]
+    for a, b in _LINEARS:
+        rules += linear(f"{block}/{a}", f"{name}.{b}")
+    return rules
+
+
+# what CLIP and SigLIP have in common
+TOWERS: Table = [
+    ("visual/positions", "vision_model.embeddings.position_embedding.weight", "same"),
+    *_blocks("visual", "vision_model"),
+    *norm("visual/ln_post", "vision_model.post_layernorm"),
+    ("text/tokens", "text_model.embeddings.token_embedding.weight", "same"),
+    ("text/positions", "text_model.embeddings.position_embedding.weight", "same"),
+    *_blocks("text", "text_model"),
+    *norm("text/ln_final", "text_model.final_layer_norm"),
+]
+TABLE: Table = [
+    *TOWERS,
+    ("visual/stem/linear/kernel", "vision_model.embeddings.patch_embedding.weight", "stem"),
+    ("visual/cls", "vision_model.embeddings.class_embedding", "same"),
+    *norm("visual/ln_pre", "vision_model.pre_layrnorm"),  # their spelling
+    ("image_proj", "visual_projection.weight", "linear"),
+    ("text_proj", "text_projection.weight", "linear"),
+    ("logit_scale", "logit_scale", "same"),
+]
+POSITION_IDS = r".*\.embeddings\.position_ids"  # that old transformers stored with the weights
+# an image tower alone may come with the way to the texts that it does not have
+IGNORED = (POSITION_IDS, r"visual_projection\.weight")
+
+# transformers leaves fields out that have its default: OpenAI's ViT-B/32
+_VISION = {
+    "image_size": 224, "patch_size": 32, "hidden_size": 768, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5, "num_channels": 3,
+}  # fmt: skip
+_TEXT = {
+    "vocab_size": 49408, "max_position_embeddings": 77, "hidden_size": 512,
+    "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
+    "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
+}  # fmt: skip
+
+
+def recognises(source: Source) -> bool:
+    return source.config.get("model_type") in ("clip", "clip_vision_model")
+
+
+def table(source: Source) -> Table:
+    return of_tower(source, TABLE)
+
+
+def of_tower(source: Source, rules: Table) -> Table:
+    """The rules of an image tower that transformers 5 saved alone, without its prefix."""
+    prefix = "vision_model."
+    alone = source.config.get("model_type") in ALONE
+    if not alone or any(name.startswith(prefix) for name in source.tensors):
+        return rules
+    return [(ours, theirs.removeprefix(prefix), layout) for ours, theirs, layout in rules]
+
+
+def resize(source: Source) -> str:
+    return "plain"
+
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from config.json, of a whole CLIP or of an image tower alone.
+
+    Raises UserError for what the towers cannot do.
+    """
+    where, alone = says(source), source.config["model_type"] in ALONE
+    raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
+
+    def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        # old files repeat a tower's settings under *_dict, which replace the others altogether
+        given = declared.part(where, raw, f"{tower}_dict") or declared.part(where, raw, tower)
+        return declared.read(where, given, defaults, f"{tower}.")
+
+    v, t = values("vision_config", _VISION), values("text_config", _TEXT)
+    resolution, notes = declared.whole_patches(where, v["image_size"], v["patch_size"])
+    if v["num_channels"] != 3:
+        raise UserError(f"{where} vision_config.num_channels is {v['num_channels']}; expected 3.")
+    vision = VisionConfig(
+        resolution, v["patch_size"], **tower_sizes(where, "vision_config", v),
+        **image_statistics(source, CLIP_MEAN, CLIP_STD),
+    )  # fmt: skip
+    if alone:
+        return BackboneConfig(vision, notes=notes)
+    return BackboneConfig(
+        vision=vision,
+        text=TextConfig(
+            vocab=t["vocab_size"], context=t["max_position_embeddings"],
+            **tower_sizes(where, "text_config", t),
+            # 2 is a wrong value in OpenAI's own files, which transformers reads as "largest id"
+            eot=None if t["eos_token_id"] == 2 else t["eos_token_id"],
+        ),
+        embed=declared.read(where, raw, {"projection_dim": 512})["projection_dim"],
+        notes=notes,
+    )  # fmt: skip
+
+
+def says(source: Source) -> str:
+    """The beginning of a message on what config.json says."""
+    return f"{source.where}: by its {CONFIG}"
+
+
+def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that image and text towers share, under our names.
+
+    Raises UserError for an unknown activation, and for heads that do not divide the width.
+    """
+    act, width, heads = (
+        values[name] for name in ("hidden_act", "hidden_size", "num_attention_heads")
+    )
+    if act not in ACTIVATIONS:
+        raise UserError(
+            f"{where} {tower}.hidden_act is {act!r}; expected one of {', '.join(ACTIVATIONS)}."
+        )
+    if width % heads:
+        raise UserError(f"{where} {tower}.hidden_size {width} is not a multiple of {heads} heads.")
+    return {
+        "width": width, "layers": values["num_hidden_layers"], "heads": heads,
+        "mlp": values["intermediate_size"], "activation": ACTIVATIONS[act],
+        "eps": values["layer_norm_eps"],
+    }  # fmt: skip
+
+
+def image_statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
+    """`mean` and `std` by preprocessor_config.json, or those given. Raises UserError for others."""
+    where = f"{source.where}: by its {PREPROCESSOR}"
+    return declared.statistics(where, source.images, ("image_mean", "image_std"), mean, std)
+
+
+def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes config.json, model.safetensors (dtype as given) and preprocessor_config.json.
+
+    Raises UserError for anything but a CLIP ViT.
+    """
+    refusal = UserError(
+        "Only a CLIP ViT can be written in Hugging Face's layout; write this backbone with "
+        "lift_jax.weights.convert."
+    )
+    v, t = config.vision, config.text
+    if not isinstance(v, VisionConfig) or t is None:
+        raise refusal
+
+    def tower(c: VisionConfig | TextConfig, **more: object) -> dict:
+        return more | {
+            "hidden_size": c.width, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
+            "intermediate_size": c.mlp, "hidden_act": theirs[c.activation],
+            "layer_norm_eps": c.eps, "projection_dim": config.embed,
+        }  # fmt: skip
+
+    theirs = {our: their for their, our in reversed(ACTIVATIONS.items())}
+    text = tower(t, vocab_size=t.vocab, max_position_embeddings=t.context)
+    text["eos_token_id"] = 2 if t.eot is None else t.eot
+    contents = {
+        CONFIG: {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": config.embed,
+            "vision_config": tower(v, image_size=v.resolution, patch_size=v.patch),
+            "text_config": text,
+        },
+        PREPROCESSOR: {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": v.resolution},
+            "crop_size": {"height": v.resolution, "width": v.resolution},
+            "image_mean": list(v.mean),
+            "image_std": list(v.std),
+        },
+    }
+    written = Source(folder, str(folder), config=contents[CONFIG], images=contents[PREPROCESSOR])
+    if read_config(written) != dataclasses.replace(config, notes=()):
+        raise refusal
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    safetensors.numpy.save_file(to_theirs(arrays, TABLE), folder / WEIGHTS[0], {"format": "pt"})

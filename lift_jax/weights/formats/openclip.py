@@ -1,0 +1,142 @@
+"""OpenCLIP's layout: `open_clip_config.json`, weights in OpenAI's naming."""
+
+from typing import Any
+
+from lift_jax.errors import UserError
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.resnet import ResNetConfig
+from lift_jax.models.text import TextConfig
+from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.weights.files.source import OPEN_CLIP, Source
+from lift_jax.weights.formats import declared, openai
+from lift_jax.weights.rename import Table
+
+SIZES: tuple[str, ...] = ()
+IGNORED = openai.IGNORED
+
+# Per part of model_cfg: the options that are read, and after them those that change nothing here
+# (training, the tokenizer, and what belongs to another option).
+_KNOWN = {
+    "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu init_logit_bias
+        custom_text init_logit_scale output_dict""",
+    "vision_cfg": """layers width head_width mlp_ratio patch_size image_size
+        patch_dropout attn_pooler_queries attn_pooler_heads output_tokens timm_model_pretrained
+        timm_pool timm_proj timm_proj_bias timm_drop timm_drop_path""",
+    "text_cfg": """context_length vocab_size width heads layers mlp_ratio
+        pad_id eos_id output_tokens hf_tokenizer_name hf_model_pretrained hf_proj_type
+        hf_pooler_type""",
+}
+# what other options may say, but for nothing at all
+_PLAIN = [
+    ("vision_cfg", "block_type", "default"),
+    ("vision_cfg", "pool_type", "tok"),
+    ("vision_cfg", "pos_embed_type", "learnable"),
+    ("text_cfg", "block_type", "default"),
+    ("text_cfg", "pool_type", "argmax"),
+    ("text_cfg", "proj_type", "linear"),
+]
+# what OpenCLIP takes where its config leaves it out
+_RESNET = {"width": 64, "head_width": 64, "image_size": 224}
+_VIT = {
+    "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16,
+    "image_size": 224,
+}  # fmt: skip
+_TEXT = {
+    "context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12,
+    "mlp_ratio": 4.0,
+}  # fmt: skip
+
+
+def recognises(source: Source) -> bool:
+    return "model_cfg" in source.open_clip
+
+
+def table(source: Source) -> Table:
+    """OpenAI's, with the text tower under "text." where it is a module of its own."""
+    prefix = "text." if "text.positional_embedding" in source.tensors else ""
+    rules = [
+        (ours, prefix + theirs if ours.startswith("text") else theirs, layout)
+        for ours, theirs, layout in openai.table(source)
+    ]
+    return [*rules, ("logit_bias", "logit_bias", "same")]
+
+
+def resize(source: Source) -> str:
+    return "antialias"
+
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from open_clip_config.json. Raises UserError for what the towers cannot do,
+    all options in one message."""
+    where = f"{source.where}: by its {OPEN_CLIP}"
+    model = declared.part(where, source.open_clip, "model_cfg")
+    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
+        raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
+    quick = bool(model.get("quick_gelu"))
+    v, t = (declared.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
+    faults = [
+        f"{part}.{name} = {value!r}"
+        for part, options in (("model_cfg", model), ("vision_cfg", v), ("text_cfg", t))
+        for name, value in options.items()
+        if _differs(part, name, value, quick)
+    ]
+    if faults:
+        raise UserError(
+            f"{where} the model differs from CLIP's ViT and ResNet in {'; '.join(faults)}. This is "
+            "not supported; give another model, or the same one in the layout of Hugging Face or "
+            "timm where there is one."
+        )
+
+    embed = declared.read(where, model, {"embed_dim": 1024})["embed_dim"]
+    t |= declared.read(where, t, _TEXT, "text_cfg.")
+    resnet = isinstance(v.get("layers"), list)
+    v |= declared.read(where, v, _RESNET if resnet else _VIT, "vision_cfg.")
+
+    def tower(part: str, values: dict[str, Any], heads: int) -> dict[str, Any]:
+        if heads < 1 or values["width"] % heads:
+            raise UserError(
+                f"{where} {part}.width {values['width']} is not a multiple of {heads} heads."
+            )
+        plain = "gelu_tanh" if values.get("act_kwargs") else "gelu"
+        return {
+            "width": values["width"], "layers": values["layers"], "heads": heads,
+            "mlp": int(values["width"] * values["mlp_ratio"]),
+            "activation": "quick_gelu" if quick else plain,
+            **declared.read(where, values.get("norm_kwargs") or {}, {"eps": 1e-5}, f"{part}."),
+        }  # fmt: skip
+
+    prepared = declared.part(where, source.open_clip, "preprocess_cfg")
+    seen = declared.statistics(where, prepared, ("mean", "std"), CLIP_MEAN, CLIP_STD)
+    size, notes = v["image_size"], ()
+    if resnet:
+        width, layers = v["width"], v["layers"]
+        if len(layers) != 4 or any(type(n) is not int or n < 1 for n in layers):
+            raise UserError(f"{where} vision_cfg.layers is {layers}; expected four numbers > 0.")
+        vision = ResNetConfig(
+            size, embed, width, tuple(width << i for i in range(4)), tuple(layers),
+            heads=width * 32 // v["head_width"], **seen,
+        )  # fmt: skip
+    else:
+        size, notes = declared.whole_patches(where, size, v["patch_size"])
+        sizes = tower("vision_cfg", v, v["width"] // v["head_width"])
+        vision = VisionConfig(size, v["patch_size"], **sizes, **seen)
+    sizes = tower("text_cfg", t, t["heads"])
+    return BackboneConfig(
+        vision=vision,
+        text=TextConfig(t["vocab_size"], t["context_length"], **sizes),
+        embed=embed,
+        projections=("text",) if resnet else ("image", "text"),
+        logit_bias=model.get("init_logit_bias") is not None,
+        notes=notes,
+    )
+
+
+def _differs(part: str, name: str, value: Any, quick: bool) -> bool:
+    """Says whether an option makes the model compute something else than our towers."""
+    if not value or name in _KNOWN[part].split():
+        return False
+    if name == "norm_kwargs":
+        return not isinstance(value, dict) or set(value) != {"eps"}
+    if name == "act_kwargs":
+        return quick or value != {"approximate": "tanh"}
+    return (part, name, value) not in _PLAIN

@@ -1,0 +1,195 @@
+"""timm's plain ViT and ResNet: a folder of its hub (config.json and weights), or bare weights.
+
+A folder says mean, standard deviation and what else matters. Bare weights are taken to be of
+timm's own recipes: a ViT sees images normalised by 0.5 / 0.5, as its IN-21k ones do, a ResNet by
+ImageNet's statistics at 224 pixels. torchvision's ResNets have the same names and are read too.
+"""
+
+import re
+from typing import Any
+
+from lift_jax.errors import UserError
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
+from lift_jax.models.vit import VisionConfig
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import bare, declared
+from lift_jax.weights.formats.huggingface import says
+from lift_jax.weights.rename import Table, linear, norm
+
+# what the names and shapes of a ViT's weights do not tell
+SIZES = ("heads", "eps", "activation")
+# classifiers; `fc_norm`, whose ViTs average the tokens, is no classifier
+IGNORED = (r"head\..*", r"fc\..*", bare.COUNTS)
+
+_VIT_NAMES = r"(vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino)?"
+_RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
+_HEADS = {
+    192: 3,
+    384: 6,
+    768: 12,
+    1024: 16,
+    1280: 16,
+    1408: 16,
+    1664: 16,
+}  # of _VIT_NAMES, by width
+# arguments of their constructors that names and shapes show, or that change nothing here
+_SHOWN = {
+    "num_classes", "in_chans", "img_size", "patch_size", "embed_dim", "depth", "mlp_ratio",
+    "num_heads", "qkv_bias", "class_token", "global_pool", "init_values", "layers", "channels",
+    "dynamic_img_size", "dynamic_img_pad", "strict_img_size",
+}  # fmt: skip
+
+
+def recognises(source: Source) -> bool:
+    return "architecture" in source.config or _is_vit(source) or _is_resnet(source)
+
+
+def _is_vit(source: Source) -> bool:
+    return any(name.startswith(("patch_embed.", "blocks.")) for name in source.tensors)
+
+
+def _is_resnet(source: Source) -> bool:
+    return any(name.startswith("layer1.") for name in source.tensors)
+
+
+_BLOCK = r"visual/blocks/(\d+)"
+_VIT: Table = [
+    *linear("visual/stem/linear", "patch_embed.proj")[1:],
+    ("visual/stem/linear/kernel", "patch_embed.proj.weight", "stem"),
+    ("visual/cls", "cls_token", "lead2"),
+    ("visual/positions", "pos_embed", "lead1"),
+    *norm("visual/ln_post", "norm"),
+    *norm(rf"{_BLOCK}/ln(\d)", r"blocks.\1.norm\2"),
+    *linear(f"{_BLOCK}/out", r"blocks.\1.attn.proj"),
+    *linear(rf"{_BLOCK}/fc(\d)", r"blocks.\1.mlp.fc\2"),
+    (rf"{_BLOCK}/scale(\d)", r"blocks.\1.ls\2.gamma", "same"),
+]
+for _i, _a in enumerate("qkv"):
+    _VIT.append((f"{_BLOCK}/{_a}/kernel", r"blocks.\1.attn.qkv.weight", f"linear:{_i}/3"))
+    _VIT.append((f"{_BLOCK}/{_a}/bias", r"blocks.\1.attn.qkv.bias", f"same:{_i}/3"))
+_RESNET: Table = [
+    ("visual/stem/convs/0/kernel", "conv1.weight", "conv"),
+    *bare.batch_norm("visual/stem/bns/0", "bn1"),
+]
+
+
+def table(source: Source) -> Table:
+    """The rename table of a ViT, or of this ResNet."""
+    return [*_RESNET, *bare.bottlenecks(source)] if _is_resnet(source) else _VIT
+
+
+def resize(source: Source) -> str:
+    return "antialias"
+
+
+def read_config(source: Source, **sizes: Any) -> BackboneConfig:
+    """Reads the sizes off names and shapes, the images' statistics from config.json.
+
+    A ViT's `heads`, `eps` (1e-6) and `activation` ("gelu") are taken from `sizes`, else from the
+    file's metadata, and heads else from config.json, else by timm's width of the plain ViTs.
+    Raises UserError for heads that are not known, and for what the towers cannot do.
+    """
+    resnet = _is_resnet(source)
+    if not resnet and not _is_vit(source):
+        raise UserError(
+            f"{source.where} holds timm's {_architecture(source)!r}, which is not supported"
+            ". Give a plain ViT or ResNet."
+        )
+    _check_settings(source, "avg" if resnet else "token")
+    if resnet:
+        if sizes:
+            raise UserError(f"{source.where} is a ResNet, which takes no {', '.join(sizes)}.")
+        return BackboneConfig(_resnet(source))
+    return BackboneConfig(_vit(source, **sizes))
+
+
+def _check_settings(source: Source, pool: str) -> None:
+    """Raises UserError for settings that make the tower compute something else."""
+    where, c = says(source), source.config
+    arguments = {"global_pool": c.get("global_pool"), **declared.part(where, c, "model_args")}
+    if (found := arguments["global_pool"]) not in (None, "", pool):
+        raise UserError(f"{where} the feature is pooled by {found!r}; expected {pool!r}.")
+    if unknown := sorted(set(arguments) - _SHOWN):
+        raise UserError(
+            f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
+            "Give a plain ViT or ResNet."
+        )
+    name = _architecture(source)
+    if pool == "avg" and name and not re.fullmatch(_RESNET_NAMES, name):
+        raise UserError(
+            f"{where} the model is {name!r}, which may compute something else than the plain "
+            "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
+        )
+
+
+def _pretrained(source: Source) -> dict[str, Any]:
+    """How the images are prepared; old files have it beside the architecture."""
+    return declared.part(says(source), source.config, "pretrained_cfg") or source.config
+
+
+def _architecture(source: Source) -> str:
+    return declared.read(says(source), source.config, {"architecture": ""})["architecture"]
+
+
+def _pixels(source: Source) -> int:
+    """The side of a ResNet's images."""
+    found = _pretrained(source).get("input_size", (3, 224, 224))
+    sides = found[1:] if isinstance(found, list | tuple) and len(found) == 3 else ()
+    return declared.side(says(source), "input_size", sides)
+
+
+def _statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
+    prepared = _pretrained(source)
+    return declared.statistics(says(source), prepared, ("mean", "std"), mean, std)
+
+
+def _resnet(source: Source) -> ResNetConfig:
+    kind = "plain ResNet of timm"
+    channels, layers = bare.stages(source, kind)
+    if not any(name.endswith(".conv3.weight") for name in source.tensors):
+        raise UserError(
+            f"{source.where} is a ResNet of two convolutions a block (18 or 34 layers); expected "
+            "bottlenecks of three (50, 101 or 152)."
+        )
+    return ResNetConfig(
+        resolution=_pixels(source),
+        width=EXPANSION * channels[-1],
+        stem=bare.shape(source, kind, "conv1.weight", 4)[0],
+        channels=channels,
+        layers=layers,
+        **_statistics(source, IMAGENET_MEAN, IMAGENET_STD),
+    )
+
+
+def _vit(source: Source, **sizes: Any) -> VisionConfig:
+    kind = "plain ViT of timm"
+    told = source.metadata | sizes
+    width, _, patch, _ = bare.shape(source, kind, "patch_embed.proj.weight", 4)
+    _, tokens, _ = bare.shape(source, kind, "pos_embed", 3)
+    mlp, _ = bare.shape(source, kind, "blocks.0.mlp.fc1.weight", 2)
+    name = _architecture(source)
+    known = _HEADS.get(width) if not name or re.fullmatch(_VIT_NAMES, name) else None
+    arguments = declared.part(says(source), source.config, "model_args")
+    heads = told.get("heads", arguments.get("num_heads", known))
+    if heads is None:
+        raise UserError(
+            f"{source.where} does not say the number of heads of its ViT of width {width}"
+            + (f", and neither does its name {name!r}" if name else "")
+            + ". Give heads= to load_backbone, or --heads= to python -m lift_jax.convert."
+        )
+    return VisionConfig(
+        resolution=round((tokens - 1) ** 0.5) * patch,
+        patch=patch,
+        width=width,
+        layers=bare.depth(source, "blocks."),
+        heads=bare.checked_heads(source, width, "heads", heads),
+        mlp=mlp,
+        activation=bare.checked_activation(told.get("activation", "gelu")),
+        eps=bare.checked_eps(told.get("eps", 1e-6)),
+        **_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        stem_bias=True,
+        ln_pre=False,
+        layer_scale=any(name.endswith(".ls1.gamma") for name in source.tensors),
+        unbiased=() if arguments.get("qkv_bias", True) else ("q", "k", "v"),
+    )

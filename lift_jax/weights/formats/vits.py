@@ -1,0 +1,165 @@
+"""Hugging Face's image towers without a text tower: ViT, DINOv2 (also with registers), DINOv3.
+
+The feature is CLS after the last LayerNorm. What stands on it (pooler, classifier) and the mask
+token of the pre-training are left out.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lift_jax.errors import UserError
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
+from lift_jax.models.vit import VisionConfig
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import declared
+from lift_jax.weights.formats.huggingface import ACTIVATIONS, image_statistics, says
+from lift_jax.weights.rename import Table, norm
+
+SIZES: tuple[str, ...] = ()  # config.json states them all
+
+# the settings that matter by model type, and their values where config.json leaves them out
+_VIT = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224,
+    "patch_size": 16, "num_channels": 3, "qkv_bias": True,
+}  # fmt: skip
+_DINOV2 = _VIT | {
+    "layer_norm_eps": 1e-6, "patch_size": 14, "mlp_ratio": 4.0, "use_swiglu_ffn": False,
+}  # fmt: skip
+_DINOV3 = _VIT | {
+    "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536,
+    "layer_norm_eps": 1e-5, "num_register_tokens": 0, "rope_theta": 100.0, "use_gated_mlp": False,
+    "query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True,
+}  # fmt: skip
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit": _VIT,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
+    "dinov3_vit": _DINOV3,
+}
+
+# their switches -> our linear layers that lack a bias where they are off
+_BIASES = {
+    "qkv_bias": ("q", "k", "v"), "query_bias": ("q",), "key_bias": ("k",), "value_bias": ("v",),
+    "proj_bias": ("out",), "mlp_bias": ("gate", "fc1", "fc2"),
+}  # fmt: skip
+
+# by the first six letters of the type: their stem, blocks and last LayerNorm
+_PARTS = {
+    "vit": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
+    "dinov2": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
+    "dinov3": ("embeddings.patch_embeddings", "layer", "norm"),
+}
+# our layers of a block -> theirs; :i/n is the i-th of n parts
+_ATTENTION = {
+    "q": "attention.attention.query", "k": "attention.attention.key",
+    "v": "attention.attention.value", "out": "attention.output.dense",
+}  # fmt: skip
+_LAYERS = {
+    "vit": _ATTENTION | {
+        "ln1": "layernorm_before", "ln2": "layernorm_after", "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+    },
+    "dinov2": _ATTENTION | {"ln1": "norm1", "ln2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"},
+    "dinov3": {
+        "ln1": "norm1", "ln2": "norm2", "q": "attention.q_proj", "k": "attention.k_proj",
+        "v": "attention.v_proj", "out": "attention.o_proj", "gate": "mlp.gate_proj",
+        "fc1": "mlp.up_proj", "fc2": "mlp.down_proj",
+    },
+}  # fmt: skip
+_SWIGLU = {"gate": "mlp.weights_in:0/2", "fc1": "mlp.weights_in:1/2", "fc2": "mlp.weights_out"}
+
+_TOWER = r"((vit|dinov2|dinov2_with_registers)\.)?"
+IGNORED = (
+    rf"{_TOWER}pooler\..*",
+    r"classifier\..*",
+    # no registers are stored as an empty array; `read_config` refuses to leave out others
+    rf"{_TOWER}embeddings\.(mask_token|register_tokens)",
+    r"rope_embeddings\.inv_freq",  # follows from rope_theta
+)
+
+
+def recognises(source: Source) -> bool:
+    return source.config.get("model_type") in [*_DEFAULTS]
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    return declared.read(says(source), source.config, _DEFAULTS[source.config["model_type"]])
+
+
+def _prefix(source: Source) -> str:
+    """Beside a classifier the tower's names begin with its type."""
+    prefix = f"{source.config['model_type']}."
+    return prefix if any(name.startswith(prefix) for name in source.tensors) else ""
+
+
+def resize(source: Source) -> str:
+    """How transformers resamples positions: smoothed for DINOv2 with registers alone."""
+    return "antialias" if source.config["model_type"] == "dinov2_with_registers" else "plain"
+
+
+def table(source: Source) -> Table:
+    """The rename table of the source's family, kind of MLP and prefix."""
+    family, before = source.config["model_type"][:6], _prefix(source)
+    stem, blocks, last = _PARTS[family]
+    ours, theirs = r"visual/blocks/(\d+)", rf"{before}{blocks}.\1"
+    rules: Table = [
+        ("visual/stem/linear/kernel", f"{before}{stem}.weight", "stem"),
+        ("visual/stem/linear/bias", f"{before}{stem}.bias", "same"),
+        ("visual/cls", f"{before}embeddings.cls_token", "lead2"),
+        ("visual/registers", f"{before}embeddings.register_tokens", "lead1"),
+        ("visual/positions", f"{before}embeddings.position_embeddings", "lead1"),
+        *norm("visual/ln_post", f"{before}{last}"),
+        *((f"{ours}/scale{i}", f"{theirs}.layer_scale{i}.lambda1", "same") for i in (1, 2)),
+    ]
+    swiglu = _settings(source).get("use_swiglu_ffn")
+    for layer, name in (_LAYERS[family] | (_SWIGLU if swiglu else {})).items():
+        if layer.startswith("ln"):
+            rules += norm(f"{ours}/{layer}", f"{theirs}.{name}")
+            continue
+        name, colon, part = name.partition(":")
+        rules += [
+            (f"{ours}/{layer}/kernel", f"{theirs}.{name}.weight", f"linear{colon}{part}"),
+            (f"{ours}/{layer}/bias", f"{theirs}.{name}.bias", f"same{colon}{part}"),
+        ]
+    return rules
+
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from config.json.
+
+    Raises UserError, naming the setting, for what the tower cannot do.
+    """
+    kind, c, where = source.config["model_type"], _settings(source), says(source)
+
+    def expect(holds: bool, key: str, expected: str) -> None:
+        if not holds:
+            raise UserError(f"{where} {key} is {c.get(key)!r}; expected {expected}.")
+
+    width, heads, mlp, activation = (
+        c[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
+    )
+    if "mlp_ratio" in c:
+        mlp = int(width * c["mlp_ratio"])
+    if c.get("use_swiglu_ffn"):  # two thirds of it, rounded up to a multiple of 8
+        mlp, activation = (int(mlp * 2 / 3) + 7) // 8 * 8, "silu"
+    rope, registers = c.get("rope_theta", 0.0), c.get("num_register_tokens", 0)
+    stored = source.tensors.get(f"{_prefix(source)}embeddings.register_tokens", np.empty(0))
+    each = 4 if rope else 1  # what rotary positions need of a head's width
+    expect(c["num_channels"] == 3, "num_channels", "3")
+    expect(width % (each * heads) == 0, "hidden_size", f"a multiple of {each} x {heads} heads")
+    expect(activation in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}")
+    expect(registers or not stored.size, "num_register_tokens", f"that of {stored.shape} stored")
+    resolution, notes = declared.whole_patches(where, c["image_size"], c["patch_size"])
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if kind == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
+    off = [key for key in _BIASES if not c.get(key, True)]
+    vision = VisionConfig(
+        resolution, c["patch_size"], width, c["num_hidden_layers"], heads, mlp,
+        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, mean, std),
+        stem_bias=True, ln_pre=False, registers=registers, rope=rope, layer_scale=kind != "vit",
+        gated=bool(c.get("use_swiglu_ffn") or c.get("use_gated_mlp")),
+        unbiased=tuple(layer for key in off for layer in _BIASES[key]),
+    )  # fmt: skip
+    return BackboneConfig(vision, notes=notes)

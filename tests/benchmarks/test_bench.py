@@ -1,0 +1,249 @@
+"""The bench: what it reads off a compiled step, and that both of its ways run."""
+
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from support.runs import train_and_test
+
+from configs import folder
+from lift_jax.benchmarks import data
+from lift_jax.benchmarks.step import on_devices, problem, vision_sizes
+from lift_jax.data import loader
+from lift_jax.errors import UserError
+from lift_jax.models.vit import VisionConfig
+from lift_jax.parallel import cost, mesh
+from lift_jax.runs import log
+from lift_jax.training import step as step_module
+from lift_jax.training.step import make_train_step
+
+VISION = VisionConfig(resolution=32, patch=8, width=64, layers=2, heads=2, mlp=256)
+
+
+def config_of(**changes):
+    config = folder.get_config("debug")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def compiled(**changes):
+    made = problem(config_of(**changes), VISION, 24, bfloat16=False)
+    told = cost.compile_step(made.step, made.state, made.frozen, made.batch, Console(quiet=True))
+    return made, told.step
+
+
+def test_only_the_tuned_gradient_crosses_the_network():
+    made, program = compiled(mesh__data=8)
+    gradient = sum(4 * np.prod(leaf.shape) for leaf in made.state.tuned.values())
+    sent = cost.collective_bytes(program.as_text())
+    assert set(sent) == {"all-reduce"}
+    assert gradient <= sent["all-reduce"] < gradient + 1000
+
+
+def test_frozen_weights_and_a_large_head_are_cut_over_the_model_axis(monkeypatch):
+    """With mesh (1, 8) a device holds an eighth and what is small, and gathers the rest twice."""
+    whole, plain = compiled(mesh__data=8)
+    monkeypatch.setattr(mesh, "LARGE_HEAD", 1)
+    cut, program = compiled(mesh__strategy="fsdp")
+    assert dict(cut.mesh.shape) == {"data": 1, "model": 8}
+    frozen = cost.device_bytes(whole.frozen)
+    assert frozen == sum(4 * np.prod(leaf.shape) for leaf in whole.frozen.values())
+    assert frozen / 8 <= cost.device_bytes(cut.frozen) < frozen / 8 + 0.05 * frozen
+    head = 4 * 24 * 64
+    held = cost.device_bytes(whole.state) - cost.device_bytes(cut.state)
+    assert held == 2 * head * 7 / 8  # itself and its momentum
+    saved = plain.memory_analysis().argument_size_in_bytes
+    saved -= program.memory_analysis().argument_size_in_bytes
+    assert saved == held + frozen - cost.device_bytes(cut.frozen)
+
+    split = sum(4 * np.prod(leaf.shape) for leaf in cut.frozen.values() if any(leaf.sharding.spec))
+    sent = cost.collective_bytes(program.as_text())
+    assert set(sent) == {"all-reduce", "all-gather"}  # weights move, activations do not
+    assert split + head <= sent["all-gather"] <= 2 * (split + head)
+    gradient = sum(4 * np.prod(leaf.shape) for leaf in cut.state.tuned.values())
+    assert gradient <= sent["all-reduce"] < gradient + 1000
+
+
+def test_what_comes_out_of_a_step_lies_where_it_came_from(monkeypatch):
+    monkeypatch.setattr(mesh, "LARGE_HEAD", 1)
+    made, program = compiled(mesh__strategy="fsdp", mesh__model=2)
+    after, _ = program.output_shardings
+    assert made.state.tuned["head/weight"].sharding.spec == jax.P(None, "model")
+    for leaf, place in zip(jax.tree.leaves(made.state), jax.tree.leaves(after), strict=True):
+        assert place.is_equivalent_to(leaf.sharding, len(leaf.shape))
+
+
+def test_what_is_computed_again():
+    """All of a block is more than what is not a matrix product, and a forward pass at most."""
+    none, dots, blocks = (
+        compiled(train__remat=remat)[1].cost_analysis()["flops"]
+        for remat in ("none", "dots", "blocks")
+    )
+    assert none < dots < 1.05 * none < blocks < 1.5 * none
+
+
+def flops(f, *args):
+    return cost.matmul_flops(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def test_flops_by_hand():
+    a, b = np.ones((3, 5), np.float32), np.ones((5, 7), np.float32)
+    product = 2 * 3 * 5 * 7
+    assert flops(lambda a, b: jnp.exp(a @ b) + 1, a, b) == product
+    assert flops(jax.grad(lambda a, b: jnp.sum((a @ b) ** 2)), a, b) == 2 * product
+    assert flops(jax.jit(jax.checkpoint(lambda a, b: a @ b)), a, b) == product
+    batched = np.ones((4, 3, 5), np.float32)
+    assert flops(lambda x, b: jnp.einsum("zij,jk->zik", x, b), batched, b) == 4 * product
+    assert flops(lambda x, b: jax.lax.map(lambda one: one @ b, x), batched, b) == 4 * product
+    branches = (lambda a, b: a @ b, lambda a, b: jnp.zeros((3, 7)))
+    assert flops(lambda a, b: jax.lax.switch(1, branches, a, b), a, b) in (0, product)
+    assert flops(lambda i: jax.lax.switch(i, branches, a, b), 1) == product
+    image, kernel = np.ones((2, 8, 8, 6), np.float32), np.ones((3, 3, 2, 9), np.float32)
+
+    def convolve(image, kernel):
+        return jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )  # fmt: skip
+
+    assert flops(convolve, image, kernel) == 2 * (2 * 8 * 8 * 9) * (3 * 3 * 2)
+
+
+def test_flops_of_a_step_by_hand():
+    """A forward pass, and the same again for what flows back, from the lowest tuner on."""
+    made = problem(config_of(tuner__name="none"), VISION, 24, bfloat16=False)
+    n, t, d, hidden = 32, 17, 64, 256
+    stem = 2 * n * 16 * (3 * 8 * 8) * d
+    whole = 2 * n * t * (4 * d * d + 2 * d * hidden) + 4 * n * t * t * d
+    keys, cls = 2 * n * t * 2 * d * d, 2 * n * (2 * d * d + 2 * d * hidden) + 4 * n * t * d
+    head = 2 * (2 * n * d * 24)  # and its gradient
+    forward = stem + whole + keys + cls + head
+    traced = made.step.trace(made.state, made.frozen, made.batch)
+    assert cost.matmul_flops(traced.jaxpr) == forward
+    accumulated = problem(config_of(tuner__name="none", train__accum=4), VISION, 24, bfloat16=False)
+    traced = accumulated.step.trace(*(getattr(made, k) for k in ("state", "frozen", "batch")))
+    assert cost.matmul_flops(traced.jaxpr) == forward
+
+
+def test_bytes_of_collectives_by_hand():
+    hlo = """
+      %a = f32[3,5]{1,0} all-reduce(%x), replica_groups={}
+      %b = (f32[], bf16[7]{0}) all-reduce(%y, %z), to_apply=%add
+      %c = (f32[2]{0}, f32[16]{0}) all-gather-start(%w)
+      %d = f32[9]{0} add(%a, %b), metadata={op_name="all-reduce"}
+    """
+    assert cost.collective_bytes(hlo) == {"all-reduce": 60 + 4 + 14, "all-gather": 72}
+
+
+def test_it_times_the_step_here():
+    console = Console(record=True, width=300)
+    rate = on_devices(config_of(mesh__data=8), VISION, 7, 3, console)
+    said = console.export_text()
+    assert f"{rate:,.1f} images/s" in said and "8 x cpu" in said
+    assert "Per device: frozen 0.4" in said
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="train.batch is 36"):
+        problem(config_of(train__batch=36, mesh__data=8), VISION, 7, bfloat16=False)
+    with pytest.raises(UserError, match="head.kind is 'text'"):
+        problem(config_of(tuner__name="coop"), VISION, 7, bfloat16=False)
+    with pytest.raises(UserError, match="clip_rn50 is not on this machine"):
+        vision_sizes(config_of(model__backbone="clip_rn50"))
+    assert vision_sizes(config_of(model__backbone="clip_vit_l14")).patch == 14
+    sizes = vision_sizes(config_of(model__backbone="clip_vit_b16", model__resolution=384))
+    assert sizes.resolution == 384
+    assert jax.device_count() == 8
+
+
+def test_ahead_of_time():
+    """In a process of its own, for it chooses the number of devices."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lift_jax.bench", "--config=configs/inat.py:debug", "--aot",
+         "--devices=16", "--classes=7", "--images=437513"],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("{'data': 16, 'model': 1}", "nothing was run", "all-reduce", "v5e-256"):
+        assert words in done.stdout
+
+
+def test_ways_of_reading(monkeypatch):
+    """Few images, for what is told; the ratios are for a quiet machine."""
+    monkeypatch.setattr(data, "COUNT", 2)
+    console = Console(record=True, width=150)
+    ratios = data.measure(console)
+    said = console.export_text()
+    assert "data.decode=exact: the pixels of Pillow" in said
+    assert re.search(r"data.decode=fast: differs on crops of two photographs by [123]\.", said)
+    assert "prepared, short side 256: differs on these images by" in said
+    assert list(ratios) == [
+        "plain Pillow, float32", "data.decode=exact", "data.decode=fast",
+        "prepared, short side 256", "float32 on the host", "bytes, normalised on the device",
+    ]  # fmt: skip
+    assert ratios["prepared, short side 256"] > 1.5
+
+
+def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
+    """A loader that takes longer than the step, and one that takes as long behind it."""
+    config = config_of(train__epochs=12, checkpoint__every_steps=100, test__tte=False)  # 24 steps
+    config.head.init = "none"
+    make, batches = make_train_step, loader.train_batches
+
+    def waited(read, step):
+        def slow_batches(*args, **options):
+            for batch in batches(*args, **options):
+                time.sleep(read)
+                yield batch
+
+        def slow_step(*args):
+            return SlowStep(make(*args), step)
+
+        monkeypatch.setattr(loader, "train_batches", slow_batches)
+        monkeypatch.setattr(step_module, "make_train_step", slow_step)
+        folder = tmp_path / f"{read}_{step}"
+        train_and_test(config, folder)
+        return log.read_log(folder / log.LOG)[-1].wait
+
+    assert waited(0.2, 0.0) > 0.5  # of a machine that does other work beside
+    assert waited(0.05, 0.1) < 0.3
+
+
+class SlowStep:
+    """A step whose loss comes late, traced, compiled and asked about as the one that it is."""
+
+    def __init__(self, inner, seconds):
+        self.inner, self.seconds = inner, seconds
+
+    def trace(self, *inputs):
+        return SlowStep(self.inner.trace(*inputs), self.seconds)
+
+    def lower(self):
+        return SlowStep(self.inner.lower(), self.seconds)
+
+    def compile(self):
+        return SlowStep(self.inner.compile(), self.seconds)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __call__(self, *inputs):
+        state, loss = self.inner(*inputs)
+        return state, Slow(loss, self.seconds)
+
+
+class Slow:
+    """A loss that the device has only a while later."""
+
+    def __init__(self, loss, seconds):
+        self.loss, self.seconds = loss, seconds
+
+    def __float__(self):
+        time.sleep(self.seconds)
+        return float(self.loss)

@@ -1,0 +1,135 @@
+"""The index of a tree of images: what it holds, when it is kept, and what makes it stale."""
+
+import json
+import os
+import shutil
+
+import pytest
+from support.small_sets import load, message
+
+from lift_jax.data.sources import folder_index
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A tree of two classes that changed long ago, large enough to be kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder_index, "LARGE", 3)
+    root = tmp_path / "tree"
+    for name in ("cat 10/1.png", "cat 10/deep/2.jpg", "cat 2/1.png", "cat 2/10.png", "cat 2/9.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    settle(root)
+    return root
+
+
+def settle(root):
+    for parent, _, _ in os.walk(root):
+        os.utime(parent, ns=(10**18, 10**18))
+
+
+def kept(tree):
+    return list((tree.parent / "cache/lift_jax/index").glob("*"))
+
+
+FOUND = {
+    "cat 2": ["cat 2/1.png", "cat 2/9.png", "cat 2/10.png"],
+    "cat 10": ["cat 10/1.png", "cat 10/deep/2.jpg"],
+}
+
+
+def test_a_large_tree_is_read_once(tree):
+    found, note = folder_index.classes(tree)
+    assert found == FOUND and list(found) == ["cat 2", "cat 10"]
+    assert "5 images, kept in" in note and len(kept(tree)) == 1
+    again, note = folder_index.classes(tree)
+    assert again == FOUND and list(again) == list(found) and "from" in note
+    assert load("folder", root=tree).notes == (note,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "cat 10/deep/new.png").touch(),
+        lambda root: (root / "cat 2/1.png").unlink(),
+        lambda root: (root / "cat 2/1.png").rename(root / "cat 2/2.png"),
+        lambda root: (root / "cat 2").rename(root / "dog"),
+        lambda root: [(root / "dog").mkdir(), (root / "dog/1.png").touch()],
+        lambda root: [(root / "cat 10/deep/2.jpg").unlink(), (root / "cat 10/deep").rmdir()],
+    ],
+)
+def test_every_change_of_names_is_seen(tree, monkeypatch, change):
+    folder_index.classes(tree)
+    change(tree)
+    found, note = folder_index.classes(tree)
+    assert found != FOUND and note == ""  # changed just now: read, and not kept
+    monkeypatch.setattr(folder_index, "LARGE", 10**9)
+    kept(tree)[0].unlink()
+    assert folder_index.classes(tree)[0] == found
+
+
+def test_another_tree_with_the_same_times_is_seen(tree):
+    other = tree.parent / "other"
+    shutil.copytree(tree, other)
+    (other / "cat 2/1.png").rename(other / "cat 2/3.png")
+    settle(other)
+    folder_index.classes(tree)
+    shutil.rmtree(tree)
+    other.rename(tree)
+    assert folder_index.classes(tree)[0]["cat 2"] == ["cat 2/3.png", "cat 2/9.png", "cat 2/10.png"]
+
+
+def test_times_that_are_set_back_hide_nothing(tree):
+    folder_index.classes(tree)
+    (tree / "cat 2/new.png").touch()
+    settle(tree)
+    assert "cat 2/new.png" in folder_index.classes(tree)[0]["cat 2"]
+
+
+def test_links_to_themselves(tree):
+    (tree / "loop").symlink_to("loop")
+    (tree / "cat 2/11.png").symlink_to("11.png")
+    found = folder_index.classes(tree)[0]
+    assert list(found) == ["cat 2", "cat 10"]
+    assert found["cat 2"][-1] == "cat 2/11.png"  # not hidden: reading it says what is wrong
+
+
+def test_a_tree_that_changed_just_now_is_not_kept(tree):
+    (tree / "cat 2/new.png").touch()
+    assert folder_index.classes(tree)[1] == "" and not kept(tree)
+
+
+def test_small_trees_and_torn_files_are_read(tree, monkeypatch):
+    folder_index.classes(tree)
+    (file,) = kept(tree)
+    whole = file.read_text()
+    for torn in (whole[:100], "[]", "{}", json.dumps(json.loads(whole) | {"version": 0})):
+        file.write_text(torn)
+        assert folder_index.classes(tree)[0] == FOUND
+    file.unlink()
+    monkeypatch.setattr(folder_index, "LARGE", 6)
+    assert folder_index.classes(tree) == (FOUND, "") and not kept(tree)
+
+
+def test_a_cache_that_cannot_be_written_is_said(tree):
+    (tree.parent / "cache").write_text("a file")
+    found, note = folder_index.classes(tree)
+    assert found == FOUND and "could not be kept" in note
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a/1.png").touch()
+    open(os.fsencode(tmp_path) + b"/b/caf\xe9.png", "w").close()
+    said = message(lambda: folder_index.classes(tmp_path))
+    assert "not UTF-8" in said and r"b'b/caf\xe9.png'" in said
+    said.encode()
+
+
+def test_directories_that_name_one_class(tmp_path):
+    for name in ("red_fox", "Red fox", "hare"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    said = message(lambda: load("folder", root=tmp_path))
+    assert "'red_fox'" in said and "'Red fox'" in said and "same class" in said

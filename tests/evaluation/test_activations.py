@@ -1,0 +1,328 @@
+"""Activations that are kept: the same numbers with and without them, and when they are not used."""
+
+import importlib
+import json
+import os
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from rich.console import Console
+
+from lift_jax.data.images.decode import Decoding
+from lift_jax.data.images.views import TestTransform
+from lift_jax.data.sources.tfds import TfdsImages
+from lift_jax.data.types import ArrayImages, FileImages, Split
+from lift_jax.evaluation import activations
+from lift_jax.models.backbone import Classifier
+from lift_jax.models.heads import CosineHead
+from lift_jax.models.resnet import ResNet, ResNetConfig
+from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.parallel import mesh
+from lift_jax.runs import results, run
+from lift_jax.settings.schema import TunerSettings
+from lift_jax.training import state
+from lift_jax.tuners import attach, rules
+
+SIZES = {"resolution": 8, "patch": 4, "width": 8, "layers": 3, "heads": 2, "mlp": 16}
+VIEW = TestTransform(8)
+RESNET = ResNetConfig(16, 32, 4, (4, 8), (1, 1))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where rows are kept, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lift_jax" / "features"
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return VisionTransformer(VisionConfig(**SIZES), rngs=nnx.Rngs(0))
+
+
+# -- a tower in two parts
+
+
+@pytest.mark.parametrize("sizes", [{}, {"rope": 100.0, "registers": 2}, {"pool": "map"}])
+def test_the_parts_are_the_whole(sizes):
+    tower = VisionTransformer(VisionConfig(**SIZES, **sizes), rngs=nnx.Rngs(0))
+    attach.attach(
+        tower, ("adaptformer", "vpt_deep"), 5, TunerSettings(partial=1, prompts=2), rngs=nnx.Rngs(1)
+    )
+    images = jax.random.normal(jax.random.key(2), (3, 8, 8, 3))
+    whole = tower(images)
+    for k in range(3):
+        rows = tower.lower(images, k)
+        assert rows.shape == (3, 4 + (tower.cls is not None) + sizes.get("registers", 0), 8)
+        assert np.array_equal(tower.upper(rows, k), whole), k
+    rows = tower.lower(images, 3)
+    assert np.array_equal(rows, whole) and np.array_equal(tower.upper(rows, 3), whole)
+
+
+def test_a_resnet_has_its_feature_alone():
+    tower = ResNet(RESNET, rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(2), (2, 16, 16, 3))
+    assert np.array_equal(tower.upper(tower.lower(images, 2), 2), tower(images))
+    with pytest.raises(ValueError, match="k = 2, found 1"):
+        tower.lower(images, 1)
+
+
+def tuned_of(tower, names, **options):
+    tower = nnx.clone(tower)
+    attach.attach(tower, names, 5, TunerSettings(**options), rngs=nnx.Rngs(1))
+    chosen = options.get("partial", 0), options.get("layers", "")
+    resnet = isinstance(tower, ResNet)
+    wanted = rules.trainable(names, len(tower.blocks), *chosen, resnet=resnet)
+    model = Classifier(tower, CosineHead(jnp.ones((5, tower.width))))
+    return state.split_trainable(model, wanted)[1]
+
+
+@pytest.mark.parametrize(
+    "name", [*attach.TUNERS, *(rule for rule in rules.RULES if rule != "bn"), "none"]
+)
+def test_the_lowest_tuned_block(name, tower):
+    """Of three blocks; every tuner begins in its first one."""
+    names = () if name == "none" else (name,)
+    for options, by_hand in (({}, 0), ({"partial": 1}, 2), ({"layers": "1,2"}, 1)):
+        expected = by_hand if names else 3
+        found = activations.first_tuned(tower, tuned_of(tower, names, **options))
+        assert found == expected, options
+
+
+@pytest.mark.parametrize(("path", "k"), [
+    ("head/weight", 3), ("head/text/blocks/0/tuners/lora/q/up", 3), ("head/image_proj", 3),
+    ("visual/blocks/2/ln2/bias", 2), ("visual/blocks/1/q/kernel", 1), ("visual/ln_post/scale", 2),
+    ("visual/pool/probe", 2), ("visual/positions", 0), ("visual/cls", 0), ("visual/registers", 0),
+    ("visual/stem/linear/kernel", 0), ("visual/ln_pre/scale", 0),
+])  # fmt: skip
+def test_the_lowest_tuned_block_by_path(path, k, tower):
+    assert activations.first_tuned(tower, ["head/weight", path]) == k
+
+
+@pytest.mark.parametrize(("names", "k"), [((), 2), (("ssf",), 0), (("bn",), 0), (("full",), 0)])
+def test_the_lowest_tuned_block_of_a_resnet(names, k):
+    tower = ResNet(RESNET, rngs=nnx.Rngs(0))
+    assert activations.first_tuned(tower, tuned_of(tower, names)) == k
+
+
+# -- whole runs
+
+
+def config_of(**changes):
+    config = importlib.import_module("configs.demo").get_config("debug")
+    plain = {
+        "data.name": "digits", "data.imbalance": 50.0, "train.augment": "none", "train.epochs": 2,
+        "train.batch": 128, "test.tte": False, "tuner.name": "none",
+    }  # fmt: skip
+    config.update_from_flattened_dict(plain | {k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def outcome(config, workdir):
+    """Losses, tuned leaves at the end, and results of a run."""
+    tuned, test = {}, results.test
+
+    def tested(config, setup, state, *more):
+        tuned.update(jax.tree.map(np.asarray, state.tuned))
+        return test(config, setup, state, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "test", tested)
+        found = run.run(config, workdir)
+    losses = [json.loads(line)["loss"] for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return losses, tuned, {k: v for k, v in found.items() if "second" not in k}
+
+
+@pytest.mark.parametrize("changes", [
+    {"head__init": "class_mean"}, {"tuner__name": "adaptformer", "tuner__partial": 1},
+])  # fmt: skip
+def test_a_run_from_activations_is_the_run_from_images(changes, folder, tmp_path, monkeypatch):
+    losses, leaves, results = outcome(config_of(**changes, data__features_gb=0.0), tmp_path / "a")
+    assert not folder.exists()
+    config = config_of(**changes)
+    found = outcome(config, tmp_path / "b")
+    # of the training and the test split; a head from images sees another view of the first
+    assert len(list(folder.glob("*"))) == (3 if "head__init" in changes else 2)
+
+    np.testing.assert_allclose(found[0], losses, rtol=1e-5)
+    assert len(losses) == 8 and losses[0] != losses[-1] and found[2] == results
+    assert found[1].keys() == leaves.keys()
+    for path, leaf in leaves.items():
+        np.testing.assert_allclose(found[1][path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+
+    # another run looks at no image, and begins above the kept blocks
+    calls = []
+    monkeypatch.setattr(ArrayImages, "__getitem__", lambda *_: calls.append("image"))
+    monkeypatch.setattr(activations.Cache, "_write", lambda *_: calls.append("computed"))
+    again = outcome(config, tmp_path / "c")
+    assert not calls
+    assert again[0] == found[0] and again[2] == results
+
+
+@pytest.mark.parametrize(("changes", "rows"), [
+    ({}, True), ({"train__augment": "mda"}, False), ({"train__augment": "rrc"}, False),
+    ({"train__flip": True}, False), ({"tuner__name": "adaptformer"}, False),
+    ({"data__features_gb": 0.0}, False),
+])  # fmt: skip
+def test_what_training_reads(changes, rows, folder, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def batches(split, transform, **_):
+        assert isinstance(transform, activations.AsIs) == rows
+        assert isinstance(split.images, activations.Rows) == rows
+        raise Seen
+
+    monkeypatch.setattr(train.loader, "train_batches", batches)
+    with pytest.raises(Seen):
+        run.run(config_of(**changes), tmp_path)
+    assert folder.exists() == rows
+
+
+# -- the files
+
+
+class Told(Console):
+    """A console that keeps what is printed."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.lines = []
+
+    def print(self, *lines, **_):
+        self.lines += lines
+
+
+def split_of(n=11):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
+    return Split(ArrayImages(pixels, "made up", np.arange(n)), np.arange(n) % 5)
+
+
+def cache_of(gigabytes=1.0, fingerprint="weights"):
+    return activations.Cache(gigabytes, fingerprint, mesh.make_mesh(), 8, 0, Told())
+
+
+def read(cache, tower, split=None, view=VIEW, tuned=()):
+    return cache.read(tower, tuned, split or split_of(), view)
+
+
+def test_rows_are_in_the_order_of_the_images(tower, folder):
+    found = read(cache_of(), tower)
+    assert (found.start, found.workers, len(found.split)) == (3, 0, 11)
+    rows = [found.view(found.split.images[i]) for i in range(11)]
+    images = [VIEW(image) for image in split_of().images.pixels]
+    whole = tower(features.steps.normalise(jnp.asarray(np.stack(images)), tower.config))
+    np.testing.assert_allclose(rows, whole, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(found.split.labels, split_of().labels)
+
+
+def test_processes_may_hold_rows_in_another_order(tower, folder, monkeypatch):
+    put = mesh.put_batch
+    wanted = read(cache_of(), tower).split.images.rows
+
+    def strided(devices, batch):
+        """As two processes have it: the first holds every other row."""
+        order = np.arange(8).reshape(4, 2).T.reshape(-1)
+        return put(devices, {key: value[order] for key, value in batch.items()})
+
+    monkeypatch.setattr(mesh, "put_batch", strided)
+    found = read(cache_of(fingerprint="others"), tower).split.images.rows
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other key", "empty"])
+def test_a_damaged_file_is_computed_again(damage, tower, folder):
+    first = read(cache_of(), tower)
+    (file,) = folder.iterdir()
+    good = file.read_bytes()
+    wrong = {
+        "flip": good[:100] + bytes([good[100] ^ 1]) + good[101:], "cut": good[:-1], "empty": b"",
+        "other key": good[:-1] + (b"0" if good[-1:] != b"0" else b"1"),
+    }[damage]  # fmt: skip
+    file.unlink()  # for the first reading has it mapped
+    file.write_bytes(wrong)
+    cache = cache_of()
+    again = read(cache, tower)
+    assert "computed in" in cache.console.lines[-1]
+    assert file.read_bytes() == good and [*folder.iterdir()] == [file]
+    assert np.array_equal(again.split.images.rows, first.split.images.rows)
+
+
+def test_a_good_file_is_found_by_all_that_it_depends_on(tower, folder):
+    read(cache_of(), tower)
+    cache = cache_of()
+    read(cache, tower)
+    assert len([*folder.iterdir()]) == 1 and "as they were kept" in cache.console.lines[-1]
+    other = split_of()
+    other.images.pixels[3, 2, 1] ^= 1
+    for i, changed in enumerate([
+        read(cache_of(fingerprint="others"), tower), read(cache_of(), tower, split=other),
+        read(cache_of(), tower, view=TestTransform(8, "bilinear")),
+        read(cache_of(), tower, view=TestTransform(8, expand=0)),
+        read(cache_of(), tower, split=split_of(10)),
+        read(cache_of(), tower, tuned=["visual/blocks/2/q/kernel"]),
+    ]):  # fmt: skip
+        assert changed.start and len([*folder.iterdir()]) >= i + 2
+    assert len([*folder.iterdir()]) == 7
+
+
+def test_files_of_images_are_told_apart_by_size_and_time(tmp_path):
+    paths = ["a.png", "b.png"]
+    for path in paths:
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / path)
+    images = FileImages(str(tmp_path), paths)
+    first = features.stamp(images)
+    assert first == features.stamp(FileImages(str(tmp_path), list(paths)))
+    assert first != features.stamp(FileImages(str(tmp_path), paths[::-1]))
+    assert first != features.stamp(replace(images, how=Decoding(exif=True)))
+    shards = TfdsImages(str(tmp_path), "train", "image", np.arange(2))
+    stamps = [features.stamp(each) for each in (shards, replace(shards, rows=np.arange(1, 3)))]
+    os.utime(tmp_path / "b.png", ns=(1, 1))
+    assert features.stamp(images) not in (first, None)
+    assert len({*stamps, features.stamp(shards), None}) == 4
+    (tmp_path / "b.png").unlink()
+    assert features.stamp(images) is None
+
+
+def test_what_does_not_fit_is_told_and_not_kept(tower, folder):
+    cache = cache_of(gigabytes=11 * 8 * 4 / 1e9 - 1e-10)
+    found = read(cache, tower)
+    assert (found.start, found.view) == (0, VIEW)
+    assert "not kept" in cache.console.lines[-1] and "data.features_gb" in cache.console.lines[-1]
+    assert not [*folder.iterdir()]
+
+
+def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
+    one = 11 * 8 * 4 + activations.TRAILER
+    splits = [split_of() for _ in range(3)]
+    for i, split in enumerate(splits):
+        split.images.pixels[0] = i
+    cache = cache_of(gigabytes=2 * one / 1e9)
+    file_of = {}
+    for i in (0, 1):
+        file_of[i] = read(cache, tower, split=splits[i]).split.images.file
+        seconds = time.time() - 60 + i  # the clock of a file system may be coarse
+        os.utime(file_of[i], (seconds, seconds))
+    read(cache, tower, split=splits[0])  # which makes it the last used
+    file_of[2] = read(cache, tower, split=splits[2]).split.images.file
+    assert {*folder.iterdir()} == {file_of[0], file_of[2]}
+
+
+def test_rows_that_lack_an_image_are_not_kept(tower, folder, monkeypatch):
+    whole = activations.Cache.through
+
+    def lacking(*arguments):
+        for rows, labels in whole(*arguments):
+            yield rows[1:], labels[1:]
+
+    monkeypatch.setattr(activations.Cache, "through", lacking)
+    cache = cache_of()
+    assert read(cache, tower).start == 0
+    assert "2 images cannot be read" in cache.console.lines[-1]
+    assert not [*folder.iterdir()]

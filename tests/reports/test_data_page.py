@@ -1,0 +1,141 @@
+"""`python -m lift_jax.data`: what it finds in a data set, and what it says and writes."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from configs import folder
+from lift_jax.data import inspect
+from lift_jax.data.types import ArrayImages, Split
+from lift_jax.errors import UserError
+from lift_jax.reports import data_page
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three classes with a copy across splits, one across labels, one within, and a torn file."""
+    rng = np.random.default_rng(0)
+    for split, counts in {"train": (6, 4, 2), "test": (2, 1, 0)}.items():
+        for name, count in zip(("fox", "hare", "$tick"), counts, strict=True):
+            folder = tmp_path / "photos" / split / name
+            if count:
+                folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / f"{i}.png")
+    root = tmp_path / "photos"
+    shutil.copy(root / "train/fox/0.png", root / "test/fox/copy.png")
+    shutil.copy(root / "train/fox/1.png", root / "train/hare/copy.png")
+    Image.open(root / "train/fox/2.png").save(root / "train/fox/again.bmp")  # the same pixels
+    (root / "train/hare/torn.png").write_bytes((root / "train/hare/0.png").read_bytes()[:500])
+    return root
+
+
+def look(root, workdir, *, read=True, width=100):
+    config = folder.get_config("debug")
+    config.data.name, config.data.root = "folder", str(root)
+    workdir.mkdir()
+    console = Console(record=True, width=width)
+    found = data_page.show_data(config, workdir, read, console)
+    return found, console.export_text()
+
+
+def test_what_it_finds(photos, tmp_path):
+    found, said = look(photos, tmp_path / "W")
+    images = {one.kind: one.images for one in found}
+    assert [one.kind for one in found] == ["unreadable", "in two splits", "two labels", "duplicate"]
+    # train holds fox 0 to 5 and again.bmp in natural order, then hare, then $tick
+    with open(tmp_path / "W" / "findings.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in images}
+    paths = {kind: sorted(row["path"].split("photos/")[1] for row in own)
+             for kind, own in by_kind.items()}  # fmt: skip
+    assert paths == {
+        "unreadable": ["train/hare/torn.png"],
+        "in two splits": ["test/fox/copy.png", "train/fox/0.png"],
+        "two labels": ["train/fox/1.png", "train/hare/copy.png"],
+        "duplicate": ["train/fox/2.png", "train/fox/again.bmp"],
+    }
+    assert "truncated" in by_kind["unreadable"][0]["cause"].lower()
+    assert {row["class"] for row in by_kind["two labels"]} == {"fox", "hare"}
+    for words in ("3 classes", "unreadable: 1 images", "two labels: 2 images",
+                  "No image in test (1 classes): $tick"):  # fmt: skip
+        assert words in said
+
+
+def test_what_it_counts(photos, tmp_path):
+    _, said = look(photos, tmp_path / "W", read=False)
+    with open(tmp_path / "W" / "classes.csv", encoding="utf-8", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    counts = {name: (int(row["train"]), int(row["test"])) for name, row in rows.items()}
+    assert counts == {"fox": (7, 3), "hare": (6, 1), "$tick": (2, 0)}
+    assert {row["group"] for row in rows.values()} == {"few"}
+    assert "3.5" in said  # 7 / 2, the imbalance of the training split
+    assert not (tmp_path / "W" / "findings.csv").exists()
+    with Image.open(tmp_path / "W" / "classes.png") as plot:
+        assert plot.size[0] > 1000
+    with Image.open(tmp_path / "W" / "views.png") as sheet:
+        assert sheet.size[0] > sheet.size[1]  # 3 images by 9 views
+
+
+def test_digests_are_of_pixels_and_shape():
+    flat = np.arange(24, dtype=np.uint8)
+    images = [flat.reshape(2, 4, 3), flat.reshape(4, 2, 3), flat.reshape(2, 4, 3).copy()]
+
+    class Listed(list):
+        def name(self, i):
+            return str(i)
+
+    looks = list(inspect.scan(Listed(images), threads=2))
+    assert [(one.height, one.width) for one in looks] == [(2, 4), (4, 2), (2, 4)]
+    assert looks[0].digest == looks[2].digest != looks[1].digest
+
+
+def test_many_images_come_in_order():
+    pixels = np.arange(50, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+    images = ArrayImages(pixels, "made up", np.arange(50))
+    looks = list(inspect.scan(images, threads=3))
+    alone = [
+        next(inspect.scan(ArrayImages(pixels[i : i + 1], "", np.zeros(1)), 1)) for i in range(50)
+    ]
+    assert looks == alone and len({one.digest for one in looks}) == 50
+    split = Split(images, np.zeros(50))
+    assert inspect.findings({"train": split}, {"train": looks}) == []
+
+
+def test_backbones_that_are_not_here_are_previewed_at_224(tmp_path):
+    config = folder.get_config()
+    console = Console(record=True, width=200)
+    assert data_page.preview_resolution(config, console) == 224
+    assert "clip_vit_b16 is not on this machine" in console.export_text()
+    config.model.backbone = "demo"
+    assert data_page.preview_resolution(config, console) == 32
+    config.model.resolution = 64
+    assert data_page.preview_resolution(config, console) == 64
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere.*data.root"):
+        look(tmp_path / "nowhere", tmp_path / "W")
+
+
+def test_the_command(tmp_path):
+    """In a process of its own, because its flags are for the whole process."""
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "lift_jax.data", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = run("--config=configs/folder.py:debug", f"--workdir={tmp_path / 'W'}")
+    assert done.returncode == 0, done.stderr
+    assert "7 classes" in done.stdout
+    files = {path.name for path in (tmp_path / "W").iterdir()}
+    assert files == {"classes.csv", "classes.png", "findings.csv", "views.png"}
+    wrong = run("--config=configs/folder.py", "--config.data.rot=photos")
+    assert wrong.returncode == 2 and "root" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -1,0 +1,135 @@
+"""Merged runs: the logits of the tuned model from a backbone without tuners."""
+
+import importlib
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from rich.console import Console
+from safetensors import safe_open
+from support.paths import TESTS
+
+import lift_jax
+from lift_jax.commands import shared
+from lift_jax.models import tree
+from lift_jax.models.heads import HEADS
+from lift_jax.runs import export, merge
+from lift_jax.training.setup import build
+from lift_jax.tuners import attach
+
+
+def config_of(**changes):
+    config = importlib.import_module("configs.demo").get_config("debug")
+    config.test.tte = False
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def logits_of(run, config, images):
+    """By the tuned model, as `train` tests it."""
+    setup = build(config, Console(quiet=True))
+    model = tree.merge(setup.graph, export.newest(run) | setup.frozen)
+    return np.asarray(jax.jit(model)(images))
+
+
+@pytest.mark.parametrize("changes", [
+    {"tuner__name": "lora+ssf+bitfit+ln", "tuner__parts": "attn+mlp+ln", "tuner__partial": 1},
+    {"tuner__name": "aft+lora_mlp", "tuner__ratio": 0.1, "head__kind": "linear"},
+    {"tuner__name": "full", "train__lr": 0.001},
+    {"tuner__name": "none"},
+], ids=str)  # fmt: skip
+def test_a_merged_run_gives_its_logits(changes, tmp_path, capsys):
+    config = config_of(**changes)
+    run(config, tmp_path / "run")
+    merge.main([f"--run={tmp_path / 'run'}", f"--to={tmp_path / 'merged'}"])
+    assert f"Use it with :backbone={tmp_path / 'merged'}" in capsys.readouterr().out
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    expected = logits_of(tmp_path / "run", config, images)
+
+    backbone = lift_jax.load_backbone(tmp_path / "merged")
+    untuned = lift_jax.load_backbone("debug")
+    assert tree.flatten(backbone)[1].keys() == tree.flatten(untuned)[1].keys()
+    file = tmp_path / "merged" / merge.HEAD
+    with safe_open(file, "numpy") as opened:
+        told = opened.metadata()
+    assert len(json.loads(told["class_names"])) == expected.shape[1]
+    scale = {"scale": float(told["scale"])} if told["kind"] == "cosine" else {}
+    weights = safetensors.numpy.load_file(file)
+    head = HEADS[told["kind"]](weights["weight"], **scale)
+    if "bias" in weights:
+        head.bias[...] = weights["bias"]
+    features = backbone.encode_image(images)
+    np.testing.assert_allclose(head.classify(head.embed(features)), expected, rtol=1e-4, atol=1e-4)
+    same = np.allclose(features, untuned.encode_image(images), atol=1e-4)
+    assert same == (changes["tuner__name"] == "none")
+
+
+def test_merged_texts_are_the_zero_shot_classifier(tmp_path):
+    """Of the merged backbone, with the tokenizer beside it."""
+    changes = {"tuner__name": "proj+lora", "text_tuner__name": "ssf", "train__lr": 0.1}
+    found = run(config_of(**changes), tmp_path / "run")
+    merge.write(tmp_path / "run", tmp_path / "merged")
+    assert not (tmp_path / "merged" / merge.HEAD).exists()
+    config = config_of(model__backbone=str(tmp_path / "merged"))
+    zero = run(config, tmp_path / "zero", "zero_shot")["zero_shot"]
+    assert zero == found["test"] and zero != found["zero_shot"]
+
+
+def test_what_cannot_be_merged(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    for name, words in {
+        "adaptformer+lora": "adaptformer cannot be merged.*aft, lora, lora_mlp, ssf can",
+        "coop": "tuned coop, which cannot be merged",
+    }.items():
+        run = tmp_path / name
+        run(config_of(tuner__name=name), run)
+        with pytest.raises(SystemExit):
+            merge.main([f"--run={run}", f"--to={tmp_path / 'merged'}"])
+        assert re.search(words, " ".join(capsys.readouterr().err.split()))
+    with pytest.raises(merge.UserError, match="there exists .--to"):
+        merge.write(run, tmp_path / "there")
+    with pytest.raises(merge.UserError, match="expected a run folder"):
+        merge.write(tmp_path / "no", tmp_path / "merged")
+    about = json.loads((run / "config.json").read_text())
+    about["data_summary"]["backbone_fingerprint"] = "another"
+    about["tuner"]["name"] = "none"
+    (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(merge.UserError, match="debug has other weights than that of"):
+        merge.write(run, tmp_path / "merged")
+    del about["tuner"]["parts"]
+    (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(merge.UserError, match="config.json lacks the setting 'parts'"):
+        merge.write(run, tmp_path / "merged")
+    (run / "config.json").write_text("{")
+    with pytest.raises(merge.UserError, match="Cannot read .*config.json"):
+        merge.write(run, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attach, "TUNERS", dict(attach.TUNERS))
+    own = TESTS / "support" / "doubler.py"
+    shared.run_config_file(str(own))
+    config, run = config_of(tuner__name="doubler"), tmp_path / "run"
+    run(config, run)
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+    expected = logits_of(run, config, images)
+    del attach.TUNERS["doubler"]  # as in a new process
+    arguments = [f"--run={run}", f"--to={tmp_path / 'merged'}"]
+    with pytest.raises(SystemExit):
+        merge.main(arguments)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'doubler'" in said and "--config=FILE.py" in said
+    merge.main([*arguments, f"--config={own}:debug"])
+    head = HEADS["cosine"](
+        safetensors.numpy.load_file(tmp_path / "merged" / merge.HEAD)["weight"], scale=25.0
+    )
+    features = lift_jax.load_backbone(tmp_path / "merged").encode_image(images)
+    np.testing.assert_allclose(head.classify(head.embed(features)), expected, rtol=1e-4, atol=1e-4)
+    for file, words in (("no.py", "no.py"), ("own.txt", "must end in .py")):
+        with pytest.raises(SystemExit):
+            merge.main([*arguments, f"--config={tmp_path}/{file}"])
+        assert words in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,198 @@
+"""Run folders at an address: a fake of gs:// that lies in a folder, and real file:// addresses."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
+from rich.console import Console
+from support.small_sets import load
+
+from configs import folder
+from lift_jax.errors import UserError
+from lift_jax.reports import report
+from lift_jax.runs import export, remote
+
+
+class Bucket(LocalFileSystem):
+    """What gcsfs looks like from outside: paths without a leading slash, here below `base`."""
+
+    protocol = ("gs",)
+    cachable = False
+    base: Path
+    broken = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        path = str(path).removeprefix("gs://").removeprefix(str(cls.base)).strip("/")
+        return f"{cls.base}/{path}"
+
+    def put_file(self, local, remote, **kwargs):
+        if self.broken:
+            raise OSError("403 Forbidden")
+        shutil.copyfile(local, self._strip_protocol(remote))
+
+    def get_file(self, remote, local, **kwargs):
+        shutil.copyfile(self._strip_protocol(remote), local)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bucket, "base", tmp_path / "cloud", raising=False)
+    monkeypatch.setattr(remote, "SECONDS", 0.05)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = ("gs", "gcs")
+    for name in names:
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    forget = epath.backend.fsspec_backend._get_filesystem.cache_clear
+    forget()
+    yield Bucket.base
+    forget()
+
+
+@pytest.fixture
+def photos(bucket):
+    """Folders of images up there, and a list of them; the same here."""
+    for place in (bucket / "photos", bucket.parent / "photos"):
+        for number, name in enumerate(("cat", "dog", "fox 10", "fox 9")):
+            (place / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.random.default_rng((number, i)).integers(0, 255, (41, 53, 3), np.uint8)
+                Image.fromarray(pixels).save(place / name / f"{i}.png")
+        lines = [f"cat/{i}.png 0\ndog/{i}.png 1\n" for i in range(4)]
+        (place / "list.txt").write_text("".join(lines))
+    return "gs://photos", str(bucket.parent / "photos")
+
+
+@pytest.mark.parametrize("changes", [
+    {"name": "folder"}, {"name": "list", "train_list": "list.txt", "test_list": "list.txt"},
+], ids=str)  # fmt: skip
+def test_data_in_a_bucket_is_data_in_a_folder(changes, photos):
+    there, here = (load(root=root, **changes) for root in photos)
+    assert there.class_names == here.class_names
+    for a, b in ((there.train, here.train), (there.test, here.test)):
+        assert np.array_equal(a.labels, b.labels) and len(a)
+        for i in range(len(a)):
+            assert np.array_equal(np.asarray(a.images[i]), np.asarray(b.images[i]))
+        assert a.images.name(0).startswith("gs://photos/")
+
+
+def test_what_is_wrong_with_data_in_a_bucket_is_named(photos, bucket):
+    with pytest.raises(UserError, match="There is no file .*gs://photos/lost.txt"):
+        load(name="list", root="gs://photos", train_list="lost.txt", test_list="list.txt")
+    with pytest.raises(UserError, match="There is no directory gs://nothing"):
+        load(name="list", root="gs://nothing", train_list="list.txt", test_list="list.txt")
+    data = load(name="folder", root="gs://photos")
+    (bucket / data.train.images.name(0).removeprefix("gs://")).unlink()
+    with pytest.raises(UserError, match="Cannot read the image gs://photos/cat/.*no such file"):
+        data.train.images[0]
+    (bucket / "photos/empty").mkdir()
+    (bucket / "photos/empty/note.txt").write_text("-")
+    with pytest.raises(UserError, match="gs://photos/empty holds no images"):
+        load(name="folder", root="gs://photos")
+    with pytest.raises(UserError, match="copy it here"):
+        load(name="cifar100", root="gs://photos")
+
+
+def config_of(**changes):
+    config = folder.get_config("debug")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def run(address, **changes):
+    with remote.worked_on(address, Console(quiet=True)) as workdir:
+        return run(config_of(**changes), workdir)
+
+
+def files_of(path):
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_run_in_a_bucket_is_a_run_in_a_folder(bucket, tmp_path):
+    found = run("gs://mine/runs/a", train__epochs=3)
+    alone = run(config_of(train__epochs=3), tmp_path / "here")
+    assert found["test"] == alone["test"]
+    there, here = files_of(bucket / "mine/runs/a"), files_of(tmp_path / "here")
+    assert "checkpoints/6/_CHECKPOINT_METADATA" in there and "log.jsonl" in there
+    assert not any(name.startswith(".") or "orbax-checkpoint-tmp" in name for name in there)
+    steps = {name.split("/")[1] for name in there if name.startswith("checkpoints/")}
+    assert steps == {name.split("/")[1] for name in here if name.startswith("checkpoints/")}
+    assert not any((tmp_path / "cache/lift_jax/remote").iterdir())  # the copy is gone
+    again = run("gs://mine/runs/a", train__epochs=3)
+    assert again["seconds"] == found["seconds"]  # finished: nothing was trained
+
+
+def test_what_was_torn_up_there_is_passed_over(bucket, tmp_path):
+    run("gs://mine/a", train__epochs=2)
+    torn = bucket / "mine/a/checkpoints/4"
+    (torn / remote.MARKER).unlink()  # killed while it was sent
+    with remote.worked_on("gs://mine/a", Console(quiet=True)) as workdir:
+        assert sorted(p.name for p in Path(workdir, "checkpoints").iterdir()) == ["3"]
+        run(config_of(train__epochs=2), workdir)
+    assert (torn / remote.MARKER).exists()
+
+
+def test_export_and_report_take_addresses(bucket, tmp_path, capsys):
+    run("gs://mine/a")
+    to = tmp_path / "out.safetensors"
+    export.main(["--run=gs://mine/a", f"--to={to}"])
+    assert to.exists()
+    report.main(["gs://mine/a"])
+    assert (bucket / "mine/a/report.html").exists()
+
+
+def test_what_cannot_be_sent_is_kept(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(Bucket, "broken", True)
+    with pytest.raises(UserError, match="403 Forbidden.*is kept in .*copy it") as error:
+        run("gs://mine/a")
+    kept = Path(str(error.value).partition("kept in ")[2].partition(": copy")[0])
+    assert (kept / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("address", "words"), [
+    ("s3://mine/a", "pip install s3fs"), ("gs3://mine/a", "gs3.*Expected a folder, or an address"),
+])  # fmt: skip
+def test_addresses_that_cannot_be_used(address, words):
+    with pytest.raises(UserError, match=words):
+        run(address)
+
+
+def test_a_command_for_folders_says_so(tmp_path):
+    with pytest.raises(UserError, match="needs a folder of this machine"):
+        run(config_of(), "gs://mine/a")
+
+
+def test_killed_it_continues_from_the_address(tmp_path):
+    """A real process with its own copy, killed once something is up there; then another one."""
+    up = tmp_path / "up"
+    command = [
+        sys.executable, "-c",
+        "import lift_jax.remote as r; r.SECONDS = 0.02\n"
+        "from absl import app; from lift_jax import config_flag, main\n"
+        "app.run(main.main, flags_parser=config_flag.parse_flags)",
+        "--config=configs/folder.py:debug", "--config.train.epochs=20", f"--workdir=file://{up}",
+    ]  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "one")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not list(up.glob(f"checkpoints/*/{remote.MARKER}")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "two")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "Continuing" in done.stdout, done.stderr
+    assert (up / "report.html").exists()
+    straight = run(config_of(train__epochs=20), tmp_path / "straight")
+    assert f'"overall": {straight["test"]["overall"]}' in (up / "metrics.json").read_text()

@@ -1,0 +1,509 @@
+"""Sweeps and seed studies: their cells, what is run and what is not run again, and their tables."""
+
+import csv
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+from support.paths import ROOT
+from support.runs import train_and_test
+
+from configs import demo, imagenet_lt, inat, places_lt, sweeps
+from lift_jax.data.images import views
+from lift_jax.errors import UserError
+from lift_jax.models.heads import HEADS
+from lift_jax.runs import run as run_module
+from lift_jax.runs.folder import plain
+from lift_jax.settings.rules import JOINT
+from lift_jax.sweeps import sweep
+from lift_jax.training import loop as loop_module
+from lift_jax.training.loop import train
+from lift_jax.training.losses import LOSSES
+from lift_jax.tuners.attach import TUNERS
+from lift_jax.tuners.rules import PATH_RULES
+from lift_jax.weights.hub import NAMES
+
+CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
+
+
+def settled(name: str, c, file: str):
+    return sweep.settle(c, sweeps.cells(name, c, file))
+
+
+# -- the cells
+
+
+@pytest.mark.parametrize("file", CONFIGS)
+@pytest.mark.parametrize("argument", ["", "debug", "method=lift"])
+def test_every_sweep_of_every_config_is_valid(file, argument):
+    config = importlib.import_module(f"configs.{file}").get_config(argument)
+    before = config.to_json()
+    for name in sweeps.SWEEPS:
+        if name == "levels" and config.data.name != "inaturalist":
+            with pytest.raises(UserError, match="no taxonomy"):
+                sweeps.cells(name, config, file)
+            continue
+        cells = settled(name, config, file)  # every key exists and every value is valid
+        assert len(cells) > 1, name
+        for cell, c in cells.items():
+            assert re.fullmatch(r"[\w.+]+", cell), cell  # it is the name of a folder
+            assert c.model.backbone in (*NAMES, "demo", "debug")
+            views.TrainTransform(
+                res=32, kind=c.train.augment, interpolation=c.train.interpolation,
+                mda=c.train.mda, min_area=c.train.min_area, flip=c.train.flip,
+                epochs=c.train.epochs,
+            )  # fmt: skip
+    assert config.to_json() == before
+
+
+def test_sweeps_have_every_method_that_there_is():
+    c = inat.get_config()
+    assert set(sweeps.cells("losses", c, "inat")) == set(LOSSES)
+    assert set(sweeps.cells("heads", c, "inat")) == set(HEADS)
+    assert set(sweeps.cells("mda", c, "inat")) == {*views.SCHEDULES, "rrc", "none"}
+    assert set(sweeps.cells("tuners", c, "inat")) == {"none", *TUNERS, *PATH_RULES, *JOINT} - {"bn"}
+    no_texts = inat.get_config("backbone=vit_b16_in21k")
+    assert set(sweeps.cells("tuners", no_texts, "inat")) == {"none", *TUNERS, *PATH_RULES} - {"bn"}
+    resnet = inat.get_config("backbone=clip_rn50")
+    resnets = {"none", "ssf", "bitfit", "bn", "full"}
+    assert set(sweeps.cells("tuners", resnet, "inat")) == resnets | set(JOINT)
+
+
+@pytest.mark.parametrize(("file", "argument", "name", "cell", "key", "value"), [
+    ("places_lt", "", "main", "classifier_only", "train.lr", 0.03),
+    ("places_lt", "method=lift", "main", "classifier_only", "train.lr", 0.02),
+    ("imagenet_lt", "", "main", "full", "train.lr", 0.001),
+    ("imagenet_lt", "method=lift", "main", "full", "train.lr", 0.0005),
+    ("places_lt", "", "tuners", "full", "train.lr", 0.002),
+    ("places_lt", "method=lift", "tuners", "full", "train.lr", 0.001),
+    ("imagenet_lt", "", "tuners", "aft", "tuner.ratio", 0.005),
+    ("imagenet_lt", "method=lift", "tuners", "aft", "tuner.ratio", 0.01),
+    ("places_lt", "method=lift", "tuners", "aft", "tuner.ratio", 0.005),
+    ("places_lt", "method=lift", "tuners", "aft", "train.lr", 0.01),
+    ("inat", "", "main", "LIFT", "train.epochs", 20),
+    ("inat", "", "main", "LIFT", "train.augment", "rrc"),
+    ("inat", "", "main", "LIFT", "label", "LIFT"),
+    ("inat", "", "main", "LIFT+", "train.epochs", 15),
+    ("inat", "method=lift", "main", "LIFT+", "train.mda", "convex"),
+    ("inat", "method=lift", "main", "LIFT+", "test.interpolation", "bicubic"),
+    ("inat", "backbone=clip_vit_l14", "main", "LIFT", "test.expand", 21),
+    ("inat", "method=lift", "backbones", "clip_vit_l14", "test.expand", 21),
+    ("inat", "", "backbones", "clip_vit_l14", "test.expand", 24),
+    ("places_lt", "", "epochs", "10", "train.lr", 0.01),  # 0.02 * 5 / 10
+    ("places_lt", "method=lift", "epochs", "20", "train.lr", 0.01),
+    ("inat", "", "expand", "48", "test.expand", 48),
+    ("inat", "", "dims", "256", "tuner.dim", 256),
+    ("inat", "", "scales", "35", "head.scale", 35.0),
+    ("inat", "", "ablation", "nothing", "loss.name", "ce"),
+    ("inat", "", "ablation", "tuner+loss", "head.init", "none"),
+    ("inat", "", "ablation", "start+loss", "tuner.name", "none"),
+    ("demo", "", "partial", "4", "tuner.partial", 4),
+    ("inat", "backbone=clip_vit_l14", "partial", "24", "tuner.partial", 24),
+    ("inat", "", "ratio", "1", "tuner.name", "full"),
+    ("inat", "", "inits", "10_shot", "head.shots", 10),
+    ("inat", "", "tuners", "coop", "train.epochs", 50),
+    ("inat", "", "tuners", "coop", "train.lr", 0.002),
+    ("inat", "", "tuners", "coop", "train.flip", True),
+    ("demo", "", "tuners", "coop", "train.flip", False),  # a mirrored digit is no digit
+    ("demo", "", "main", "LIFT", "train.flip", False),
+    ("inat", "", "prompts", "ensemble", "head.prompt", "ensemble"),
+])  # fmt: skip
+def test_cells_have_the_settings_of_the_papers(file, argument, name, cell, key, value):
+    config = importlib.import_module(f"configs.{file}").get_config(argument)
+    found = settled(name, config, file)[cell]
+    assert sweeps.flat(found)[key] == value
+
+
+def test_the_command_line_holds_where_a_cell_sets_nothing():
+    config = inat.get_config()
+    config.train.epochs, config.loss.tau = 3, 0.5
+    main = settled("main", config, "inat")
+    assert {c.train.epochs for c in main.values()} == {3}
+    losses = settled("losses", config, "inat")
+    assert losses["la"].loss.tau == 0.5 and losses["ce"].loss.tau == 1.0
+
+
+def test_descriptors_are_a_cell_where_there_are_some():
+    config = demo.get_config()
+    assert "descriptor" not in settled("prompts", config, "demo")
+    config.head.descriptors = "phrases.json"
+    assert settled("prompts", config, "demo")["descriptor"].head.descriptors == "phrases.json"
+
+
+def test_a_config_of_another_folder_is_compared_with_the_defaults():
+    cells = settled("main", demo.get_config(), "mine")
+    assert cells["LIFT"].train.augment == "rrc" and cells["LIFT"].train.epochs == 40
+    assert cells["LIFT"].data.name == "digits"
+
+
+def test_an_unknown_sweep_names_its_neighbours():
+    with pytest.raises(UserError, match="'loses'.*Did you mean 'losses'"):
+        sweeps.cells("loses", demo.get_config(), "demo")
+
+
+@pytest.mark.parametrize("changes", [
+    {"loss.nmae": "ce"}, {"train.lr": "fast"}, {"tuner.name": "lroa"}, {"head.kind": "cosin"},
+    {"train.batch": 0},
+], ids=str)  # fmt: skip
+def test_a_broken_cell_is_told_by_its_name(changes):
+    with pytest.raises(UserError, match="The cell 'b' of the sweep"):
+        sweep.settle(demo.get_config(), {"a": {}, "b": changes})
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 9])
+def test_parts_have_every_cell_once(n):
+    names = list("abcdefg")
+    parts = [sweep.take(names, f"{i}/{n}") for i in range(1, n + 1)]
+    assert sorted(sum(parts, [])) == names
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert sweep.take(names, "") == names
+    assert sweep.take(names, "2/3") == ["b", "e"]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_wrong_parts(part):
+    with pytest.raises(UserError, match="i/n"):
+        sweep.take(["a"], part)
+
+
+# -- the table, from run folders written by hand
+
+
+def write_run(folder: Path, c, results: dict[str, tuple], steps: int = 2) -> None:
+    """A finished run of 61 training images: two steps of 32."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        json.dumps({**plain(c), "data_summary": {"counts": [60, 1]}})
+    )
+    rows = {
+        key: values and dict(zip(sweep.COLUMNS, values, strict=True))
+        for key, values in ({"zero_shot": None, "test": None, "test_tte": None} | results).items()
+    }
+    sizes = {"tuned_params": 1234, "head_params": 70, "steps": steps}
+    (folder / "metrics.json").write_text(json.dumps(rows | sizes))
+
+
+def runs_of(cells, workdir: Path, seeds: int):
+    return {
+        name: {workdir / name / f"seed_{s}": sweep.seeded(c, s) for s in range(seeds)}
+        for name, c in cells.items()
+    }
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Two cells of two seeds and of one of two; the many-shot group is empty."""
+    cells = sweep.settle(demo.get_config("debug"), {"ce": {"loss.name": "ce"}, "la": {}})
+    runs = runs_of(cells, tmp_path, 2)
+    zero = (50.0, None, 40.0, 60.0, 52.0)
+    values = iter([80.0, 90.0, 70.0])
+    for folder, c in [*runs["ce"].items(), *list(runs["la"].items())[:1]]:
+        v = next(values)
+        tte = (v + 1, None, v, v, v)
+        write_run(folder, c, {"zero_shot": zero, "test": (v, None, v, 3.0, v), "test_tte": tte})
+    return runs
+
+
+def test_the_table_by_hand(written, tmp_path):
+    table = sweep.rows(written, {"ce": {"test": 84.0}})
+    assert [row.name for row in table] == ["zero-shot", "ce", "ce with TTE", "la", "la with TTE"]
+    assert [row.runs for row in table] == [2, 2, 2, 1, 1]
+    assert [row.tuned for row in table] == [0, 1234, 1234, 1234, 1234]
+    ce = table[1]
+    assert ce.mean("overall") == 85.0
+    assert ce.std("overall") == pytest.approx(50**0.5)  # of a sample: ((5^2 + 5^2) / 1)^0.5
+    assert (ce.mean("many"), ce.std("many")) == (None, None)
+    assert (ce.mean("few"), ce.std("few")) == (3.0, 0.0)
+    assert ce.difference == 1.0 and table[2].difference is None
+    assert table[3].std("overall") is None
+    assert sweep.unfinished(written) == ["Not finished: la (1 of 2 seeds)."]
+    assert sweep.texts(ce) == [
+        "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1", "84.0", "+1.0",
+    ]  # fmt: skip
+
+    sweep.write(tmp_path, "losses", table, ["A note."])
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cell"] for row in rows] == ["", "ce", "ce", "la", "la"]
+    assert float(rows[1]["overall_std"]) == pytest.approx(50**0.5)
+    assert (rows[1]["many"], rows[3]["overall"], rows[3]["overall_std"]) == ("", "70.0", "")
+    assert (rows[1]["published"], rows[1]["difference"]) == ("84.0", "1.0")
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| ce with TTE | 1,234 | 86.0 ± 7.1 |" in text and "| la | 1,234 | 70.00 |" in text
+    assert text.endswith("A note.\n")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))  # nothing half-written is left
+
+
+def test_adjusted_results_have_lines_of_their_own(tmp_path):
+    config = demo.get_config("debug")
+    runs = runs_of(sweep.settle(config, {"ce": {}}), tmp_path, 1)
+    results = {"test": 2.0, "test_adjusted": 4.0, "test_tte": 3.0, "test_tte_adjusted": 5.0}
+    write_run(tmp_path / "ce" / "seed_0", config, {k: (v,) * 5 for k, v in results.items()})
+    table = sweep.rows(runs, {})
+    assert {row.name: row.mean("few") for row in table} == {
+        "ce": 2.0, "ce adjusted": 4.0, "ce with TTE": 3.0, "ce with TTE, adjusted": 5.0,
+    }  # fmt: skip
+    sweep.write(tmp_path, "losses", table, [])
+    assert "| ce adjusted | 1,234 | 4.00 |" in (tmp_path / "sweep.md").read_text()
+
+
+def test_without_published_numbers_there_is_no_column_for_them(written):
+    assert sweep.headings(sweep.rows(written, {}))[-1] == "mean"
+    assert sweep.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
+        "published", "difference",
+    ]  # fmt: skip
+
+
+def test_other_backbones_have_a_zero_shot_row_each(tmp_path):
+    config = demo.get_config("debug")
+    cells = sweep.settle(config, {n: {"model.backbone": n} for n in ("debug", "demo")})
+    runs = runs_of(cells, tmp_path, 1)
+    for cell in runs.values():
+        for folder, c in cell.items():
+            write_run(folder, c, {"zero_shot": (1.0,) * 5, "test": (2.0,) * 5})
+    names = [row.name for row in sweep.rows(runs, {})]
+    assert names == ["debug zero-shot", "debug", "demo zero-shot", "demo"]
+
+
+def test_a_seed_study_is_called_by_its_method(tmp_path):
+    config = demo.get_config("debug")
+    runs = {"": {tmp_path / "seed_0": config}}
+    write_run(tmp_path / "seed_0", config, {"test": (2.0,) * 5})
+    assert [row.name for row in sweep.rows(runs, {})] == ["LIFT+"]
+
+
+@pytest.mark.parametrize(("changes", "still"), [
+    ({}, True), ({"checkpoint.keep": 7}, True), ({"data.workers": 3}, True),
+    ({"train.epochs": 2}, False), ({"seed": 1}, False), ({"test.expand": 3}, False),
+    ({"loss.name": "ce"}, False), ({"model.backbone": "demo"}, False),
+], ids=str)  # fmt: skip
+def test_a_run_is_finished_for_its_own_config_alone(changes, still, tmp_path):
+    config = demo.get_config("debug")
+    write_run(tmp_path / "run", config, {"test": (2.0,) * 5})
+    config.update_from_flattened_dict(changes)
+    assert (sweep.finished(tmp_path / "run", config) is not None) == still
+
+
+def test_a_run_that_stopped_early_or_was_spoilt_is_not_finished(tmp_path):
+    config = demo.get_config("debug")
+    write_run(tmp_path / "early", config, {"test": (2.0,) * 5}, steps=1)
+    write_run(tmp_path / "untested", config, {})
+    write_run(tmp_path / "torn", config, {"test": (2.0,) * 5})
+    (tmp_path / "torn" / "metrics.json").write_text('{"test": {')
+    for name in ("early", "untested", "torn", "absent"):
+        assert sweep.finished(tmp_path / name, config) is None
+
+
+# -- what is published
+
+
+def test_published_numbers_belong_to_exactly_their_runs():
+    lift, plus = places_lt.get_config("method=lift"), places_lt.get_config()
+    for c in (lift, plus):
+        c.data.root, c.seed, c.test.batch = "/somewhere", 3, 64
+    published = {"test": 51.5, "test_tte": 52.2}
+    assert sweeps.published(lift, "places_lt") == published
+    assert sweeps.published(settled("main", plus, "places_lt")["LIFT"], "places_lt") == published
+    cells = settled("losses", lift, "places_lt")
+    assert [n for n, c in cells.items() if sweeps.published(c, "places_lt")] == ["la"]
+    cells = settled("heads", lift, "places_lt")  # the default kind, auto, is the cosine head here
+    assert [n for n, c in cells.items() if sweeps.published(c, "places_lt")] == ["cosine"]
+    assert sweeps.published(plus, "places_lt") == {}
+    assert sweeps.published(lift, "folder") == {}
+    others = {"train.epochs": 5, "test.expand": 8, "tuner.dim": 4, "data.val_share": 0.1}
+    for key, value in others.items():
+        other = sweep.settle(lift, {"": {key: value}})[""]
+        assert sweeps.published(other, "places_lt") == {}
+    large = imagenet_lt.get_config("method=lift,backbone=clip_vit_l14")
+    assert sweeps.published(large, "imagenet_lt") == {"test_tte": 82.9}
+
+
+def test_published_cifar_goes_by_imbalance():
+    get = importlib.import_module("configs.cifar100").get_config
+    found = {}
+    for imbalance in (100.0, 50.0, 10.0, 1.0):
+        c = get("method=lift")
+        c.data.imbalance = imbalance
+        found[imbalance] = sweeps.published(c, "cifar100").get("test_tte")
+    assert found == {100.0: 81.7, 50.0: 83.1, 10.0: 84.9, 1.0: None}
+
+
+def test_notes_say_what_is_published():
+    notes = sweeps.references(places_lt.get_config(), "places_lt")
+    assert len(notes) == 3
+    assert "clip_vit_b16: 51.5 (without TTE, re-run by the authors of LT-Soups)" in notes[0]
+    species = sweeps.references(inat.get_config(), "inat")
+    assert len(species) == 2 and "79.1" in species[0] and "79.4" in species[1]
+    assert sweeps.references(demo.get_config(), "demo") == []
+    assert sweeps.references(places_lt.get_config("debug"), "places_lt") == []
+
+
+# -- whole sweeps
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Programs that several runs have in common are compiled once."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The run folders that `train.run` is called for, CELL/seed_S."""
+    calls, run = [], run
+
+    def counted(config, workdir, *args):
+        calls.append("/".join(workdir.parts[-2:]))
+        return train_and_test(config, workdir, *args)
+
+    monkeypatch.setattr(run_module, "run", counted)
+    return calls
+
+
+def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
+    changes = {"ce": {"loss.name": "ce"}, "bad": {"data.name": "fodler"}, "la": {}}
+    cells = sweep.settle(demo.get_config("debug"), changes)
+    everything = [f"{cell}/seed_{s}" for cell in cells for s in (0, 1)]
+    options = {"title": "losses", "seeds": 2}
+
+    # the second machine: its cell alone, and the table of what is there
+    with pytest.raises(UserError, match="2 runs failed"):
+        sweep.run_sweep(cells, tmp_path, part="2/3", **options)
+    assert ran == everything[2:4]
+    assert "Not finished: ce, bad, la." in capsys.readouterr().out
+    assert not (tmp_path / "sweep.csv").exists()
+
+    # all: a cell that fails does not stop the others
+    ran.clear()
+    with pytest.raises(UserError, match="2 runs failed"):
+        sweep.run_sweep(cells, tmp_path, **options)
+    assert ran == everything
+    out = capsys.readouterr().out
+    notes = "Failed: bad/seed_0, bad/seed_1. Unknown data set (data.name) 'fodler'."
+    assert notes in " ".join(out.split()) and "Not finished: bad." in out
+    assert notes in (tmp_path / "sweep.md").read_text()
+    results = {
+        name: json.loads((tmp_path / name / "metrics.json").read_text())
+        for name in everything
+        if not name.startswith("bad")
+    }
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        rows = {(row["cell"], row["result"]): row for row in csv.DictReader(file)}
+    for cell in ("ce", "la"):
+        values = [results[f"{cell}/seed_{s}"]["test"]["overall"] for s in (0, 1)]
+        row = rows[cell, "test"]
+        assert float(row["overall"]) == pytest.approx(sum(values) / 2)
+        assert float(row["overall_std"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert (tmp_path / "ce" / "seed_1" / "report.html").stat().st_size > 0
+
+    # continued: what is finished is neither run nor opened again, and ends as it was
+    del cells["bad"]
+    ran.clear()
+    shutil.rmtree(tmp_path / "la" / "seed_1")
+    table = sweep.run_sweep(cells, tmp_path, **options)
+    assert ran == ["la/seed_1"]
+    again = json.loads((tmp_path / "la" / "seed_1" / "metrics.json").read_text())
+    for result in ("zero_shot", "test", "test_tte"):
+        assert again[result] == results["la/seed_1"][result]
+    ran.clear()
+    assert sweep.run_sweep(cells, tmp_path, **options) == table and not ran
+
+
+def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypatch):
+    config = demo.get_config("debug")
+    cells = sweep.settle(config, {"0": {"test.expand": 0}, "ten": {"test.crops": "ten"}})
+    trained, loop = [], train
+    monkeypatch.setattr(
+        loop_module, "train", lambda *a: trained.append(a[4].parent.name) or loop(*a)
+    )
+    sweep.run_sweep(cells, tmp_path, title="expand")
+    assert trained == ["0"] and ran == ["0/seed_0", "ten/seed_0"]
+    a, b = (json.loads((tmp_path / n / "seed_0" / "metrics.json").read_text()) for n in cells)
+    assert a["test"] == b["test"] and a["steps"] == b["steps"] == 2
+    lines = (tmp_path / "ten" / "seed_0" / "log.jsonl").read_text().splitlines()
+    assert [Step(**json.loads(line)).step for line in lines] == [1, 2]
+
+
+def test_a_sweep_without_training(tmp_path, ran):
+    changes = {"photo": {}, "classname": {"head.prompt": "classname"}}
+    cells = sweep.settle(demo.get_config("debug"), changes)
+    table = sweep.run_sweep(cells, tmp_path, title="prompts", mode="zero_shot")
+    assert ran == ["photo/seed_0", "classname/seed_0"]
+    assert [(row.name, row.tuned) for row in table] == [
+        ("photo zero-shot", 0), ("classname zero-shot", 0),
+    ]  # fmt: skip
+    assert not list(tmp_path.rglob("log.jsonl"))  # nothing was trained
+    assert (tmp_path / "photo" / "seed_0" / "report.html").exists()
+    for cell, row in zip(cells, table, strict=True):
+        found = json.loads((tmp_path / cell / "seed_0" / "metrics.json").read_text())
+        assert row.mean("overall") == found["zero_shot"]["overall"] and found["test"] is None
+    assert sweep.run_sweep(cells, tmp_path, title="prompts", mode="zero_shot") == table
+    assert len(ran) == 2
+    assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # of a training
+
+
+def test_zero_shot_by_level_of_the_taxonomy(tmp_path):
+    taxa = {1: ("Aves", "Corvus", "Corvus corax"), 2: ("Aves", "Pica", "Pica pica"),
+            3: ("Insecta", "Apis", "Apis mellifera")}  # fmt: skip
+    content = {
+        "categories": [
+            {"id": i, "name": name, "kingdom": "Animalia", "phylum": "any", "class": kind,
+             "order": kind, "family": genus, "genus": genus}
+            for i, (kind, genus, name) in taxa.items()
+        ],
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in taxa],
+        "annotations": [{"image_id": i, "category_id": i} for i in taxa],
+    }  # fmt: skip
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    for i in taxa:
+        Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    settings = {
+        "name": "inaturalist", "root": tmp_path, "train_list": "all.json", "test_list": "all.json",
+    }  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "lift_jax.main", "--config=configs/demo.py:debug",
+            *(f"--config.data.{key}={value}" for key, value in settings.items()),
+            f"--workdir={tmp_path}/run", "--sweep=levels", "--sweep_cells=3/7",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = " ".join(done.stdout.split())
+    assert "class zero-shot" in out
+    assert "Not finished: kingdom, phylum, order, family, genus, species." in out
+    about = json.loads((tmp_path / "run" / "class" / "seed_0" / "config.json").read_text())
+    assert about["data_summary"]["class_names"] == ["Aves", "Insecta"]
+    assert not list((tmp_path / "run").rglob("log.jsonl"))  # nothing was trained
+
+
+def test_no_seeds_are_too_few(tmp_path):
+    with pytest.raises(UserError, match="--seeds is 0; it must be at least 1"):
+        sweep.run_sweep({"": demo.get_config("debug")}, tmp_path, title="", seeds=0)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--sweep=loses"], "Did you mean 'losses'"),
+    (["--seeds=0"], "--seeds is 0"),
+    (["--sweep_cells=1/2"], "give --sweep"),
+    (["--seeds=2", "--mode=evaluate"], "--mode=evaluate is for a single run"),
+], ids=str)  # fmt: skip
+def test_mistakes_in_flags_are_one_message(flags, words, tmp_path):
+    command = [sys.executable, "-m", "lift_jax.main", "--config=configs/demo.py:debug"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path}/run", *flags], cwd=ROOT, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and words in done.stderr
+    assert not (tmp_path / "run").exists()

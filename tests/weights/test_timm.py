@@ -1,0 +1,200 @@
+"""timm's ViT and ResNet, from its hub's folders and from bare weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from support.paths import GOLDEN
+
+import lift_jax
+from lift_jax.errors import UserError
+from lift_jax.evaluation import forward
+from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def close(found, expected, rtol=1e-5):
+    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
+
+
+def at(images, size: int):
+    """The images repeated or cut to another size, as the golden features of that size have it."""
+    more = max(0, size - 32)
+    return np.pad(images, ((0, 0), (0, more), (0, more), (0, 0)), mode="wrap")[:, :size, :size]
+
+
+def test_bare_vit(golden):
+    backbone = lift_jax.load_backbone(GOLDEN / "timm_vit.safetensors")
+    images = golden("clip_openai")["images"]
+    close(jax.jit(backbone.encode_image)(images), golden("timm_vit")["cls"])
+    vision = backbone.config.vision
+    assert (vision.heads, vision.eps, vision.activation) == (2, 1e-6, "gelu")
+    assert vision.mean == vision.std == (0.5, 0.5, 0.5)
+    assert backbone.text is None
+
+
+@pytest.mark.parametrize("size", [48, 24])
+@pytest.mark.parametrize(("source", "name"), [
+    ("timm_vit.safetensors", "timm_vit_48"), ("timm/timm_vit", "timm/timm_vit"),
+])  # fmt: skip
+def test_vit_at_another_resolution(golden, source, name, size):
+    expected, images = golden(name), golden("clip_openai")["images"]
+    backbone = lift_jax.load_backbone(GOLDEN / source, resolution=size)
+    close(backbone.visual.positions[...], expected[f"positions_{size}"])
+    close(jax.jit(backbone.encode_image)(at(images, size)), expected[f"cls_{size}"])
+
+
+def test_vit_of_the_hub(golden):
+    backbone = lift_jax.load_backbone(GOLDEN / "timm" / "timm_vit")
+    images = golden("clip_openai")["images"]
+    close(jax.jit(backbone.encode_image)(images), golden("timm/timm_vit")["cls"])
+    assert any("head.weight" in note for note in backbone.config.notes)
+
+
+def test_bare_resnet(golden):
+    expected = golden("timm_resnet")
+    backbone = lift_jax.load_backbone(GOLDEN / "timm_resnet.safetensors")
+    assert (backbone.config.vision.mean, backbone.config.vision.std) == IMAGENET
+    clip = VisionConfig(64, 8, 8, 1, 1, 8, mean=CLIP_MEAN, std=CLIP_STD)  # as theirs were
+    images = forward.normalise(jnp.asarray(expected["images_u8"]), clip)
+    close(jax.jit(backbone.encode_image)(images), expected["features"])
+
+
+def test_resnet_of_the_hub(golden):
+    expected, images = golden("timm/timm_resnet"), golden("torch/clip_rn")["images"]
+    backbone = lift_jax.load_backbone(GOLDEN / "timm" / "timm_resnet")
+    close(jax.jit(backbone.visual.maps)(images), expected["layer4"])
+    close(jax.jit(backbone.encode_image)(images), expected["features"])
+    vision = backbone.config.vision
+    assert (vision.resolution, vision.width, vision.mean) == (224, 48, IMAGENET[0])
+
+
+def change_config(folder: Path, change) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    change(raw)
+    (folder / "config.json").write_text(json.dumps(raw))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Copies one of the two folders."""
+    return lambda kind: Path(shutil.copytree(GOLDEN / "timm" / f"timm_{kind}", tmp_path / kind))
+
+
+def test_images_are_prepared_as_the_config_says(folder):
+    def old(config):  # with the images' settings beside the architecture
+        pretrained = config.pop("pretrained_cfg")
+        config |= pretrained | {"mean": [0.1, 0.2, 0.3], "input_size": [3, 96, 96]}
+
+    for kind, resolution in (("vit", 32), ("resnet", 96)):
+        path = folder(kind)
+        change_config(path, old)
+        vision = lift_jax.load_backbone(path).config.vision
+        assert (vision.mean, vision.resolution) == ((0.1, 0.2, 0.3), resolution)
+
+
+def test_heads_that_nothing_tells(tmp_path, folder):
+    arrays = safetensors.numpy.load_file(GOLDEN / "timm_vit.safetensors")
+    file = tmp_path / "bare.safetensors"
+    safetensors.numpy.save_file(arrays, file)
+    with pytest.raises(UserError, match="heads of its ViT of width 128. Give heads="):
+        lift_jax.load_backbone(file)
+    given = lift_jax.load_backbone(file, heads=4, eps=1e-5, activation="gelu_tanh").config.vision
+    assert (given.heads, given.eps, given.activation) == (4, 1e-5, "gelu_tanh")
+    path = folder("vit")
+    change_config(path, lambda c: (c["model_args"].pop("num_heads"), c.update(architecture="x")))
+    with pytest.raises(UserError, match="its name 'x'. Give heads="):
+        lift_jax.load_backbone(path)
+
+
+@pytest.mark.parametrize(("width", "architecture", "heads"), [
+    (192, "vit_tiny_patch16_224", 3), (384, "deit_small_patch16_224", 6), (192, None, 3),
+])  # fmt: skip
+def test_heads_by_the_width_of_a_plain_vit(tmp_path, width, architecture, heads):
+    arrays = {
+        "cls_token": (1, 1, width), "pos_embed": (1, 5, width), "norm.weight": (width,),
+        "patch_embed.proj.weight": (width, 3, 2, 2), "patch_embed.proj.bias": (width,),
+        "norm.bias": (width,), "blocks.0.norm1.weight": (width,), "blocks.0.norm1.bias": (width,),
+        "blocks.0.norm2.weight": (width,), "blocks.0.norm2.bias": (width,),
+        "blocks.0.attn.qkv.weight": (3 * width, width), "blocks.0.attn.qkv.bias": (3 * width,),
+        "blocks.0.attn.proj.weight": (width, width), "blocks.0.attn.proj.bias": (width,),
+        "blocks.0.mlp.fc1.weight": (8, width), "blocks.0.mlp.fc1.bias": (8,),
+        "blocks.0.mlp.fc2.weight": (width, 8), "blocks.0.mlp.fc2.bias": (width,),
+    }  # fmt: skip
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in arrays.items()}
+    safetensors.numpy.save_file(zeros, tmp_path / "model.safetensors")
+    if architecture:
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
+    vision = lift_jax.load_backbone(tmp_path).config.vision
+    assert (vision.heads, vision.resolution, vision.patch) == (heads, 4, 2)
+
+
+@pytest.mark.parametrize(("kind", "change", "words"), [
+    ("vit", lambda c: c.update(global_pool="map", model_args={}), "pooled by 'map'"),
+    ("vit", lambda c: c["model_args"].update(global_pool="avg"), "pooled by 'avg'"),
+    ("vit", lambda c: c["model_args"].update(act_layer="quick_gelu"), "built with act_layer"),
+    ("resnet", lambda c: c["model_args"].update(output_stride=8), "built with output_stride"),
+    ("resnet", lambda c: c["model_args"].update(global_pool="max"), "pooled by 'max'"),
+    ("resnet", lambda c: c.update(architecture="resnetblur50"), "the model is 'resnetblur50'"),
+])  # fmt: skip
+def test_other_computations_on_the_same_names(folder, kind, change, words):
+    path = folder(kind)
+    change_config(path, change)
+    with pytest.raises(UserError, match=words):
+        lift_jax.load_backbone(path)
+
+
+def test_another_kind_of_model(tmp_path):
+    safetensors.numpy.save_file({"stem.0.weight": np.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "convnext_base"}')
+    with pytest.raises(UserError, match="holds timm's 'convnext_base', which is not supported"):
+        lift_jax.load_backbone(tmp_path)
+
+
+def test_a_resnet_takes_no_heads():
+    with pytest.raises(UserError, match="is a ResNet, which takes no heads"):
+        lift_jax.load_backbone(GOLDEN / "timm_resnet.safetensors", heads=2)
+
+
+QKV, CONV = "blocks.1.attn.qkv.weight", "layer2.0.conv2.weight"
+VAR = "layer3.0.downsample.1.running_var"
+
+
+def fuse(a):
+    a["norm_pre.weight"], a["reg_token"] = np.ones(128), np.ones((1, 4, 128))
+    a["blocks.0.ls1.gamma"], a["fc_norm.weight"] = np.ones(128), np.ones(128)
+
+
+@pytest.mark.parametrize(("kind", "change", "words"), [
+    ("vit", lambda a: a.pop(QKV), ["missing", QKV]),
+    ("vit", lambda a: a.update({QKV: a[QKV].T.copy()}), ["wrong shape", QKV, "found (128, 384)"]),
+    ("vit", lambda a: a.update({QKV: np.full_like(a[QKV], np.nan)}), ["not finite", QKV]),
+    ("vit", lambda a: a.pop("blocks.2.norm1.bias"), ["missing", "blocks.2.norm1.bias"]),
+    ("vit", lambda a: a.pop("cls_token"), ["missing", "cls_token"]),
+    ("vit", fuse, ["unexpected", "norm_pre.weight", "reg_token", "ls1.gamma", "fc_norm.weight"]),
+    ("vit", lambda a: a.pop("pos_embed"), ["expected pos_embed with 3 axes, found none"]),
+    ("resnet", lambda a: a.pop(CONV), ["missing", CONV]),
+    ("resnet", lambda a: a.pop(VAR), ["missing", VAR]),
+    ("resnet", lambda a: a.pop("conv1.weight"), ["expected conv1.weight with 4 axes, found none"]),
+    ("resnet", lambda a: a.update({"conv1.0.weight": a.pop("conv1.weight")}), ["conv1.weight"]),
+    ("resnet", lambda a: a.update({"layer1.0.se.fc1.weight": np.ones(3)}), ["unexpected", ".se."]),
+    ("resnet", lambda a: a.update({CONV: a[CONV][:, :8].copy()}), ["wrong shape", CONV]),
+    ("resnet", lambda a: a.update({VAR: np.full_like(a[VAR], np.inf)}), ["not finite", VAR]),
+    ("resnet", lambda a: [a.pop(n) for n in list(a) if ".conv3." in n], ["two convolutions"]),
+])  # fmt: skip
+def test_wrong_weights_are_named(tmp_path, kind, change, words):
+    arrays = safetensors.numpy.load_file(GOLDEN / f"timm_{kind}.safetensors")
+    change(arrays)
+    file = tmp_path / "wrong.safetensors"
+    safetensors.numpy.save_file(arrays, file)
+    with pytest.raises(UserError) as error:
+        lift_jax.load_backbone(file, **({"heads": 2} if kind == "vit" else {}))
+    for word in words:
+        assert word in str(error.value)
