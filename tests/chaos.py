@@ -175,7 +175,7 @@ def end(workdir: Path, layout: str) -> str:
 
 def compare(workdir: Path, expected: dict[str, np.ndarray], exact: bool) -> float:
     """The largest difference of a tuned leaf, as a share of its largest weight."""
-    found = export.newest(workdir)
+    found = export.read_tuned(workdir)
     if found.keys() != expected.keys():
         raise Fault("other leaves")
     worst = 0.0
@@ -192,7 +192,7 @@ def straight(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for layout in sorted({begins_on(fault) for fault in FAULTS}):
         end(folder / layout, layout)
-        found[layout] = export.newest(folder / layout)
+        found[layout] = export.read_tuned(folder / layout)
     return found
 
 

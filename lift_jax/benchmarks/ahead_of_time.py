@@ -52,5 +52,6 @@ def estimate(
     console.print(table)
     console.print(
         f"The model: {flops / 1e9:.1f} GFLOP an image, forward and backward, at {REACHED:.0%} of "
-        f"the peak; then {cost.mega(sent)} over the links, there and back; data arrive in time."
+        f"the peak; then {cost.format_bytes(sent)} over the links, there and back; data arrive in "
+        "time."
     )

@@ -170,7 +170,7 @@ def measure(
     )
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        console.print(f"Peak memory: {cost.mega(stats['peak_bytes_in_use'])}.")
+        console.print(f"Peak memory: {cost.format_bytes(stats['peak_bytes_in_use'])}.")
     return rate
 
 

@@ -43,9 +43,8 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    takes_config = "--config" in parser.options()
     assignments: list[tuple[str, str | None]] = []
-    if takes_config:
+    if parser.get_default("takes_settings"):
         arguments, assignments = take_assignments(arguments)
     flags, rest = parser.parse_known_args(arguments)
     if rest:
@@ -100,6 +99,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         help="shipped config (demo, folder, inat, ...) or config file, with an argument after a "
         "colon if wanted: inat:method=lift,tuner=lora",
     )
+    parser.set_defaults(takes_settings=True)
     parser.add_argument_group(
         "settings", "--config.KEY=VALUE sets one setting; `lift-jax settings` lists them."
     )

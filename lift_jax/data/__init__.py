@@ -1,1 +1,1 @@
-"""Images and labels: what each data set is, how an image is cut, in which order batches come."""
+"""Data sets: their sources and splits, the views of an image, and the order of batches."""

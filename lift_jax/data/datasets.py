@@ -1,14 +1,13 @@
-"""Which data sets there are, by the name that `data.name` gives, and what is cut from any of them.
+"""The table of data sets by `data.name`, and the steps that apply to all of them.
 
-`data.imbalance` IR long-tails the training images: CIFAR as the literature does (see `cifar`), the
-digits as their docstring says, any other set from its largest class to its smallest (see
-`splits.long_tailed`). `data.val_share` is held out of what remains, to validate on.
+`data.imbalance` (IR) cuts a long tail from the training images: CIFAR as in the literature (see
+`sources.cifar`), the digits as their docstring says, every other data set from its largest class to
+its smallest (see `splits.long_tailed`). `data.val_share` then holds out validation images.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from lift_jax.data import prepare, splits
 from lift_jax.data.sources import cifar, folders, inaturalist, lists, tables, tfds
@@ -18,65 +17,74 @@ from lift_jax.errors import UserError, unknown
 from lift_jax.settings.schema import DataSettings
 from lift_jax.storage import addresses
 
-Config = Any  # the ConfigDict of the group `data`, whose fields have no types
-
 
 def load(settings: DataSettings, seed: int) -> Dataset:
-    """Returns the data set that the config group `data` describes.
+    """Returns the data set that the settings group `data` describes.
 
-    `seed` decides what is drawn: test and validation images, long tails (but not those of CIFAR),
-    and the made-up images.
-    Raises UserError for an unknown name and for files that are missing or contradict each other.
+    `seed` draws the held-out test and validation images, the long tails (except those of CIFAR) and
+    the made-up images.
+    Raises UserError for an unknown name, for settings of another data set, and for files that are
+    missing or contradict each other.
     """
-    if settings.name not in SOURCES:
-        raise unknown("data set (data.name)", settings.name, SOURCES)
-    for key, owners in OWNERS.items():
-        if getattr(settings, key) not in ("", "species") and settings.name not in (*owners, "fake"):
-            raise UserError(
-                f"data.{key} is {getattr(settings, key)!r}, but data.name is {settings.name!r}: {key} belongs "
-                f"to {', '.join(owners)}. Set data.name to one of them, or leave {key} out."
-            )
-    if addresses.is_remote(settings.root) and settings.name in LOCAL:
-        raise UserError(
-            f"data.root is {settings.root}, but data.name={settings.name!r} is read from a folder of "
-            "this machine: copy it here."
-        )
+    check_source(settings)
     data = SOURCES[settings.name](settings, seed)
     if settings.expected:
         note = compare(data, settings.expected, settings.level == "species")
         data = replace(data, notes=(*data.notes, note))
-    if settings.imbalance != 1 and settings.name not in CUT:
+    if settings.imbalance != 1 and settings.name not in OWN_LONG_TAIL:
         data = splits.long_tailed(data, settings.imbalance, seed)
     if settings.val_share:
         data = splits.with_validation(data, settings.val_share, seed)
     return prepare.use(with_reading(data, settings), settings.prepared)
 
 
-def compare(data: Dataset, expected: str, species: bool = True) -> str:
-    """Returns a sentence that says whether the counts are those of the papers.
+def check_source(settings: DataSettings) -> None:
+    """Raises UserError for an unknown name, or for settings that its source does not read."""
+    if settings.name not in SOURCES:
+        raise unknown("data set (data.name)", settings.name, SOURCES)
+    for key, owners in OWNERS.items():
+        if getattr(settings, key) not in ("", "species") and settings.name not in (*owners, "fake"):
+            raise UserError(
+                f"data.{key} is {getattr(settings, key)!r}, but data.name is {settings.name!r}: "
+                f"{key} belongs to {', '.join(owners)}. Set data.name to one of them, or leave "
+                f"{key} out."
+            )
+    if addresses.is_remote(settings.root) and settings.name in LOCAL:
+        raise UserError(
+            f"data.root is {settings.root}, but data.name={settings.name!r} is read from a folder "
+            "of this machine. Copy the data set here, and set data.root to the copy."
+        )
 
-    `expected` is "training/validation/test images/classes"; validation images are compared where
-    the data set has them, classes unless they are of another level than `species`. Raises UserError
-    if it is not such.
+
+def compare(data: Dataset, expected: str, species: bool = True) -> str:
+    """Returns a sentence that says whether the data set has the counts of the papers.
+
+    Validation images are compared only if the data set has a validation split.
+
+    Args:
+        expected: "training/validation/test images/classes"; the second may be empty.
+        species: False if the classes are of another level (`data.level`), and not compared.
+
+    Raises UserError if `expected` is not of this form.
     """
     if not re.fullmatch(r"[0-9]+/[0-9]*/[0-9]+/[0-9]+", expected):
         raise UserError(
             f"data.expected is {expected!r}: expected training/validation/test images/classes, as "
             "in 115846/20000/50000/1000, or nothing."
         )
-    found = {
+    counts = {
         "training images": len(data.train),
         "validation images": len(data.val) if data.val else None,
         "test images": len(data.test),
         "classes": len(data.class_names) if species else None,
     }
-    other = [
-        f"{many:,} {kind}, not {int(wanted):,}"
-        for (kind, many), wanted in zip(found.items(), expected.split("/"), strict=True)
-        if many is not None and wanted and many != int(wanted)
+    differences = [
+        f"{count:,} {kind}, not {int(wanted):,}"
+        for (kind, count), wanted in zip(counts.items(), expected.split("/"), strict=True)
+        if count is not None and wanted and count != int(wanted)
     ]
-    if other:
-        return f"Warning: the data are not those of the papers: {'; '.join(other)}."
+    if differences:
+        return f"Warning: the data are not those of the papers: {'; '.join(differences)}."
     classes = " and classes" * species
     return f"The numbers of images{classes} are those of the papers."
 
@@ -92,7 +100,7 @@ SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
     "cifar100": cifar.cifar100,
     "fake": fake,
 }
-OWNERS = {  # of the keys that say nothing to the others
+OWNERS = {  # the sources that read a setting; others ignore it
     "train_list": ("list", "table", "inaturalist"),
     "test_list": ("list", "table", "inaturalist"),
     "val_list": ("list", "table", "inaturalist"),
@@ -100,5 +108,5 @@ OWNERS = {  # of the keys that say nothing to the others
     "level": ("inaturalist",),
     "tfds": ("tfds",),
 }
-LOCAL = ("cifar10", "cifar100", "tfds")  # have large files that are read in parts
-CUT = ("cifar10", "cifar100", "digits")  # have a long tail of their own making
+LOCAL = ("cifar10", "cifar100", "tfds")  # sources that need seekable files on this machine
+OWN_LONG_TAIL = ("cifar10", "cifar100", "digits")  # sources that apply data.imbalance themselves

@@ -1,4 +1,4 @@
-"""What tells the images of a split from any others, without reading them."""
+"""Fingerprints of the images of a split, which show whether a split has changed."""
 
 import hashlib
 import os
@@ -11,9 +11,10 @@ from lift_jax.data.types import ArrayImages, FileImages, Images
 
 
 def fingerprint_images(images: Images) -> str | None:
-    """Tells images from any others by checksums of pixels, or by names, sizes and times of files.
+    """Fingerprints images in memory by their pixels, and image files by names, sizes and times.
 
-    None for images that are neither in memory nor in files that can be looked at.
+    Image files are not read. Returns None if the images are neither in memory nor in files on this
+    machine.
     """
     digest = hashlib.sha256()
     if isinstance(images, ArrayImages):

@@ -1,4 +1,4 @@
-"""A look at every image of a data set: its size, whether it can be read, and where it is twice."""
+"""Checks of every image of a data set: its size, whether it can be read, and its duplicates."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,11 @@ from lift_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class ImageFacts:
-    """What one image is like: its size in pixels and a digest of them, or why it cannot be read."""
+class ImageSummary:
+    """The size of an image in pixels and the digest of its pixels, or why it cannot be read.
+
+    `fault` is empty for an image that can be read; the other fields are meaningless otherwise.
+    """
 
     height: int = 0
     width: int = 0
@@ -24,58 +27,70 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to look into: what, the images (split, index) that it is about, and the cause."""
+    """A problem with one image or a group of images.
+
+    Attributes:
+        kind: "unreadable", "in two splits", "two labels" or "duplicate".
+        images: (split, index) of every image concerned.
+        cause: why an image is unreadable.
+    """
 
     kind: str
     images: tuple[tuple[str, int], ...]
     cause: str = ""
 
 
-def scan(images: Images, threads: int) -> Iterator[ImageFacts]:
-    """Yields a look at every image in order; `threads` of them decode at a time."""
+def scan(images: Images, threads: int) -> Iterator[ImageSummary]:
+    """Yields the summary of every image, in order. `threads` images are decoded at a time."""
 
-    def look(i: int) -> ImageFacts:
+    def summarise(i: int) -> ImageSummary:
         try:
             pixels = np.asarray(images[i])
         except UserError as error:
-            return ImageFacts(fault=str(error))
+            return ImageSummary(fault=str(error))
         height, width = pixels.shape[:2]
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=str(height).encode())
-        return ImageFacts(height, width, digest.digest())
+        return ImageSummary(height, width, digest.digest())
 
     with ThreadPoolExecutor(threads) as pool:
-        order = iter(range(len(images)))
-        waiting = [pool.submit(look, i) for i in islice(order, 4 * threads)]
-        while waiting:  # a window, so that a million images are not a million tasks
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(look, i) for i in islice(order, 1)]
+        rows = iter(range(len(images)))
+        pending = [pool.submit(summarise, i) for i in islice(rows, 4 * threads)]
+        while pending:  # a window, so that a million images are not a million tasks
+            yield pending.pop(0).result()
+            pending += [pool.submit(summarise, i) for i in islice(rows, 1)]
 
 
-def findings(splits: Mapping[str, Split], looks: Mapping[str, list[ImageFacts]]) -> list[Finding]:
-    """Returns what is wrong or doubtful, worst first.
+def findings(
+    splits: Mapping[str, Split], summaries: Mapping[str, list[ImageSummary]]
+) -> list[Finding]:
+    """Returns the problems of a data set, worst first.
 
-    The kinds are "unreadable"; "in two splits", of images whose pixels are equal, which makes
-    results look better than they are; "two labels", equal pixels with different labels; and
+    The kinds are "unreadable"; "in two splits", images with equal pixels, which make results look
+    better than they are; "two labels", equal pixels with different labels in one split; and
     "duplicate", equal pixels with the same label in one split.
     """
-    unreadable, places = [], {}
-    for name, found in looks.items():
-        for i, look in enumerate(found):
-            if look.fault:
-                unreadable.append(Finding("unreadable", ((name, i),), look.fault))
+    unreadable: list[Finding] = []
+    by_digest: dict[bytes, list[tuple[str, int]]] = {}
+    for name, own in summaries.items():
+        for i, summary in enumerate(own):
+            if summary.fault:
+                unreadable.append(Finding("unreadable", ((name, i),), summary.fault))
             else:
-                places.setdefault(look.digest, []).append((name, i))
-    twice = []
-    for group in places.values():
-        if len(group) < 2:
-            continue
-        where = {name for name, _ in group}
-        labels = {int(splits[name].labels[i]) for name, i in group}
-        kind = "duplicate"
-        if len(where) > 1:
-            kind = "in two splits"
-        elif len(labels) > 1:
-            kind = "two labels"
-        twice.append(Finding(kind, tuple(group)))
-    order = ("in two splits", "two labels", "duplicate")
-    return unreadable + sorted(twice, key=lambda finding: order.index(finding.kind))
+                by_digest.setdefault(summary.digest, []).append((name, i))
+    equal = [
+        Finding(_kind_of_equal(splits, images), tuple(images))
+        for images in by_digest.values()
+        if len(images) > 1
+    ]
+    return unreadable + sorted(equal, key=lambda finding: KINDS_OF_EQUAL.index(finding.kind))
+
+
+KINDS_OF_EQUAL = ("in two splits", "two labels", "duplicate")  # worst first
+
+
+def _kind_of_equal(splits: Mapping[str, Split], images: list[tuple[str, int]]) -> str:
+    """Returns the kind of finding that a group of images with equal pixels is."""
+    if len({name for name, _ in images}) > 1:
+        return "in two splits"
+    labels = {int(splits[name].labels[i]) for name, i in images}
+    return "two labels" if len(labels) > 1 else "duplicate"

@@ -29,7 +29,7 @@ from lift_jax.data.images.decode import Picture, open_image
 from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
-from lift_jax.storage.atomic import replacing
+from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
 
 SHARD = 512  # images
@@ -168,7 +168,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
                     f"{folder} holds these images with a short side of {found['size']}. Delete it "
                     f"first, or leave it at {found['size']}."
                 )
-        with replacing(begun) as file:
+        with open_replacement(begun) as file:
             json.dump(plan, file)
         count = -(-len(images) // SHARD)
         names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
@@ -193,7 +193,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
                 f"{folder} holds {written} records, expected {len(images)}. Delete it and prepare "
                 "it again."
             )
-        with replacing(folder / INDEX) as file:
+        with open_replacement(folder / INDEX) as file:
             json.dump(plan | {"shards": shards}, file, indent=1)
         begun.unlink()
     except OSError as error:

@@ -1,11 +1,7 @@
-"""Losses for long-tailed classes, each one small function of the training counts.
+"""The class prior of the training images, from which losses and tests adjust logits.
 
-A loss is a ratio of two sums over the rows of a batch; its denominator depends on no parameter.
-So a batch cut into micro-batches has the same loss and gradient as the whole: add the numerators,
-add the denominators, divide once. `lade` alone needs all logits of a batch at once.
-
-Classes without a training image would have the prior 0 and the logit adjustment minus infinity;
-they count as the smallest positive count instead.
+A class without a training image would have the prior 0 and the logit adjustment minus infinity. It
+counts as having the smallest positive count instead.
 """
 
 import numpy as np
@@ -15,7 +11,10 @@ from lift_jax.errors import UserError
 
 
 def fill(counts: ArrayLike) -> np.ndarray:
-    """Returns the counts as float64[c], classes without images at the smallest positive count."""
+    """Returns the counts as float64[c], with each 0 replaced by the smallest positive count.
+
+    Raises UserError unless `counts` is one finite number a class, none negative and not all 0.
+    """
     try:
         array = np.asarray(counts, np.float64)
     except (TypeError, ValueError) as e:
@@ -29,5 +28,5 @@ def fill(counts: ArrayLike) -> np.ndarray:
 
 
 def log_prior(counts: np.ndarray) -> np.ndarray:
-    """log pi, pi_c = n_c / sum n."""
+    """Returns log pi as float64[c], where pi_c = n_c / sum(n) is the prior of class c."""
     return np.log(counts / counts.sum())

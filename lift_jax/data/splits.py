@@ -1,4 +1,4 @@
-"""Which images of a set are used: a share of every class held out, or a long tail cut from it."""
+"""The choice of images: a share of each class held out, or a long tail cut from a data set."""
 
 from dataclasses import replace
 
@@ -8,34 +8,35 @@ from jaxtyping import Int
 from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
 
-TEST, VAL, TAIL = 0, 1, 2  # what is drawn, so that the draws of one seed are independent
+TEST, VAL, TAIL = 0, 1, 2  # part of the random seed, so that the draws are independent
 
 
 def rows_by_class(labels: Int[np.ndarray, "n"]) -> dict[int, Int[np.ndarray, "m"]]:
-    """Returns the rows of every label that occurs, both in ascending order."""
+    """Returns the indices of the images of each label that occurs, both in ascending order."""
     order = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[order], return_index=True)
-    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
+    present, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def hold_out(split: Split, share: float, seed: int, draw: int = TEST) -> tuple[Split, Split]:
-    """Divides every class: `share` of it, rounded, is held out. Returns what is kept, and that.
+    """Holds out `share` of each class, rounded. Returns the split that is kept and the held-out one.
 
-    A class of two or more images has at least one on either side; a single image is kept.
+    A class of two or more images has at least one in each; a single image is kept. `draw` is one of
+    TEST, VAL and TAIL.
     """
     kept, held = [], []
     for c, rows in rows_by_class(split.labels).items():
-        out = min(len(rows) - 1, max(1, round(share * len(rows))))
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
         order = np.random.default_rng((seed, c, draw)).permutation(rows)
-        held.append(order[:out])
-        kept.append(order[out:])
+        held.append(order[:count])
+        kept.append(order[count:])
     return split.take(np.sort(np.concatenate(kept))), split.take(np.sort(np.concatenate(held)))
 
 
 def with_validation(data: Dataset, share: float, seed: int) -> Dataset:
-    """Holds `share` of every class's training images out to validate on (see `hold_out`).
+    """Holds out `share` of the training images of each class for validation (see `hold_out`).
 
-    Raises UserError where the set has a validation split of its own, or no class has two images.
+    Raises UserError if the data set has a validation split already, or if no class has two images.
     """
     if data.val is not None:
         raise UserError(
@@ -54,11 +55,11 @@ def with_validation(data: Dataset, share: float, seed: int) -> Dataset:
 def long_tailed(data: Dataset, imbalance: float, seed: int) -> Dataset:
     """Cuts the training images to an exponential profile of ratio `imbalance` (IR).
 
-    Classes are taken from the largest to the smallest, equals in the order of their labels, so that
-    a balanced set is cut in the order of its labels. Of C classes, the largest with n images, the
-    one in place c keeps n * (1 / IR)^(c / (C - 1)), rounded, or all that it has if they are fewer.
-    The seed draws which. Validation and test images stay as they are.
-    Raises UserError where the last class would be left without an image.
+    The classes are ranked from the largest to the smallest, classes of equal size by label, so that
+    a balanced data set is cut in the order of its labels. With C classes, of which the largest has
+    n images, the class of rank c keeps n * (1 / IR)^(c / (C - 1)) images, rounded, or all if it has
+    fewer. The seed draws which. Validation and test images do not change.
+    Raises UserError if the last class would be left without an image.
     """
     counts = data.counts
     if (last := counts.max() / imbalance) < 0.5:
@@ -69,12 +70,12 @@ def long_tailed(data: Dataset, imbalance: float, seed: int) -> Dataset:
         )
     order = np.argsort(-counts, kind="stable")
     rows, kept = rows_by_class(data.train.labels), []
-    for place, c in enumerate(order[: len(rows)].tolist()):
-        many = max(1, round(kept_of(counts.max(), imbalance, place, len(counts))))
-        kept.append(np.random.default_rng((seed, c, TAIL)).permutation(rows[c])[:many])
+    for rank, c in enumerate(order[: len(rows)].tolist()):
+        count = max(1, round(long_tail_count(counts.max(), imbalance, rank, len(counts))))
+        kept.append(np.random.default_rng((seed, c, TAIL)).permutation(rows[c])[:count])
     return replace(data, train=data.train.take(np.sort(np.concatenate(kept))))
 
 
-def kept_of(largest: float, imbalance: float, c: int, classes: int) -> float:
-    """Returns n_c of the exponential profile, before rounding."""
+def long_tail_count(largest: float, imbalance: float, c: int, classes: int) -> float:
+    """Returns n_c = n_0 * (1 / IR)^(c / (C - 1)) of the exponential profile, not rounded."""
     return largest * (1.0 / imbalance) ** (c / (classes - 1.0))

@@ -1,6 +1,6 @@
-"""What a data set is: splits of images and labels, and the two places where images lie.
+"""The types of a data set: splits of images and labels, with images in memory or in files.
 
-Images of files are decoded when they are asked for.
+Image files are decoded only when an image is asked for.
 """
 
 import os
@@ -17,21 +17,24 @@ from lift_jax.settings.schema import DataSettings
 
 
 class Images(Protocol):
-    """Random access to images; picklable, so that worker processes can hold it."""
+    """Random access to images. An implementation can be pickled, for worker processes."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> Picture | UInt8[np.ndarray, "h w 3"]:
-        """Returns image i in RGB. Raises UserError where its file cannot be read: now, or when the
-        pixels of a Picture are asked for."""
+        """Returns image i in RGB.
+
+        Raises UserError if the file cannot be read: now, or when the pixels of a Picture are asked
+        for.
+        """
         ...
 
     def name(self, i: int) -> str:
-        """Returns the path of image i, or what stands for it in messages."""
+        """Returns the path of image i, or a description that replaces it in messages."""
         ...
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "Images":
-        """Returns the images of these rows, in their order."""
+        """Returns the images at these indices, in the order of `rows`."""
         ...
 
 
@@ -39,14 +42,16 @@ class Images(Protocol):
 class Split:
     """Images and their labels.
 
-    With `skip`, images that cannot be read are passed over by the loader, which notes them in
-    `bad`: index to cause. Without, the first of them is an error.
+    Attributes:
+        skip: True if the loader skips images that cannot be read; False if the first of them
+            raises UserError.
+        unreadable: the cause for each image that the loader skipped, by index.
     """
 
     images: Images
     labels: Int[np.ndarray, "n"]
     skip: bool = False
-    bad: dict[int, str] = field(default_factory=dict, repr=False)
+    unreadable: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
@@ -57,18 +62,22 @@ class Split:
         return len(self.labels)
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "Split":
-        """Returns the images of these rows with their labels, in their order."""
+        """Returns the images at these indices with their labels, in the order of `rows`."""
         return Split(self.images.take(rows), self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training split, a test split and what their labels mean.
+    """A data set: its splits and its classes.
 
-    `grouped_by` are the counts [c] that decide many, medium and few shot; None for the data set's
-    own. `val` is what settings may be chosen on; None where the set has no such split. `notes` are
-    sentences on how the set was made, for a run to print. `prepared` is the short side in pixels of
-    a prepared training split, 0 for one that is read as it is.
+    Attributes:
+        class_names: in the order of the labels.
+        grouped_by: counts [c] that divide the classes into many, medium and few shot; None if the
+            training counts do.
+        val: the validation split, on which settings may be chosen; None if there is none.
+        notes: sentences on how the data set was made, which a run prints.
+        prepared: short side of the prepared training images in pixels; 0 if the original files are
+            read.
     """
 
     train: Split
@@ -81,18 +90,18 @@ class Dataset:
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:
-        """Returns n_c, the training images of each class."""
+        """Returns n_c, the number of training images of each class."""
         return np.bincount(self.train.labels, minlength=len(self.class_names)).astype(np.int64)
 
     @property
     def group_counts(self) -> Int[np.ndarray, "c"]:
-        """Returns the counts that decide many, medium and few shot."""
+        """Returns the counts that divide the classes into many, medium and few shot."""
         return self.counts if self.grouped_by is None else self.grouped_by
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size held in memory. `rows` are their places in the set they came from."""
+    """Images of one size in memory. `rows` are their indices in the original data set."""
 
     pixels: UInt8[np.ndarray, "n h w 3"]
     origin: str
@@ -113,7 +122,10 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedImages(ABC):
-    """Images in a file format, decoded when they are asked for; a subclass says where they lie."""
+    """Images in a file format, decoded when they are asked for. Subclasses read the bytes.
+
+    `how` says how files are decoded.
+    """
 
     how: Decoding = Decoding()
 
@@ -122,15 +134,15 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def content(self, i: int) -> bytes:
-        """Returns image i as it is stored. Raises UserError where it cannot be read."""
+        """Returns the stored bytes of image i. Raises UserError if they cannot be read."""
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """Returns what stands for image i in messages."""
+        """Returns the path or description of image i for messages."""
 
     @abstractmethod
     def take(self, rows: Int[np.ndarray, "m"]) -> "EncodedImages":
-        """Returns the images of these rows, in their order."""
+        """Returns the images at these indices, in the order of `rows`."""
 
     def __getitem__(self, i: int) -> Picture:
         return open_image(self.content(i), self.name(i), self.how)
@@ -138,7 +150,7 @@ class EncodedImages(ABC):
 
 @dataclass(frozen=True, eq=False)
 class FileImages(EncodedImages):
-    """Image files below `root`, decoded when asked for."""
+    """Image files. `paths` are relative to `root`, or absolute."""
 
     root: str
     paths: Sequence[str] = field(repr=False)
@@ -157,14 +169,14 @@ class FileImages(EncodedImages):
 
 
 def with_reading(data: Dataset, settings: DataSettings) -> Dataset:
-    """Returns the data set with its files read as the settings say."""
+    """Returns the data set with the decoding and the treatment of unreadable files of `settings`."""
     how = Decoding(fast=settings.decode == "fast", exif=settings.exif)
 
-    def read(split: Split) -> Split:
+    def apply(split: Split) -> Split:
         images = split.images
         if isinstance(images, EncodedImages):
             images = replace(images, how=how)
         return Split(images, split.labels, skip=settings.on_bad_image == "skip")
 
-    val = data.val and read(data.val)
-    return replace(data, train=read(data.train), test=read(data.test), val=val)
+    val = data.val and apply(data.val)
+    return replace(data, train=apply(data.train), test=apply(data.test), val=val)

@@ -1,4 +1,4 @@
-"""A pre-trained backbone, image tower with or without a text tower, and the classifier on it."""
+"""The pre-trained backbone (an image tower, with or without a text tower) and the classifier."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,14 @@ Tower = VisionTransformer | ResNet
 class BackboneConfig:
     """Sizes of a backbone.
 
-    A CLIP ViT has both `projections` into the space that images and texts share, `embed` wide; the
-    image features of a CLIP ResNet lie in it already ("text" alone), and so do both of SigLIP (no
-    projection). Without a text tower there is no such space. `notes` are sentences on what the
-    loading changed or left out.
+    Attributes:
+        vision: sizes of the image tower.
+        text: sizes of the text tower, None without one.
+        embed: width of the space that images and texts share; 0 without a text tower.
+        projections: towers with a projection into that space. A CLIP ViT has both; the image
+            features of a CLIP ResNet, and all features of SigLIP, lie in it without one.
+        logit_bias: whether there is a bias on the logits (SigLIP).
+        notes: sentences on what the loading changed or left out.
     """
 
     vision: Vision
@@ -36,10 +40,16 @@ class BackboneConfig:
 
 
 class Backbone(nnx.Module):
-    """Image tower `visual`, and where there is one the text tower `text`, with what joins them.
+    """An image tower, optionally with a text tower, projections and logit scale.
 
-    `fingerprint` tells the weights and sizes of the image side from any others, `text_fingerprint`
-    those of the side of texts.
+    Attributes:
+        config: sizes.
+        visual: the image tower.
+        text: the text tower, or None.
+        image_proj, text_proj: projections into the shared space, f32[width embed], or None.
+        logit_scale, logit_bias: scalars of CLIP's own classifier, or None.
+        fingerprint: identifies sizes and weights of all but the text side; set by the loader.
+        text_fingerprint: identifies those of the text tower and `text_proj`; set by the loader.
     """
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
@@ -65,29 +75,32 @@ class Backbone(nnx.Module):
         self.logit_bias = nnx.Param(jnp.zeros((), jnp.float32)) if config.logit_bias else None
 
     def encode_image(self, images: Float[Array, "n h w 3"], project: bool = False) -> Array:
-        """Normalised images to f32[n d], the feature (LIFT section 3), or f32[n e] if
-        projected into the space of the texts.
+        """Returns the features of normalised images, f32[n width] (LIFT section 3).
 
-        Raises UserError for `project` without a text tower.
+        With `project` they lie in the space shared with the texts, f32[n embed]. Raises UserError
+        if `project` is given without a text tower.
         """
         if project and self.text is None:
-            raise UserError("This backbone has no text tower, so project=True has no meaning.")
+            raise UserError(
+                "This backbone has no text tower, so there is no shared space: give project=False."
+            )
         features = self.visual(jnp.asarray(images)).astype(jnp.float32)
         return _project(features, self.image_proj) if project else features
 
     def encode_text(self, tokens: Int[Array, "n t"], project: bool = False) -> Array:
-        """Token ids to f32[n d], the text feature, or f32[n e] if projected.
+        """Returns the features of texts from their token ids, f32[n width].
 
-        Raises UserError without a text tower.
+        With `project` they lie in the space shared with the images, f32[n embed]. Raises UserError
+        without a text tower.
         """
         if self.text is None:
-            raise UserError("This backbone has no text tower.")
+            raise UserError("This backbone has no text tower, so it cannot encode texts.")
         features = self.text(jnp.asarray(tokens)).astype(jnp.float32)
         return _project(features, self.text_proj) if project else features
 
 
 def _project(features: Float[Array, "n d"], matrix: nnx.Param | None) -> Float[Array, "n e"]:
-    """A tower without a matrix gives features in the shared space already."""
+    """Returns features in the shared space; without a matrix they lie in it already."""
     return features if matrix is None else features @ matrix[...].astype(jnp.float32)
 
 
@@ -99,8 +112,9 @@ class Classifier(nnx.Module):
         self.head = head
 
     def embed(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n e"]:
+        """Returns the head's embeddings of normalised images."""
         return self.head.embed(self.visual(images))
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n c"]:
-        """Normalised images to float32 logits."""
+        """Returns the float32 logits of normalised images."""
         return self.head.classify(self.embed(images))

@@ -1,4 +1,4 @@
-"""The pre-LN transformer block, which holds its tuners."""
+"""The pre-LN transformer block, with its tuners."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,18 @@ from lift_jax.models.tunable import Tunable
 
 
 class Block(Tunable):
-    """x += Attn(LN1 x); x += MLP(LN2 x), all of it open to the tuners.
+    """A transformer block, x += Attn(LN1 x); x += MLP(LN2 x), whose tuners can change each layer.
 
-    Some backbones scale both branches by a learned vector (`layer_scale`), multiply the hidden
-    layer by a second one (`gated`: act(gate y) * fc1 y), or lack some biases (`unbiased` names
-    their linear layers).
+    Args:
+        width: width of the residual stream.
+        heads: number of attention heads.
+        mlp: width of the MLP's hidden layer.
+        activation: a key of `ACTIVATIONS`.
+        eps: of both LayerNorms.
+        depth: number of blocks in the tower, which scales the initialisation.
+        layer_scale: scale the output of both branches by a learned vector (DINOv2).
+        gated: multiply two hidden layers, act(gate y) * fc1 y, as SwiGLU does.
+        unbiased: names of the linear layers without bias.
     """
 
     def __init__(
@@ -62,13 +69,14 @@ class Block(Tunable):
         self.hold({})
 
     def layers(self) -> dict[str, Linear | LayerNorm]:
+        """Returns the linear layers and LayerNorms by name."""
         names = ("ln1", "q", "k", "v", "out", "ln2", "gate", "fc1", "fc2")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def tokens(
         self, x: Float[Array, "b n d"], angles: Float[Array, "n h"] | None, prompts: int
     ) -> tuple[Array, Array | None, int]:
-        """The tokens as they enter the block, with its tuners' prompts (see `Tuner.tokens`)."""
+        """Returns the tokens with this block's prompts inserted (see `Tuner.tokens`)."""
         for tuner in self.held:
             x, angles, prompts = tuner.tokens(x, angles, prompts)
         return x, angles, prompts
@@ -95,12 +103,14 @@ class Block(Tunable):
         angles: Float[Array, "n h"] | None = None,
         first_only: bool = False,
     ) -> Float[Array, "b m d"]:
-        """Returns all n tokens, or the first alone (m = 1).
+        """Returns the n tokens after the block, or the first one alone (m = 1).
 
-        With `causal` tokens see none behind themselves. `angles` are the tokens' rotary positions,
-        where the tower has them. With `first_only` queries, output projection, MLP and tuners see
-        the first token alone; keys and values still see all: exact, and 8 % of a ViT-B/16's work
-        less when it is the last block.
+        Args:
+            causal: let no token attend to those behind it.
+            angles: the tokens' rotary positions, in towers that have them.
+            first_only: compute queries, output projection, MLP and tuners for the first token
+                alone; keys and values are computed for all. The result is exact. In the last
+                block it saves 8 % of a ViT-B/16's work.
         """
         y = self._norm("ln1", x)
         k, v = self._linear("k", y), self._linear("v", y)

@@ -1,7 +1,7 @@
-"""Classifiers on the CLS feature.
+"""Classifier heads on the image feature.
 
-Every head is `classify(embed(features))`, and `classify` is affine, so that the mean of the
-logits of several crops is the logits of the mean embedding: one matmul a test image.
+The logits of a head are `classify(embed(features))`, and `classify` is affine. Therefore the mean
+logits of several crops are the logits of their mean embedding: one matrix product a test image.
 """
 
 from typing import Protocol
@@ -14,41 +14,47 @@ from jaxtyping import Array, Float
 from lift_jax.models.tunable import Tuned
 
 
-def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Unit length along the last axis, as torch does it (length floored at 1e-12), in float32."""
+def l2_normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Returns x at unit length along the last axis, in float32.
+
+    As in torch's `normalize`, lengths below 1e-12 count as 1e-12.
+    """
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 class Head(Protocol):
-    """What a classifier asks of a head."""
+    """The interface of a classifier head."""
 
     def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n e"]:
-        """The features of images or crops, as they may be averaged."""
+        """Returns embeddings, which may be averaged over the crops of an image."""
         ...
 
     def classify(self, embedded: Float[Array, "n e"]) -> Float[Array, "n c"]:
-        """Float32 logits; affine in `embedded`."""
+        """Returns float32 logits, which are affine in `embedded`."""
         ...
 
 
 class CosineHead(nnx.Module):
-    """scale * cos(feature, weight row of the class); weight f32[classes width] (LIFT section 4)."""
+    """The cosine classifier (LIFT section 4), with weight f32[classes width].
+
+    The logit of a class is scale * cos(feature, weight row of the class).
+    """
 
     def __init__(self, weight: Float[Array, "c d"], scale: float = 25.0):
         self.weight = Tuned(weight.astype(jnp.float32))
         self.scale = scale
 
     def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return normalise(features)
+        return l2_normalise(features)
 
     def classify(self, embedded: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        return self.scale * embedded @ normalise(self.weight[...]).T
+        return self.scale * embedded @ l2_normalise(self.weight[...]).T
 
 
 class LinearHead(nnx.Module):
-    """feature . weight row of the class + bias; weight f32[classes width], bias f32[classes]."""
+    """The linear classifier, with weight f32[classes width] and bias f32[classes]."""
 
     def __init__(self, weight: Float[Array, "c d"]):
         self.weight = Tuned(weight.astype(jnp.float32))
@@ -62,7 +68,7 @@ class LinearHead(nnx.Module):
 
 
 class L2NormHead(nnx.Module):
-    """feature . weight row of the class brought to unit length; weight f32[classes width]."""
+    """A linear classifier without bias whose weight rows, f32[classes width], have unit length."""
 
     def __init__(self, weight: Float[Array, "c d"]):
         self.weight = Tuned(weight.astype(jnp.float32))
@@ -71,11 +77,11 @@ class L2NormHead(nnx.Module):
         return features.astype(jnp.float32)
 
     def classify(self, embedded: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        return embedded @ normalise(self.weight[...]).T
+        return embedded @ l2_normalise(self.weight[...]).T
 
 
 class LayerNormHead(L2NormHead):
-    """As `L2NormHead`, of the feature brought to mean 0 and variance 1 along its width."""
+    """An `L2NormHead` on features normalised to mean 0 and variance 1 along their width."""
 
     def embed(self, features: Float[Array, "n d"]) -> Float[Array, "n d"]:
         x = features.astype(jnp.float32)
@@ -84,9 +90,10 @@ class LayerNormHead(L2NormHead):
 
 
 class ZeroShotHead(nnx.Module):
-    """CLIP's own classifier: exp(logit_scale) * cos(projected image, text of the class); frozen.
+    """CLIP's own classifier, exp(logit_scale) * cos(projected image, text of the class), frozen.
 
-    Without `image_proj` the image features lie in the space of the texts. SigLIP adds `logit_bias`.
+    `class_texts` are the projected text features. Without `image_proj` the image features lie in
+    the shared space already (CLIP's ResNets, SigLIP). SigLIP adds `logit_bias`.
     """
 
     def __init__(
@@ -97,7 +104,7 @@ class ZeroShotHead(nnx.Module):
         logit_bias: Float[Array, ""] | None = None,
     ):
         self.image_proj = None if image_proj is None else nnx.Param(image_proj)
-        self.class_texts = nnx.Param(normalise(class_texts))
+        self.class_texts = nnx.Param(l2_normalise(class_texts))
         self.logit_scale = nnx.Param(logit_scale)
         self.logit_bias = None if logit_bias is None else nnx.Param(logit_bias)
 
@@ -105,7 +112,7 @@ class ZeroShotHead(nnx.Module):
         features = features.astype(jnp.float32)
         if self.image_proj is not None:
             features = features @ self.image_proj[...].astype(jnp.float32)
-        return normalise(features)
+        return l2_normalise(features)
 
     def classify(self, embedded: Float[Array, "n e"]) -> Float[Array, "n c"]:
         texts = self.class_texts[...].astype(jnp.float32)

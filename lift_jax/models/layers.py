@@ -1,7 +1,7 @@
-"""The layers that every tower is made of: linear, LayerNorm, attention, patch stem.
+"""Layers that the towers share: linear, LayerNorm, attention, rotary positions, patch stem.
 
-Weights are stored in whatever dtype the tower holds (bfloat16 on accelerators); each layer computes
-in the dtype of its input, and LayerNorm and softmax in float32.
+Weights have the dtype of their tower (bfloat16 on accelerators). Each layer computes in the dtype
+of its input; LayerNorm and softmax compute in float32.
 """
 
 import re
@@ -18,7 +18,7 @@ Normal = nnx.initializers.normal
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias, kernel f32[inputs outputs]."""
+    """A linear layer, y = x @ kernel + bias, with kernel f32[inputs outputs]."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Linear(nnx.Module):
         self.bias = param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def weights(self) -> tuple[Array, Array | None]:
+        """Returns kernel and bias."""
         return self.kernel[...], None if self.bias is None else self.bias[...]
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
@@ -44,13 +45,13 @@ class Linear(nnx.Module):
 def affine(
     x: Float[Array, "... i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None
 ) -> Float[Array, "... o"]:
-    """x @ kernel + bias, in the dtype of x."""
+    """Returns x @ kernel + bias in the dtype of x."""
     y = x @ kernel.astype(x.dtype)
     return y if bias is None else y + bias.astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the last axis in float32; the result has the dtype of the input."""
+    """A LayerNorm over the last axis. It computes in float32 and returns the dtype of its input."""
 
     def __init__(self, width: int, *, eps: float = 1e-5, param: type[nnx.Param] = nnx.Param):
         self.scale = param(jnp.ones(width, jnp.float32))
@@ -58,6 +59,7 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def weights(self) -> tuple[Array, Array | None]:
+        """Returns scale and bias."""
         return self.scale[...], self.bias[...]
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -70,12 +72,12 @@ class LayerNorm(nnx.Module):
 
 
 def quick_gelu(x: Array) -> Array:
-    """OpenAI's activation, x * sigmoid(1.702 x)."""
+    """Returns OpenAI's approximation of GELU, x * sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def gelu(x: Array) -> Array:
-    """The exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
+    """Returns the exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -94,10 +96,11 @@ def attention(
     heads: int,
     causal: bool = False,
 ) -> Float[Array, "b n w"]:
-    """Multi-head softmax attention; with `causal` a token sees none behind itself (n = m).
+    """Returns multi-head softmax attention; with `causal` no token attends to those behind it.
 
-    Heads are folded into the batch before the two products: contiguous [b*h, n, d] operands are up
-    to twice as fast on CPU as batched products over a strided head axis, and equal elsewhere.
+    `causal` needs n = m. Heads are folded into the batch before the two matrix products: contiguous
+    operands [b*heads n d] are up to twice as fast on CPUs as batched products over a strided head
+    axis, and equally fast elsewhere.
     """
     b, n, width = q.shape
     d = width // heads
@@ -119,9 +122,9 @@ def attention(
 
 @cache
 def has_fused_attention() -> bool:
-    """Whether the devices here are NVIDIA's of compute capability 8 (Ampere) or newer."""
-    found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    return re.fullmatch(r"\d+\.\d+", found) is not None and float(found) >= 8
+    """Returns True on NVIDIA GPUs of compute capability 8 (Ampere) or newer."""
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    return re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) >= 8
 
 
 def fused_attention(
@@ -132,7 +135,7 @@ def fused_attention(
     causal: bool = False,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "b n w"]:
-    """The same by cuDNN, which never writes the scores f32[b h n m] to memory.
+    """Returns `attention` computed by cuDNN, which never writes the scores [b h n m] to memory.
 
     On an H100 a training step of ViT-B/16 takes 0.78 of the time and 0.62 of the memory.
     """
@@ -141,7 +144,7 @@ def fused_attention(
 
     def split(x: Array) -> Array:
         x = x.reshape(b, x.shape[1], heads, width // heads)
-        # in training it takes even lengths alone: an odd one gets a row that nothing looks at
+        # cuDNN can train with even lengths alone: an odd one gets a row that no token attends to
         return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
 
     def lengths(x: Array) -> Array | None:
@@ -155,10 +158,11 @@ def fused_attention(
 
 
 def rotate(x: Float[Array, "b n w"], angles: Float[Array, "n d"]) -> Float[Array, "b n w"]:
-    """Turns each head of queries or keys by the angles of their tokens (rotary positions).
+    """Returns queries or keys with each head rotated by the angles of its tokens.
 
-    The i-th number of a head's first half and the i-th of its second half are one point of a plane,
-    turned by the i-th angle of either half, which are equal (DINOv3's convention).
+    This is DINOv3's convention of rotary positions: the i-th number of a head's first half and the
+    i-th of its second half are one point of a plane, rotated by the i-th angle. `angles` repeats
+    its first half in its second.
     """
     b, n, width = x.shape
     x32 = x.astype(jnp.float32).reshape(b, n, -1, angles.shape[1])
@@ -169,19 +173,21 @@ def rotate(x: Float[Array, "b n w"], angles: Float[Array, "n d"]) -> Float[Array
 
 
 def block_border(x: Array) -> Array:
-    """Keeps XLA's CPU compiler from fusing across blocks, there and in the backward pass.
+    """Returns x behind a barrier that keeps XLA's CPU compiler from fusing across blocks.
 
-    Without it each tuner's gradient computes the cotangent sum of all later blocks again: a
-    training step of ViT-B/16 takes 1.2 to 1.35 times as long with jax 0.12 (no difference was
-    resolved with 0.10.2). Other backends choose their own fusions.
+    The barrier acts in the backward pass as well. Without it each tuner's gradient computes the
+    cotangent sum of all later blocks again: a training step of ViT-B/16 takes 1.2 to 1.35 times as
+    long with jax 0.12 (with 0.10.2 no difference was resolved). On other backends there is no
+    barrier.
     """
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 class PatchStem(nnx.Module):
-    """Cuts images into patches and projects them: a strided convolution as reshape and matmul.
+    """The patch embedding: a strided convolution, written as reshape and matrix product.
 
-    A convolution under vmap makes XLA gather the batch on every device; the matmul stays sharded.
+    A convolution under vmap would make XLA gather the batch on every device; the matrix product
+    stays sharded.
     """
 
     def __init__(self, patch: int, width: int, *, bias: bool, rngs: nnx.Rngs):

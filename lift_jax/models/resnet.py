@@ -1,4 +1,4 @@
-"""The ResNet image towers: CLIP's with attention pooling, and the plain ResNet-50, 101, 152."""
+"""The ResNet image towers: CLIP's, with attention pooling, and the plain ResNet-50, 101, 152."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,29 @@ from lift_jax.models.tunable import Tunable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-EXPANSION = 4  # a bottleneck's output channels are so many times its inner ones
+EXPANSION = 4  # output channels of a bottleneck for each inner channel
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of a ResNet; `resolution` in pixels, mean and std of RGB in 0..1.
+    """Sizes of a ResNet.
 
-    `width` is that of the feature. Each of the stages has `layers` bottlenecks with `channels`
-    inner channels. With `heads` it is CLIP's ResNet: three convolutions in the stem, average pools
-    in front of strides (which are then 1), attention pooling; 0 heads is the plain one.
+    With `heads` > 0 it is CLIP's ResNet: three convolutions in the stem, average pooling instead of
+    strides, and attention pooling with that many heads. With 0 heads it is the plain one.
+
+    Attributes:
+        resolution: image size in pixels.
+        width: width of the feature.
+        stem: number of channels of the stem.
+        channels: number of inner channels of the bottlenecks, for each stage.
+        layers: number of bottlenecks, for each stage.
+        heads: number of attention heads of the pooling.
+        mean, std: of RGB values in 0..1.
     """
 
     resolution: int
     width: int
-    stem: int  # channels of the stem
+    stem: int
     channels: tuple[int, ...]
     layers: tuple[int, ...]
     heads: int = 0
@@ -35,7 +43,7 @@ class ResNetConfig:
 
     @property
     def grid(self) -> int:
-        """Positions along a side in front of the pooling."""
+        """Returns the number of positions along a side of the last feature map."""
         return self.resolution // 2 ** (len(self.layers) + 1)
 
 
@@ -54,13 +62,13 @@ class Conv(nnx.Module):
             x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
-        # jax 0.12's CPU compiler fuses convolutions with a mean after them, and the result is
-        # wrong in bfloat16, often NaN
+        # jax 0.12's CPU compiler fuses a convolution with a mean after it, and then the result in
+        # bfloat16 is wrong, often NaN
         return block_border(y)
 
 
 class BatchNorm(nnx.Module):
-    """Normalises with the statistics of pre-training, always; computes in float32."""
+    """A BatchNorm that always uses the statistics of pre-training. It computes in float32."""
 
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
@@ -76,19 +84,22 @@ class BatchNorm(nnx.Module):
 
 
 def _mean_pool(x: Float[Array, "b h w d"], size: int) -> Float[Array, "b H W d"]:
-    """Means over size x size squares."""
+    """Returns the means over squares of size x size."""
     b, h, w, d = x.shape
     return x.reshape(b, h // size, size, w // size, size, d).mean((2, 4))
 
 
 def _max_pool(x: Float[Array, "b h w d"]) -> Float[Array, "b H W d"]:
-    """Maxima over 3 x 3 at every second place."""
+    """Returns the maxima over 3 x 3 windows at stride 2."""
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 class Bottleneck(nnx.Module):
-    """relu(x + conv3 conv2 conv1 x), each convolution with its BatchNorm."""
+    """A bottleneck block, relu(x + conv3 conv2 conv1 x), each convolution with its BatchNorm.
+
+    With `antialias` (CLIP) average pooling takes the place of strides.
+    """
 
     def __init__(self, inputs: int, inner: int, stride: int, antialias: bool, *, rngs):
         outputs = EXPANSION * inner
@@ -114,7 +125,10 @@ class Bottleneck(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """CLIP's three convolutions, or one, each with BatchNorm and relu, and a pool of stride 2."""
+    """The stem: one convolution, or with `clip` three, and a pooling of stride 2.
+
+    Each convolution is followed by BatchNorm and relu.
+    """
 
     def __init__(self, width: int, clip: bool, *, rngs):
         half = width // 2
@@ -132,11 +146,11 @@ class Stem(nnx.Module):
 
 
 class MeanQueryPool(nnx.Module):
-    """CLIP's attention pooling: the mean of all places attends to itself and to them."""
+    """CLIP's attention pooling: the mean over all positions attends to itself and to them."""
 
-    def __init__(self, width: int, outputs: int, places: int, heads: int, *, rngs):
+    def __init__(self, width: int, outputs: int, cells: int, heads: int, *, rngs):
         init = Normal(width**-0.5)
-        self.positions = nnx.Param(init(rngs.params(), (places + 1, width), jnp.float32))
+        self.positions = nnx.Param(init(rngs.params(), (cells + 1, width), jnp.float32))
         self.q = Linear(width, width, rngs=rngs)
         self.k = Linear(width, width, rngs=rngs)
         self.v = Linear(width, width, rngs=rngs)
@@ -150,7 +164,7 @@ class MeanQueryPool(nnx.Module):
 
 
 class ResNet(Tunable):
-    """Stem, bottlenecks of all stages in one list, and the pooled feature."""
+    """A ResNet: stem, the bottlenecks of all stages in one list, pooling."""
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         c = config
@@ -168,23 +182,25 @@ class ResNet(Tunable):
         self.hold({})
 
     def layers(self) -> dict[str, Linear | LayerNorm]:
+        """Returns the attention pooling's output layer as "pool"; nothing in a plain ResNet."""
         return {} if self.pool is None else {"pool": self.pool.out}
 
     @property
     def width(self) -> int:
+        """Returns the width of the feature."""
         return self.config.width
 
     def maps(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n H W d"]:
-        """The last stage's output in front of the pooling."""
+        """Returns the feature maps of the last stage, before the pooling."""
         x = self.stem(images)
         for block in self.blocks:
             x = block(x)
         return x
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-        """Normalised images to the feature: the attention pool's output, or the mean.
+        """Returns the feature of normalised images: attention-pooled, or the mean of the maps.
 
-        Computes in the dtype of the stem's weights. Raises ValueError unless h and w are
+        The dtype is that of the stem's weights. Raises ValueError unless h and w are
         `config.resolution`; a plain ResNet takes any size.
         """
         c = self.config
@@ -200,11 +216,14 @@ class ResNet(Tunable):
         return y
 
     def lower(self, images: Float[Array, "n h w 3"], k: int) -> Float[Array, "n d"]:
-        """The feature; k must be the depth, for a ResNet is not run in parts."""
+        """Returns the feature. A ResNet is not run in parts, so k must be its depth.
+
+        Raises ValueError for another k.
+        """
         if k != len(self.blocks):
             raise ValueError(f"expected k = {len(self.blocks)}, found {k}")
         return self(images)
 
     def upper(self, x: Float[Array, "n d"], k: int) -> Float[Array, "n d"]:
-        """The feature, from what `lower` gives: itself."""
+        """Returns the feature from the output of `lower`, which is the feature."""
         return x

@@ -1,4 +1,4 @@
-"""The text tower of CLIP and of SigLIP."""
+"""The text towers of CLIP and SigLIP."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from lift_jax.models.layers import LayerNorm, Linear, Normal
 class TextConfig:
     """Sizes of a text tower.
 
-    CLIP's is causal, and its feature is at the end-of-text token `eot` (the first one in a row);
-    None pools the largest id, which is that token in OpenAI's vocabulary. SigLIP's sees all
-    `context` tokens, padding too, and its feature is a linear layer on the last one (`pool`
-    "last") of `head` outputs (0: as many as inputs).
+    CLIP's tower (`pool` "eot") has causal attention. Its feature is taken at the first end-of-text
+    token `eot`; with `eot` None at the largest id, which is that token in OpenAI's vocabulary.
+    SigLIP's tower (`pool` "last") attends to all `context` tokens, padding included. Its feature is
+    a linear layer with `head` outputs (0: `width`) on the last token.
     """
 
     vocab: int
@@ -34,7 +34,7 @@ class TextConfig:
 
 
 class TextTransformer(nnx.Module):
-    """Token and position embeddings, blocks, ln_final, the pooled feature."""
+    """A text tower: token and position embeddings, blocks, ln_final, pooling."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         c = config
@@ -50,29 +50,31 @@ class TextTransformer(nnx.Module):
 
     @property
     def width(self) -> int:
+        """Returns the width of the feature."""
         return self.config.head or self.config.width
 
     def ends(self, tokens: Int[Array, "n t"]) -> Int[Array, " n"]:
-        """The index of each text's end token, the first one."""
+        """Returns the index of each text's first end-of-text token."""
         return jnp.argmax(tokens if self.config.eot is None else tokens == self.config.eot, axis=1)
 
     def __call__(
         self, tokens: Int[Array, "n t"], context: tuple[Array, Array] | None = None
     ) -> Float[Array, "n d"]:
-        """Token ids to the feature of each text.
+        """Returns the feature of each text from its token ids, padded to a length t.
 
-        `context`: embeddings f32[k d] and indices i32[n k] of the tokens that they stand for.
-        Raises ValueError unless t <= `config.context`.
+        `context` is a pair of embeddings f32[k d] and positions i32[n k]: in each row the
+        embeddings replace those of the tokens at its positions. Raises ValueError if t is larger
+        than `config.context`.
         """
         n, t = tokens.shape
         if t > self.config.context:
             raise ValueError(f"expected at most {self.config.context} tokens a text, found {t}")
         x = self.tokens[...][tokens]
         if context is not None:
-            learned, places = context
-            x = x.at[jnp.arange(n)[:, None], places].set(learned.astype(x.dtype))
+            embeddings, positions = context
+            x = x.at[jnp.arange(n)[:, None], positions].set(embeddings.astype(x.dtype))
         x = x + self.positions[...][:t]
-        prompts = 0  # behind the first token
+        prompts = 0  # number of tokens that tuners have inserted behind the first one
         for block in self.blocks:
             x, _, prompts = block.tokens(x, None, prompts)
             x = block(x, causal=self.head is None)

@@ -1,7 +1,7 @@
-"""A module as a flat dict from path ("visual/blocks/0/q/kernel") to leaf, and back.
+"""Conversion between a module and a flat dict from path ("visual/blocks/0/q/kernel") to leaf.
 
-Plain dicts are what jit, optax, orbax and the sharding rules see: no object graph is walked in the
-training loop.
+jit, optax, orbax and the sharding rules get plain dicts, so the training loop never walks an object
+graph.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def flatten(module: Model) -> tuple[nnx.GraphDef[Model], dict[str, nnx.Variable]]:
-    """Returns the static graph and the variables by path."""
+    """Returns the static graph of a module, and its variables by path."""
     graph, state = nnx.split(module)
     return graph, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
 def merge(graph: nnx.GraphDef[Model], arrays: Mapping[str, jax.Array]) -> Model:
-    """Rebuilds the module around the arrays: the inverse of `flatten`, usable inside jit."""
+    """Returns the module with these arrays: the inverse of `flatten`, usable inside jit."""
     flat = [(parts(path), array) for path, array in arrays.items()]
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
 def parts(path: str) -> tuple[str | int, ...]:
-    """ "visual/blocks/0/q" as ("visual", "blocks", 0, "q"), the form that NNX has."""
+    """Splits a path as NNX does: "visual/blocks/0/q" gives ("visual", "blocks", 0, "q")."""
     return tuple(int(part) if part.isdigit() else part for part in path.split("/"))

@@ -1,4 +1,4 @@
-"""What a tuner is: its hooks, what it is told when it is made, and the modules that hold it."""
+"""The interface of tuners: their hooks, the site they are made for, and the modules with tuners."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,40 +13,43 @@ from lift_jax.settings.schema import TunerSettings
 
 
 class Tuned(nnx.Param):
-    """A trained leaf: kept in float32, given a gradient, optimised and saved."""
+    """A trained leaf. It stays in float32, gets a gradient, is optimised and saved."""
 
 
 class Fixed(nnx.Variable):
-    """What a tuner needs and does not train; made again from the config, never saved."""
+    """A leaf that a tuner needs but does not train. It is never saved, but made again."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a tuner is put, and how it was asked for.
+    """The place that a tuner is made for: a block of a transformer, or a ResNet's feature.
 
     Attributes:
-        width: of the residual stream, or of a ResNet's feature.
+        width: width of the residual stream, or of a ResNet's feature.
         weights: kernel f32[inputs outputs] and bias of each linear layer, scale and bias of each
-            LayerNorm, by name. Of a ResNet the layer behind its attention pooling ("pool") alone.
-        classes: of the head.
-        layers: how many blocks get the tuner.
-        index: which of these it is, from 0.
-        patch: of images in pixels; 0 for texts.
+            LayerNorm, by name. A ResNet has one entry, "pool", the output layer of its attention
+            pooling, or none.
+        classes: number of classes of the head.
+        tuned_blocks: number of blocks that get this tuner.
+        patch: patch size in pixels; 0 in a text tower and in a ResNet.
+        settings: the tuner's settings.
+        index: position of this block among the tuned ones, counted from 0.
     """
 
     width: int
     weights: Mapping[str, tuple[Array, Array | None]]
     classes: int
-    layers: int = 1
+    tuned_blocks: int = 1
     patch: int = 0
-    options: TunerSettings = TunerSettings()
+    settings: TunerSettings = TunerSettings()
     index: int = 0
 
 
 class Tuner(nnx.Module):
-    """What a block asks of a tuner; each hook leaves its input unchanged by default.
+    """The base class of tuners. Each hook returns its input unchanged unless it is overridden.
 
-    Subclasses take the `Site`. With `merges` they can be folded into the weights.
+    The constructor of a subclass takes a `Site` and creates the weights as `Tuned`. A tuner with
+    `merges = True` is a linear change of weights and can be folded into them.
     """
 
     merges = False
@@ -56,57 +59,65 @@ class Tuner(nnx.Module):
 
     @staticmethod
     def blocks(chosen: Sequence[int]) -> Sequence[int]:
-        """Those of the chosen blocks that get the tuner."""
+        """Returns the subset of the chosen blocks that this tuner is attached to."""
         return chosen
 
     def weights(self, name: str, kernel: Array, bias: Array | None) -> tuple[Array, Array | None]:
-        """Changes the weights of the linear layer `name` (q, k, v, out, gate, fc1, fc2)."""
+        """Returns changed weights of the linear layer `name` (q, k, v, out, gate, fc1, fc2)."""
         return kernel, bias
 
     def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
-        """Changes the output of the linear layer `name` whose input was y; also "pool"."""
+        """Returns the changed output of the linear layer `name`, whose input was y.
+
+        In a ResNet with tuners `name` is "pool", and `out` the pooled feature.
+        """
         return out
 
     def normed(self, name: str, y: Float[Array, "b n d"]) -> Array:
-        """Changes the output of the LayerNorm `name` (ln1, ln2)."""
+        """Returns the changed output of the LayerNorm `name` (ln1, ln2)."""
         return y
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Array:
-        """Changes m, what the MLP adds to the residual stream x (before LN2)."""
+        """Returns the changed output m of the MLP, which is then added to the residual stream x."""
         return m
 
     def tokens(
         self, x: Float[Array, "b n d"], angles: Float[Array, "n h"] | None, prompts: int
     ) -> tuple[Array, Array | None, int]:
-        """Changes the tokens that enter the block, and their rotary angles where there are some.
+        """Returns changed input tokens of the block, their rotary angles and the prompt count.
 
-        `prompts` of them were put there by tuners; says how many are now.
+        `angles` is None in towers without rotary positions. `prompts` is the number of tokens in x
+        that tuners have inserted so far.
         """
         return x, angles, prompts
 
     def fold(self, name: str, kernel: Array, bias: Array | None) -> tuple[Array, Array | None]:
-        """The weights of the layer `name` that do what `weights`, `linear` and `normed` do."""
+        """Returns weights of the layer `name` that include this tuner's change.
+
+        The layer with these weights computes what `weights`, `linear` and `normed` give together.
+        """
         return self.weights(name, kernel, bias)
 
 
 class Tunable(nnx.Module):
-    """A module that holds tuners and asks them in their order."""
+    """A module that holds tuners and applies them in a fixed order."""
 
     def hold(self, tuners: Mapping[str, Tuner]) -> None:
-        """Takes the tuners by name; they act in the order given."""
+        """Replaces the tuners by these, which act in the order given."""
         self.tuners = nnx.Dict(tuners)
         self.order = tuple(tuners)
 
     @property
     def held(self) -> list[Tuner]:
+        """Returns the tuners in the order in which they act."""
         return [self.tuners[name] for name in self.order]
 
     @abstractmethod
     def layers(self) -> dict[str, Linear | LayerNorm]:
-        """The layers that tuners can be folded into, by the names that they know them by."""
+        """Returns the layers that tuners can change, by the names that the hooks get."""
 
     def merge(self) -> None:
-        """Folds its tuners into the weights of its layers, in place."""
+        """Folds the tuners into the weights of the layers, in place, and drops them."""
         for name, layer in self.layers().items():
             kernel, bias = layer.weights()
             dtype, kernel = kernel.dtype, kernel.astype(jnp.float32)
@@ -115,6 +126,6 @@ class Tunable(nnx.Module):
                 kernel, bias = tuner.fold(name, kernel, bias)
             main = layer.kernel if isinstance(layer, Linear) else layer.scale
             main[...] = kernel.astype(dtype)
-            if bias is not None:  # which the layer may not have had
+            if bias is not None:  # a layer without one may have gained it
                 layer.bias = nnx.data(nnx.Param(bias.astype(dtype)))
         self.hold({})

@@ -1,4 +1,4 @@
-"""The image tower of CLIP and of every other plain ViT."""
+"""The ViT image tower: CLIP, SigLIP, DINOv2, DINOv3 and other plain ViTs."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,22 +21,23 @@ from lift_jax.models.layers import (
     block_border,
 )
 
-# What a block keeps for its backward pass, where it does not keep everything: only its input, or
-# also the results of its matrix products with weights.
+# What each block saves for its backward pass (train.remat): its input alone, or also the results
+# of its matrix products with weights. Everything else is computed again.
 REMAT = {
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-BORDER = "border"  # the name of what goes from block to block, for such policies
+BORDER = "border"  # the name, for such policies, of the activations between two blocks
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of an image tower; `resolution` and `patch` in pixels, mean and std of RGB in 0..1.
+    """Sizes of a ViT. The defaults are CLIP's; the fields after `std` are how other ViTs differ.
 
-    The defaults are CLIP's; what follows `std` is how other ViTs differ from it.
+    `resolution` and `patch` are in pixels; `mean` and `std` are of RGB values in 0..1. `layers` is
+    the number of blocks, `mlp` the width of their hidden layer.
     """
 
     resolution: int
@@ -49,18 +50,18 @@ class VisionConfig:
     eps: float = 1e-5
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
-    pool: str = "cls"  # the feature: "cls", or "map", SigLIP's attention by a learned probe
+    pool: str = "cls"  # "cls": the feature is the CLS token; "map": SigLIP's `AttentionPool`
     stem_bias: bool = False
     ln_pre: bool = True
-    registers: int = 0  # learned tokens behind CLS that no position belongs to (DINOv2, DINOv3)
-    rope: float = 0.0  # base of rotary positions (DINOv3); 0: learned positions are added
+    registers: int = 0  # number of learned tokens behind CLS without position (DINOv2, DINOv3)
+    rope: float = 0.0  # base of rotary positions (DINOv3); 0: learned positions instead
     layer_scale: bool = False
     gated: bool = False
-    unbiased: tuple[str, ...] = ()  # the blocks' linear layers that have no bias
+    unbiased: tuple[str, ...] = ()  # names of the blocks' linear layers without bias
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """Returns the number of patches along a side."""
         return self.resolution // self.patch
 
 
@@ -86,7 +87,7 @@ class AttentionPool(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Patch stem, CLS token, positions, ln_pre, blocks, ln_post, and the pooled feature."""
+    """A ViT: patch stem, CLS token, positions, ln_pre, blocks, ln_post, pooling."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
         c = config
@@ -116,10 +117,11 @@ class VisionTransformer(nnx.Module):
 
     @property
     def width(self) -> int:
+        """Returns the width of the feature."""
         return self.config.width
 
     def _embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
-        """Patches with CLS and registers before them, positions added."""
+        """Returns the input of the first block: CLS, registers and patches, with positions."""
         x = self.stem(images.astype(self.stem.linear.kernel[...].dtype))
 
         def tokens(param: nnx.Param) -> Array:
@@ -135,17 +137,18 @@ class VisionTransformer(nnx.Module):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-        """Normalised images to the feature: CLS after ln_post, before any projection, or `pool`'s.
+        """Returns the feature of normalised images: CLS after ln_post, or the output of `pool`.
 
-        Computes in the dtype of the stem's weights. Raises ValueError unless h and w are
-        `config.resolution`.
+        There is no projection. The dtype is that of the stem's weights. Raises ValueError unless h
+        and w are `config.resolution`.
         """
         return self.upper(self.lower(images, 0), 0)
 
     def lower(self, images: Float[Array, "n h w 3"], k: int) -> Float[Array, "n ..."]:
-        """What enters block k, [n t d], or for k = depth the feature [n d]; `upper` goes on.
+        """Returns the activations that enter block k, [n t d]; for k = depth the feature [n d].
 
-        The blocks below k must not hold prompts.
+        `upper` computes the rest. The blocks below k must not hold prompts. Raises ValueError as
+        the tower itself.
         """
         c = self.config
         if images.shape[1:] != (c.resolution, c.resolution, 3):
@@ -156,7 +159,7 @@ class VisionTransformer(nnx.Module):
         return self.upper(x, 0) if k == len(self.blocks) else self._through(x, 0, k)
 
     def upper(self, x: Float[Array, "n ..."], k: int) -> Float[Array, "n d"]:
-        """The feature, from what `lower` gives."""
+        """Returns the feature from the output of `lower` for the same k."""
         depth = len(self.blocks)
         if k == depth:
             return x
@@ -164,7 +167,10 @@ class VisionTransformer(nnx.Module):
         return self.ln_post(x[:, 0]) if self.pool is None else self.pool(self.ln_post(x))
 
     def _through(self, x: Float[Array, "n t d"], start: int, end: int) -> Float[Array, "n m d"]:
-        """Tokens through the blocks [start, end); the last of all may leave CLS alone (m = 1)."""
+        """Passes tokens through the blocks start to end - 1.
+
+        If the feature is the CLS token, the tower's last block returns it alone (m = 1).
+        """
         angles = rotary_angles(self.config) if self.config.rope else None
         prompts = 0
         for i in range(start, end):
@@ -178,16 +184,17 @@ class VisionTransformer(nnx.Module):
 
 
 def rotary_angles(config: VisionConfig) -> Float[Array, "n h"]:
-    """DINOv3's angles of CLS, registers (both 0) and patches, for one head.
+    """Returns DINOv3's rotary angles of all tokens for one head, f32[tokens width/heads].
 
-    A patch's centre (y, x) in [-1, 1] turns a quarter of a head's numbers each, at frequencies
-    2 pi / rope^(4 i / d); the second half repeats the first.
+    CLS and registers have the angle 0. The centre (y, x) of a patch, in -1 to 1, is multiplied by
+    the d/4 frequencies 2 pi / rope^(4 i / d), where d is the width of a head. The second half of
+    the angles repeats the first.
     """
     c = config
     size = c.width // c.heads
     centres = (np.arange(c.grid) + 0.5) / c.grid * 2 - 1
     frequencies = 2 * np.pi / c.rope ** (4 * np.arange(size // 4) / size)
-    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
-    angles = (places[:, :, None] * frequencies).reshape(len(places), size // 2)
+    patches = np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = (patches[:, :, None] * frequencies).reshape(len(patches), size // 2)
     angles = np.concatenate([np.zeros((1 + c.registers, size // 2)), angles])
     return jnp.asarray(np.tile(angles, 2), jnp.float32)

@@ -1,4 +1,4 @@
-"""What a compiled step holds, computes and sends, read off the program before it runs."""
+"""The cost of a step before it runs: memory, FLOPs and network traffic of the compiled program."""
 
 import math
 import re
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 from rich.console import Console
 
-from lift_jax.training.state import State
-
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
 
-def device_bytes(leaves: Any) -> int:
-    """Bytes on one device of arrays or shapes with shardings."""
+def device_bytes(leaves: PyTree) -> int:
+    """Returns the bytes that arrays, or shapes with shardings, take on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(leaves)
@@ -25,38 +24,42 @@ def device_bytes(leaves: Any) -> int:
 
 
 def collective_bytes(hlo: str) -> Counter[str]:
-    """Bytes that come out of each kind of collective of a compiled program, on one device."""
-    found: Counter[str] = Counter()
+    """Returns the bytes that each kind of collective puts out on one device.
+
+    Args:
+        hlo: text of a compiled program.
+    """
+    sizes: Counter[str] = Counter()
     for line in hlo.splitlines():
         match = re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
         if match is None:
             continue
         for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
-            found[match[2]] += BYTES.get(kind, 1) * math.prod(
+            sizes[match[2]] += ITEM_BYTES.get(kind, 1) * math.prod(
                 map(int, filter(None, shape.split(",")))
             )
-    return found
+    return sizes
 
 
 def matmul_flops(program: Any) -> float:
-    """FLOPs of the matrix products of a traced program (a jaxpr), on all devices together.
+    """Returns the FLOPs of the matrix products of a jaxpr, on all devices together.
 
-    Loops count as often as they run, branches as the dearest. A compiler's own figure is not asked:
-    that of a GPU leaves out what its libraries do, which is nearly all.
+    The body of a loop counts as often as it runs, a branch as its most expensive side. The
+    compiler's own figure is no use: on a GPU it leaves out library calls, which are nearly all.
     """
     total = 0.0
-    for step in program.eqns:
-        name, options = step.primitive.name, step.params
-        inside = [matmul_flops(own) for own in _programs(options)]
+    for equation in program.eqns:
+        name, options = equation.primitive.name, equation.params
+        inside = [matmul_flops(inner) for inner in _inner_programs(options)]
         if name == "dot_general":
             (contracted, _), _ = options["dimension_numbers"]
-            rows = step.invars[0].aval.shape
-            total += 2 * step.outvars[0].aval.size * math.prod(rows[i] for i in contracted)
+            shape = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
         elif name == "conv_general_dilated":
-            kernel, axes = step.invars[1].aval, options["dimension_numbers"].rhs_spec
-            total += 2 * step.outvars[0].aval.size * kernel.size / kernel.shape[axes[0]]
+            kernel, axes = equation.invars[1].aval, options["dimension_numbers"].rhs_spec
+            total += 2 * equation.outvars[0].aval.size * kernel.size / kernel.shape[axes[0]]
         elif name.startswith("dot_product_attention"):  # cuDNN's: two products, or their gradients
-            (b, n, heads, d), m = step.invars[0].aval.shape, step.invars[1].aval.shape[1]
+            (b, n, heads, d), m = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
             total += (8 if "bwd" in name else 4) * b * n * m * heads * d
         elif name == "cond":
             total += max(inside)
@@ -65,48 +68,62 @@ def matmul_flops(program: Any) -> float:
     return total
 
 
-def _programs(options: Mapping[str, Any]) -> Iterator[Any]:
-    """The jaxprs among the options of a primitive."""
+def _inner_programs(options: Mapping[str, Any]) -> Iterator[Any]:
+    """Yields the jaxprs among the options of a primitive."""
     for option in options.values():
-        for one in option if isinstance(option, (tuple, list)) else (option,):
-            one = getattr(one, "jaxpr", one)
-            if hasattr(one, "eqns"):
-                yield one
+        for value in option if isinstance(option, (tuple, list)) else (option,):
+            program = getattr(value, "jaxpr", value)
+            if hasattr(program, "eqns"):
+                yield program
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """A compiled step, the FLOPs of one device, and the bytes that one sends over the network."""
+    """The cost of a compiled step.
+
+    Attributes:
+        step: the compiled step.
+        flops: matrix-product FLOPs of one device.
+        sent: bytes that come out of collectives on one device.
+    """
 
     step: jax.stages.Compiled
     flops: float
     sent: int
 
 
-def compile_step(step: Any, state: State, frozen: Any, batch: Any, console: Console) -> StepCost:
-    """Compiles a jitted step and prints what a device holds, computes and sends.
+def compile_step(
+    step: Any, state: PyTree, frozen: PyTree, batch: PyTree, console: Console
+) -> StepCost:
+    """Compiles a jitted step and prints the memory, FLOPs and traffic of one device.
 
-    The arguments of the step are arrays, or shapes with shardings.
+    Args:
+        step: a jitted function of state, frozen and batch.
+        state: the training state; like the next two, arrays or shapes with shardings.
+        frozen: the frozen weights.
+        batch: the training batch.
+        console: where to print.
     """
     traced = step.trace(state, frozen, batch)
     flops = matmul_flops(traced.jaxpr) / jax.device_count()
     compiled = traced.lower().compile()
+    held, tuned, rows = (format_bytes(device_bytes(leaves)) for leaves in (frozen, state, batch))
+    scratch = format_bytes(compiled.memory_analysis().temp_size_in_bytes)
     console.print(
-        f"Per device: frozen {mega(device_bytes(frozen))}, tuned with optimizer "
-        f"{mega(device_bytes(state))}, batch {mega(device_bytes(batch))}, activations and scratch "
-        f"{mega(compiled.memory_analysis().temp_size_in_bytes)}; {flops / 1e12:.3f} TFLOP a step."
+        f"Per device: frozen {held}, tuned with optimizer {tuned}, batch {rows}, activations and "
+        f"scratch {scratch}; {flops / 1e12:.3f} TFLOP a step."
     )
     sent: Counter[str] = Counter()
     if jax.device_count() > 1:
         sent = collective_bytes(compiled.as_text())
-        listed = ", ".join(f"{kind} {mega(size)}" for kind, size in sorted(sent.items()))
-        console.print(f"Per step over the network, of each device: {listed or 'nothing'}.")
+        by_kind = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in sorted(sent.items()))
+        console.print(f"Per step over the network, of each device: {by_kind or 'nothing'}.")
     return StepCost(compiled, flops, sent.total())
 
 
-def mega(size: int) -> str:
-    """Bytes for people."""
-    for least, unit, name in ((1e9, 1e9, "GB"), (1e5, 1e6, "MB")):
-        if size >= least:
+def format_bytes(size: int) -> str:
+    """Returns a number of bytes with a unit, such as "1.50 GB"."""
+    for smallest, unit, name in ((1e9, 1e9, "GB"), (1e5, 1e6, "MB")):
+        if size >= smallest:
             return f"{size / unit:.2f} {name}"
     return f"{size / 1e3:.2f} kB"

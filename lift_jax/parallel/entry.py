@@ -1,7 +1,7 @@
-"""Knows whether the running program is one of the package's commands.
+"""A note whether the running program is one of the package's commands.
 
-Worker processes import the program's main module again. For the commands it is known that this
-runs nothing; for a user's own script it is not.
+A worker process imports the program's main module again. For a command this is known to run
+nothing; for a user's own script it is not.
 """
 
 _IS_COMMAND = False

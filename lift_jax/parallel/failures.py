@@ -1,6 +1,6 @@
-"""Several processes end together: one that dies or fails ends the others at once, by its name.
+"""Failures of one process among several, which end all of them with an error that names it.
 
-Left to themselves the others would wait for it in a collective, until JAX's heartbeat aborts them.
+Otherwise the surviving processes would wait in a collective until JAX's heartbeat aborts them.
 """
 
 import json
@@ -19,93 +19,99 @@ from lift_jax.errors import UserError
 from lift_jax.parallel import processes
 from lift_jax.parallel.signals import STOPPED
 
-LOST = 1  # exit status of those that another one ended
-GRACE = 5.0  # seconds to find the same error by oneself, before that of another is shown
-CONNECT = 30.0  # seconds
+ENDED_BY_ANOTHER = 1  # exit status of a process that ends because another one failed
+GRACE = 5.0  # seconds in which a process may meet the same error itself, before it shows another's
+CONNECT = 30.0  # seconds until a connection attempt or a silent stranger is given up
 
 
 @contextmanager
 def end_together(hosts: Sequence[str], coordinator: str = "") -> Iterator[None]:
-    """Around all that several processes do; nothing for one.
+    """Ends all processes when one of them fails in the block, and names the one that failed.
 
-    Process 0 listens, and every other one keeps a connection to it, over which it says how it ends.
-    Where no connection can be made (which is told), JAX's heartbeat is what remains.
+    Process 0 listens. Each other process keeps a connection to it, over which it reports how it
+    ends. If a connection fails, a line on standard error says so, and JAX's heartbeat remains. With
+    a single process nothing happens.
 
     Args:
-        hosts: of each process, as `distributed.hosts` gives them.
-        coordinator: HOST:PORT of process 0, where it is known; else its host's name is used.
+        hosts: host name of each process, from `processes.all_hosts`.
+        coordinator: HOST:PORT of process 0; "" uses the host name of process 0.
     """
     if jax.process_count() == 1:
         yield
         return
     links = _connect(hosts, coordinator)
-    end = "the program was left"
+    failure = "the program was left"
     try:
         yield
-        end = ""
+        failure = ""
     except SystemExit as e:
-        end = "" if e.code in (0, STOPPED) else f"exit status {e.code}"
+        failure = "" if e.code in (0, STOPPED) else f"exit status {e.code}"
         raise
     except UserError as e:
-        end = str(e)
+        failure = str(e)
         raise
     except BaseException as e:
-        end = repr(e)
+        failure = repr(e)
         raise
     finally:
-        links.say(end)
+        links.report(failure)
 
 
 class _Links:
-    """The connections of this process, each with a thread that hears how the other end goes."""
+    """The connections of this process, each with a thread that hears how the other process ends."""
 
     def __init__(self, hosts: Sequence[str]):
         self._hosts = hosts
         self._sockets: dict[int, socket.socket] = {}
 
     def add(self, other: int, link: socket.socket) -> None:
+        """Takes the connection to process `other`, and listens to it."""
         self._sockets[other] = link
-        threading.Thread(target=self._hear, args=(other, link), daemon=True).start()
+        threading.Thread(target=self._listen, args=(other, link), daemon=True).start()
 
-    def say(self, end: str, of: int | None = None) -> None:
-        """Tells the others how this process, or another one, has ended; "" for well."""
-        line = json.dumps([jax.process_index() if of is None else of, end]).encode() + b"\n"
+    def report(self, failure: str, process: int | None = None) -> None:
+        """Tells the connected processes how one has ended (this one by default); "" means well."""
+        ended = jax.process_index() if process is None else process
+        line = json.dumps([ended, failure]).encode() + b"\n"
         for link in self._sockets.values():
             try:
                 link.sendall(line)
             except OSError:
-                pass  # it is gone, which its own thread has seen
+                pass  # the other process is gone, which the thread of its link notices
 
-    def _hear(self, other: int, link: socket.socket) -> None:
+    def _listen(self, other: int, link: socket.socket) -> None:
         try:
             with link.makefile("rb") as lines:
                 for line in lines:
-                    which, end = json.loads(line)
-                    if which == other and not end:
+                    process, failure = json.loads(line)
+                    if process == other and not failure:
                         return  # it has finished
-                    self._leave(which, end)
+                    self._end(process, failure)
         except OSError:
             pass
-        self._leave(other, None)
+        self._end(other, None)
 
-    def _leave(self, which: int, end: str | None) -> None:
-        """Ends this process because of another; `end` None is without a word."""
-        name = f"Process {which} (on {self._hosts[which]})"
-        if end is None:
+    def _end(self, process: int, failure: str | None) -> None:
+        """Ends this process because of another one; None means that it gave no reason."""
+        name = f"Process {process} (on {self._hosts[process]})"
+        if failure is None:
             what = f"{name} died"
         else:
             time.sleep(GRACE)
-            what = f"{name} failed: {end}\n{name} has ended"
-        self.say(end or "it died", of=which)
+            what = f"{name} failed: {failure}\n{name} has ended"
+        self.report(failure or "it died", process)
         sys.stdout.flush()
         print(
-            f"error: {what}, and the others end with it. Mend it, and run the same command on all "
-            "to continue from the last checkpoint.", file=sys.stderr, flush=True,
-        )  # fmt: skip
-        os._exit(LOST)  # the main thread may wait in a collective for ever
+            f"error: {what}, and the others end with it. Fix the cause, and run the same command "
+            "on all machines to continue from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(ENDED_BY_ANOTHER)  # the main thread may wait in a collective for ever
 
 
 def _connect(hosts: Sequence[str], coordinator: str) -> _Links:
+    """Returns the links of this process: process 0 accepts those of all others."""
     links, first = _Links(hosts), jax.process_index() == 0
     server = socket.create_server(("", 0), backlog=jax.process_count()) if first else None
     port, token = processes.from_first(
@@ -113,32 +119,40 @@ def _connect(hosts: Sequence[str], coordinator: str) -> _Links:
     )
     if server is None:
         host = coordinator.rpartition(":")[0].strip("[]") or hosts[0]
-        try:
-            link = socket.create_connection((host, port), CONNECT)
-        except OSError as e:
-            print(f"Process 0 cannot be watched ({host}:{port}: {e}).", file=sys.stderr)
-            return links
-        link.settimeout(None)
-        link.sendall(f"{token} {jax.process_index()}\n".encode())
-        _keep_alive(link)
-        links.add(0, link)
-        return links
-
-    def accept() -> None:
-        while True:
-            link, _ = server.accept()
-            said = _first_line(link).split()
-            if len(said) == 2 and secrets.compare_digest(said[0], token):
-                _keep_alive(link)
-                links.add(int(said[1]), link)
-            else:
-                link.close()  # a stranger
-
-    threading.Thread(target=accept, daemon=True).start()
+        _connect_to_first(host, port, token, links)
+    else:
+        accepting = threading.Thread(target=_accept, args=(server, token, links), daemon=True)
+        accepting.start()
     return links
 
 
+def _connect_to_first(host: str, port: int, token: str, links: _Links) -> None:
+    """Adds the link to process 0, or prints that there is none."""
+    try:
+        link = socket.create_connection((host, port), CONNECT)
+    except OSError as e:
+        print(f"Process 0 cannot be watched ({host}:{port}: {e}).", file=sys.stderr)
+        return
+    link.settimeout(None)
+    link.sendall(f"{token} {jax.process_index()}\n".encode())
+    _keep_alive(link)
+    links.add(0, link)
+
+
+def _accept(server: socket.socket, token: str, links: _Links) -> None:
+    """Adds a link for every process that connects and knows the token; never returns."""
+    while True:
+        link, _ = server.accept()
+        words = _first_line(link).split()
+        if len(words) == 2 and secrets.compare_digest(words[0], token):
+            _keep_alive(link)
+            links.add(int(words[1]), link)
+        else:
+            link.close()  # not one of our processes
+
+
 def _first_line(link: socket.socket) -> str:
+    """Returns the first line that comes over a connection, "" if none comes in time."""
     link.settimeout(CONNECT)
     line = b""
     try:
@@ -151,7 +165,7 @@ def _first_line(link: socket.socket) -> str:
 
 
 def _keep_alive(link: socket.socket) -> None:
-    """A host that is cut off counts as dead after a minute."""
+    """Lets a host that is cut off count as dead after a minute."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):  # Linux

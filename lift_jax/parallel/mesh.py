@@ -1,8 +1,8 @@
-"""Devices as a mesh ('data', 'model'), and what lies where on it.
+"""The device mesh with axes ('data', 'model'), and the shardings of batches and weights on it.
 
-The batch is cut over all devices. With the strategy `replicate` ('model' has one place then) all
-weights are on every device; with `fsdp` the frozen ones and a large head are cut over 'model' by
-one rule, and gathered layer by layer where they are needed.
+The batch is split over all devices. With the strategy `replicate`, 'model' has size 1 and every
+device holds all weights. With `fsdp`, frozen weights and a large head are split over 'model' by one
+rule, and gathered layer by layer where they are needed.
 """
 
 import math
@@ -16,15 +16,21 @@ from jax.sharding import PartitionSpec as P
 
 from lift_jax.errors import UserError
 
-SMALL = 2**14  # numbers in an array that may be copied where it cannot be cut
-LARGE_HEAD = 2**20  # numbers in a head that is
+SMALL_ARRAY = 2**14  # an array below this size is copied if it cannot be split evenly
+LARGE_HEAD = 2**20  # a classifier of this size or more is split, as frozen weights are
+GATHERED = "gathered"  # name by which the backward pass knows gathered weights, to drop them
 
 
 def make_mesh(data: int = 0, model: int = 0, strategy: str = "replicate") -> Mesh:
-    """Arranges the devices; `data` 0 takes all that `model` leaves.
+    """Returns a mesh of all devices.
 
-    `model` 0 is 1, but for fsdp the devices of one process: what is gathered in every layer then
-    stays inside a machine. Raises UserError if the devices do not come out even.
+    Args:
+        data: size of the axis 'data'; 0 takes all devices that `model` leaves.
+        model: size of the axis 'model'. 0 means 1 with `replicate`. With `fsdp` it means the number
+            of devices of one process, so that weights are gathered inside a machine.
+        strategy: `replicate` or `fsdp`.
+
+    Raises UserError if data x model is not the number of devices.
     """
     devices = jax.device_count()
     model = model or (jax.local_device_count() if strategy == "fsdp" else 1)
@@ -39,44 +45,44 @@ def make_mesh(data: int = 0, model: int = 0, strategy: str = "replicate") -> Mes
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
+    """Returns the sharding that splits the first axis over all devices."""
     axes = "data" if mesh.shape["model"] == 1 else ("data", "model")
     return NamedSharding(mesh, P(axes))
 
 
 def frozen_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Cuts the largest axis that the model axis divides; vectors are copied.
+    """Returns the sharding of a frozen array: its largest axis that 'model' divides is split.
 
-    Raises UserError for an array with no such axis, but a small one, which is copied: others would
-    fill every device unnoticed.
+    Vectors, and arrays below `SMALL_ARRAY` with no such axis, are copied. Raises UserError for a
+    larger array with no such axis: copies of it would fill every device unnoticed.
     """
     size = mesh.shape["model"]
     if size == 1 or len(shape) < 2:
         return replicated(mesh)
     even = [axis for axis, n in enumerate(shape) if n % size == 0]
-    if not even and math.prod(shape) < SMALL:
+    if not even and math.prod(shape) < SMALL_ARRAY:
         return replicated(mesh)
     if not even:
-        fits = [n for n in range(2, size) if any(axis % n == 0 for axis in shape)]
+        sizes = [n for n in range(2, size) if any(axis % n == 0 for axis in shape)]
         raise UserError(
             f"mesh.strategy=fsdp cannot cut {path} {list(shape)} into mesh.model={size} equal "
-            f"parts. Give mesh.model={' or '.join(map(str, fits)) or 1}, or "
+            f"parts. Give mesh.model={' or '.join(map(str, sizes)) or 1}, or "
             "mesh.strategy=replicate."
         )
     longest = max(even, key=lambda axis: shape[axis])
     return NamedSharding(mesh, P(*("model" if a == longest else None for a in range(len(shape)))))
 
 
-GATHERED = "gathered"  # under which name a backward pass knows what it must not keep
-
-
 def gather(mesh: Mesh, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The leaves whole on every device, inside jit. XLA left alone would move activations, which
-    are larger."""
+    """Returns the leaves whole on every device; call it inside jit.
+
+    Without it XLA would move activations instead, which are larger.
+    """
     if mesh.shape["model"] == 1:
         return leaves
     whole = jax.lax.with_sharding_constraint(leaves, replicated(mesh))
@@ -84,14 +90,21 @@ def gather(mesh: Mesh, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def tuned_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Tuned leaves are copied, but for a large head, which is cut as frozen weights are."""
+    """Returns the sharding of a tuned leaf: copied, except a head of `LARGE_HEAD` or more."""
     if path.startswith("head/") and math.prod(shape) >= LARGE_HEAD:
         return frozen_sharding(mesh, path, shape)
     return replicated(mesh)
 
 
 def check_batch(mesh: Mesh, key: str, batch: int, accum: int = 1) -> None:
-    """Raises UserError unless every device gets the same number of rows of each micro-batch."""
+    """Raises UserError unless every device gets the same number of rows of each micro-batch.
+
+    Args:
+        mesh: the devices.
+        key: name of the setting that gives the batch size.
+        batch: batch size.
+        accum: number of micro-batches in a batch.
+    """
     devices = mesh.size
     if batch % (devices * accum):
         times = f" x {accum} (train.accum)" if accum > 1 else ""
@@ -102,12 +115,12 @@ def check_batch(mesh: Mesh, key: str, batch: int, accum: int = 1) -> None:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows, without waiting for the copy."""
+    """Returns global arrays made of each process's own rows, without waiting for the copy."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
-    """Places an array that every process holds whole."""
+    """Returns a global array with a sharding, made of an array that every process holds whole."""
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

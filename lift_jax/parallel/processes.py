@@ -1,7 +1,7 @@
-"""Several processes as one program: starts `jax.distributed` where something says that there are.
+"""Several processes as one program: how they connect, and how they share the values of process 0.
 
-A single process needs nothing. On TPU pods, under SLURM and under Open MPI the launcher's variables
-say enough; elsewhere (Kubernetes, by hand) every process is told by flags.
+A single process needs nothing. On TPU pods, under SLURM and under Open MPI the environment says
+enough. Elsewhere (Kubernetes, or by hand) every process gets flags.
 """
 
 import glob
@@ -19,27 +19,50 @@ from rich.console import Console
 
 from lift_jax.errors import UserError
 
-# Seconds after which a silent process counts as dead; the others then end with its number.
+# Seconds after which a silent process counts as dead; the others then end and name its number.
 HEARTBEAT = 60
 
 
 def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -> None:
-    """Connects this process with the others; does nothing where it is alone.
+    """Connects this process with the others; does nothing for a single process.
 
     Call it before anything touches a device.
 
     Args:
-        coordinator: host:port of process 0, which all can reach; "" asks the environment.
-        process_id: of this one, from 0; -1 asks the environment.
-        process_count: of all; 0 asks the environment.
+        coordinator: HOST:PORT of process 0, reachable from all; "" asks the environment.
+        process_id: number of this process, from 0; -1 asks the environment.
+        process_count: number of processes; 0 asks the environment.
 
-    Raises:
-        UserError: for flags that contradict each other, and if the others cannot be reached.
+    Raises UserError if the flags contradict each other or the other processes cannot be reached.
     """
-    process_id, process_count = _of_launcher(process_id, process_count)
-    given = bool(coordinator), process_id >= 0, process_count > 0
+    process_id, process_count = _fill_in_from_launcher(process_id, process_count)
     if process_count == 1 and not coordinator:
         return
+    given = bool(coordinator), process_id >= 0, process_count > 0
+    _check_flags(coordinator, process_id, process_count)
+    if not any(given) and not _on_tpu():
+        return
+    arguments = {
+        "coordinator_address": coordinator or None,
+        "process_id": process_id if process_id >= 0 else None,
+        "num_processes": process_count or None,
+    }
+    if all(given) and not _finds_coordinator():
+        arguments["cluster_detection_method"] = "deactivate"
+    if devices := _gpus_of_whole_node():
+        arguments["local_device_ids"] = devices
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **arguments)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Cannot connect the processes (coordinator {coordinator or 'of the environment'}, "
+            f"process {process_id} of {process_count}): {error}"
+        ) from error
+
+
+def _check_flags(coordinator: str, process_id: int, process_count: int) -> None:
+    """Raises UserError if flags are missing or contradict each other."""
+    given = bool(coordinator), process_id >= 0, process_count > 0
     if not all(given) and any(given) and not _finds_coordinator():
         names = ("--coordinator=HOST:PORT", "--process_id=I", "--process_count=N")
         missing = [name for name, has in zip(names, given, strict=True) if not has]
@@ -54,39 +77,21 @@ def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -
         )
     if coordinator and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator is {coordinator!r}; expected HOST:PORT.")
-    if not any(given) and not _on_tpu():
-        return
-    arguments = {
-        "coordinator_address": coordinator or None,
-        "process_id": process_id if process_id >= 0 else None,
-        "num_processes": process_count or None,
-    }
-    if all(given) and not _finds_coordinator():
-        arguments["cluster_detection_method"] = "deactivate"
-    if devices := _of_whole_node():
-        arguments["local_device_ids"] = devices
-    try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **arguments)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"Cannot connect the processes (coordinator {coordinator or 'of the environment'}, "
-            f"process {process_id} of {process_count}): {error}"
-        ) from error
 
 
 def all_hosts() -> list[str]:
-    """The name of every process's host; all processes call it."""
+    """Returns the host name of every process, by process number. All processes call it."""
     if jax.process_count() == 1:
         return [socket.gethostname()]
     name = np.zeros(64, np.uint8)
     host = socket.gethostname().encode()[: len(name)]
     name[: len(host)] = np.frombuffer(host, np.uint8)
-    rows = multihost_utils.process_allgather(name)
-    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+    names = multihost_utils.process_allgather(name)
+    return [bytes(row).rstrip(b"\0").decode() for row in names]
 
 
 def print_hosts(hosts: Sequence[str], console: Console) -> None:
-    """Prints which process runs on which host."""
+    """Prints which process runs on which host; nothing for a single process."""
     if len(hosts) == 1:
         return
     listed = ", ".join(f"{i} on {host}" for i, host in enumerate(hosts[:64]))
@@ -97,43 +102,51 @@ def print_hosts(hosts: Sequence[str], console: Console) -> None:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` gives on process 0, as JSON, on all; its UserError is raised on all."""
+    """Returns on all processes the value that `make` returns on process 0, sent as JSON.
+
+    All processes call it, process 0 alone calls `make`. If that raises UserError, all raise it.
+    """
     if jax.process_count() == 1:
         return make()
-    return json.loads(_of_first(lambda: json.dumps(make()).encode()))
+    return json.loads(_bytes_from_first(lambda: json.dumps(make()).encode()))
 
 
 def arrays_from_first(
     make: Callable[[], Sequence[np.ndarray]], like: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """The same for arrays of the shapes and dtypes of `like`, bit for bit."""
+    """Returns on all processes the arrays that `make` returns on process 0, bit for bit.
+
+    Works as `from_first`. The arrays have the shapes and dtypes of `like`.
+    """
     if jax.process_count() == 1:
         return list(make())
-    whole = np.frombuffer(_of_first(lambda: b"".join(a.tobytes() for a in make())), np.uint8)
+    joined = _bytes_from_first(lambda: b"".join(array.tobytes() for array in make()))
     ends = np.cumsum([array.nbytes for array in like])
+    parts = np.split(np.frombuffer(joined, np.uint8), ends[:-1])
     return [
         part.copy().view(array.dtype).reshape(array.shape)
-        for part, array in zip(np.split(whole, ends[:-1]), like, strict=True)
+        for part, array in zip(parts, like, strict=True)
     ]
 
 
-def _of_first(make: Callable[[], bytes]) -> bytes:
+def _bytes_from_first(make: Callable[[], bytes]) -> bytes:
+    """Returns on all processes the bytes that `make` returns on process 0."""
     sent, failed = b"", False
     if jax.process_index() == 0:
         try:
             sent = make()
-        except UserError as error:  # one that only process 0 knew of would leave the others waiting
+        except UserError as error:  # raised here alone it would leave the other processes waiting
             sent, failed = str(error).encode(), True
     size, failed = multihost_utils.broadcast_one_to_all(np.array([len(sent), failed], np.int32))
     row = np.frombuffer(sent, np.uint8) if sent else np.zeros(size, np.uint8)
-    found = multihost_utils.broadcast_one_to_all(row).tobytes() if size else b""
+    received = multihost_utils.broadcast_one_to_all(row).tobytes() if size else b""
     if failed:
-        raise UserError(found.decode())
-    return found
+        raise UserError(received.decode())
+    return received
 
 
-def _of_launcher(process_id: int, process_count: int) -> tuple[int, int]:
-    """Fills in what SLURM's srun or Open MPI's mpirun say of this process."""
+def _fill_in_from_launcher(process_id: int, process_count: int) -> tuple[int, int]:
+    """Returns number and count of processes, where not given from SLURM's srun or Open MPI."""
     for number, count in (
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -144,19 +157,22 @@ def _of_launcher(process_id: int, process_count: int) -> tuple[int, int]:
 
 
 def _finds_coordinator() -> bool:
-    """Whether JAX finds process 0 by itself: under srun, and Open MPI before version 5."""
+    """Returns True if JAX finds process 0 itself: under srun, and Open MPI before version 5."""
     return "SLURM_STEP_NODELIST" in os.environ or "OMPI_MCA_orte_hnp_uri" in os.environ
 
 
-def _of_whole_node() -> list[int]:
-    """All GPUs of a node where srun started one process on it: JAX would take the first alone."""
+def _gpus_of_whole_node() -> list[int]:
+    """Returns all GPUs of the node if srun started one process on it, else an empty list.
+
+    JAX by itself would take the first GPU only.
+    """
     tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{what}", "") for what in ("TASKS", "NODES"))
     gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
     return list(range(int(gpus))) if tasks and tasks == nodes and gpus.isdigit() else []
 
 
 def _on_tpu() -> bool:
-    """Whether this is a host of TPUs, whose pod JAX finds out by itself."""
+    """Returns True on a host with TPUs, where JAX finds the other hosts of the pod itself."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     libtpu = importlib.util.find_spec("libtpu") is not None

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM, Ctrl-C, and the notice that a machine will be taken away."""
+"""Requests to stop: SIGTERM, Ctrl-C, and the notice that a machine will be taken away."""
 
 import os
 import signal
@@ -15,38 +15,42 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Notes a request to stop while a block runs, so that the loop in it can end in good order.
+    """A note that the user or the scheduler wants to stop, taken while a block runs.
 
-    The second Ctrl-C stops at once. Among several processes a SIGTERM to any of them stops all
-    after the same step: JAX passes it on.
+    The loop in the block asks `asked` after every step, and can end in good order. A second Ctrl-C
+    raises KeyboardInterrupt at once. With several processes, a SIGTERM to one of them stops all
+    after the same step, because JAX passes it on.
     """
 
     def __init__(self):
         self._asked = False
-        self._before = {}
+        self._old_handlers = {}
 
     def __enter__(self) -> "StopRequest":
         several = jax.process_count() > 1
         for number in SIGNALS:
-            if not (several and number == signal.SIGTERM):  # that one JAX listens to
-                self._before[number] = signal.signal(number, self._note)
+            if not (several and number == signal.SIGTERM):  # JAX itself handles that one
+                self._old_handlers[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
-        # print() is not safe here: the signal may have come in the middle of another one
+        # print() is not safe here: the signal may have interrupted another print()
         os.write(2, b"\nStopping after this step, then saving. Ctrl-C again stops at once.\n")
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def asked(self, step: int) -> bool:
-        """Whether to stop after `step`; call it after every step, on every process."""
+        """Returns True if training is to stop after `step`.
+
+        Every process calls it after every step, and all get the same answer.
+        """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked

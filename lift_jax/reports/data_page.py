@@ -137,14 +137,14 @@ class Speed(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
-def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspect.ImageFacts]]:
+def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspect.ImageSummary]]:
     """Looks at every image of every split, behind a progress bar."""
     threads = 2 * (os.cpu_count() or 1)  # some wait for the disk while others decode
     columns = (
         TextColumn("Reading {task.description}"), BarColumn(), MofNCompleteColumn(),
         Speed(), TimeRemainingColumn(),
     )  # fmt: skip
-    looks: dict[str, list[inspect.ImageFacts]] = {}
+    looks: dict[str, list[inspect.ImageSummary]] = {}
     with Progress(*columns, console=console, transient=True) as progress:
         for name, split in splits.items():
             looks[name] = []
@@ -155,7 +155,7 @@ def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspe
     return looks
 
 
-def sizes_table(looks: dict[str, list[inspect.ImageFacts]]) -> Table:
+def sizes_table(looks: dict[str, list[inspect.ImageSummary]]) -> Table:
     """Short and long sides in pixels."""
     table = Table(title="Pixels", title_justify="left")
     for name in ("", "side", "smallest", "5 %", "median", "95 %", "largest"):

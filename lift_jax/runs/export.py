@@ -1,4 +1,4 @@
-"""Gives a run's tuned weights the names of the authors' code."""
+"""The tuned weights of a run folder, as they are and under the names of the authors' code."""
 
 import json
 from pathlib import Path
@@ -13,42 +13,48 @@ from lift_jax.weights import authors
 
 
 def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
-    """Writes the tuned weights of a run folder's newest checkpoint, and returns the file's path.
+    """Writes the tuned weights of a run folder to a safetensors file, and returns its path.
 
-    Raises UserError if there is no checkpoint or it cannot be read, if the file exists or cannot be
-    written, and for a layout that is unknown or has no name for what was tuned.
+    Args:
+        run: the run folder; the weights are those of `read_tuned`.
+        to: the file to write; it must end in .safetensors and not exist.
+        layout: lift_plus or lift, the repository whose names are used.
+
+    Raises UserError as `read_tuned` does, if the file exists or cannot be written, and if the
+    layout is unknown or has no name for a tuned weight.
     """
     run, to = Path(run).expanduser(), Path(to).expanduser()
     if to.suffix != ".safetensors":
-        raise UserError(f"--to is {to}; it must end in .safetensors, which is what is written.")
+        raise UserError(f"--to is {to}; it must end in .safetensors, the format of the file.")
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
-    leaves = newest(run)
+    leaves = read_tuned(run)
     if any("/tuners/aft/" in path for path in leaves):
-        authors.check_mask(str(run), layout, mask_of(run))
+        authors.check_mask(str(run), layout, read_mask(run))
     authors.write(to, leaves, layout)
     return to
 
 
-def mask_of(run: Path) -> str:
-    """The run's tuner.mask. Raises UserError if its config.json does not say it."""
+def read_mask(run: Path) -> str:
+    """Returns the setting tuner.mask of a run. Raises UserError if config.json does not hold it."""
     try:
         return json.loads((run / "config.json").read_text(encoding="utf-8"))["tuner"]["mask"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UserError(
-            f"{run / 'config.json'} does not say tuner.mask, by which aft has chosen its entries."
+            f"{run / 'config.json'} does not hold the setting tuner.mask, by which aft has chosen "
+            "its entries. Put back the file that the run wrote."
         ) from e
 
 
-def newest(run: Path) -> dict[str, np.ndarray]:
-    """The tuned leaves of a run folder's checkpoint, the best by validation or else the newest.
+def read_tuned(run: Path) -> dict[str, np.ndarray]:
+    """Returns the tuned leaves of a run's best checkpoint by validation, without scores the newest.
 
-    Nothing in the folder is changed, so that the run may be under way. Raises UserError if there is
-    no checkpoint or it cannot be read.
+    Nothing in the folder is changed, so the run may be under way. Raises UserError if there is no
+    checkpoint or it cannot be read.
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")
-    step = checkpoint.chosen(run)
+    step = checkpoint.best_or_newest_step(run)
     if step is None:
         raise UserError(f"{run} holds no checkpoint. Train first: lift-jax train.")
     folder = (run / "checkpoints" / str(step) / "state").absolute()

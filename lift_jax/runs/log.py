@@ -1,7 +1,7 @@
-"""The log of a run: log.jsonl and TensorBoard events.
+"""The training log of a run: log.jsonl and TensorBoard events.
 
-Only process 0 writes; on the others nothing happens. The log grows line by line, so a kill may cut
-off its last line; readers drop such a line.
+Process 0 alone writes. The log grows line by line, so a kill may cut off its last line; `read_log`
+drops such a line.
 """
 
 import dataclasses
@@ -14,14 +14,19 @@ from typing import TextIO
 from tensorboardX import SummaryWriter
 
 from lift_jax.errors import UserError
-from lift_jax.storage.atomic import replacing
+from lift_jax.storage.atomic import open_replacement
 from lift_jax.training.monitor import StepRecord
 
 LOG = "log.jsonl"
 
 
 class RunLog:
-    """Appends training steps to log.jsonl and to TensorBoard events in the run folder."""
+    """The log of a run folder, to which training steps are appended.
+
+    Args:
+        workdir: the run folder.
+        active: False on all processes but the first, where every method does nothing.
+    """
 
     def __init__(self, workdir: str | os.PathLike[str], active: bool):
         self.workdir = Path(workdir)
@@ -32,8 +37,7 @@ class RunLog:
     def resume(self, step: int) -> float:
         """Drops everything after a step (0 empties the log) and opens the log to append.
 
-        Returns:
-            The training seconds up to that step, 0 if none are logged or on other hosts.
+        Returns the training seconds up to that step, 0 if none are logged or the log is not active.
         """
         if not self.active:
             return 0.0
@@ -41,17 +45,17 @@ class RunLog:
         self.workdir.mkdir(parents=True, exist_ok=True)
         path = self.workdir / LOG
         kept = [line for line in read_log(path) if line.step <= step] if path.exists() else []
-        with replacing(path) as file:
+        with open_replacement(path) as file:
             file.writelines(_line(record) for record in kept)
         self._file = open(path, "a", encoding="utf-8")
-        # The suffix, because two files begun in the same second would have the same name.
+        # The suffix keeps two files that are begun in the same second apart.
         self._events = SummaryWriter(
             str(self.workdir), purge_step=step + 1, filename_suffix=f".{step}"
         )
         return kept[-1].seconds if kept else 0.0
 
     def write(self, record: StepRecord) -> None:
-        """Appends one training step; the first one replaces what is logged from its step on."""
+        """Appends a training step; the first one drops what is logged from its step on."""
         if not self.active:
             return
         if self._file is None:
@@ -63,7 +67,7 @@ class RunLog:
         self.scalars(record.step, {f"train/{name}": getattr(record, name) for name in names})
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Adds values to the TensorBoard events alone, leaving out those that are None."""
+        """Adds the values that are not None to the TensorBoard events, not to log.jsonl."""
         if not self.active:
             return
         if self._events is None:
@@ -74,7 +78,7 @@ class RunLog:
                 self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes the files; writing later opens them again."""
+        """Closes the files; a later write opens them again."""
         if self._file is not None:
             self._file.close()
         if self._events is not None:
@@ -89,10 +93,9 @@ class RunLog:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
-    """Returns the steps of a log, without its last line if that was torn.
+    """Returns the steps of a log, without its last line if that was cut off.
 
-    Raises:
-        UserError: if the file is absent, or any other line is broken.
+    Raises UserError if the file cannot be read or any other line is broken.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -113,4 +116,5 @@ def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
 
 
 def _line(record: StepRecord) -> str:
+    """Returns the line of log.jsonl for a step."""
     return json.dumps(dataclasses.asdict(record)) + "\n"

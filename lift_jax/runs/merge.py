@@ -1,4 +1,4 @@
-"""Folds what a run tuned into its backbone, which then costs what the untuned one does."""
+"""Merging of a run: its tuners folded into the backbone, which then costs no more than untuned."""
 
 import json
 from dataclasses import replace
@@ -18,50 +18,66 @@ from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.weights.load import save_converted
 
 HEAD = "head.safetensors"
-BESIDE = ("coop", "clip_adapter")  # of what texts give: no weights of the backbone
+OUTSIDE_BACKBONE = ("coop", "clip_adapter")  # they change the text classifier alone
 
 
-def merged(run: str | Path) -> tuple[Backbone, RestoredRun]:
-    """The backbone of a run with what was tuned folded in, and the run, its head as it was trained.
+def merge_run(run: str | Path) -> tuple[Backbone, RestoredRun]:
+    """Returns the backbone of a run with its tuners folded in, and the run with the merged model.
 
-    Raises UserError as `trained.load` does, and for tuners that cannot be folded.
+    Raises UserError as `restored.load` does, and if a tuner cannot be folded in.
     """
-    found = restored.load(run, exact=True)
-    if kept := [name for name in found.settings.tuner.names if name in BESIDE]:
-        raise UserError(f"{run} tuned {' and '.join(kept)}, which cannot be merged: it is no part "
-                        "of the backbone.")  # fmt: skip
-    model, backbone = attach.merge(found.classifier), found.backbone
+    trained = restored.load(run, exact=True)
+    if outside := [name for name in trained.settings.tuner.names if name in OUTSIDE_BACKBONE]:
+        raise UserError(
+            f"{run} tuned {' and '.join(outside)}, which cannot be merged: it is no part of the "
+            "backbone."
+        )
+    model, backbone = attach.merge(trained.classifier), trained.backbone
     backbone.visual = model.visual
     if isinstance(model.head, TunedTextHead):
         backbone.text = model.head.text or backbone.text
-        for own in ("image_proj", "text_proj"):
-            if getattr(backbone, own) is not None:
-                setattr(backbone, own, nnx.Param(getattr(model.head, own)[...]))
-    return backbone, replace(found, classifier=model)
+        for projection in ("image_proj", "text_proj"):
+            if getattr(backbone, projection) is not None:
+                setattr(backbone, projection, nnx.Param(getattr(model.head, projection)[...]))
+    return backbone, replace(trained, classifier=model)
 
 
 def write(run: str | Path, to: str | Path) -> None:
-    """Writes `merged` to a new folder. Raises UserError as it does, and if there is such a folder
-    or it cannot be written."""
+    """Writes the merged backbone of a run to a new folder, and its head beside it.
+
+    A classifier made of tuned texts has no head file: it is the backbone's zero-shot classifier.
+    Raises UserError as `merge_run` does, if the folder exists, and if it cannot be written.
+    """
     to = Path(to).expanduser()
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
-    backbone, found = merged(run)
-    save_converted(backbone, to, found.settings.model.backbone)
-    if isinstance(found.classifier.head, TunedTextHead):
-        return
-    _, leaves = tree.flatten(found.classifier)
+    backbone, trained = merge_run(run)
+    save_converted(backbone, to, trained.settings.model.backbone)
+    if not isinstance(trained.classifier.head, TunedTextHead):
+        write_head(trained, to)
+
+
+def write_head(trained: RestoredRun, folder: Path) -> None:
+    """Writes the head's weights, with kind, scale and class names as metadata, to a folder.
+
+    Raises UserError if the file cannot be written.
+    """
+    _, leaves = tree.flatten(trained.classifier)
     arrays = {
         path.removeprefix("head/"): np.asarray(leaf[...])
         for path, leaf in leaves.items()
         if path.startswith("head/")
     }
-    told = {
-        "class_names": json.dumps(found.class_names),
-        "kind": found.settings.head.kind,
-        "scale": str(found.settings.head.scale),
+    metadata = {
+        "class_names": json.dumps(trained.class_names),
+        "kind": trained.settings.head.kind,
+        "scale": str(trained.settings.head.scale),
     }
+    file = folder / HEAD
     try:
-        (to / HEAD).write_bytes(safetensors.numpy.save(arrays, told))
+        file.write_bytes(safetensors.numpy.save(arrays, metadata))
     except OSError as e:
-        raise UserError(f"Cannot write {to / HEAD}: {e}. Make room, and remove {to}.") from e
+        raise UserError(
+            f"Cannot write {file}: {e}. Make room on the disk, remove {folder}, and run the same "
+            "command again."
+        ) from e

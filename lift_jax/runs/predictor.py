@@ -151,7 +151,7 @@ class Predictor:
         )  # fmt: skip
         found = [self._probabilities(self._leaves, put_batch(self._mesh, rows)) for rows in shown]
         whole = np.concatenate([np.zeros((0, len(self.class_names))), *map(np.asarray, found)])
-        return whole[: len(given)], split.bad
+        return whole[: len(given)], split.unreadable
 
 
 def files(images: Iterable[Given] | Given) -> list[Given]:

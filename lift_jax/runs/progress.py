@@ -12,23 +12,24 @@ from rich.progress import Progress as RichProgress
 from lift_jax.training.monitor import StepRecord
 
 PLAIN_SECONDS = 30.0  # between lines of progress where there is no terminal
-EPOCH_SECONDS = 1.0  # the same at the end of an epoch
-WAIT_HINT = 0.1  # share of time spent waiting for data above which a hint is shown
-WAIT_STEPS = 20  # steps over which that share is averaged
+EPOCH_SECONDS = 1.0  # least time between lines at the ends of epochs
+WAIT_HINT = 0.1  # share of the time spent waiting for data above which a hint is shown
+WAIT_STEPS = 20  # number of steps over which that share is averaged
 
 
 class Progress:
-    """Shows training as a live bar on a terminal, elsewhere as a line now and then.
+    """The progress of training: a live bar on a terminal, elsewhere lines of text.
 
-    A line comes after the first step, at the ends of epochs and every 30 seconds. If waiting for
-    data takes more than 10 % of the time, one hint says what to do.
+    A line is printed after the first step, at the end of each epoch and every 30 seconds. If
+    waiting for data takes more than 10 % of the time, a hint says once what to do.
 
     Args:
-        steps: of the whole run.
-        epochs: of the whole run.
-        start: steps done before.
-        active: false on all hosts but the first.
-        console: where to; standard output by default.
+        steps: number of steps of the whole run.
+        epochs: number of epochs of the whole run.
+        start: number of steps done before.
+        active: False on all processes but the first, where nothing is shown.
+        console: where to print; default standard output.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class Progress:
         self.active = active
         self._console = console or Console()
         self._clock = clock
-        self._first: tuple[float, int] | None = None  # when the first step was done, and which
-        self._shown = -math.inf
+        self._first: tuple[float, int] | None = None  # time and number of the first step
+        self._printed = -math.inf  # time of the last line
         self._waits: deque[float] = deque(maxlen=WAIT_STEPS)
         self._hinted = False
         self._bar = None
@@ -66,11 +67,11 @@ class Progress:
             self._bar.stop()
 
     def update(self, record: StepRecord) -> None:
-        """Shows one training step."""
+        """Shows a training step."""
         if not self.active:
             return
         now = self._clock()
-        if self._first is None:  # its time holds compilation and the start of the data workers
+        if self._first is None:  # it includes compilation and the start of the data workers
             self._first = now, record.step
         else:
             self._waits.append(record.wait)
@@ -84,12 +85,13 @@ class Progress:
         else:
             epoch_ends = record.step * self.epochs % self.steps < self.epochs
             pause = EPOCH_SECONDS if epoch_ends else PLAIN_SECONDS
-            if now - self._shown >= pause or record.step == self.steps:
-                self._shown = now
+            if now - self._printed >= pause or record.step == self.steps:
+                self._printed = now
                 self._print(f"step {record.step}/{self.steps} · {text}")
         self._hint()
 
     def _left(self, step: int, now: float) -> str:
+        """Returns the remaining time as text, by the mean pace since the first step."""
         assert self._first is not None
         begin, first = self._first
         if step == first:
@@ -99,6 +101,7 @@ class Progress:
         return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds % 60:02}s"
 
     def _hint(self) -> None:
+        """Prints the hint about data once, if the device waits for them."""
         if self._hinted or len(self._waits) < WAIT_STEPS:
             return
         share = sum(self._waits) / len(self._waits)
@@ -106,12 +109,12 @@ class Progress:
             self._hinted = True
             self._print(
                 f"Hint: {share:.0%} of the time goes into waiting for data. Prepare the images "
-                "once (python -m lift_jax.data --prepare --config=...), set data.decode=fast, or "
+                "once (python -m lift_jax data --prepare --config=...), set data.decode=fast, or "
                 "raise data.workers."
             )
 
-    def tell(self, line: str) -> None:
-        """Shows a line above the bar."""
+    def show_line(self, line: str) -> None:
+        """Prints a line above the bar."""
         if self.active:
             self._print(line)
 

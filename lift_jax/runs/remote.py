@@ -1,7 +1,7 @@
-"""Run folders at an address (gs://, s3://, any that fsspec knows), worked on in a local copy.
+"""Run folders at an address (gs://, s3://, any that fsspec knows), which a run uses as a local copy.
 
-The copy is sent up while the run goes on, whole files at a time; a checkpoint counts there once its
-last file has arrived. So a run that is killed on one machine continues on another.
+New files are uploaded while the run goes on. A checkpoint at the address is complete once its last
+file has arrived. So a run that is killed on one machine continues on another.
 """
 
 import os
@@ -20,19 +20,19 @@ from lift_jax.errors import UserError
 from lift_jax.storage.addresses import file_system, is_remote
 from lift_jax.storage.cache import cache_folder
 
-SECONDS = 15.0  # between two looks at what is new
-MARKER = (
-    "_CHECKPOINT_METADATA"  # of a checkpoint's files the last to go up, the first to be deleted
-)
+SECONDS = 15.0  # between two uploads
+MARKER = "_CHECKPOINT_METADATA"  # the file of a checkpoint that is uploaded last and deleted first
 
 
 @contextmanager
-def worked_on(address: str, console: Console) -> Iterator[str]:
-    """The local copy of a run folder, kept up there; a path of this machine is itself.
+def local_copy(address: str, console: Console) -> Iterator[str]:
+    """Yields a local copy of the run folder at an address, and uploads its changes.
 
-    Process 0 brings down what is there and sends all changes; another process has an empty folder
-    of its own. Raises UserError for an address that cannot be used, and if what is new cannot be
-    sent: the copy is kept then, and named.
+    Process 0 downloads the folder first, and uploads every 15 seconds and at the end; other
+    processes get an empty folder. A path of this machine is yielded as it is.
+
+    Raises UserError if the address cannot be used, and if the last upload fails: the message then
+    names the local copy, which is kept.
     """
     if not is_remote(address):
         yield address
@@ -48,18 +48,7 @@ def worked_on(address: str, console: Console) -> Iterator[str]:
     mirror.pull()
     console.print(f"{address} is worked on in {folder}.", markup=False, highlight=False)
     done = threading.Event()
-
-    def keep_up() -> None:
-        told = False
-        while not done.wait(SECONDS):
-            try:
-                mirror.push()
-            except Exception as error:  # of any file system; the run goes on, and it is tried again
-                if not told:
-                    console.print(f"Warning: cannot send to {address}: {error}", markup=False)
-                told = True
-
-    thread = threading.Thread(target=keep_up, daemon=True)
+    thread = threading.Thread(target=_upload_until, args=(done, mirror, console), daemon=True)
     thread.start()
     try:
         yield str(folder)
@@ -68,30 +57,51 @@ def worked_on(address: str, console: Console) -> Iterator[str]:
         thread.join()
         try:
             mirror.push()
-        except Exception as error:  # as above
+        except Exception as error:  # every kind of file system has errors of its own
             raise UserError(
                 f"Cannot send to {address}: {error}. The run folder is kept in {folder}: copy it "
-                "there, and run the same command to continue."
+                f"to {address}, and run the same command to continue."
             ) from error
         console.print(f"Written to {address}.", markup=False, highlight=False)
         shutil.rmtree(folder)
 
 
+def _upload_until(done: threading.Event, mirror: "Mirror", console: Console) -> None:
+    """Uploads changes every `SECONDS` until `done` is set. Prints a warning once if that fails."""
+    warned = False
+    while not done.wait(SECONDS):
+        try:
+            mirror.push()
+        except Exception as error:  # the run goes on, and the next upload tries again
+            if not warned:
+                console.print(f"Warning: cannot send to {mirror.address}: {error}", markup=False)
+            warned = True
+
+
 class Mirror:
-    """Two folders, one at an address of fsspec, and what is equal in both."""
+    """A local folder and a folder at an address, and a note of the files that are equal in both.
+
+    Args:
+        address: of the folder in a file system that fsspec knows.
+        folder: the local folder.
+
+    Raises UserError if the kind of address is unknown.
+    """
 
     def __init__(self, address: str, folder: Path):
-        """Raises UserError for an address of an unknown kind."""
-        self.folder = folder
+        self.address, self.folder = address, folder
         self.fs, self.root = file_system(address)
-        self._sent: dict[str, tuple[int, int]] = {}  # by path: bytes and time of change
+        self._sent: dict[str, tuple[int, int]] = {}  # size and time of change, by relative path
 
     def pull(self) -> None:
-        """Copies what is up there, but checkpoints that are not complete."""
+        """Downloads all files except those of checkpoints that are not complete.
+
+        Raises UserError if the address cannot be read.
+        """
         try:
-            there = self.fs.find(self.root) if self.fs.exists(self.root) else []
+            paths = self.fs.find(self.root) if self.fs.exists(self.root) else []
             prefix = self.root.rstrip("/") + "/"
-            names = {path.removeprefix(prefix): path for path in map(str, there)}
+            names = {path.removeprefix(prefix): path for path in map(str, paths)}
             complete = {_checkpoint(name) for name in names if name.endswith(MARKER)}
             for name, path in names.items():
                 if _checkpoint(name) not in complete | {""}:
@@ -100,28 +110,20 @@ class Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self.fs.get_file(path, str(target))
                 self._sent[name] = _state(target)
-        except Exception as error:  # of any file system: no permission, no such bucket, no network
+        except Exception as error:  # no permission, no such bucket, no network: all differ
             raise UserError(f"Cannot read {self.root} (--workdir): {error}") from error
 
     def push(self) -> None:
-        """Copies what is new or changed here, and deletes there what has been deleted here."""
-        here: dict[str, tuple[int, int]] = {}
-        for parent, _, files in os.walk(self.folder):
-            for path in (Path(parent, file) for file in files):
-                name = path.relative_to(self.folder).as_posix()
-                unfinished = TMP_DIR_SUFFIX in name or path.name.startswith(".")
-                try:
-                    here |= {} if unfinished else {name: _state(path)}
-                except FileNotFoundError:
-                    pass  # of an old checkpoint, which is just being deleted
-        # one that is half deleted goes whole, or it would count as damaged up there
-        going = {_checkpoint(name) for name in self._sent.keys() - here.keys()} - {""}
-        here = {name: state for name, state in here.items() if _checkpoint(name) not in going}
-        for name in sorted(self._sent.keys() - here.keys(), key=lambda n: not n.endswith(MARKER)):
+        """Uploads new and changed files, and deletes at the address what has been deleted here."""
+        local = self._local_files()
+        # a checkpoint that is half deleted here is deleted whole, else it would count as damaged
+        going = {_checkpoint(name) for name in self._sent.keys() - local.keys()} - {""}
+        local = {name: state for name, state in local.items() if _checkpoint(name) not in going}
+        for name in sorted(self._sent.keys() - local.keys(), key=lambda n: not n.endswith(MARKER)):
             self.fs.rm_file(f"{self.root}/{name}")
             del self._sent[name]
-        for name in sorted(here, key=lambda n: n.endswith(MARKER)):
-            if self._sent.get(name) == here[name]:
+        for name in sorted(local, key=lambda n: n.endswith(MARKER)):
+            if self._sent.get(name) == local[name]:
                 continue
             target = f"{self.root}/{name}"
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -130,16 +132,31 @@ class Mirror:
             except FileNotFoundError:
                 if (self.folder / name).exists():
                     raise
-                continue
-            self._sent[name] = here[name]
+                continue  # deleted meanwhile
+            self._sent[name] = local[name]
+
+    def _local_files(self) -> dict[str, tuple[int, int]]:
+        """Returns the state of every local file that is complete, by relative path."""
+        states = {}
+        for parent, _, files in os.walk(self.folder):
+            for path in (Path(parent, file) for file in files):
+                name = path.relative_to(self.folder).as_posix()
+                if TMP_DIR_SUFFIX in name or path.name.startswith("."):
+                    continue
+                try:
+                    states[name] = _state(path)
+                except FileNotFoundError:
+                    pass  # part of an old checkpoint that is just being deleted
+        return states
 
 
 def _checkpoint(name: str) -> str:
-    """The folder of the checkpoint that a file belongs to; "" for others."""
+    """Returns the folder of the checkpoint that a file belongs to; "" for any other file."""
     head, middle, tail = name.rpartition("checkpoints/")
     return f"{head}{middle}{tail.partition('/')[0]}" if "/" in tail and middle else ""
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    """Returns the size in bytes and the time of change of a file, by which a change is noticed."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

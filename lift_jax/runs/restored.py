@@ -1,4 +1,4 @@
-"""The classifier that a run folder holds, without the images that it was trained on."""
+"""The classifier of a run folder, restored without the images that it was trained on."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,14 @@ from lift_jax.weights.load import load_backbone
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """A run's classifier; `backbone` holds its image tower as it was pre-trained."""
+    """The classifier of a run.
+
+    Attributes:
+        settings: the settings of the run.
+        class_names: in the order of the logits.
+        backbone: the pre-trained backbone, without what the run tuned.
+        classifier: the tuned image tower with its head.
+    """
 
     settings: Settings
     class_names: tuple[str, ...]
@@ -33,37 +40,42 @@ class RestoredRun:
 
 
 def load(run: str | Path, exact: bool = False) -> RestoredRun:
-    """Returns the classifier of a run folder's newest checkpoint (with checkpoint.best the best).
+    """Returns the classifier of a run folder's checkpoint, the one that `export.read_tuned` takes.
 
-    Frozen weights are in the precision that training on this machine gives them, or with `exact` in
-    float32. Raises UserError if there is no checkpoint or it cannot be read, and for a backbone
-    that is not the run's.
+    Args:
+        run: the run folder.
+        exact: True keeps frozen weights in float32; False gives them the precision that training on
+            this machine gives them.
+
+    Raises UserError if there is no checkpoint or it cannot be read, and if the backbone has other
+    weights than that of the run.
     """
     run = Path(run).expanduser()
-    tuned = export.newest(run)
-    settings, class_names, wanted = read_settings(run)
+    tuned = export.read_tuned(run)
+    settings, class_names, backbone_fingerprint = read_settings(run)
     try:
         names = check_names(settings)
     except UserError as e:
         raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
-    sizes = {"resolution": settings.model.resolution} if settings.model.resolution else {}
-    backbone = load_backbone(settings.model.backbone, **sizes)
+    options = {"resolution": settings.model.resolution} if settings.model.resolution else {}
+    backbone = load_backbone(settings.model.backbone, **options)
     visual = nnx.clone(backbone.visual)
     head = empty_head(settings, backbone, class_names)
     model = assemble(visual, head, names, settings.tuner, len(class_names), rngs=nnx.Rngs(0)).model
     graph, leaves = tree.flatten(model)
-    if fingerprint(backbone, settings.head) != wanted or not tuned.keys() <= leaves.keys():
+    same_backbone = fingerprint(backbone, settings.head) == backbone_fingerprint
+    if not same_backbone or not tuned.keys() <= leaves.keys():
         raise UserError(
             f"The backbone {settings.model.backbone} has other weights than that of {run}: put "
             "those back that the run was made with."
         )
     half = uses_bfloat16(settings.model.precision) and not exact
-    arrays = {path: restored(path, leaf, tuned, half) for path, leaf in leaves.items()}
+    arrays = {path: restored_leaf(path, leaf, tuned, half) for path, leaf in leaves.items()}
     return RestoredRun(settings, class_names, backbone, tree.merge(graph, arrays))
 
 
 def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, ...]) -> Head:
-    """Returns the head of a run, its own weights not yet restored."""
+    """Returns the head of a run before its tuned weights are restored."""
     s = settings
     if s.head.kind != "text":
         return make_head(s.head, jnp.zeros((len(class_names), backbone.visual.width)))
@@ -74,8 +86,8 @@ def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, .
     )[0]  # fmt: skip
 
 
-def restored(path: str, leaf: nnx.Variable, tuned: Tree, half: bool) -> jax.Array:
-    """Returns the value of a leaf: tuned from the checkpoint, frozen in its precision."""
+def restored_leaf(path: str, leaf: nnx.Variable, tuned: Tree, half: bool) -> jax.Array:
+    """Returns the value of a leaf: the checkpoint's if tuned, else its own (`half`: in bfloat16)."""
     if path in tuned:
         return jnp.asarray(tuned[path])
     frozen = leaf[...]
@@ -92,9 +104,12 @@ def read_settings(run: Path) -> tuple[Settings, tuple[str, ...], str]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         summary = about.pop("data_summary")
-        names, wanted = summary["class_names"], summary["backbone_fingerprint"]
+        names, backbone_fingerprint = summary["class_names"], summary["backbone_fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"Cannot read {file}, which says what the run is of: {e}") from e
+        raise UserError(
+            f"Cannot read {file}, which holds the settings and classes of the run: {e}. Put back "
+            "the file that the run wrote."
+        ) from e
     for key in all_entries():
         group, _, name = key.rpartition(".")
         if name not in (about.get(group, {}) if group else about):
@@ -102,4 +117,4 @@ def read_settings(run: Path) -> tuple[Settings, tuple[str, ...], str]:
                 f"{file} lacks the setting {name!r} ({key}): another version of lift_jax wrote it. "
                 "Use that version, or add the setting (`lift-jax settings` lists them all)."
             )
-    return parse(about), tuple(names), wanted
+    return parse(about), tuple(names), backbone_fingerprint

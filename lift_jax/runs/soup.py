@@ -1,4 +1,4 @@
-"""Averages the tuned weights of several runs: an adapter soup (Wortsman et al., ICML 2022)."""
+"""An adapter soup: the mean of the tuned weights of several runs (Wortsman et al., ICML 2022)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,22 +22,26 @@ from lift_jax.training import checkpoint
 from lift_jax.training.optimizer import sgd
 from lift_jax.training.state import State
 
-# What the runs may differ in; all but the first two change nothing that is learned.
+# Settings that may differ between the runs. All but the first two change nothing that is learned.
 FREE = (
     "seed", "train.lr", "checkpoint", "mesh", "train.accum", "train.remat", "data.workers",
     "data.features_gb",
 )  # fmt: skip
-RESULTS = {
+# What the name of a run ends with in the table, for each result.
+ROW_ENDINGS = {
     "test": "", "test_adjusted": ", adjusted", "test_tte": ", with TTE",
     "test_tte_adjusted": ", with TTE, adjusted",
 }  # fmt: skip
 
 
 def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
-    """Writes the mean of the runs to `workdir` and tests it; returns what its metrics.json holds.
+    """Writes the mean of the runs to a new run folder and tests it.
 
-    Raises UserError for fewer than two runs, for one that is not finished or not of the same
-    config, classes, images and backbone as the first, and for a `workdir` with a run in it.
+    Writes soup.csv and prints a table, with the results of the runs and of the soup. Returns the
+    contents of the soup's metrics.json.
+
+    Raises UserError for fewer than two runs, for a run that is not finished or differs from the
+    first in config, classes, images or backbone, and if `workdir` holds a run.
     """
     paths = [Path(run).expanduser() for run in runs]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
@@ -46,7 +50,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     if (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} holds a run (--workdir). Give another folder for the soup.")
     members = [folder.load(path) for path in paths]
-    abouts = [content(member) for member in members]
+    abouts = [describe_finished(member) for member in members]
     for path, about in zip(paths, abouts, strict=True):
         check_alike(paths[0], abouts[0], path, about)
 
@@ -55,24 +59,41 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     config.checkpoint.best = False  # the mean itself has not been validated
     settings = parse(config)
     check_images(settings.data, [member.config["seed"] for member in members])
-    leaves = [export.newest(path) for path in paths]
-    mean = {
-        key: jnp.asarray(np.mean([own[key] for own in leaves], axis=0, dtype=np.float64), "float32")
-        for key in leaves[0]
-    }
+    mean = mean_leaves([export.read_tuned(path) for path in paths])
     optimizer = sgd(lambda step: 0.0, settings.train.momentum, settings.train.weight_decay)
     state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
     with checkpoint.open_manager(workdir, settings.checkpoint.keep) as manager:
         summary = abouts[0]["data_summary"]
         checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
         checkpoint.wait(manager)
-    (workdir / log.LOG).touch()  # it did not train, but what it is made of did
-    found = train_and_test(settings, workdir, "evaluate")
-
+    (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
+    results = train_and_test(settings, workdir, "evaluate")
     rows = {str(path): member.metrics for path, member in zip(paths, members, strict=True)}
-    rows["soup"] = found
+    write_results(workdir, rows | {"soup": results})
+    return results
+
+
+def mean_leaves(members: Sequence[Mapping[str, np.ndarray]]) -> Tree:
+    """Returns the mean of the tuned leaves of several runs, summed in float64, as float32."""
+
+    def mean(path: str) -> jax.Array:
+        leaves = [member[path] for member in members]
+        return jnp.asarray(np.mean(leaves, axis=0, dtype=np.float64), "float32")
+
+    return {path: mean(path) for path in members[0]}
+
+
+def write_results(workdir: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes soup.csv and prints the table.
+
+    Args:
+        workdir: the run folder of the soup.
+        rows: contents of metrics.json, by the name of a run.
+    """
     table = {
-        name + ending: row.get(key) for key, ending in RESULTS.items() for name, row in rows.items()
+        name + ending: row.get(key)
+        for key, ending in ROW_ENDINGS.items()
+        for name, row in rows.items()
     }
     atomic.write_csv(
         workdir / "soup.csv",
@@ -80,16 +101,18 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
         ([name, *(row[key] for key in metrics.NAMES)] for name, row in table.items() if row),
     )
     Console().print(tables.results_table(table))
-    return found
 
 
-def content(run: folder.Run) -> dict[str, Any]:
-    """What the newest checkpoint of a run belongs to. Raises UserError if it is not finished."""
+def describe_finished(run: folder.Run) -> dict[str, Any]:
+    """Returns the config of a run with its data summary: classes, images and backbone.
+
+    Raises UserError if the run is not finished.
+    """
     train_config = run.config["train"]
     per_epoch = loader.steps_per_epoch(int(run.train_counts.sum()), train_config["batch"])
     total = per_epoch * train_config["epochs"]
     with checkpoint.open_manager(run.workdir, run.config["checkpoint"]["keep"]) as manager:
-        about = checkpoint.describe(manager)
+        about = checkpoint.read_about(manager)
     if about is None or run.metrics["steps"] != total or run.metrics["test"] is None:
         raise UserError(
             f"{run.workdir} is not finished: {run.metrics['steps']} of {total} steps are done and "
@@ -99,9 +122,16 @@ def content(run: folder.Run) -> dict[str, Any]:
 
 
 def check_alike(first: Path, wanted: dict[str, Any], path: Path, about: dict[str, Any]) -> None:
-    """Raises UserError if two runs differ in more than `FREE`, by key."""
+    """Raises UserError, which lists the keys, if two runs differ in more than `FREE`.
+
+    Args:
+        first: folder of the first run.
+        wanted: its `describe_finished`.
+        path: folder of the other run.
+        about: its `describe_finished`.
+    """
     lines = [
-        line if len(line) < 200 else f"{line.partition(':')[0]}: others"  # classes are many
+        line if len(line) < 200 else f"{line.partition(':')[0]}: others"  # a list of all classes
         for line in changes(wanted, about, FREE)
     ]
     if lines:

@@ -1,4 +1,4 @@
-"""The table of results, and what to call each result."""
+"""The table of results on the terminal, and the name of each result in it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from rich.table import Table
 
 
 def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, str]:
-    """Returns what to call the results of a run (keys of metrics.json) in tables and figures.
+    """Returns the names of a run's results in tables and figures, by key of metrics.json.
 
     Args:
-        tuner: `tuner.name` of the config.
-        label: the method's name, `label` of the config.
-        text_tuner: `text_tuner.name` of the config.
+        tuner: the setting tuner.name.
+        label: the name of the method, the setting label.
+        text_tuner: the setting text_tuner.name.
     """
     names = {
         "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
@@ -28,7 +28,7 @@ def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, 
 
 
 def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:
-    """Returns a table of summaries (`metrics.summarise`) by row name; a None row is left out."""
+    """Returns a table of summaries (from `metrics.summarise`) by row name, without None rows."""
     table = Table(title="Accuracy in %", title_justify="left")
     table.add_column("")
     columns = ("overall", "many", "medium", "few", "mean")

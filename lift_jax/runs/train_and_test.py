@@ -36,7 +36,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         jax.default_matmul_precision("highest"),
         checkpoint.open_manager(workdir, keep, best) as manager,
     ):
-        saved = checkpoint.describe(manager)
+        saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
         if saved is not None:  # before anything slow
             folder.check_config(saved, settings.written, workdir)
@@ -134,7 +134,7 @@ class RunOutput:
 
     def show(self, line: str) -> None:
         """Shows a line above the progress bar."""
-        self._progress.tell(line)
+        self._progress.show_line(line)
 
     def saved(self) -> None:
         """Lists the images that could not be read so far."""

@@ -1,4 +1,4 @@
-"""Images that were passed over (data.on_bad_image=skip), listed in the run folder."""
+"""The list of images that a run skipped because they cannot be read (data.on_bad_image=skip)."""
 
 import csv
 from collections.abc import Collection, Mapping
@@ -15,32 +15,33 @@ HEADER = ("split", "path", "cause")
 def record_unreadable(
     data: Dataset, workdir: Path, process: int, console: Console, anew: Collection[str] = ()
 ) -> None:
-    """Adds what the splits have noted to bad_images.csv, and says how many there are now.
+    """Adds the unreadable images of the splits to bad_images.csv, and prints how many it lists.
 
-    What is listed already stays, for a run that continues sees part of its images, but for the
-    splits in `anew`, which were read from the start. Processes beside the first have a list of
-    their own, bad_images_PROCESS.csv.
+    Entries from before are kept, because a run that continues reads only part of its images. The
+    splits in `anew` were read from the start, so their old entries are dropped. Processes after the
+    first have a list of their own, bad_images_PROCESS.csv.
     """
     path = workdir / f"bad_images{f'_{process}' * (process > 0)}.csv"
-    before = _listed(path)
-    found = {place: cause for place, cause in before.items() if place[0] not in anew}
+    before = _read_list(path)
+    causes = {image: cause for image, cause in before.items() if image[0] not in anew}
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         if split is not None:
-            found |= {(name, split.images.name(i)): split.bad[i] for i in sorted(split.bad)}
-    if found == before:
+            causes |= {(name, split.images.name(i)): c for i, c in sorted(split.unreadable.items())}
+    if causes == before:
         return
-    atomic.write_csv(path, HEADER, [(*place, cause) for place, cause in found.items()])
-    if found:
+    atomic.write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])
+    if causes:
         console.print(
-            f"Warning: {len(found)} images could not be read and were passed over "
+            f"Warning: {len(causes)} images could not be read and were passed over "
             f"(data.on_bad_image=skip); they are listed in {path}.",
             markup=False,
         )
 
 
-def _listed(path: Path) -> Mapping[tuple[str, str], str]:
+def _read_list(path: Path) -> Mapping[tuple[str, str], str]:
+    """Returns the cause by (split, path of the image); {} if there is no valid list yet."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return {(row["split"], row["path"]): row["cause"] for row in csv.DictReader(file)}
     except (OSError, KeyError):
-        return {}  # none yet, or a file that somebody changed
+        return {}

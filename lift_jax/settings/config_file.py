@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -55,10 +56,10 @@ def shipped_names() -> list[str]:
 def find(name: str) -> Path:
     """Returns the file of a config's name or path. Raises UserError if there is none."""
     path = Path(name).expanduser()
+    if (SHIPPED / f"{name}.py").is_file() and path.parent == Path():
+        return SHIPPED / f"{name}.py"
     if path.is_file():
         return path
-    if (SHIPPED / f"{name}.py").is_file():
-        return SHIPPED / f"{name}.py"
     if path.parent == Path("configs") and (SHIPPED / path.name).is_file():
         return SHIPPED / path.name  # as in the checkout, typed in another folder
     beside = [str(file) for file in sorted(path.parent.glob("*.py"))] if path.suffix else []
@@ -86,7 +87,7 @@ def open_config(text: str) -> ConfigFile:
     name, _, argument = text.partition(":")
     path = find(name)
     module = run_file(path)
-    get_config = getattr(module, "get_config", None)
+    get_config: Any = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"{path} (--config) has no function get_config(argument).")
     try:

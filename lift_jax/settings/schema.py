@@ -357,6 +357,15 @@ class LossSettings:
     exponent: float = setting(1.0, "Exponent of 1 / images.", only_for="grw")
     weight: float = setting(0.1, "Weight of the second term.", only_for="lade")
 
+    @property
+    def options(self) -> dict[str, float]:
+        """Returns the options of the chosen loss, for `losses.make`."""
+        return {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.metadata["about"].only_for == self.name
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:

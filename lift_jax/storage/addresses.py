@@ -1,8 +1,4 @@
-"""Run folders at an address (gs://, s3://, any that fsspec knows), worked on in a local copy.
-
-The copy is sent up while the run goes on, whole files at a time; a checkpoint counts there once its
-last file has arrived. So a run that is killed on one machine continues on another.
-"""
+"""Addresses of files: paths of this machine, and gs://, s3:// and whatever else fsspec knows."""
 
 import os
 from pathlib import Path
@@ -12,21 +8,27 @@ import fsspec
 
 from lift_jax.errors import UserError
 
+# The library that fsspec needs for an address, by what stands before "://".
+LIBRARIES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+
 
 def is_remote(path: str | Path) -> bool:
+    """Returns True for an address such as gs://bucket/folder, False for a path of this machine."""
     return "://" in str(path)
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """What reads and writes at an address, and the path there. Raises UserError if none does."""
+    """Returns the fsspec file system of an address, and the path in it without a trailing slash.
+
+    Raises UserError if the kind of address is unknown or its library is not installed.
+    """
     kind = address.partition("://")[0]
-    extra = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
     try:
         fs, path = fsspec.url_to_fs(address)
     except ImportError as error:
         raise UserError(
             f"{address} needs a library that is not installed: pip install "
-            f"{extra.get(kind, 'what is named here')} ({error})."
+            f"{LIBRARIES.get(kind, 'what is named here')} ({error})."
         ) from error
     except ValueError as error:
         raise UserError(
@@ -36,8 +38,8 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file, here or at an address."""
+    """Returns True if there is a file or folder at a path or an address."""
     if not is_remote(path):
         return os.path.exists(path)
-    fs, place = file_system(path)
-    return fs.exists(place)
+    fs, inner_path = file_system(path)
+    return fs.exists(inner_path)

@@ -111,7 +111,7 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
     columns = headings(table)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
     lines += [texts(row)[: len(columns)] for row in table]
-    with atomic.replacing(workdir / "sweep.md") as file:
+    with atomic.open_replacement(workdir / "sweep.md") as file:
         file.write(f"{title}: accuracy in %\n\n")
         file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)

@@ -1,8 +1,9 @@
-"""Checkpoints: orbax behind five functions.
+"""Checkpoints: when to save them, and how to write and read them with orbax.
 
-A checkpoint holds the state (tuned leaves, optimizer, step) and, as JSON, what it belongs to: the
-config, the classes and a fingerprint of the frozen weights. Megabytes, not the backbone. Process 0
-writes and reads them; the others hear from it, so that its disk alone must last.
+A checkpoint holds the state (tuned leaves, optimizer, step) and a JSON description of its run: the
+config, the classes and a fingerprint of the frozen weights. It takes megabytes, for it does not
+hold the backbone. Process 0 writes and reads checkpoints and sends their content to the other
+processes, so only its disk needs to be reliable.
 """
 
 import json
@@ -26,17 +27,18 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.mesh import put
 from lift_jax.training.state import State
 
-CHECKSUMS = "checksums"  # beside what a checkpoint belongs to
-SCORE = "score"  # its validation accuracy, where there is one
-PACE_STEPS = 10  # from which a run's pace is first measured
-Manager = ocp.CheckpointManager | None  # of process 0; the others have none
+CHECKSUMS = "checksums"  # key in the description of a checkpoint
+SCORE = "score"  # key of the validation accuracy in a checkpoint's metrics
+PACE_STEPS = 10  # number of steps over which a run's pace is first measured
+Manager = ocp.CheckpointManager | None  # None in all processes but process 0
 
 
 @contextmanager
 def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manager]:
-    """The manager of `workdir`/checkpoints: saves in the background, whole or not at all.
+    """Opens the manager of `workdir`/checkpoints, which saves in the background and atomically.
 
-    It keeps the newest `keep`, and with `best` that of the best score.
+    It keeps the newest `keep` checkpoints, and with `best` also the one with the best score. Yields
+    None in all processes but process 0.
     """
     if jax.process_index() != 0:
         yield None
@@ -46,15 +48,15 @@ def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manag
         return metrics[SCORE]
 
     folder = (workdir / "checkpoints").absolute()
-    # what a killed save left; orbax's own cleaning is a thread that may outlive the program
-    for torn in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-        shutil.rmtree(torn)
+    # A killed save leaves its folder. Orbax cleans in a thread that may outlive the program.
+    for unfinished in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(unfinished)
     folder.mkdir(exist_ok=True)
     kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
     if best:
         kept += [policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)]
     options = ocp.CheckpointManagerOptions(
-        best_fn=score if best else None,  # without it scores are not saved
+        best_fn=score if best else None,  # orbax saves no scores without it
         preservation_policy=policies.AnyPreservationPolicy(kept),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
@@ -66,10 +68,11 @@ def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manag
 
 
 def save(manager: Manager, state: State, about: dict, score: float | None = None) -> None:
-    """Saves under the state's step; returns once the arrays are copied, not yet written.
+    """Saves a state under its step; returns once the arrays are copied, before they are written.
 
-    Every process calls it. Raises UserError if an earlier save could not be written, for they are
-    written meanwhile.
+    Call it in every process. `about` is a JSON description of the run, `score` the validation
+    accuracy of the state. Raises DiskError (a UserError) if an earlier checkpoint, written in the
+    background, could not be written.
     """
     host = to_host(state)
     if manager is None:
@@ -81,14 +84,14 @@ def save(manager: Manager, state: State, about: dict, score: float | None = None
 
 
 def wait(manager: Manager) -> None:
-    """Returns once everything is written. Raises UserError if it cannot be."""
+    """Waits until all checkpoints are written. Raises DiskError if one cannot be written."""
     if manager is not None:
         with _writing(manager):
             manager.wait_until_finished()
 
 
-def last(manager: Manager) -> str:
-    """The newest complete checkpoint, for a message."""
+def newest_path(manager: Manager) -> str:
+    """Returns the path of the newest complete checkpoint, as words for a message."""
     if manager is None:
         return "that of process 0"
     manager.wait_until_finished()
@@ -96,10 +99,10 @@ def last(manager: Manager) -> str:
     return f"{manager.directory}/{step}" if step is not None else "none yet"
 
 
-def describe(manager: Manager) -> dict | None:
-    """What the newest checkpoint that says so belongs to; None where there is none.
+def read_about(manager: Manager) -> dict | None:
+    """Returns the description in the newest readable checkpoint; None if there is no checkpoint.
 
-    Raises UserError, on all processes, if there are some, but none can be read.
+    Raises UserError, in all processes, if there are checkpoints but none can be read.
     """
 
     def read() -> dict | None:
@@ -108,7 +111,7 @@ def describe(manager: Manager) -> dict | None:
         for step in _newest_first(manager):
             try:
                 return _about(manager, step)
-            except Exception as e:  # as in `restore`
+            except Exception as e:  # damage surfaces as nearly every kind of exception
                 faults[step] = e
         if faults:
             raise _all_damaged(manager, faults)
@@ -118,10 +121,11 @@ def describe(manager: Manager) -> dict | None:
 
 
 def restore(manager: Manager, like: State, console: Console, best: bool = False) -> State:
-    """The newest checkpoint's state, or that of the best score, placed as `like` is.
+    """Returns the state of the newest checkpoint, or of the one with the best score.
 
-    A checkpoint that cannot be read, or whose values are not those that were saved, is moved aside
-    and the one before it taken, which is told. Raises UserError, on all processes, if none is left.
+    The state is placed as the state `like` is. A checkpoint that cannot be read, or whose values
+    differ from the saved ones, is moved aside with a warning, and the one before it is read.
+    Raises UserError, in all processes, if none is left.
     """
     leaves, structure = jax.tree.flatten(like)
     shapes = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -131,37 +135,26 @@ def restore(manager: Manager, like: State, console: Console, best: bool = False)
         host = _restore(manager, structure.unflatten(shapes), console, best)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(host)]
 
-    found = processes.arrays_from_first(read, shapes)
-    placed = (put(array, leaf.sharding) for leaf, array in zip(leaves, found, strict=True))
+    arrays = processes.arrays_from_first(read, shapes)
+    placed = (put(array, leaf.sharding) for leaf, array in zip(leaves, arrays, strict=True))
     return structure.unflatten(placed)
 
 
 def _restore(manager: ocp.CheckpointManager, like: State, console: Console, best: bool) -> State:
-    steps = _newest_first(manager)
-    if best:
-        scores = {step: (manager.metrics(step) or {}).get(SCORE, -1.0) for step in steps}
-        if max(scores.values(), default=-1.0) < 0:
-            raise UserError(
-                f"checkpoint.best is set, but no checkpoint in {manager.directory} has been "
-                "validated: the run was trained without. Leave it out to test the newest."
-            )
-        steps = sorted(steps, key=lambda step: (scores[step], step), reverse=True)
+    """Reads the first undamaged checkpoint, as NumPy arrays; moves the damaged ones aside."""
     faults = {}
-    for step in steps:
+    for step in _best_first(manager) if best else _newest_first(manager):
         try:
-            wanted = _read(manager, step, "about", ocp.args.JsonRestore())[CHECKSUMS]
-            state = _read(manager, step, "state", ocp.args.StandardRestore(like))
-            if wrong := [name for name, sum in checksums(state).items() if wanted.get(name) != sum]:
-                raise ValueError(f"the values of {wrong[0]} are not those that were saved")
+            state = _read_state(manager, step, like)
         # Damage surfaces as nearly every kind of exception, and the remedy is the same for all.
         except Exception as e:
             faults[step] = e
             continue
-        for bad, error in faults.items():
-            aside = _move_aside(manager, bad)
+        for damaged, error in faults.items():
+            aside = _move_aside(manager, damaged)
             console.print(
-                f"Warning: the checkpoint of step {bad} is damaged ({_line(error)}). It was moved "
-                f"to {aside}, and the run continues from step {step}.",
+                f"Warning: the checkpoint of step {damaged} is damaged ({_line(error)}). It was "
+                f"moved to {aside}, and the run continues from step {step}.",
                 markup=False,
             )
         if faults:
@@ -170,10 +163,32 @@ def _restore(manager: ocp.CheckpointManager, like: State, console: Console, best
     raise _all_damaged(manager, faults)
 
 
-def chosen(workdir: Path) -> int | None:
-    """The step of the best score, without scores the newest; None without checkpoints.
+def _best_first(manager: ocp.CheckpointManager) -> list[int]:
+    """Returns the steps of the checkpoints by falling score; those without a score come last."""
+    steps = _newest_first(manager)
+    scores = {step: (manager.metrics(step) or {}).get(SCORE, -1.0) for step in steps}
+    if max(scores.values(), default=-1.0) < 0:
+        raise UserError(
+            f"checkpoint.best is set, but no checkpoint in {manager.directory} has been "
+            "validated: the run was trained without. Leave it out to test the newest."
+        )
+    return sorted(steps, key=lambda step: (scores[step], step), reverse=True)
 
-    Looks only, so that the run may be under way.
+
+def _read_state(manager: ocp.CheckpointManager, step: int, like: State) -> State:
+    """Reads the state of one checkpoint. Raises ValueError if a checksum is wrong."""
+    expected = _read(manager, step, "about", ocp.args.JsonRestore())[CHECKSUMS]
+    state = _read(manager, step, "state", ocp.args.StandardRestore(like))
+    wrong = [name for name, value in checksums(state).items() if expected.get(name) != value]
+    if wrong:
+        raise ValueError(f"the values of {wrong[0]} are not those that were saved")
+    return state
+
+
+def best_or_newest_step(workdir: Path) -> int | None:
+    """Returns the step with the best score, or the newest if none has a score.
+
+    Returns None if there is no checkpoint. Changes nothing, so the run may be in progress.
     """
     folder = (workdir / "checkpoints").absolute()
     if not folder.is_dir():
@@ -190,18 +205,18 @@ def chosen(workdir: Path) -> int | None:
 
 
 def to_host(state: State) -> State:
-    """The state as NumPy arrays; what is cut over processes is gathered, by all of them."""
+    """Returns the state as NumPy arrays. Call it in every process: it gathers sharded leaves."""
 
-    def one(leaf: jax.Array) -> np.ndarray:
+    def fetch(leaf: jax.Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return jax.tree.map(one, state)
+    return jax.tree.map(fetch, state)
 
 
 def checksums(state: State) -> dict[str, int]:
-    """The CRC-32 of every leaf's bytes, by path."""
+    """Returns the CRC-32 of every leaf's bytes, by path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
@@ -210,25 +225,33 @@ def checksums(state: State) -> dict[str, int]:
 
 
 class Cadence:
-    """When to save: every so many steps, and before about so many minutes have gone by.
+    """Times of saving: every `steps` steps, and about every `minutes` minutes.
 
-    All processes must save at the same step. So minutes are counted in steps, by the pace that
+    All processes must save at the same step. So minutes are converted to steps, at the pace that
     process 0 has measured.
+
+    Args:
+        steps: between two checkpoints.
+        minutes: between two checkpoints, approximately; 0 counts steps alone.
+        start: number of steps that are done.
+        clock: returns seconds.
     """
 
     def __init__(
         self, steps: int, minutes: float, start: int, clock: Callable[[], float] = time.monotonic
     ):
-        """`minutes` 0 counts steps alone; `start` are the steps done before."""
         self._steps, self._seconds, self._clock = steps, 60 * minutes, clock
-        self._begun: tuple[int, float] | None = None  # the pace is measured from here
+        self._begun: tuple[int, float] | None = None  # step and time where the pace begins
         self._next: int | None = None
         self._start = start
 
     def due(self, step: int) -> bool:
-        """Whether to save after `step`; call it after every step, on every process."""
+        """Returns True if a checkpoint is due after `step`.
+
+        Call it after every step, in every process.
+        """
         if self._seconds:
-            if step == self._start + 2:  # the first one has compiled
+            if step == self._start + 2:  # the first step included the compilation
                 self._begun = step, self._clock()
             elif step == self._start + 2 + PACE_STEPS:
                 self._plan(step)
@@ -238,6 +261,7 @@ class Cadence:
         return timed or step % self._steps == 0
 
     def _plan(self, step: int) -> None:
+        """Sets the next step at which the minutes will have passed."""
         assert self._begun is not None
         first, begin = self._begun
 
@@ -264,7 +288,7 @@ def _read(
 
 
 def _move_aside(manager: ocp.CheckpointManager, step: int) -> Path:
-    """Moves a damaged checkpoint out of the way; nothing is deleted."""
+    """Moves a damaged checkpoint out of its folder and returns its new path."""
     folder = Path(manager.directory)
     aside = folder.parent / f"damaged_checkpoint_{step}"
     if aside.exists():
@@ -274,22 +298,24 @@ def _move_aside(manager: ocp.CheckpointManager, step: int) -> Path:
 
 
 def _all_damaged(manager: ocp.CheckpointManager, faults: dict[int, Exception]) -> UserError:
-    listed = "\n  ".join(f"{manager.directory}/{step}: {_line(e)}" for step, e in faults.items())
+    lines = "\n  ".join(f"{manager.directory}/{step}: {_line(e)}" for step, e in faults.items())
     return UserError(
-        f"No checkpoint of this run can be read:\n  {listed}\nRestore them from a copy, delete "
+        f"No checkpoint of this run can be read:\n  {lines}\nRestore them from a copy, delete "
         f"{manager.directory} to begin anew, or give another --workdir."
     )
 
 
 def _line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextmanager
 def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns errors of the block into a DiskError."""
     try:
         yield
-    # orbax writes in the background and hands on whatever went wrong there
+    # Orbax writes in the background and re-raises whatever went wrong there.
     except Exception as e:
         raise DiskError(
             f"Cannot save a checkpoint in {manager.directory}: {_line(e)}. Those that are complete "

@@ -1,4 +1,7 @@
-"""From settings to a classifier: names, head and tuners, for training and for restored runs."""
+"""The classifier that settings describe: its names, head and tuners.
+
+Training and restored runs build it here in the same way.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +26,7 @@ IsTrainable = Callable[[Path, nnx.Variable], bool]
 def check_names(settings: Settings) -> tuple[str, ...]:
     """Returns the names of the image tower's tuners.
 
-    Raises UserError for a head, loss or tuner that does not exist: all that can be seen before
-    anything is loaded.
+    Raises UserError for a head, loss or tuner that does not exist, before anything is loaded.
     """
     if settings.head.kind not in (*HEADS, "text"):
         raise unknown("head (head.kind)", settings.head.kind, [*HEADS, "text", "auto"])
@@ -36,7 +38,7 @@ def check_names(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A classifier and the predicate that says which of its leaves are trained."""
+    """A classifier, and the predicate that is true for its trained leaves."""
 
     model: Classifier
     is_trainable: IsTrainable
@@ -52,10 +54,18 @@ def assemble(
     rngs: nnx.Rngs,
     in_texts: IsTrainable | None = None,
 ) -> Assembled:
-    """Puts tuners into an image tower, in place, and a head on it.
+    """Attaches tuners to an image tower, in place, and joins it with a head.
 
-    `in_texts` says which leaves of a head on tuned texts are trained. Raises UserError for blocks
-    that do not exist.
+    Args:
+        visual: the image tower.
+        head: of the classifier.
+        names: of the tuners in the image tower.
+        tuner: their options.
+        classes: number of classes, by which automatic sizes are chosen.
+        rngs: draws the initial values of the tuners.
+        in_texts: true for the trained leaves of a head on tuned texts.
+
+    Raises UserError for blocks that do not exist.
     """
     attach(visual, names, classes, tuner, rngs=rngs)
     in_images = trainable(
@@ -69,13 +79,13 @@ def assemble(
 
 
 def make_head(settings: HeadSettings, weight: jax.Array) -> Head:
-    """Returns the classifier head with weights of its own, from f32[classes width]."""
+    """Returns the head of kind `settings.kind` with the weight f32[classes width]."""
     scale = {"scale": settings.scale} if settings.kind == "cosine" else {}
     return HEADS[settings.kind](weight, **scale)
 
 
 def make_zero_shot_head(backbone: Backbone, texts: jax.Array) -> ZeroShotHead:
-    """Returns CLIP's own classifier from the text features of the classes, f32[classes embed]."""
+    """Returns CLIP's zero-shot head for text features of the classes, f32[classes embed]."""
     proj, scale, bias = backbone.image_proj, backbone.logit_scale, backbone.logit_bias
     assert scale is not None
     return ZeroShotHead(
@@ -84,5 +94,5 @@ def make_zero_shot_head(backbone: Backbone, texts: jax.Array) -> ZeroShotHead:
 
 
 def fingerprint(backbone: Backbone, head: HeadSettings) -> str:
-    """Returns the fingerprint of the backbone's weights, as far as the classifier uses them."""
+    """Returns the fingerprint of those weights of the backbone that the classifier uses."""
     return backbone.fingerprint + (head.kind == "text") * backbone.text_fingerprint

@@ -188,6 +188,6 @@ class Saver:
         """Returns the error of a run whose numbers are no longer finite."""
         return UserError(
             f"{what}. Training stopped; the last good checkpoint is "
-            f"{checkpoint.last(self._manager)}. Lower train.lr, or set model.precision=float32, "
+            f"{checkpoint.newest_path(self._manager)}. Lower train.lr, or set model.precision=float32, "
             "and give another --workdir."
         )

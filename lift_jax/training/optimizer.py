@@ -1,4 +1,4 @@
-"""SGD as the papers use it, with the learning rate stepped once an epoch."""
+"""SGD as in the papers, with a cosine learning rate that changes once an epoch."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 
 def schedule(lr: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """lr * (1 + cos(pi e / epochs)) / 2 in epoch e = 0, 1, ..., constant within an epoch."""
+    """Returns a function from the step, counted from 0, to the learning rate.
+
+    The rate is lr * (1 + cos(pi e / epochs)) / 2 in epoch e = 0, 1, ..., constant in an epoch.
+    """
 
     def rate(step: ArrayLike) -> Float[Array, ""]:
         epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
@@ -18,7 +21,7 @@ def schedule(lr: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """torch's SGD: decay added to the gradient, momentum on the sum, then the learning rate."""
+    """Returns PyTorch's SGD: weight decay is added to the gradient, then momentum, then the rate."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(momentum),
@@ -29,9 +32,9 @@ def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.Gra
 def freeze(
     optimizer: optax.GradientTransformation, mask: Mapping[str, bool]
 ) -> optax.GradientTransformation:
-    """The optimizer for a whole tree of which only the leaves with a True mask are trained.
+    """Returns an optimizer for a whole tree that trains only the leaves with a True mask.
 
-    `mask` is `state.trainable_mask`; the updates of all other leaves are zero.
+    `mask` is the result of `state.trainable_mask`. The updates of all other leaves are zero.
     """
     labels = {path: "tuned" if trained else "frozen" for path, trained in mask.items()}
     return optax.partition({"tuned": optimizer, "frozen": optax.set_to_zero()}, labels)

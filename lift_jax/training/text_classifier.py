@@ -67,7 +67,7 @@ def make(
     texts = [own for (own,) in class_prompts.texts(class_names, words.template)]
     head = TunedTextHead(
         backbone, head_init.tokenise(tokenizer, texts, text), context=words.context,
-        inside=words.inside, proj="proj" in tuner.names,
+        word_positions=words.word_positions, proj="proj" in tuner.names,
         adapter=clip_adapter.dim * ("clip_adapter" in tuner.names), init=tuner.init,
         devices=devices, rngs=rngs,
     )  # fmt: skip
@@ -87,12 +87,12 @@ class LearnedWords:
 
     Attributes:
         template: with {} for the class name.
-        inside: places of the learned words in the template; see `prompt_learning`.
+        word_positions: places of the learned words in the template; see `prompt_learning`.
         context: their embeddings, f32[words width]; None if nothing is learned.
     """
 
     template: str
-    inside: Sequence[int] = ()
+    word_positions: Sequence[int] = ()
     context: jax.Array | None = None
 
 
@@ -101,33 +101,35 @@ def learned_words(
 ) -> LearnedWords:
     """Returns the template of CoOp with the start of its learned words."""
     if coop.init == "photo":
-        template, inside = prompt_learning.PHOTO
-        example = example_of(tokenizer, template, inside, text)
-        return LearnedWords(template, inside, prompt_learning.context_of(text, example, inside))
-    template, inside = prompt_learning.learned_template(coop.tokens, coop.place)
-    example_of(tokenizer, template, inside, text)  # raises for words that are not tokens
+        template, positions = prompt_learning.PHOTO
+        example = example_of(tokenizer, template, positions, text)
+        return LearnedWords(
+            template, positions, prompt_learning.context_of(text, example, positions)
+        )
+    template, positions = prompt_learning.learned_template(coop.tokens, coop.place)
+    example_of(tokenizer, template, positions, text)  # raises for words that are not tokens
     width = text.config.width
     return LearnedWords(
-        template, inside, prompt_learning.random_context(len(inside), width, rngs.params())
+        template, positions, prompt_learning.random_context(len(positions), width, rngs.params())
     )
 
 
 def example_of(
-    tokenizer: Tokenizer, template: str, inside: Sequence[int], text: TextTransformer
+    tokenizer: Tokenizer, template: str, positions: Sequence[int], text: TextTransformer
 ) -> jax.Array:
     """The tokens of the template with a short name. Raises UserError if a word is not a token."""
     if text.config.pool != "eot":
         raise UserError("coop needs a text tower like CLIP's, whose texts end where they end.")
-    needed = len(inside) + 4  # start, end, the full stop and a name
+    needed = len(positions) + 4  # start, end, the full stop and a name
     if needed > text.config.context:
         raise UserError(
-            f"coop.tokens is {len(inside)}, but the text tower has room for {text.config.context} "
-            f"tokens: give at most {len(inside) + text.config.context - needed}, less where names "
-            "are long."
+            f"coop.tokens is {len(positions)}, but the text tower has room for "
+            f"{text.config.context} tokens: give at most "
+            f"{len(positions) + text.config.context - needed}, less where names are long."
         )
     row = jnp.asarray(head_init.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
     found = int(text.ends(row[None])[0]) - 1
-    if found != len(inside) + (2 if -1 not in inside else 1):
+    if found != len(positions) + (2 if -1 not in positions else 1):
         raise UserError(
             f"coop needs a tokenizer that has one token for each word and for the full stop of "
             f"{template!r}; this one gives {found} tokens."

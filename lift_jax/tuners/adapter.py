@@ -11,13 +11,16 @@ from lift_jax.tuners.sizes import power_of_two
 
 
 def kaiming_uniform(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
-    """torch's kaiming uniform with a = sqrt(5) for a kernel [inputs, outputs]: LIFT+'s start."""
+    """Draws a kernel [inputs outputs] like torch's kaiming_uniform_ with a = sqrt(5) (LIFT+)."""
     bound = shape[0] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def kaiming_normal(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
-    """torch's kaiming normal with a = sqrt(5), standard deviation 1/sqrt(3 inputs): LIFT's."""
+    """Draws a kernel [inputs outputs] like torch's kaiming_normal_ with a = sqrt(5) (LIFT).
+
+    Its standard deviation is 1 / sqrt(3 inputs).
+    """
     return jax.random.normal(key, shape, dtype) * (3 * shape[0]) ** -0.5
 
 
@@ -25,26 +28,27 @@ INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
 
 
 class Adapter(Tuner):
-    """A bottleneck behind the MLP: m += Up(relu(Down(LN(m)))).
+    """The sequential adapter, a bottleneck after the MLP: m += Up(relu(Down(LN(m)))).
 
-    Up starts at zero, so that the tuned model starts as the frozen one. Parameters: 2 width for
-    the LayerNorm, (width + 1) dim + (dim + 1) width for the bottleneck.
+    Up starts at zero, so the tuned model starts as the frozen one. Number of parameters: 2 width
+    for the LayerNorm, (width + 1) dim + (dim + 1) width for the bottleneck.
     """
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
-        dim = site.options.dim or self.auto_dim(site.classes, site.layers)
-        init, zeros = INITS[site.options.init], nnx.initializers.zeros
-        # eps is 1e-5 even where the backbone's own LayerNorms have 1e-6, as in the authors' code
+        dim = site.settings.dim or self.auto_dim(site.classes, site.tuned_blocks)
+        init, zeros = INITS[site.settings.init], nnx.initializers.zeros
+        # 1e-5 as in the authors' code, even if the backbone's own LayerNorms have 1e-6
         self.norm = LayerNorm(site.width, eps=1e-5, param=Tuned)
         self.down = Linear(site.width, dim, rngs=rngs, init=init, param=Tuned)
         self.up = Linear(dim, site.width, rngs=rngs, init=zeros, param=Tuned)
 
     @staticmethod
-    def auto_dim(classes: int, layers: int) -> int:
-        """The size that gives the tuned layers together about as many weights as the head."""
-        return power_of_two(classes / (2 * layers))
+    def auto_dim(classes: int, tuned_blocks: int) -> int:
+        """Returns the width that gives all blocks together about as many weights as the head."""
+        return power_of_two(classes / (2 * tuned_blocks))
 
-    def branch(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def branch(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Returns the output of the bottleneck, without the residual connection."""
         return self.up(jax.nn.relu(self.down(self.norm(x))))
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -52,9 +56,10 @@ class Adapter(Tuner):
 
 
 class AdaptFormer(Adapter):
-    """A bottleneck beside the MLP: x += s * Up(relu(Down(LN(x)))), x before LN2 (LIFT section 4).
+    """AdaptFormer, a bottleneck parallel to the MLP: x += s Up(relu(Down(LN(x)))) (LIFT section 4).
 
-    Parameters: those of an `Adapter`, and 1 for s.
+    Here x is the residual stream before LN2. Number of parameters: that of an `Adapter`, and 1 for
+    the scale s.
     """
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):

@@ -1,9 +1,7 @@
-"""The tuners by name, how they get into a tower, and the one rule that says what is trained.
+"""The tuners by name, and how they are attached to a tower or merged into its weights.
 
-A tuner is a module that a block holds (or, behind the pooling, a ResNet); it changes what is
-computed there through the hooks of `Tuner` (models/hooks.py). Every weight that a tuner adds is
-`Tuned`. Methods that train existing weights (`RULES`) add nothing: they are a rule over paths in
-`trainable`. A new tuner is a subclass of `Tuner` under a name in `TUNERS`.
+A block, or a ResNet, holds its tuners (`models.tunable.Tunable`). The methods in
+`rules.PATH_RULES` train existing weights, so nothing is attached for them.
 """
 
 from collections.abc import Sequence
@@ -18,12 +16,12 @@ from lift_jax.tuners.adapter import Adapter, AdaptFormer
 from lift_jax.tuners.lora import LoRA, LoRAMLP
 from lift_jax.tuners.prompts import Prompts, ShallowPrompts
 from lift_jax.tuners.random_mask import RandomMask
-from lift_jax.tuners.rules import FOR_RESNETS, RULES, chosen_blocks
+from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES, chosen_blocks
 from lift_jax.tuners.ssf import SSF
 
 Model = TypeVar("Model", bound=nnx.Module)
 DEFAULTS = TunerSettings()
-# Tuners of one block act in this order: low-rank changes come before scales, as with the authors.
+# The tuners of a block act in this order. As in the authors' code, low-rank changes precede scales.
 TUNERS: dict[str, type[Tuner]] = {
     "aft": RandomMask, "lora": LoRA, "lora_mlp": LoRAMLP, "ssf": SSF, "adapter": Adapter,
     "adaptformer": AdaptFormer, "vpt_shallow": ShallowPrompts, "vpt_deep": Prompts,
@@ -31,7 +29,7 @@ TUNERS: dict[str, type[Tuner]] = {
 
 
 class Tower(Protocol):
-    """What tuners are put into: a stack of blocks (models/blocks.py), or a ResNet."""
+    """A tower that tuners can be attached to: a ViT, a text tower or a ResNet."""
 
     blocks: Any
     config: Any
@@ -41,15 +39,15 @@ class Tower(Protocol):
 
 
 def parse_names(text: str, more: Sequence[str] = (), key: str = "tuner.name") -> tuple[str, ...]:
-    """The tuners of "adaptformer", "one+another" or "none", the config's `key`.
+    """Returns the names in "adaptformer" or "one+another", and () for "none".
 
-    Raises UserError for unknown ones, which are not among `more` either, and for those that do not
-    go together.
+    `more` are names that are allowed besides tuners and `PATH_RULES`; `key` is the setting, for
+    messages. Raises UserError for unknown or repeated names, and for two kinds of prompts.
     """
     names = () if text == "none" else tuple(name.strip() for name in text.split("+"))
     for name in names:
-        if name not in (*TUNERS, *RULES, *more):
-            raise unknown(f"tuner ({key})", name, [*TUNERS, *RULES, *more, "none"])
+        if name not in (*TUNERS, *PATH_RULES, *more):
+            raise unknown(f"tuner ({key})", name, [*TUNERS, *PATH_RULES, *more, "none"])
     if len(set(names)) != len(names):
         raise UserError(f"{key} is {text!r}: each tuner can be given once.")
     if {"vpt_shallow", "vpt_deep"} <= set(names):
@@ -59,9 +57,14 @@ def parse_names(text: str, more: Sequence[str] = (), key: str = "tuner.name") ->
     return names
 
 
+def is_resnet(tower: Tower) -> bool:
+    """Returns True if a tower's blocks hold no tuners, so that the tower itself does."""
+    return not isinstance(tower.blocks[0], Tunable)
+
+
 def applies(name: str, tower: Tower) -> bool:
-    """Whether there is something in a tower for a tuner to tune."""
-    return name != "bn" if isinstance(tower.blocks[0], Tunable) else name in FOR_RESNETS
+    """Returns True if a tower has something that this tuner can change."""
+    return name in FOR_RESNETS if is_resnet(tower) else name != "bn"
 
 
 def attach(
@@ -72,38 +75,39 @@ def attach(
     *,
     rngs: nnx.Rngs,
 ) -> None:
-    """Puts new tuners into the chosen blocks of a tower, or behind the pooling of a ResNet.
+    """Attaches new tuners to the chosen blocks of a tower, or to the feature of a ResNet.
 
-    Automatic sizes come from `classes` and the number of tuned layers (LIFT+'s rule; LIFT takes
-    the whole depth). Tuners act in the order of `TUNERS`. Raises UserError for blocks that do not
-    exist, and for settings that a tuner cannot take.
+    Names that are not in `TUNERS` or do not apply to the tower are ignored. Automatic sizes follow
+    from `classes` and the number of tuned blocks (LIFT+'s rule; LIFT takes the whole depth). The
+    tuners act in the order of `TUNERS`. Raises UserError for blocks that do not exist, and for
+    settings that a tuner cannot take.
     """
-    asked = settings
-    chosen = chosen_blocks(len(tower.blocks), asked.partial, asked.layers, asked.group)
+    chosen = chosen_blocks(len(tower.blocks), settings.partial, settings.layers, settings.group)
+    resnet = is_resnet(tower)
+    holders: Any = [tower] if resnet else tower.blocks
     added: dict[int, dict[str, Tuner]] = {}
-    resnet = not isinstance(tower.blocks[0], Tunable)
-    for name in TUNERS:
+    for name, kind in TUNERS.items():
         if name not in names or not applies(name, tower):
             continue
-        where = [0] if resnet else TUNERS[name].blocks(chosen)
-        for index, i in enumerate(where):
-            holder: Any = tower if resnet else tower.blocks[i]
-            weights = {key: layer.weights() for key, layer in holder.layers().items()}
+        blocks = [0] if resnet else kind.blocks(chosen)
+        for index, block in enumerate(blocks):
+            layers = holders[block].layers()
+            weights = {key: layer.weights() for key, layer in layers.items()}
             site = Site(
-                tower.width if resnet else weights["ln1"][0].size, weights, classes, len(where),
-                getattr(tower.config, "patch", 0), asked, index,
+                width=tower.width if resnet else weights["ln1"][0].size, weights=weights,
+                classes=classes, tuned_blocks=len(blocks),
+                patch=getattr(tower.config, "patch", 0), settings=settings, index=index,
             )  # fmt: skip
-            added.setdefault(i, {})[name] = TUNERS[name](site, rngs=rngs)
-    for i, tuners in added.items():
-        holder = tower if resnet else tower.blocks[i]
-        holder.hold(tuners)
+            added.setdefault(block, {})[name] = kind(site, rngs=rngs)
+    for block, tuners in added.items():
+        holders[block].hold(tuners)
 
 
 def merge(model: Model) -> Model:
-    """A copy of a tower, backbone or classifier with its tuners folded into the weights.
+    """Returns a copy of a tower, backbone or classifier with its tuners folded into the weights.
 
-    It computes the same at the cost of the untuned one. Raises UserError, naming them, for tuners
-    that are no linear change of weights: adapters and prompts.
+    The copy computes the same at the cost of the untuned model. Raises UserError for tuners that
+    are no linear change of weights (adapters and prompts), and for SSF in a plain ResNet.
     """
     merged = nnx.clone(model)
     holders = [module for _, module in nnx.iter_modules(merged) if isinstance(module, Tunable)]

@@ -10,10 +10,13 @@ from lift_jax.tuners.sizes import power_of_two
 
 
 class LowRank(nnx.Module):
-    """y A B / r, A = down f32[inputs r], B = up f32[r outputs]; B starts at zero."""
+    """A low-rank map y A B / r, with A = down f32[inputs r] and B = up f32[r outputs].
+
+    B starts at zero.
+    """
 
     def __init__(self, inputs: int, outputs: int, rank: int, *, rngs: nnx.Rngs):
-        # the authors store A so that torch's rule takes r for the number of inputs
+        # the authors store A in a layout in which torch's rule counts r inputs
         bound = rank**-0.5
         down = jax.random.uniform(rngs.params(), (inputs, rank), jnp.float32, -bound, bound)
         self.down = Tuned(down)
@@ -25,28 +28,29 @@ class LowRank(nnx.Module):
 
 
 class LoRA(Tuner):
-    """q += y A B / r and v += y A B / r, with y = LN1 x.
+    """LoRA on the attention: q += y A B / r and v += y A B / r, with y = LN1 x.
 
-    Parameters: r (inputs + outputs) for each of the two layers.
+    Number of parameters: r (inputs + outputs) for each of the two layers.
     """
 
     merges = True
     names = ("q", "v")
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
-        options = site.options
-        rank = options.dim or self.auto_dim(site.classes, site.layers, options.budget)
+        settings = site.settings
+        rank = settings.dim or self.auto_dim(site.classes, site.tuned_blocks, settings.budget)
         for name in self.names:
             inputs, outputs = site.weights[name][0].shape
             setattr(self, name, LowRank(inputs, outputs, rank, rngs=rngs))
 
     @staticmethod
-    def auto_dim(classes: int, layers: int, budget: str = "joint") -> int:
-        """The rank at which q and v together (LIFT+), or each (LIFT), are as large as the head.
+    def auto_dim(classes: int, tuned_blocks: int, budget: str = "joint") -> int:
+        """Returns the rank that gives LoRA about as many weights as the head.
 
-        LIFT takes the whole depth for `layers`, which here are those that are tuned.
+        With `budget` "joint" (LIFT+) both layers of all tuned blocks count together, with "each"
+        (LIFT) separately. LIFT's code divides by the depth even if fewer blocks are tuned.
         """
-        return power_of_two(classes / ((4 if budget == "joint" else 2) * layers))
+        return power_of_two(classes / ((4 if budget == "joint" else 2) * tuned_blocks))
 
     def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
         return out + getattr(self, name)(y) if name in self.names else out
@@ -56,6 +60,6 @@ class LoRA(Tuner):
 
 
 class LoRAMLP(LoRA):
-    """The same on both projections of the MLP, fc1 and fc2; not on the gate of a gated one."""
+    """LoRA on both projections of the MLP, fc1 and fc2, but not on the gate of a gated MLP."""
 
     names = ("fc1", "fc2")

@@ -1,9 +1,7 @@
-"""The tuners by name, how they get into a tower, and the one rule that says what is trained.
+"""The rule that says which leaves are trained.
 
-A tuner is a module that a block holds (or, behind the pooling, a ResNet); it changes what is
-computed there through the hooks of `Tuner` (models/hooks.py). Every weight that a tuner adds is
-`Tuned`. Methods that train existing weights (`RULES`) add nothing: they are a rule over paths in
-`trainable`. A new tuner is a subclass of `Tuner` under a name in `TUNERS`.
+Two kinds of leaves are: those that tuners and heads add, which are `Tuned`, and existing weights
+whose paths a method in `PATH_RULES` chooses (BitFit, LayerNorm tuning, full fine-tuning).
 """
 
 import re
@@ -16,24 +14,29 @@ from lift_jax.models import tree
 from lift_jax.models.tunable import Tuned
 
 Path = tuple[str | int, ...]
-# Methods that train existing weights, by their paths.
-RULES: dict[str, Callable[[Path], bool]] = {
+# Methods that train existing weights: whether a path belongs to them.
+PATH_RULES: dict[str, Callable[[Path], bool]] = {
     "bitfit": lambda path: path[-1] == "bias",
     "ln": lambda path: any(part in ("ln1", "ln2") for part in path),
     "bn": lambda path: any(re.fullmatch(r"(down_)?bn\d?|bns", str(part)) for part in path),
     "full": lambda path: True,
 }
-PATH_RULES = tuple(RULES)
-FOR_RESNETS = ("ssf", "bitfit", "bn", "full")
+FOR_RESNETS = ("ssf", "bitfit", "bn", "full")  # tuners and methods that a ResNet can have
 
 
 def chosen_blocks(
     depth: int, partial: int = 0, named: str = "", group: str = "tuner"
 ) -> Sequence[int]:
-    """The indices of the tuned blocks, counted from 0 (`partial` and `layers` of a config's group).
+    """Returns the indices of the tuned blocks, counted from 0.
 
-    `named` lists blocks and ranges without their end, "0,2" or "1:3"; without it they are all for
-    partial = 0, else the last `partial`. Raises UserError for blocks that there are not.
+    Args:
+        depth: number of blocks in the tower.
+        partial: number of last blocks that are tuned (tuner.partial); 0 for all.
+        named: blocks and ranges without their end, as in "0,2" or "1:3" (tuner.layers); it takes
+            precedence over `partial`.
+        group: group of these settings, for messages.
+
+    Raises UserError if a block does not exist.
     """
     if not named:
         if not 0 <= partial <= depth:
@@ -64,24 +67,25 @@ def trainable(
     prefix: str = "visual",
     resnet: bool = False,
 ) -> Callable[[Path, nnx.Variable], bool]:
-    """The predicate `(path, variable) -> bool` behind the split, the optax mask and all the rest.
+    """Returns the predicate `(path, variable) -> bool` that says whether a leaf is trained.
 
-    A leaf is trained if it is `Tuned` (all that tuners and the head add), or if one of the `RULES`
-    among the names wants it and it belongs to one of the chosen blocks of the tower at the path
-    `prefix`. Of a ResNet with all blocks chosen, stem and pooling belong to them.
+    A leaf is trained if it is `Tuned`, or if one of the `PATH_RULES` in `names` holds for its path
+    and it belongs to a chosen block of the tower at the path `prefix`. If all blocks of a ResNet
+    are chosen, its stem and pooling count as well. `depth`, `partial` and `named` are those of
+    `chosen_blocks`, which may raise UserError.
     """
-    rules = [RULES[name] for name in names if name in RULES]
+    rules = [PATH_RULES[name] for name in names if name in PATH_RULES]
     tower = tree.parts(prefix)
     chosen = chosen_blocks(depth, partial, named)
     whole = resnet and len(chosen) == depth
 
     def is_trainable(path: Path, variable: nnx.Variable) -> bool:
         own = path[len(tower) :]
-        inside = path[: len(tower)] == tower and (
+        in_chosen_block = path[: len(tower)] == tower and (
             whole or (own[0] == "blocks" and own[1] in chosen)
         )
-        weight = isinstance(variable, nnx.Param)  # and not a running statistic
-        wanted = inside and weight and any(rule(path) for rule in rules)
-        return isinstance(variable, Tuned) or wanted
+        is_weight = isinstance(variable, nnx.Param)  # not a running statistic
+        by_rule = in_chosen_block and is_weight and any(rule(path) for rule in rules)
+        return isinstance(variable, Tuned) or by_rule
 
     return is_trainable

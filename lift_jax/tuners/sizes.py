@@ -1,4 +1,4 @@
-"""Automatic sizes of tuners, and the layers that they change."""
+"""Helpers of tuners: automatic sizes, and the layers that a tuner changes."""
 
 import math
 
@@ -6,10 +6,10 @@ from lift_jax.models.tunable import Site
 
 
 def power_of_two(x: float) -> int:
-    """The largest power of two up to x, and 1 where x is smaller."""
+    """Returns the largest power of two that is at most x, and 1 for smaller x."""
     return 2 ** max(0, math.floor(math.log2(x)))
 
 
 def chosen_layers(site: Site) -> list[str]:
-    """The layers of the site that `tuner.parts` names."""
-    return [name for name in site.options.layer_names if name in site.weights]
+    """Returns the names of the site's layers that tuner.parts chooses."""
+    return [name for name in site.settings.layer_names if name in site.weights]

@@ -1,4 +1,4 @@
-"""SSF: scales and shifts features."""
+"""SSF: scaling and shifting of features."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +10,7 @@ from lift_jax.tuners.sizes import chosen_layers
 
 
 class ScaleShift(nnx.Module):
-    """y * scale + shift along the last axis; they start near 1 and 0."""
+    """A map y * scale + shift along the last axis. It starts near the identity."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.scale = Tuned(1 + Normal(0.02)(rngs.params(), (width,), jnp.float32))
@@ -21,10 +21,10 @@ class ScaleShift(nnx.Module):
 
 
 class SSF(Tuner):
-    """y * scale + shift behind the linear layers (fc1: in front of the activation) or LayerNorms.
+    """SSF: y * scale + shift on the outputs of linear layers and LayerNorms.
 
-    `tuner.parts` chooses them, of which the gate of a gated MLP is none; of a ResNet it is its
-    feature. Parameters: twice their widths.
+    tuner.parts chooses the layers, but never the gate of a gated MLP. In a ResNet SSF acts on the
+    feature. Number of parameters: twice the width of each output.
     """
 
     merges = True

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from lift_jax.errors import UserError, unknown
 from lift_jax.models import tree
 from lift_jax.settings.schema import BLOCK_PARTS
-from lift_jax.tuners.rules import PATH_RULES, RULES
+from lift_jax.tuners.rules import PATH_RULES
 from lift_jax.weights.author_names import BLOCK, LIFT_BIAS, LIFT_BLOCK, LIFT_LN, TABLES
 from lift_jax.weights.files import torch_archive
 from lift_jax.weights.files.source import read_safetensors
@@ -284,7 +284,7 @@ def _rule(paths: Iterable[str]) -> str:
     if all(path.endswith("/bias") for path in own):
         return "bitfit"
     return next(
-        rule for rule in ("ln", "bn", "full") if all(RULES[rule](tree.parts(p)) for p in own)
+        rule for rule in ("ln", "bn", "full") if all(PATH_RULES[rule](tree.parts(p)) for p in own)
     )
 
 

@@ -1,4 +1,4 @@
-"""From a backbone's name to local files, downloaded from the Hugging Face hub where needed."""
+"""The names of backbones, and the download of their files from the Hugging Face hub."""
 
 import re
 from pathlib import Path
@@ -10,15 +10,14 @@ from lift_jax.weights import tokenizer
 from lift_jax.weights.files.source import (
     CONFIG,
     OPEN_CLIP,
-    OPEN_CLIP_WEIGHTS,
     PREPROCESSOR,
     SUFFIXES,
-    WEIGHTS,
     read_json,
+    weight_names,
 )
 
-# Our names -> repositories of the hub. Each names one training recipe, so that a name never
-# changes its weights (timm's bare model names did).
+# Our names -> repositories of the hub. A repository's name includes the training recipe, so that the
+# weights behind a name never change, as they did behind timm's bare model names.
 NAMES = {
     # CLIP by OpenAI
     "clip_vit_b32": "openai/clip-vit-base-patch32",
@@ -37,7 +36,7 @@ NAMES = {
     "clip_vit_b16_dfn": "apple/DFN2B-CLIP-ViT-B-16",
     "clip_vit_h14_dfn": "apple/DFN5B-CLIP-ViT-H-14",
     "clip_vit_b16_metaclip": "facebook/metaclip-b16-fullcc2.5b",
-    # image and text with a sigmoid loss
+    # images and texts with a sigmoid loss
     "siglip_b16": "google/siglip-base-patch16-224",
     "siglip2_b16": "google/siglip2-base-patch16-224",
     # supervised
@@ -60,7 +59,7 @@ NAMES = {
     "dinov3_b16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
     "dinov3_l16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
 }
-# blocks of the image towers that have other than 12, for backbones that are not on this machine
+# The number of blocks of image towers with more than 12, for backbones that are not downloaded yet.
 DEPTHS = {
     name: 32 if "_h14" in name else 24
     for name in NAMES
@@ -68,17 +67,17 @@ DEPTHS = {
 }
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 
-# read beside the weights
-_SMALL = (CONFIG, OPEN_CLIP, PREPROCESSOR, *tokenizer.FILES, "special_tokens_map.json")
+# the files that are read beside the weights
+_BESIDE = (CONFIG, OPEN_CLIP, PREPROCESSOR, *tokenizer.FILES, "special_tokens_map.json")
 
 
 def locate(name: str) -> Path:
     """Returns the file or folder that a backbone's name stands for, downloading where needed.
 
-    A name is a key of `NAMES` or 'demo', the path of a file or folder, or a hub name
-    'owner/repository'; keys and hub names take '@revision': a branch, a tag or a commit. Hub files
-    lie in the cache of huggingface_hub and are used from there without a network.
-    Raises UserError if there is no such thing, or it cannot be had.
+    A name is a key of `NAMES`, 'demo', the path of a file or folder, or a hub name
+    'owner/repository'. Keys and hub names may end in '@revision': a branch, a tag or a commit. Hub
+    files are kept in the cache of huggingface_hub, and are used from there without a network.
+    Raises UserError if nothing has this name, or if it cannot be downloaded.
     """
     if name == "demo":
         return DEMO
@@ -92,21 +91,27 @@ def locate(name: str) -> Path:
     if hub_name and not name.endswith(SUFFIXES):
         return _download(hub_name[1], hub_name[2])
     if "/" in name or name.endswith(SUFFIXES):
-        raise UserError(f"The backbone {name} does not exist: no such file or folder.")
+        raise UserError(
+            f"The backbone {name} does not exist: no such file or folder. Check the path "
+            "(model.backbone)."
+        )
     raise unknown("backbone (model.backbone)", known, [*NAMES, "demo", "debug"])
 
 
 def clip_tokenizer() -> Path:
-    """Returns a folder with the tokenizer of OpenAI's vocabulary, for weights without one.
+    """Returns a folder with the tokenizer of OpenAI's CLIP, downloading it where needed.
 
-    Raises UserError if it cannot be had.
+    Raises UserError if it cannot be downloaded.
     """
     return _download(NAMES["clip_vit_b32"], None, weights=False)
 
 
 def _download(repository: str, revision: str | None, weights: bool = True) -> Path:
-    """Gets the files that we read, and no others; returns the folder of the snapshot."""
-    import httpx2  # the HTTP client of huggingface_hub, which lets its errors through
+    """Downloads the files that we read, and no others; returns the folder of the snapshot.
+
+    With `weights` False only the files beside the weights are downloaded.
+    """
+    import httpx2  # the HTTP client of huggingface_hub, whose errors reach us as they are
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -119,25 +124,22 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
                 hf_hub_download(repository, name, revision=commit, local_files_only=offline)
             )
 
-        # The weights come last, so that a cached snapshot with weights has all the rest.
-        small = {name: fetch(name) for name in _SMALL if name in names}
-        if not weights and small:
-            return next(iter(small.values())).parent
-        # timm keeps its image tower alone in model.safetensors, beside the whole of an OpenCLIP
-        order = (*OPEN_CLIP_WEIGHTS, *WEIGHTS)
-        if CONFIG in small and "model_type" in read_json(small[CONFIG]):  # transformers' own
-            order = (*WEIGHTS, *OPEN_CLIP_WEIGHTS)
+        # The weights come last, so that a cached snapshot with weights has all the other files.
+        beside = {name: fetch(name) for name in _BESIDE if name in names}
+        if not weights and beside:
+            return next(iter(beside.values())).parent
+        order = weight_names(beside.get(CONFIG))
         chosen = next((name for name in order if name in names), None)
         if chosen is None and unreachable is not None:
             raise LocalEntryNotFoundError("no weights in the cache") from unreachable
         if chosen is None:
             raise UserError(
                 f"{repository} on the hub has no weights that can be read here: expected one of "
-                f"{', '.join(order)}; found {', '.join(sorted(names))}."
+                f"{', '.join(order)}; found {', '.join(sorted(names))}. Choose another repository."
             )
         file = fetch(chosen)
-        listed = read_json(file).get("weight_map") if chosen.endswith(".index.json") else None
-        for shard in sorted(set(listed.values())) if isinstance(listed, dict) else ():
+        shard_of = read_json(file).get("weight_map") if chosen.endswith(".index.json") else None
+        for shard in sorted(set(shard_of.values())) if isinstance(shard_of, dict) else ():
             fetch(shard)
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as e:
         raise _failure(repository, revision, e) from e
@@ -145,7 +147,11 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
 
 
 def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exception | None]:
-    """Returns a revision's commit, its files, and why the cache had to answer for the hub."""
+    """Returns (commit, file names, error) of a revision.
+
+    The error is None if the hub answered. Otherwise it says why the hub did not, and the commit and
+    the names are those in the cache. Raises the errors of huggingface_hub if both fail.
+    """
     import httpx2
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -153,7 +159,7 @@ def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exce
     api = HfApi()
     try:
         info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        # also notes in the cache which commit a branch or tag means, for use without a network
+        # This also notes in the cache which commit a branch or tag means, for use without a network.
         commit = api.resolve_revision(repository, revision=revision).resolved
         return commit, {file.rfilename for file in info.siblings or ()}, None
     except (httpx2.TransportError, OfflineModeIsEnabled) as e:
@@ -169,12 +175,12 @@ def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exce
     except OSError as e:
         raise e from unreachable
     if not isinstance(unreachable, OfflineModeIsEnabled):
-        logging.warning("the hub is out of reach, using %s: %s", folder, unreachable)
+        logging.warning("The hub is out of reach, using %s: %s", folder, unreachable)
     return Path(folder).name, {path.name for path in Path(folder).iterdir()}, unreachable
 
 
 def _failure(repository: str, revision: str | None, error: Exception) -> UserError:
-    """Returns the message for an error of huggingface_hub: what happened and what to do."""
+    """Returns the UserError for an error of huggingface_hub: what happened and what to do."""
     from huggingface_hub import constants, errors
 
     page, cache = f"{constants.ENDPOINT}/{repository}", constants.HF_HUB_CACHE
@@ -197,7 +203,7 @@ def _failure(repository: str, revision: str | None, error: Exception) -> UserErr
     elif not_cached:
         remedy = (
             f"The hub is out of reach and the cache {cache} does not have all of it. Run it once "
-            "with a network, or copy a cache that has it and point HF_HUB_CACHE there."
+            "with a network, or copy a cache that has all files and set HF_HUB_CACHE to it."
         )
     elif isinstance(cause, OSError) and cause.errno is not None:
         remedy = (
@@ -209,6 +215,6 @@ def _failure(repository: str, revision: str | None, error: Exception) -> UserErr
     else:
         remedy = f"Run it again: the files that came whole are kept in {cache}."
     lines = [line for line in str(cause).splitlines() if line.strip()]
-    what = " ".join(lines[:2]) or type(cause).__name__  # what follows is advice of its own
+    reason = " ".join(lines[:2]) or type(cause).__name__  # further lines are the hub's own advice
     name = f"{repository}@{revision}" if revision else repository
-    return UserError(f"Cannot get the backbone {name} from the hub: {what}\n{remedy}")
+    return UserError(f"Cannot get the backbone {name} from the hub: {reason}\n{remedy}")

@@ -1,7 +1,7 @@
-"""Converted backbones: our leaves in one safetensors file, sizes and checksums in its metadata.
+"""Converted backbones: one safetensors file with our leaves, and sizes and checksums as metadata.
 
-`convert` writes one where the user says; loading any other source writes one into the cache, from
-where the next load takes it.
+`load.convert` writes such a file where the user says. Loading any other source writes one into the
+cache, and the next load of that source reads it there.
 """
 
 import dataclasses
@@ -27,41 +27,48 @@ from lift_jax.storage.cache import cache_folder
 from lift_jax.weights.files.source import read_safetensors
 
 NAME = "backbone.safetensors"
-KEY = "lift_jax"  # of the metadata
+KEY = "lift_jax"  # the metadata key of sizes and checksums
 VERSION = 1
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
-def cached(files: Iterable[Path], how: Mapping[str, Any]) -> Path:
-    """The place in the cache of the conversion of these files, as they are now, with `how`.
+def cached(files: Iterable[Path], sizes: Mapping[str, Any]) -> Path:
+    """Returns the path in the cache for the conversion of files with the given sizes.
 
-    The name's first half is of the paths, its second of sizes and times.
+    The first half of its name is a digest of paths and sizes, the second of the files' lengths,
+    times and inodes. So a changed source has a new path with the same first half.
     """
-    paths, stamps = [str(VERSION), json.dumps(how, sort_keys=True)], []
+    paths, versions = [str(VERSION), json.dumps(sizes, sort_keys=True)], []
     for file in files:
         stat = file.stat()
         paths.append(str(file.absolute()))
-        stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
-    digests = (hashlib.sha256(repr(part).encode()).hexdigest()[:20] for part in (paths, stamps))
+        versions.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    digests = (hashlib.sha256(repr(part).encode()).hexdigest()[:20] for part in (paths, versions))
     return cache_folder() / "weights" / f"{'-'.join(digests)}.safetensors"
 
 
+def other_versions(file: Path) -> list[Path]:
+    """Returns the cached conversions of the same source from before it was changed."""
+    same_source = file.parent.glob(f"{file.name.partition('-')[0]}-*.safetensors")
+    return [other for other in same_source if other != file]
+
+
 def checksum(array: np.ndarray) -> str:
-    """CRC-32 of the values in float32: the same in whatever precision they are stored."""
+    """Returns the CRC-32 of the values in float32, so that the stored precision does not matter."""
     return f"{zlib.crc32(np.ascontiguousarray(array, np.float32).data):08x}"
 
 
 def fingerprint(config: BackboneConfig, checksums: Mapping[str, str], texts: bool = False) -> str:
-    """SHA-256 over what the image side is: its sizes, the names and the values of its leaves.
+    """Returns the SHA-256 of the image side: its sizes, and the names and checksums of its leaves.
 
-    With `texts` over the side of texts, "" where there is none.
+    With `texts` it is of the text side, "" if there is none.
     """
     sizes = config.text if texts else config.vision
     if sizes is None:
         return ""
     side = {p: c for p, c in checksums.items() if p.startswith("text") == texts}
-    told = [dataclasses.asdict(sizes), config.projections, sorted(side.items())]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    hashed = [dataclasses.asdict(sizes), config.projections, sorted(side.items())]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def write(
@@ -70,18 +77,20 @@ def write(
     leaves: Iterable[tuple[str, np.ndarray]],
     kinds: Mapping[str, jax.ShapeDtypeStruct],
 ) -> None:
-    """Streams the leaves, of these shapes and dtypes, into a new file, which is renamed when whole.
+    """Streams leaves into a new file, which gets its name when it is complete.
 
-    Raises OSError if it cannot be written, and whatever `leaves` raises; nothing is left then.
+    Args:
+        file: the file to write; its folder is made.
+        config: the sizes of the backbone.
+        leaves: (path, values), one in memory at a time.
+        kinds: shape and stored dtype of every leaf, by path.
+
+    Raises OSError if the file cannot be written, and whatever `leaves` raises. No file is left
+    then.
     """
-    header: dict[str, Any] = {}
-    end = 0
-    for path, kind in kinds.items():
-        start, end = end, end + math.prod(kind.shape) * kind.dtype.itemsize
-        name = DTYPES[kind.dtype.name]
-        header[path] = {"dtype": name, "shape": kind.shape, "data_offsets": (start, end)}
+    header = _header(kinds)
     about = {"version": VERSION, "config": dataclasses.asdict(config)}
-    checksums = dict.fromkeys(kinds, "0" * 8)  # as long as the real ones, which come last
+    checksums = dict.fromkeys(kinds, "0" * 8)  # placeholders of the length of the real ones
 
     def encode() -> bytes:
         text = {KEY: json.dumps(about | {"checksums": checksums})}
@@ -108,8 +117,19 @@ def write(
         partial.unlink(missing_ok=True)
 
 
+def _header(kinds: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Returns the entries of a safetensors header, with the leaves one after another."""
+    header = {}
+    end = 0
+    for path, kind in kinds.items():
+        start, end = end, end + math.prod(kind.shape) * kind.dtype.itemsize
+        name = DTYPES[kind.dtype.name]
+        header[path] = {"dtype": name, "shape": kind.shape, "data_offsets": (start, end)}
+    return header
+
+
 def describe(file: Path) -> tuple[BackboneConfig, dict[str, str]] | None:
-    """Sizes and checksums of a converted file; None for any other file."""
+    """Returns (sizes, checksums by path) of a converted file, or None for any other file."""
     try:
         about = json.loads(read_safetensors(file)[2][KEY])
         if about["version"] != VERSION:
@@ -122,14 +142,19 @@ def describe(file: Path) -> tuple[BackboneConfig, dict[str, str]] | None:
 def load(
     file: Path, checksums: Mapping[str, str], place: Callable[[str, np.ndarray], jax.Array]
 ) -> dict[str, jax.Array]:
-    """Hands every leaf of a converted file to `place`, one in memory at a time.
+    """Reads the leaves of a converted file, one in memory at a time.
 
-    Raises UserError if a value is not what was written (`checksums`, of `describe`).
+    Args:
+        file: the converted file.
+        checksums: the checksums by path, from `describe`.
+        place: puts (path, values as stored) on its devices.
+
+    Raises UserError if the values of a leaf do not have the checksum that was written.
     """
     tensors, pages, _ = read_safetensors(file)
     placed = {}
     for path, stored in tensors.items():
-        array = _copy(stored)  # for the file may be overwritten while the array lives
+        array = _copy(stored)  # because the file may be overwritten while the array is in use
         if checksums.get(path) != checksum(array):
             raise UserError(
                 f"{file}: the values of {path} are not those that were written. Delete the file "
@@ -137,21 +162,25 @@ def load(
             )
         placed[path] = place(path, array)
         if hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)  # or the whole file would count as ours
+            # otherwise the whole file would count as memory of this process
+            pages.madvise(mmap.MADV_DONTNEED)
     return placed
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
-    """A copy that lies where JAX takes host arrays over as they are, without a second copy."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copied = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    """Copies an array to memory aligned to 64 bytes, which JAX uses without a second copy."""
+    buffer = np.empty(array.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    copied = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copied[...] = array
     return copied
 
 
 def _config(raw: dict[str, Any]) -> BackboneConfig:
-    """The inverse of dataclasses.asdict, through JSON. Raises TypeError for other fields."""
+    """Returns the sizes from what dataclasses.asdict and JSON made of them.
+
+    Raises TypeError or KeyError for other fields.
+    """
 
     def tuples(fields: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

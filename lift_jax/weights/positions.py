@@ -1,8 +1,10 @@
-"""Position embeddings for another resolution than the pre-training's, each source's library's way.
+"""Interpolation of position embeddings for images of another size than in pre-training.
 
-antialias  bicubic (a = -0.5), smoothed where it shrinks: timm, open_clip
-plain      bicubic (a = -0.75), never smoothed: transformers
-linear     bilinear, smoothed where it shrinks: SigLIP 2
+A source's positions are resampled as the library of the source does it:
+
+antialias  bicubic (a = -0.5), with antialiasing where the grid shrinks: timm, open_clip
+plain      bicubic (a = -0.75), without antialiasing: transformers
+linear     bilinear, with antialiasing where the grid shrinks: SigLIP 2
 """
 
 import jax
@@ -14,7 +16,14 @@ from jaxtyping import Float
 def resize(
     positions: Float[np.ndarray, "t d"], grid: int, before: int, how: str
 ) -> Float[np.ndarray, "n d"]:
-    """Resamples the square grid behind the first `before` rows, which are kept."""
+    """Resamples the square grid of positions, and keeps the first `before` rows as they are.
+
+    Args:
+        positions: the embeddings, one row for each token; the grid comes last.
+        grid: the new number of patches along a side.
+        before: the number of rows before the grid (1 for CLS).
+        how: antialias, plain or linear.
+    """
     kept, square = positions[:before], positions[before:].astype(np.float32)
     old = round(len(square) ** 0.5)
     square = square.reshape(old, old, -1)
@@ -30,7 +39,10 @@ def resize(
 
 
 def _bicubic(old: int, new: int) -> Float[np.ndarray, "n o"]:
-    """Keys' kernel with a = -0.75 at four neighbours, the border repeated, as torch has it."""
+    """Returns the weights of bicubic interpolation from `old` to `new` samples, as in torch.
+
+    The kernel is Keys' with a = -0.75 over four neighbours; the border is repeated.
+    """
     a = -0.75
     weights = np.zeros((new, old))
     centres = (np.arange(new) + 0.5) * old / new - 0.5

@@ -1,16 +1,17 @@
-"""The strict engine of every rename table: nothing missing, nothing left over, all shapes right.
+"""The strict engine that applies rename tables: none missing, none left over, all shapes right.
 
-A table is a list of `(our path pattern, their name, layout)`. Patterns are regular expressions over
-whole paths ("visual/blocks/(\\d+)/q/kernel"); their names may use the groups (r"layers.\\1.q").
-Layouts are
+A table is a list of rules `(our path pattern, their name, layout)`. "Our" paths are those of the
+leaves in lift_jax, and "their" names those of the arrays in a source. A pattern is a regular
+expression over a whole path ("visual/blocks/(\\d+)/q/kernel"); a name may use its groups
+(r"layers.\\1.q"). The layouts are
 
-    same          as it is
-    linear        a linear layer's kernel, transposed
-    conv          a convolution's kernel, (out, in, h, w) to (h, w, in, out)
-    stem          the convolution of the patch stem as a matmul's kernel
-    lead1, lead2  theirs has so many more axes of 1 in front
+    same          the array as it is
+    linear        the kernel of a linear layer, transposed
+    conv          the kernel of a convolution, from (out, in, h, w) to (h, w, in, out)
+    stem          the patch stem's convolution, from (width, 3, p, p) to a matrix (p * p * 3, width)
+    lead1, lead2  their array has one or two more leading axes of size 1
 
-and "same:i/n" or "linear:i/n" where ours is the i-th of n equal parts of theirs, along its first
+A layout "same:i/n" or "linear:i/n" takes the i-th of n equal parts of their array along its first
 axis.
 """
 
@@ -26,7 +27,7 @@ Table = list[tuple[str, str, str]]
 
 
 def norm(ours: str, theirs: str) -> Table:
-    """The rules of a LayerNorm."""
+    """Returns the rules of a LayerNorm."""
     return [
         (f"{ours}/scale", f"{theirs}.weight", "same"),
         (f"{ours}/bias", f"{theirs}.bias", "same"),
@@ -34,7 +35,7 @@ def norm(ours: str, theirs: str) -> Table:
 
 
 def linear(ours: str, theirs: str) -> Table:
-    """The rules of a linear layer with bias."""
+    """Returns the rules of a linear layer with bias."""
     return [
         (f"{ours}/kernel", f"{theirs}.weight", "linear"),
         (f"{ours}/bias", f"{theirs}.bias", "same"),
@@ -50,7 +51,6 @@ def _linear(a: np.ndarray) -> np.ndarray:
 
 
 def _stem(a: np.ndarray) -> np.ndarray:
-    # convolution (width, 3, p, p) to the matmul's (p * p * 3, width)
     return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
 
 
@@ -59,7 +59,7 @@ def _unstem(a: np.ndarray) -> np.ndarray:
     return a.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
 
 
-# layout -> (their array to ours, ours to theirs, number of their axes or None for any)
+# layout -> (their array to ours, our array to theirs, number of axes of theirs or None for any)
 _LAYOUTS = {
     "same": (_same, _same, None),
     "linear": (_linear, _linear, 2),
@@ -71,7 +71,7 @@ _LAYOUTS = {
 
 
 def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
-    """Their array as ours; None where its shape does not allow the layout."""
+    """Returns their array in our layout, or None if its shape does not allow the layout."""
     kind, _, part = layout.partition(":")
     forward, _, axes = _LAYOUTS[kind]
     leading = int(kind[-1]) if kind.startswith("lead") else 0
@@ -86,6 +86,7 @@ def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
 
 
 def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Returns the shape of their array for a leaf of our shape."""
     kind, _, part = layout.partition(":")
     first, *rest = _LAYOUTS[kind][1](np.empty(shape, np.int8)).shape or (None,)
     if first is None:
@@ -94,15 +95,18 @@ def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 
 def their_name(path: str, table: Table) -> tuple[str, str]:
-    """Returns (their name, layout) of our path; exactly one rule must match the whole path."""
-    found = [
+    """Returns (their name, layout) for our path.
+
+    Raises ValueError unless exactly one rule matches the whole path.
+    """
+    matches = [
         (match.expand(name), layout)
         for pattern, name, layout in table
         if (match := re.fullmatch(pattern, path))
     ]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} rules of the rename table match {path!r}, not 1")
-    return found[0]
+    if len(matches) != 1:
+        raise ValueError(f"{len(matches)} rules of the rename table match {path!r}, not 1")
+    return matches[0]
 
 
 def to_ours(
@@ -113,16 +117,53 @@ def to_ours(
     ignore: Iterable[str] = (),
     remedy: str = "Check that file and config.json belong together and are of a supported kind.",
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the leaves named in `shapes`, renamed and laid out, as views of a source's arrays.
+    """Yields (our path, values in our layout) for every path in `shapes`.
 
-    Values are read one leaf at a time, so what was yielded counts only once the iterator has come
-    to its end: there it raises UserError, all faults in one message, for names that are missing,
-    unexpected (unless a pattern of `ignore` matches them), of another shape, or not finite.
+    The values are views of the source's arrays and are read one leaf at a time. Use them only after
+    the iterator has come to its end, because faults are raised there, all in one message.
+
+    Args:
+        source: the arrays by their names.
+        shapes: the shapes of our leaves by path.
+        table: the rename table.
+        where: the name of the source in messages.
+        ignore: patterns of names that may be left over.
+        remedy: the last sentence of the message: what to do.
+
+    Raises:
+        UserError: at the end, if a name is missing, unexpected, of another shape or not finite.
     """
     wanted = {path: their_name(path, table) for path in shapes}
     used = {name for name, _ in wanted.values()}
     extra = sorted(set(source) - used - set(ignored(source, ignore)))
-    faults, fitting = [], {}
+    fitting, faults = _fit(source, shapes, wanted, extra)
+    unexpected = [f"unexpected  {name}" for name in extra]
+    incomplete = bool(faults or unexpected)
+    for path, ours in fitting.items():
+        if not np.isfinite(ours).all():
+            faults.append(f"not finite  {wanted[path][0]}: it holds NaN or infinity")
+        elif not incomplete:
+            yield path, ours
+    # without duplicates: q, k and v report one fault of a fused array three times
+    faults = list(dict.fromkeys([*faults, *unexpected]))
+    if faults:
+        raise UserError(
+            f"{where} does not hold the expected weights ({len(faults)} of "
+            f"{len(used) + len(extra)} names at fault):\n  {_lines(faults)}\n{remedy}"
+        )
+
+
+def _fit(
+    source: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[str, str]],
+    extra: list[str],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the leaves that the source has in the right shape, and the faults of the others.
+
+    `wanted` has (their name, layout) by our path; `extra` are the source's names without a rule.
+    """
+    fitting, faults = {}, []
     for path, (name, layout) in wanted.items():
         if name not in source:
             close = near(name, extra)
@@ -136,39 +177,30 @@ def to_ours(
             faults.append(f"wrong shape {name}: expected {expected}, found {array.shape}")
         else:
             fitting[path] = ours
-    unexpected = [f"unexpected  {name}" for name in extra]
-    incomplete = bool(faults or unexpected)
-    for path, ours in fitting.items():
-        if not np.isfinite(ours).all():
-            faults.append(f"not finite  {wanted[path][0]}: it holds NaN or infinity")
-        elif not incomplete:
-            yield path, ours
-    faults = list(dict.fromkeys([*faults, *unexpected]))  # a part that is wrong is so three times
-    if faults:
-        kinds = itertools.groupby(sorted(faults, key=_kind), _kind)
-        shown = "\n  ".join(line for _, lines in kinds for line in _first([*lines]))
-        raise UserError(
-            f"{where} does not hold the expected weights ({len(faults)} of "
-            f"{len(used) + len(extra)} names at fault):\n  {shown}\n{remedy}"
-        )
+    return fitting, faults
 
 
-def _kind(fault: str) -> str:
-    return fault.split()[0]
+def _lines(faults: list[str], most: int = 12) -> str:
+    """Returns the faults as lines sorted by kind, at most `most` of a kind."""
 
+    def kind(fault: str) -> str:
+        return fault.split()[0]
 
-def _first(lines: list[str], most: int = 12) -> list[str]:
-    more = len(lines) - most
-    return [*lines[:most], f"... and {more} more"] if more > 0 else lines
+    shown = []
+    for _, group in itertools.groupby(sorted(faults, key=kind), kind):
+        lines = list(group)
+        more = len(lines) - most
+        shown += [*lines[:most], f"... and {more} more"] if more > 0 else lines
+    return "\n  ".join(shown)
 
 
 def ignored(source: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """The names that one of the patterns matches whole."""
+    """Returns the names that one of the patterns matches in full."""
     return [name for name in source if any(re.fullmatch(p, name) for p in patterns)]
 
 
 def to_theirs(arrays: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `to_ours`: our leaves under their names and in their layout."""
+    """Returns our leaves under their names and in their layout: the inverse of `to_ours`."""
     renamed: dict[str, np.ndarray] = {}
     parts: dict[str, dict[str, np.ndarray]] = {}
     for path, array in arrays.items():

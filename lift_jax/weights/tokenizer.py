@@ -1,4 +1,4 @@
-"""Prompts to token ids, by the tokenizer files that lie beside the weights."""
+"""The tokenizer, which turns prompts into token ids by the tokenizer files beside the weights."""
 
 import re
 import string
@@ -10,31 +10,40 @@ from absl import logging
 
 from lift_jax.errors import UserError
 
-OPENAI = 49_408  # tokens in the vocabulary of OpenAI's CLIP, which most others share
+OPENAI = 49_408  # size of the vocabulary of OpenAI's CLIP, which most other CLIPs share
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 def find(folder: Path) -> bool:
-    """Says whether a folder has the files of a tokenizer."""
+    """Returns True if a folder has the files of a tokenizer."""
     older = all((folder / name).exists() for name in ("vocab.json", "merges.txt"))
     return older or (folder / "tokenizer.json").exists()
 
 
 class Tokenizer:
-    """Turns texts into rows of `context` ids, of which it is one of three kinds by its files.
+    """A tokenizer that turns texts into rows of `context` ids.
 
-    CLIP's (BPE on bytes) gives start, text, end, zeros. `context` counts all of them. What follows
-    the end token is never seen by the causal tower's pooled feature.
+    The files in the folder decide which of three kinds it is:
 
-    SigLIP's (a unigram model) takes texts in lower case without punctuation and fills up with the
-    end token; SigLIP 2's is Gemma's (BPE that falls back to bytes), takes texts in lower case and
-    fills up with "<pad>", whatever their configs say. These towers see the padding.
+    - CLIP (BPE on bytes): a row is start token, text, end token, zeros. The causal text tower's
+      pooled feature never sees what follows the end token.
+    - SigLIP (a unigram model): texts are put in lower case and lose their punctuation. A row is
+      text, then end tokens.
+    - SigLIP 2 (Gemma's BPE, which falls back to bytes): texts are put in lower case. A row is text,
+      end token, then "<pad>".
 
-    Raises UserError if the folder has no tokenizer or it cannot be read.
+    SigLIP's towers see the padding. The padding and the lower case are fixed here, whatever the
+    config of the tokenizer says.
+
+    Attributes:
+        context: the number of ids in a row, with start and end tokens.
+        pad: the id that fills up a row.
+
+    Raises UserError if the folder has no tokenizer, or one that cannot be read.
     """
 
     def __init__(self, folder: Path, context: int):
-        import tokenizers  # here, so that commands without a tokenizer start faster
+        import tokenizers  # inside, so that commands without a tokenizer start faster
 
         if not find(folder):
             raise _absent(folder)
@@ -46,12 +55,15 @@ class Tokenizer:
 
                 fast = transformers.CLIPTokenizer.from_pretrained(folder).backend_tokenizer
         except Exception as e:  # both libraries raise bare Exception for a file they cannot parse
-            raise UserError(f"Cannot read the tokenizer in {folder}: {e}. Get it again.") from e
+            raise UserError(
+                f"Cannot read the tokenizer in {folder}: {e}. Get its files again."
+            ) from e
         fast.no_padding()
         fast.no_truncation()
         self._fast = fast
         self._clean: Callable[[str], str] = str
-        self._end: int | None = None  # put behind the ids; None: the file's own template does
+        # the token to append to each text; None: the file's own template adds it
+        self._end: int | None = None
         self.context = context
         self.pad = 0
         if isinstance(fast.model, tokenizers.models.Unigram):
@@ -62,16 +74,20 @@ class Tokenizer:
             self.pad = self._id("<pad>", folder)
 
     def _id(self, token: str, folder: Path) -> int:
-        found = self._fast.token_to_id(token)
-        if found is None:
+        """Returns the id of a special token. Raises UserError if there is no such token."""
+        index = self._fast.token_to_id(token)
+        if index is None:
             raise UserError(
                 f"The tokenizer in {folder} has no token {token}: expected that of CLIP, SigLIP or "
-                "SigLIP 2. Copy it from the model that the weights are of."
+                "SigLIP 2. Copy the tokenizer files of the model that the weights come from."
             )
-        return found
+        return index
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns i32[len(texts), context]; texts that are too long are cut, with a warning."""
+        """Returns the token ids, int32 of shape (number of texts, context).
+
+        A text that is too long is cut, keeps its end token, and is logged as a warning.
+        """
         rows = np.full((len(texts), self.context), self.pad, np.int32)
         cleaned = [self._clean(text) for text in texts]
         encodings = self._fast.encode_batch(cleaned, add_special_tokens=self._end is None)
@@ -89,20 +105,22 @@ class Tokenizer:
 
 
 def _canonical(text: str) -> str:
-    """Lower case, no ASCII punctuation, single spaces: the texts of SigLIP's pre-training."""
+    """Returns a text as SigLIP's pre-training had it: lower case, no ASCII punctuation, single
+    spaces."""
     bare = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\s+", " ", bare).strip()
 
 
 def _absent(folder: Path) -> UserError:
+    """Returns the error for a folder without tokenizer files that can be read."""
     if models := sorted(folder.glob("*.model")):
         return UserError(
             f"{folder} has a SentencePiece model alone, {models[0].name}; expected tokenizer.json. "
-            "Copy that from the model's repository on the hub, or make SigLIP's, with "
-            "sentencepiece installed, by transformers.T5Tokenizer.from_pretrained("
+            "Copy tokenizer.json from the model's repository on the hub. For SigLIP you can also "
+            "install sentencepiece and write it by transformers.T5Tokenizer.from_pretrained("
             f"{str(folder)!r}, extra_ids=0).save_pretrained({str(folder)!r})."
         )
     return UserError(
         f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt. Copy "
-        "them from the model that the weights are of."
+        "these files from the model that the weights come from."
     )

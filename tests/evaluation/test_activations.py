@@ -13,20 +13,22 @@ import pytest
 from flax import nnx
 from PIL import Image
 from rich.console import Console
+from support.runs import train_and_test
 
+from lift_jax.data.fingerprint import fingerprint_images
 from lift_jax.data.images.decode import Decoding
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.sources.tfds import TfdsImages
 from lift_jax.data.types import ArrayImages, FileImages, Split
-from lift_jax.evaluation import activations
+from lift_jax.evaluation import activations, forward
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import mesh
-from lift_jax.runs import results, run
+from lift_jax.runs import results
 from lift_jax.settings.schema import TunerSettings
-from lift_jax.training import state
+from lift_jax.training import loop, state
 from lift_jax.tuners import attach, rules
 
 SIZES = {"resolution": 8, "patch": 4, "width": 8, "layers": 3, "heads": 2, "mlp": 16}
@@ -84,7 +86,7 @@ def tuned_of(tower, names, **options):
 
 
 @pytest.mark.parametrize(
-    "name", [*attach.TUNERS, *(rule for rule in rules.RULES if rule != "bn"), "none"]
+    "name", [*attach.TUNERS, *(rule for rule in rules.PATH_RULES if rule != "bn"), "none"]
 )
 def test_the_lowest_tuned_block(name, tower):
     """Of three blocks; every tuner begins in its first one."""
@@ -134,7 +136,7 @@ def outcome(config, workdir):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "test", tested)
-        found = run.run(config, workdir)
+        found = train_and_test(config, workdir)
     losses = [json.loads(line)["loss"] for line in (workdir / "log.jsonl").read_text().splitlines()]
     return losses, tuned, {k: v for k, v in found.items() if "second" not in k}
 
@@ -179,9 +181,9 @@ def test_what_training_reads(changes, rows, folder, tmp_path, monkeypatch):
         assert isinstance(split.images, activations.Rows) == rows
         raise Seen
 
-    monkeypatch.setattr(train.loader, "train_batches", batches)
+    monkeypatch.setattr(loop.loader, "train_batches", batches)
     with pytest.raises(Seen):
-        run.run(config_of(**changes), tmp_path)
+        train_and_test(config_of(**changes), tmp_path)
     assert folder.exists() == rows
 
 
@@ -217,7 +219,7 @@ def test_rows_are_in_the_order_of_the_images(tower, folder):
     assert (found.start, found.workers, len(found.split)) == (3, 0, 11)
     rows = [found.view(found.split.images[i]) for i in range(11)]
     images = [VIEW(image) for image in split_of().images.pixels]
-    whole = tower(features.steps.normalise(jnp.asarray(np.stack(images)), tower.config))
+    whole = tower(forward.normalise(jnp.asarray(np.stack(images)), tower.config))
     np.testing.assert_allclose(rows, whole, rtol=1e-5, atol=1e-6)
     assert np.array_equal(found.split.labels, split_of().labels)
 
@@ -231,7 +233,7 @@ def test_processes_may_hold_rows_in_another_order(tower, folder, monkeypatch):
         order = np.arange(8).reshape(4, 2).T.reshape(-1)
         return put(devices, {key: value[order] for key, value in batch.items()})
 
-    monkeypatch.setattr(mesh, "put_batch", strided)
+    monkeypatch.setattr(activations, "put_batch", strided)
     found = read(cache_of(fingerprint="others"), tower).split.images.rows
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -277,17 +279,17 @@ def test_files_of_images_are_told_apart_by_size_and_time(tmp_path):
     for path in paths:
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / path)
     images = FileImages(str(tmp_path), paths)
-    first = features.stamp(images)
-    assert first == features.stamp(FileImages(str(tmp_path), list(paths)))
-    assert first != features.stamp(FileImages(str(tmp_path), paths[::-1]))
-    assert first != features.stamp(replace(images, how=Decoding(exif=True)))
+    first = fingerprint_images(images)
+    assert first == fingerprint_images(FileImages(str(tmp_path), list(paths)))
+    assert first != fingerprint_images(FileImages(str(tmp_path), paths[::-1]))
+    assert first != fingerprint_images(replace(images, how=Decoding(exif=True)))
     shards = TfdsImages(str(tmp_path), "train", "image", np.arange(2))
-    stamps = [features.stamp(each) for each in (shards, replace(shards, rows=np.arange(1, 3)))]
+    stamps = [fingerprint_images(each) for each in (shards, replace(shards, rows=np.arange(1, 3)))]
     os.utime(tmp_path / "b.png", ns=(1, 1))
-    assert features.stamp(images) not in (first, None)
-    assert len({*stamps, features.stamp(shards), None}) == 4
+    assert fingerprint_images(images) not in (first, None)
+    assert len({*stamps, fingerprint_images(shards), None}) == 4
     (tmp_path / "b.png").unlink()
-    assert features.stamp(images) is None
+    assert fingerprint_images(images) is None
 
 
 def test_what_does_not_fit_is_told_and_not_kept(tower, folder):

@@ -18,7 +18,8 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import adjustment, forward, metrics
 from lift_jax.parallel import mesh
 from lift_jax.reports import report
-from lift_jax.runs import folder, results
+from lift_jax.runs import folder, log, results
+from lift_jax.settings.parse import parse
 from lift_jax.training.setup import build
 from lift_jax.training.state import create_state
 
@@ -115,9 +116,9 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     config, console, load = demo.get_config("debug"), Console(), datasets.load
     config.test.adjust = True
     monkeypatch.setattr(datasets, "load", lambda *a: with_val(load(*a)))
-    setup = dataclasses.replace(build(config, console), zero_shot=None)
+    setup = dataclasses.replace(build(parse(config), console), zero_shot=None)
     state = create_state(setup.tuned, setup.optimizer)
-    first = results.test(config, setup, state, tmp_path, console)
+    first = results.test(parse(config), setup, state, tmp_path, console)
     assert "Adjustment: tau" in capsys.readouterr().out
     assert list(first["adjustment"]["val_mean"]) == [str(tau) for tau in adjustment.TAUS]
 
@@ -138,7 +139,7 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     )
     config.test.tte = False
     other = dataclasses.replace(setup, data=other_test(setup.data))
-    second = results.test(config, other, state, tmp_path, console)
+    second = results.test(parse(config), other, state, tmp_path, console)
     assert chosen == [tuple(first["adjustment"].values())]
     assert first["test"] != second["test"] and second["test_tte_adjusted"] is None
     rarest = np.arange(7) == setup.data.counts.argmin()
@@ -150,4 +151,4 @@ def test_there_must_be_a_validation_split(tmp_path):
     config.test.adjust = True
     with pytest.raises(UserError, match=r"(?s)validation split.*val/.*data.val_list.*val_share"):
         train_and_test(config, tmp_path)
-    assert not (tmp_path / train.log.LOG).exists()
+    assert not (tmp_path / log.LOG).exists()

@@ -1,4 +1,4 @@
-"""Heads against stored logits of the reference, by hand, and as `build` makes them."""
+"""Heads: logits against the authors' and by hand, weights, precision, and the scale."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
 from lift_jax.models.tunable import Tuned
-from lift_jax.settings import rules
+from lift_jax.settings import parse
 
 WEIGHT = jnp.array([[3.0, 4.0], [0.0, -2.0], [1.0, 0.0]])
 
@@ -25,7 +25,7 @@ def test_logits_equal_the_reference(golden, kind, key):
     if kind == "linear":
         head.bias[...] = jnp.asarray(data["bias"])
     logits = jax.jit(lambda features: head.classify(head.embed(features)))(data["features"])
-    # The absolute term is for logits that are a small difference of products of up to 25.
+    # The absolute term is for small logits, which are differences of products of up to 25.
     np.testing.assert_allclose(logits, data[key], rtol=1e-5, atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_every_weight_is_tuned_float32_and_starts_as_given(kind):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_extremes_are_finite_and_logits_float32(kind):
-    """bfloat16 features, constant ones, and ones of length 0."""
+    """Takes bfloat16 features: some of length 0, constant ones and large ones."""
     graph, leaves = tree.flatten(HEADS[kind](WEIGHT))
     arrays = {path: leaf[...] for path, leaf in leaves.items()}
     features = jnp.array([[0.0, 0.0], [5.0, 5.0], [1e4, -1e4]], jnp.bfloat16)
@@ -87,7 +87,7 @@ def test_the_scale_belongs_to_cosine():
     config = base.get_config()
     for kind in HEADS:
         config.head.kind = kind
-        rules.validate(config)
+        parse(config)
     config.head.kind, config.head.scale = "linear", 30.0
     with pytest.raises(UserError, match="head.scale is 30.0, but head.kind is 'linear'"):
-        rules.validate(config)
+        parse(config)

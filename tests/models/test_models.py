@@ -1,4 +1,4 @@
-"""The towers, AdaptFormer and heads against the golden numbers, and by hand."""
+"""ViT and text towers and the zero-shot head against golden numbers; attention by hand."""
 
 import json
 
@@ -7,16 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import ZeroShotHead
 from lift_jax.models.layers import attention, fused_attention, has_fused_attention
-
-
-def close(found, expected, rtol=1e-5):
-    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,7 @@ def test_hugging_face_end_of_text(golden, tmp_path):
     expected = golden("clip_hf")
     clip = lift_jax.load_backbone(GOLDEN / "clip_hf")
     close(clip.encode_text(expected["input_ids_two_eot"]), expected["text_pooled_two_eot"])
-    # OpenAI's own files say 2, which means "the largest id"
+    # the configs of OpenAI's models have the id 2, which stands for "the largest id"
     config = json.loads((GOLDEN / "clip_hf" / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 2
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -78,11 +74,11 @@ def test_openai_heads_are_64_wide_unless_said(golden):
 
 
 def test_attention_by_hand():
-    # one head of width 1: weights softmax(q k) = (1/4, 3/4) for q = ln 3 and keys 0, 1
+    # one head of width 1; the weights are softmax(q k) = (1/4, 3/4) for q = ln 3 and keys 0, 1
     q, k = jnp.full((1, 1, 1), np.log(3.0)), jnp.array([[[0.0], [1.0]]])
     out = attention(q, k, jnp.array([[[4.0], [8.0]]]), heads=1)
     np.testing.assert_allclose(out, [[[7.0]]], rtol=1e-6)
-    # two tokens that see both, and, causal, what is not behind them
+    # causal: the first token attends to itself alone, the second one to both
     both = jnp.broadcast_to(q, (1, 2, 1))
     out = attention(both, k, jnp.array([[[4.0], [8.0]]]), heads=1, causal=True)
     np.testing.assert_allclose(out, [[[4.0], [7.0]]], rtol=1e-6)
@@ -91,7 +87,7 @@ def test_attention_by_hand():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [6, 7])
 def test_fused_attention_is_the_same_with_its_gradients(length, causal):
-    """By XLA in float32, which shows the padding; on a GPU also by cuDNN, in bfloat16."""
+    """Runs XLA in float32, which tests the padding, and on a GPU cuDNN in bfloat16 as well."""
     q, k, v, g = jax.random.normal(jax.random.key(0), (4, 3, length, 16))
 
     def both(f, *args, **options):

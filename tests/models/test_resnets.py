@@ -1,4 +1,4 @@
-"""CLIP's ResNet in OpenAI's naming, and the tower of both kinds of ResNet."""
+"""CLIP's ResNet in OpenAI's naming, and the towers of both kinds of ResNet."""
 
 import re
 
@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -29,13 +30,8 @@ CLIP = ResNetConfig(64, 48, 8, (8, 16, 32, 64), (1, 1, 1, 1), heads=4)
 PLAIN = ResNetConfig(64, 128, 16, (4, 8, 8, 32), (1, 2, 1, 1))
 
 
-def close(found, expected, rtol=1e-5):
-    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
-
-
 def random_tower(config: ResNetConfig):
-    """A tower's graph and random leaves, drawn by NumPy: there is nothing to compile."""
+    """Returns a tower's graph and random leaves, drawn by NumPy: nothing needs compiling."""
     rng = np.random.default_rng(0)
     graph, leaves = tree.flatten(nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0))))
     arrays = {}
@@ -54,7 +50,7 @@ def normalised(x):
 
 def test_clip_resnet(golden):
     expected = golden("clip_rn")
-    clip = lift_jax.load_backbone(FILE)  # whose metadata has the heads
+    clip = lift_jax.load_backbone(FILE)  # the file's metadata has the numbers of heads
     images = forward.normalise(jnp.asarray(expected["images_u8"]), clip.config.vision)
     close(jax.jit(clip.visual.maps)(images), expected["layer4"])
     image = jax.jit(clip.encode_image)(images)
@@ -176,7 +172,7 @@ def test_the_dtype_is_that_of_the_weights(config):
 
 
 def lowered(config: ResNetConfig):
-    """A classifier over all devices: its graph, its leaves, and images of three crops each."""
+    """Returns a classifier's graph and leaves on all devices, and images of three crops each."""
     tower = tree.merge(*random_tower(config))
     model = Classifier(tower, CosineHead(jnp.ones((5, config.width))))
     graph, leaves = tree.flatten(model)
@@ -189,7 +185,7 @@ def lowered(config: ResNetConfig):
 
 @pytest.mark.parametrize("config", [CLIP, PLAIN])
 def test_crops_stay_on_their_devices(config):
-    """A convolution under vmap would gather the images of all devices on each."""
+    """Checks that no image is gathered, as a convolution under vmap would do."""
     graph, leaves, batch = lowered(config)
     predict = jax.jit(forward.make_predict(graph, config))
     text = predict.lower(leaves, batch).compile().as_text()
@@ -246,7 +242,7 @@ def test_published_numbers_of_parameters(vision, embed, text_width, published):
 ])  # fmt: skip
 def test_published_numbers_of_plain_resnets(layers, published):
     config = ResNetConfig(224, 2048, 64, (64, 128, 256, 512), layers)
-    assert parameters(ResNet, config) == published - 2049 * 1000  # their classifier
+    assert parameters(ResNet, config) == published - 2049 * 1000  # without the classifier
 
 
 def parameters(kind, config) -> int:

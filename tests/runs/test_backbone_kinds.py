@@ -18,7 +18,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.evaluation.activations import Cache
 from lift_jax.models import tree
-from lift_jax.models.heads import normalise
+from lift_jax.models.heads import l2_normalise
 from lift_jax.parallel import mesh
 from lift_jax.training import head_init
 from lift_jax.weights.hub import DEMO
@@ -112,7 +112,7 @@ def test_class_means_by_the_authors_numbers(golden):
     given = golden("heads")
     features, labels = given["init_features"], given["init_labels"]
     means = np.stack([features[labels == c].mean(0) for c in range(10)])
-    found = normalise(jnp.asarray(means))
+    found = l2_normalise(jnp.asarray(means))
     np.testing.assert_allclose(found, given["class_mean_weight"], rtol=1e-5, atol=1e-6)
 
 
@@ -128,7 +128,7 @@ def test_class_means_of_images():
         cache=cache,
     )  # fmt: skip
     found = head_init.head_from_class_means(seen, start)
-    chosen = head_init.some_of_each(labels, 2, seed=5)
+    chosen = head_init.sample_per_class(labels, 2, seed=5)
     crops = forward.normalise(jnp.asarray(images[chosen, 4:36]), backbone.config.vision)
     features = np.asarray(backbone.encode_image(crops))
     for c in (0, 2, 3):
@@ -156,7 +156,7 @@ class Pictures:
 
 def test_at_most_so_many_of_each_class():
     labels = np.repeat([2, 0, 5], [7, 3, 120])
-    chosen = head_init.some_of_each(labels, 5, seed=0)
+    chosen = head_init.sample_per_class(labels, 5, seed=0)
     assert np.bincount(labels[chosen], minlength=6).tolist() == [3, 0, 5, 0, 0, 5]
     assert (np.diff(chosen) > 0).all()
-    assert not np.array_equal(chosen, head_init.some_of_each(labels, 5, seed=1))
+    assert not np.array_equal(chosen, head_init.sample_per_class(labels, 5, seed=1))

@@ -127,7 +127,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         atomic.write_json(path, {"a": float("nan")})
     with pytest.raises(TypeError, match="set does not fit"):
         atomic.write_json(path, {"a": {1}})
-    with pytest.raises(RuntimeError), atomic.replacing(path) as file:
+    with pytest.raises(RuntimeError), atomic.open_replacement(path) as file:
         file.write("half")
         raise RuntimeError
     assert path.read_bytes() == before

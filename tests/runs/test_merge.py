@@ -31,7 +31,7 @@ def config_of(**changes):
 def logits_of(run, config, images):
     """By the tuned model, as `train` tests it."""
     setup = build(config, Console(quiet=True))
-    model = tree.merge(setup.graph, export.newest(run) | setup.frozen)
+    model = tree.merge(setup.graph, export.read_tuned(run) | setup.frozen)
     return np.asarray(jax.jit(model)(images))
 
 

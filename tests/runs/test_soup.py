@@ -32,7 +32,7 @@ def test_a_soup_is_the_mean_and_is_tested_beside_its_runs(runs, tmp_path, capsys
     workdir = tmp_path / "soup"
     soup.main([*map(str, runs), f"--workdir={workdir}"])
     out = " ".join(capsys.readouterr().out.split())
-    a, b, mean = (export.newest(run) for run in (*runs, workdir))
+    a, b, mean = (export.read_tuned(run) for run in (*runs, workdir))
     assert a.keys() == b.keys() == mean.keys() and len(mean) > 10
     for path, leaf in mean.items():
         np.testing.assert_allclose(leaf, (a[path] + b[path]) / 2, rtol=1e-6, atol=1e-8)
@@ -77,7 +77,7 @@ def test_other_configs_do_not_mix(runs, argument, changes, message, tmp_path):
 
 
 def test_other_backbones_do_not_mix(runs, tmp_path, monkeypatch):
-    describe = checkpoint.describe
+    describe = checkpoint.read_about
 
     def changed(manager):
         about = describe(manager)
@@ -85,7 +85,7 @@ def test_other_backbones_do_not_mix(runs, tmp_path, monkeypatch):
             about["data_summary"]["backbone_fingerprint"] = "another"
         return about
 
-    monkeypatch.setattr(checkpoint, "describe", changed)
+    monkeypatch.setattr(checkpoint, "read_about", changed)
     with pytest.raises(UserError, match="data_summary.backbone_fingerprint: .* -> 'another'"):
         soup.soup(runs, tmp_path / "soup")
 

@@ -117,7 +117,7 @@ def test_the_best_by_validation_is_kept_tested_and_exported(tmp_path):
         found = train_and_test(config, tmp_path)
     assert found["steps"] == 6  # the later of two that are equally good
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert kept == [6, 8] and checkpoint.chosen(tmp_path) == 6
+    assert kept == [6, 8] and checkpoint.best_or_newest_step(tmp_path) == 6
     assert train_and_test(config, tmp_path) == found  # finished
     config.checkpoint.best = False
     assert train_and_test(config, tmp_path, "evaluate")["steps"] == 8
@@ -164,7 +164,7 @@ def saved(tmp_path_factory):
 def restored(workdir):
     console = Console(record=True, width=300)
     with checkpoint.open_manager(workdir, 3) as manager:
-        assert checkpoint.describe(manager) == {"seed": 7}
+        assert checkpoint.read_about(manager) == {"seed": 7}
         state = checkpoint.restore(manager, made_state(0), console)
         return state, " ".join(console.export_text().split())  # however its lines are broken
 

@@ -6,7 +6,11 @@ import pytest
 
 from configs import base, demo, inat
 from lift_jax.errors import UserError
-from lift_jax.settings import rules
+from lift_jax.settings.argument import parse_argument
+from lift_jax.settings.methods import METHODS
+from lift_jax.settings.parse import differences, parse
+from lift_jax.settings.rules import check_shots
+from lift_jax.settings.schema import all_entries, check_value
 
 CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
 
@@ -14,7 +18,7 @@ CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "in
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("argument", [None, "", "debug", "method=lift", "backbone=clip_vit_l14"])
 def test_every_config_is_valid(name, argument):
-    rules.validate(importlib.import_module(f"configs.{name}").get_config(argument))
+    parse(importlib.import_module(f"configs.{name}").get_config(argument))
 
 
 @pytest.mark.parametrize("name", CONFIGS[1:])
@@ -49,7 +53,7 @@ def test_the_argument_wins_over_the_debug_patch():
 ])  # fmt: skip
 def test_wrong_arguments(argument, words):
     with pytest.raises(UserError, match=words):
-        rules.parse_argument(argument)
+        parse_argument(argument)
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
@@ -64,7 +68,7 @@ def test_values_out_of_range(key, value, words):
     config = base.get_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=words):
-        rules.validate(config)
+        parse(config)
 
 
 @pytest.mark.parametrize("changes", [
@@ -74,25 +78,25 @@ def test_shots_belong_to_a_start_from_images(changes):
     config = base.get_config()
     config.update_from_flattened_dict(changes | {"head.shots": 10})
     with pytest.raises(UserError, match="head.shots is 10, but the head starts from"):
-        rules.validate(config)
+        parse(config)
     config.update_from_flattened_dict({"tuner.name": "none", "head.init": "class_mean"})
-    rules.validate(config)
+    parse(config)
 
 
 def test_shots_without_effect_are_told_where_auto_is_text():
     config = base.get_config()
     config.head.shots = 10
-    rules.validate(config)  # whether there are texts is seen with the backbone
-    rules.check_shots(config, "class_mean")
+    head = parse(config).head  # whether there are texts is seen with the backbone
+    check_shots(head, "class_mean")
     with pytest.raises(UserError, match="starts from 'text' \\(by head.init=auto\\)"):
-        rules.check_shots(config, "text")
+        check_shots(head, "text")
 
 
 def test_tau_belongs_to_la():
     config = base.get_config()
     config.loss.name, config.loss.tau = "ce", 2.0
     with pytest.raises(UserError, match="tau"):
-        rules.validate(config)
+        parse(config)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_an_option_of_what_is_not_chosen_is_an_error(changes, words):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
-        rules.validate(config)
+        parse(config)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +131,30 @@ def test_an_option_of_what_is_not_chosen_is_an_error(changes, words):
 def test_options_of_what_is_chosen(changes):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
-    rules.validate(config)
+    parse(config)
 
 
-def test_defaults_of_options_are_those_of_the_configs():
-    config = base.get_config()
-    for key, (_, default) in rules.TUNER_OPTIONS.items():
-        group, option = key.split(".")
-        assert config[group][option] == default
-    options = {k: v for k, v in config.text_tuner.items() if k != "name"}
-    assert options == rules.TEXT_TUNER_OPTIONS
-    assert {k: config.loss[k] for k in rules.LOSS_OPTIONS} == {
-        key: default for key, (_, default) in rules.LOSS_OPTIONS.items()
+def test_defaults_are_those_of_lift_plus():
+    for group, values in METHODS["lift_plus"].items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            assert all_entries()[f"{group}.{key}"].default == value
+    assert METHODS["lift"].keys() == METHODS["lift_plus"].keys()
+    for group, values in METHODS["lift"].items():
+        if isinstance(values, dict):
+            assert values.keys() == METHODS["lift_plus"][group].keys()
+
+
+def test_every_setting_is_described_once():
+    assert len(all_entries()) == 89
+    for entry in all_entries().values():
+        assert entry.about.meaning and entry.about.meaning[-1] == ".", entry.key
+        assert check_value(entry, entry.default) == entry.default or entry.about.by_method
+    set_by_method = {
+        "label" if group == "label" else f"{group}.{key}"
+        for group, values in METHODS["lift"].items()
+        for key in (values if isinstance(values, dict) else ("",))
     }
+    assert {key for key, e in all_entries().items() if e.about.by_method} == set_by_method
 
 
 def test_a_mistyped_key_is_an_error():
@@ -149,6 +164,6 @@ def test_a_mistyped_key_is_an_error():
 
 def test_differences_are_listed_by_key():
     saved = {"a": {"b": 1, "c": 2}, "d": 3}
-    assert rules.differences(saved, {"a": {"b": 1, "c": 5}, "e": 3}) == [
+    assert differences(saved, {"a": {"b": 1, "c": 5}, "e": 3}) == [
         "a.c: 2 -> 5", "d: 3 -> 'absent'", "e: 'absent' -> 3",
     ]  # fmt: skip

@@ -1,104 +1,142 @@
-"""The package is a house of floors: a file imports only from floors below its own."""
+"""The package is a house: imports go one way between its rooms (folders).
+
+`python tests/structure/test_floors.py` prints the rooms, lowest first, with what each imports.
+"""
 
 import ast
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from support.paths import ROOT
 
+ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "lift_jax"
 
-# Lowest first. A module is named from inside the package; a folder (written "data/") stands for all
-# its modules, which may import each other.
+# Lowest first. A room is a folder, or a file at the root of the package; configs/ lies outside.
 FLOORS = [
     ["errors"],
-    ["prompts"],
-    ["config", "config_flag", "losses", "metrics", "mesh", "distributed", "stopping", "log"],
-    ["remote", "together", "command"],
-    ["folder", "models.layers", "models.tree"],
-    ["models.hooks"],
-    ["models.methods"],
-    ["models.tuners"],
-    ["models.blocks", "models.heads"],
-    ["models.vit", "models.text", "models.resnet"],
-    ["models.backbone"],
-    ["models.prompting"],
-    ["weights/", "data/"],
-    ["optim", "state"],
-    ["steps", "checkpoint", "cost"],
-    ["features", "evaluate", "adjust"],
-    ["init"],
-    ["text_head"],
-    ["build"],
-    ["results"],
-    ["train", "plots"],
-    ["report", "look"],
-    ["sweep"],
-    ["main", "convert", "export", "data.__main__", "bench"],
-    ["trained"],
-    ["soup", "merge", "predict"],
+    ["settings"],
+    ["storage"],
+    ["parallel"],
+    ["models"],
+    ["tuners"],
+    ["weights"],
+    ["data"],
+    ["evaluation"],
+    ["training"],
+    ["runs"],
+    ["reports"],
+    ["sweeps", "benchmarks", "demo"],
+    ["commands", "main"],
+    ["__main__"],
+    ["configs"],
 ]
-# The demo stands beside the house: it may use every floor below the training loop, and only the
-# loop and the commands may use it.
-DEMO_BELOW = "train"
+# `commands` and `main` are one floor: main.py is the command `train`.
+SAME_FLOOR = {("main", "commands"), ("commands", "main")}
+AT_THE_ROOT = {"__init__.py", "__main__.py", "main.py", "errors.py"}
+MOST_IN_A_FOLDER = 12
 
 
 def test_every_import_goes_down():
-    files = sorted(PACKAGE.rglob("*.py"))
-    assert files, f"no Python files in {PACKAGE}"
+    files = sources()
+    assert len(files) > 100, f"too few Python files in {PACKAGE}"
     faults = [fault for file in files for fault in check(name_of(file), file.read_text())]
     assert not faults, "\n" + "\n".join(faults)
 
 
+def test_rooms_are_small():
+    assert {file.name for file in PACKAGE.glob("*.py")} == AT_THE_ROOT
+    for folder in {file.parent for file in sources()}:
+        many = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
+        assert len(many) <= MOST_IN_A_FOLDER, f"{folder.name} holds {len(many)} files"
+
+
+def test_every_folder_is_installed():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    installed = set(project["tool"]["setuptools"]["packages"])
+    folders = {file.parent for file in PACKAGE.rglob("*.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert installed == found | {"lift_jax.configs"}
+
+
+LONGEST = 60  # lines of a function
+REASON = "# long:"  # begins the comment above a longer one, which says why
+
+
+def test_long_functions_have_a_reason():
+    for file in sources():
+        lines = file.read_text().splitlines()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                begin = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                size = node.end_lineno - begin + 1
+                reason = lines[begin - 2].strip().startswith(REASON)
+                assert size <= LONGEST or reason, f"{file}: {node.name} has {size} lines"
+
+
 @pytest.mark.parametrize(
-    "module, source, fault",
+    "room, source, fault",
     [
-        ("train", "from lift_jax import evaluate, losses", None),
-        ("train", "import numpy\nfrom lift_jax.errors import UserError", None),
-        ("losses", "import lift_jax.metrics", "same floor"),
-        ("losses", "def f():\n    from lift_jax.train import loop", "above"),
-        ("models.vit", "from . import backbone", "above"),
+        ("training.loop", "from lift_jax.evaluation import metrics", None),
+        ("training.loop", "import numpy\nfrom lift_jax.errors import UserError", None),
+        ("training.loop", "from lift_jax.training import losses", None),
+        ("training.loop", "import lift_jax.runs.folder", "above"),
+        ("data.loader", "def f():\n    from lift_jax.training import loop", "above"),
+        ("models.vit", "from . import backbone", None),
         ("models.vit", "from ..errors import UserError", None),
-        ("models.blocks", "from lift_jax.models import tuners", None),
-        ("data.loader", "from lift_jax.data import sources", None),
-        ("data.loader", "from lift_jax.weights.hub import fetch", "same floor"),
-        ("losses", "import json, lift_jax", "package itself"),
-        ("steps", "from lift_jax import load_backbone", "package itself"),
-        ("main", "from lift_jax.demo import make", None),
-        ("demo.make", "from lift_jax import evaluate", None),
-        ("demo.make", "from lift_jax import main", "above"),
+        ("models.vit", "from ..tuners import attach", "above"),
+        ("sweeps.cells", "from lift_jax.benchmarks import step", "same floor"),
+        ("main", "from lift_jax.commands import shared", None),
+        ("runs.folder", "import json, lift_jax", "package itself"),
+        ("runs.folder", "from lift_jax import load_backbone", "package itself"),
+        ("benchmarks.system", "import lift_jax", None),
+        ("configs.demo", "from lift_jax import settings", None),
+        ("settings.schema", "from configs import demo", "above"),
         ("utils", "", "FLOORS"),
     ],
 )
-def test_the_check_sees_what_it_should(module, source, fault):
-    faults = check(module, source)
+def test_the_check_sees_what_it_should(room, source, fault):
+    faults = check(room, source)
     assert (not faults) if fault is None else (fault in " ".join(faults)), faults
+
+
+def sources() -> list[Path]:
+    """Returns the files of the package and of configs/."""
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")])
 
 
 def check(module: str, source: str) -> list[str]:
     """Returns what is wrong with the imports of one module, a sentence each."""
-    if module == "" or module.split(".")[-1] == "__init__":
-        return []  # the faces of packages gather names from any floor
-    floor = floor_of(module)
+    room = module.partition(".")[0]
+    if module == "__init__":
+        return []  # the face of the package gathers names from any floor
+    floor = floor_of(room)
     if floor is None:
-        return [f"lift_jax/{module.replace('.', '/')}.py has no floor: add it to FLOORS here."]
+        return [f"{module} has no floor: add its room to FLOORS here."]
     faults = []
     for target in imports(module, source):
         if target == "":
-            faults.append(f"{module} imports from the package itself: name the module.")
+            if module != "benchmarks.system":  # which prints the version
+                faults.append(f"{module} imports from the package itself: name the module.")
             continue
-        other = floor_of(target)
-        if other is None:
+        other = target.partition(".")[0]
+        if other == room or (room, other) in SAME_FLOOR:
+            continue
+        height = floor_of(other)
+        if height is None:
             faults.append(f"{module} imports {target}, which has no floor: add it to FLOORS here.")
-        elif other > floor:
+        elif height > floor:
             faults.append(f"{module} imports {target} from a floor above its own.")
-        elif other == floor and room_of(module) != room_of(target):
+        elif height == floor:
             faults.append(f"{module} imports {target} from the same floor.")
     return faults
 
 
 def imports(module: str, source: str) -> set[str]:
-    """Returns the package's modules that a source imports, wherever in it ("" is the package)."""
+    """Returns the modules of this repository that a source imports ("" is the package)."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -108,42 +146,45 @@ def imports(module: str, source: str) -> set[str]:
             if node.level:
                 parents = f"lift_jax.{module}".split(".")[: -node.level]
                 base = ".".join(parents + ([base] if base else []))
-            # `from package import name` imports the module `name` where there is one.
+            # `from package import name` imports the module `name` where there is one
             for alias in node.names:
                 path = f"{base}.{alias.name}"
                 found.add(path if is_module(path) else base)
-    found = {name for name in found if name.split(".")[0] == "lift_jax"}
+    found = {name for name in found if name.split(".")[0] in ("lift_jax", "configs")}
     return {name.removeprefix("lift_jax").removeprefix(".") for name in found}
 
 
 def is_module(path: str) -> bool:
-    """Says whether a dotted path is a module or a folder, by the table or on disk."""
-    name = path.removeprefix("lift_jax.")
-    file = PACKAGE.parent / path.replace(".", "/")
-    return path.startswith("lift_jax.") and (
-        floor_of(name) is not None or file.is_dir() or file.with_suffix(".py").exists()
-    )
+    """Returns True if a dotted path is a module or a folder of the repository."""
+    file = ROOT / path.replace(".", "/")
+    return file.is_dir() or file.with_suffix(".py").exists()
 
 
-def floor_of(module: str) -> float | None:
-    """Returns the height of a module, None for one that is not in the table."""
-    if room_of(module) == "demo/":
-        return floor_of(DEMO_BELOW) - 0.5  # type: ignore[operator]
-    for height, rooms in enumerate(FLOORS):
-        if room_of(module) in rooms:
-            return height
-    return None
-
-
-def room_of(module: str) -> str:
-    """Returns the name by which the table knows a module: its folder's where that is one room."""
-    if any(module in rooms for rooms in FLOORS):
-        return module  # a command may lie in a folder
-    folder = module.split(".")[0] + "/"
-    return folder if folder == "demo/" or any(folder in rooms for rooms in FLOORS) else module
+def floor_of(room: str) -> int | None:
+    """Returns the height of a room, None for one that is not in the table."""
+    return next((height for height, rooms in enumerate(FLOORS) if room in rooms), None)
 
 
 def name_of(file: Path) -> str:
-    """Returns a file's dotted name inside the package, "" for the package's own face."""
-    name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
-    return "" if name == "__init__" else name
+    """Returns a file's dotted name inside the package, or below the repository for configs/."""
+    base = PACKAGE if PACKAGE in file.parents else ROOT
+    return ".".join(file.relative_to(base).with_suffix("").parts)
+
+
+def main() -> None:
+    """Prints the rooms, lowest first, with their lines and the rooms that they import."""
+    lines, targets = defaultdict(int), defaultdict(set)
+    for file in sources():
+        room = name_of(file).partition(".")[0]
+        lines[room] += len(file.read_text().splitlines())
+        targets[room] |= {
+            name.partition(".")[0] for name in imports(name_of(file), file.read_text())
+        }
+    for height, rooms in enumerate(FLOORS):
+        for room in rooms:
+            below = ", ".join(sorted(targets[room] - {room, ""}, key=lambda r: floor_of(r) or 0))
+            print(f"{height:3} {room:12} {lines[room]:6} lines  imports {below or 'nothing'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The golden arrays of LIFT and LIFT+ as our leaves."""
+"""Golden arrays of LIFT and LIFT+ under our leaf paths."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,10 @@ def leaves(
     like: Mapping[str, np.ndarray],
     table: Table = TABLES["lift_plus"],
 ) -> dict[str, np.ndarray]:
-    """All arrays under the prefix ("CASE/param/") by our paths, which are among those of `like`."""
+    """Returns the arrays whose names begin with `prefix` ("CASE/param/") by our paths.
+
+    `like` holds all leaves that there may be, for their paths and shapes.
+    """
     theirs = {
         f"tuner.{key.removeprefix(prefix)}": array
         for key, array in arrays.items()

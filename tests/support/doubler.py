@@ -1,14 +1,13 @@
-"""A config with a tuner of its own, from outside the package."""
+"""A config file that defines a tuner, as a user would write it."""
 
 import jax.numpy as jnp
 
-from configs import demo
-from lift_jax.models.tunable import Tuned, Tuner
-from lift_jax.tuners.attach import TUNERS
+from lift_jax import settings
+from lift_jax.tuners import TUNERS, Tuned, Tuner
 
 
 class Doubler(Tuner):
-    """Doubles what every value projection gives."""
+    """Doubles the output of every value projection."""
 
     merges = True
 
@@ -26,4 +25,4 @@ TUNERS["doubler"] = Doubler
 
 
 def get_config(argument=None):
-    return demo.get_config(argument)
+    return settings.load("demo", argument)

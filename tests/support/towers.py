@@ -1,4 +1,4 @@
-"""Small towers with made-up weights, and what the tests of tuners do with them."""
+"""Small towers with made-up weights, with tuners and their gradients."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,12 +20,15 @@ from lift_jax.tuners import attach, rules
 
 
 def close(found, expected, rtol=1e-5):
-    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
+    """Asserts equality up to rtol times the largest expected magnitude.
+
+    A float32 sum is not more precise than that.
+    """
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
 def run(model, inputs):
-    """The output of a model whose operations no other test has."""
+    """Returns the output of a model, compiled as a whole: faster than operation by operation."""
     graph, leaves = tree.flatten(model)
     arrays = {path: leaf[...] for path, leaf in leaves.items()}
     forward = jax.jit(lambda a, x: tree.merge(graph, a)(x))
@@ -33,7 +36,7 @@ def run(model, inputs):
 
 
 class Texts(nnx.Module):
-    """A text tower and a head, as a classifier of texts."""
+    """A classifier of texts: a text tower and a head."""
 
     def __init__(self, text, head):
         self.text, self.head = text, head
@@ -49,7 +52,7 @@ WORDS = TextConfig(23, 7, WIDTH, BLOCKS, 2, HIDDEN, eot=22)
 
 
 def filled(build):
-    """A module with made-up weights, without running its initialisers."""
+    """Returns the module that `build` makes, with made-up weights; its initialisers do not run."""
     graph, leaves = tree.flatten(nnx.eval_shape(build))
     rng, arrays = np.random.default_rng(0), {}
     for path, leaf in leaves.items():
@@ -60,7 +63,7 @@ def filled(build):
 
 
 def new(kind, blocks=BLOCKS):
-    """A classifier with made-up weights, its tower, and three inputs."""
+    """Returns a classifier with made-up weights, its tower, and three inputs."""
     rng = np.random.default_rng(1)
     head = CosineHead(jnp.asarray(rng.normal(size=(CLASSES, WIDTH)), jnp.float32))
     if kind == "text":
@@ -78,24 +81,24 @@ def new(kind, blocks=BLOCKS):
     return Classifier(tower, head), tower, jnp.asarray(images, jnp.float32)
 
 
-PREFIX = {"vit": "visual", "resnet": "visual", "text": "text"}
-OPTIONS = {"dim": 3, "prompts": 2, "ratio": 0.1}
+PREFIX = {"vit": "visual", "resnet": "visual", "text": "text"}  # paths of the towers
+SETTINGS = {"dim": 3, "prompts": 2, "ratio": 0.1}
 
 
-def tuned_model(names, kind, blocks=BLOCKS, **options):
-    """Model, inputs, and the split that the names make: graph, tuned, frozen."""
+def tuned_model(names, kind, blocks=BLOCKS, **settings):
+    """Returns a classifier with tuners, its inputs, and its split (graph, tuned, frozen)."""
     model, tower, inputs = new(kind, blocks)
-    options = OPTIONS | options
-    attach.attach(tower, names, CLASSES, TunerSettings(**options), rngs=nnx.Rngs(1))
+    tuner = TunerSettings(**(SETTINGS | settings))
+    attach.attach(tower, names, CLASSES, tuner, rngs=nnx.Rngs(1))
     is_trainable = rules.trainable(
-        names, len(tower.blocks), options.get("partial", 0), options.get("layers", ""),
+        names, len(tower.blocks), tuner.partial, tuner.layers,
         prefix=PREFIX[kind], resnet=kind == "resnet",
     )  # fmt: skip
     return model, inputs, state.split_trainable(model, is_trainable)
 
 
 def stirred(tuned, size=0.1):
-    """Tuned leaves of tuners, away from their start."""
+    """Returns tuned leaves with noise added to those of tuners."""
     rng = np.random.default_rng(2)
     return {
         path: leaf + size * rng.normal(size=leaf.shape).astype(np.float32)
@@ -107,7 +110,7 @@ def stirred(tuned, size=0.1):
 
 @partial(jax.jit, static_argnums=0)
 def differentiated(graph, tuned, frozen, inputs):
-    """Logits, and the gradient of every tuned leaf."""
+    """Returns the logits, and the gradient of every tuned leaf."""
 
     def loss(tuned):
         logits = tree.merge(graph, tuned | frozen)(inputs)

@@ -23,12 +23,11 @@ from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.evaluation.activations import Cache
-from lift_jax.models.heads import normalise
+from lift_jax.models.heads import l2_normalise
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
-from lift_jax.settings import rules
-from lift_jax.training import head_init
-from lift_jax.training.setup import build
+from lift_jax.settings.parse import parse
+from lift_jax.training import head_init, setup
 from lift_jax.weights import tokenizer
 from lift_jax.weights.load import load_tokenizer
 
@@ -47,7 +46,7 @@ def config_of(**changes):
 
 
 def head_of(console=SILENT, **changes) -> np.ndarray:
-    tuned = build(config_of(**changes), console).tuned
+    tuned = setup.build(parse(config_of(**changes)), console).tuned
     return np.asarray(tuned["head/weight"])
 
 
@@ -70,7 +69,7 @@ def test_heads_by_the_authors_numbers(golden):
 def test_semantic_head_by_the_authors_numbers(golden):
     clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
     given = golden("heads")
-    texts = normalise(jnp.asarray(given["semantic_text_features"]) @ clip.text_proj[...])
+    texts = l2_normalise(jnp.asarray(given["semantic_text_features"]) @ clip.text_proj[...])
     found = head_init.head_from_texts(texts, clip.image_proj[...])
     np.testing.assert_allclose(found, given["semantic_weight"], rtol=1e-5, atol=1e-6)
 
@@ -88,7 +87,7 @@ def test_a_probe_by_hand():
     start = head_init.unit_row_head(4, 3, jax.random.key(0))
     axes = np.eye(3, dtype=np.float32)
     three = head_init.head_from_linear_probe(split(axes, np.array([3, 0, 1])), start, SILENT)
-    by_hand = normalise(jnp.asarray(np.eye(3) - 1 / 3))
+    by_hand = l2_normalise(jnp.asarray(np.eye(3) - 1 / 3))
     np.testing.assert_allclose(three[jnp.array([3, 0, 1])], by_hand, atol=1e-4)
     assert np.array_equal(three[2], start[2])  # no images of it
 
@@ -155,7 +154,7 @@ def test_features_of_so_many_images_a_class(shots):
     features, found = seen(seed=0)
     wanted = np.minimum(np.bincount(labels), shots or 21)
     assert np.array_equal(np.bincount(found), wanted)
-    chosen = head_init.some_of_each(labels, shots or 21, seed=0)
+    chosen = head_init.sample_per_class(labels, shots or 21, seed=0)
     assert np.array_equal(labels[chosen], found)
     by_hand = forward.normalise(jnp.asarray(colours[chosen]), Colour.config)
     np.testing.assert_allclose(features, by_hand, rtol=1e-5, atol=1e-5)
@@ -211,7 +210,7 @@ def test_a_class_is_the_mean_of_its_texts(demo, monkeypatch):
     backbone, tokenizer = demo
     texts = [["a zero", "the digit zero", "nothing"], ["one"], ["a two", "two"]]
     flat = [text for own in texts for text in own]
-    rows = np.asarray(normalise(backbone.encode_text(tokenizer(flat), project=True)))
+    rows = np.asarray(l2_normalise(backbone.encode_text(tokenizer(flat), project=True)))
     by_hand = np.stack([rows[:3].mean(0), rows[3], rows[4:].mean(0)])
     by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
     for chunk in (256, 4):
@@ -227,8 +226,8 @@ def test_texts_of_towers_without_projections(source):
     backbone = lift_jax.load_backbone(GOLDEN / source, **sizes)
     tokens = np.random.default_rng(0).integers(1, 50, (3, backbone.config.text.context), np.int32)
     found = head_init.class_texts(backbone, lambda texts: tokens, [["a", "b"], ["c"]], SILENT)
-    rows = normalise(backbone.encode_text(tokens, project=True))
-    by_hand = normalise(jnp.stack([rows[:2].mean(0), rows[2]]))
+    rows = l2_normalise(backbone.encode_text(tokens, project=True))
+    by_hand = l2_normalise(jnp.stack([rows[:2].mean(0), rows[2]]))
     np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -240,13 +239,13 @@ def described(path, digits, **changes):
 def test_head_and_zero_shot_start_from_the_same_texts(demo, tmp_path):
     digits = {name: [f"the digit {name}", f"{name}, by hand"] for name in in_memory.DIGITS}
     changes = described(tmp_path / "d.json", digits | {"ten": ["no class"]})
-    setup = build(config_of(**changes), SILENT)
+    made = setup.build(parse(config_of(**changes)), SILENT)
     backbone, tokenizer = demo
     texts = head_init.class_texts(backbone, tokenizer, list(digits.values()), SILENT)
-    assert setup.zero_shot is not None
-    np.testing.assert_allclose(setup.zero_shot[1]["head/class_texts"], texts, rtol=1e-5, atol=1e-6)
+    assert made.zero_shot is not None
+    np.testing.assert_allclose(made.zero_shot[1]["head/class_texts"], texts, rtol=1e-5, atol=1e-6)
     head = head_init.head_from_texts(texts, backbone.image_proj[...])
-    np.testing.assert_allclose(setup.tuned["head/weight"], head, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.tuned["head/weight"], head, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -265,7 +264,7 @@ def test_wrong_descriptors(content, words, tmp_path):
 
 
 def test_descriptors_are_read_before_anything_slow(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_lib, "load_backbone", None)  # would fail if it were called
+    monkeypatch.setattr(setup, "load_backbone", None)  # would fail if it were called
     with pytest.raises(UserError, match="Cannot read .*no.json.*No such file"):
         head_of(head__prompt="descriptor", head__descriptors=str(tmp_path / "no.json"))
 
@@ -340,4 +339,4 @@ def test_wrong_options(changes, words):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
-        rules.validate(config)
+        parse(config)

@@ -1,17 +1,18 @@
-"""One contract for every tuner, in every kind of tower, alone and with each other one."""
+"""The contract of all tuners: in every kind of tower, alone and with each other tuner."""
 
 import itertools
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 from support.towers import (
     BLOCKS,
     CLASSES,
@@ -33,15 +34,15 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.tunable import Tunable
 from lift_jax.runs import export
-from lift_jax.settings.rules import JOINT
+from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import checkpoint, state
 from lift_jax.training.optimizer import sgd
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
-from lift_jax.tuners.rules import RULES, trainable
+from lift_jax.tuners.rules import PATH_RULES, trainable
 
-UNCHANGED = {"adaptformer", "adapter", "lora", "lora_mlp", "aft", *RULES}
+UNCHANGED = {"adaptformer", "adapter", "lora", "lora_mlp", "aft", *PATH_RULES}
 EVERYWHERE = ("ssf", "bitfit", "full")
 IN_BLOCKS = (
     "adapter", "adaptformer", "lora", "lora_mlp", "vpt_shallow", "vpt_deep", "aft", "ln",
@@ -53,18 +54,19 @@ PLACES = {"vit": IN_BLOCKS, "text": IN_BLOCKS, "resnet": ("bn", *EVERYWHERE)}
 @pytest.mark.parametrize("kind", PLACES)
 def test_where_each_tuner_applies(kind):
     _, tower, _ = new(kind)
-    found = {name for name in (*attach.TUNERS, *RULES) if attach.applies(name, tower)}
+    found = {name for name in (*attach.TUNERS, *PATH_RULES) if attach.applies(name, tower)}
     assert found == set(PLACES[kind])
 
 
-SIZES = {  # a block's tuned parameters, by hand: width 12, hidden 20, dim 3, 2 prompts, ratio 0.1
+# Tuned parameters of a block, by hand: width 12, hidden width 20, dim 3, 2 prompts, ratio 0.1.
+SIZES = {
     "adapter": 2 * 12 + 12 * 3 + 3 + 3 * 12 + 12,
     "adaptformer": 2 * 12 + 12 * 3 + 3 + 3 * 12 + 12 + 1,
     "lora": 2 * 3 * (12 + 12),
     "lora_mlp": 2 * 3 * (12 + 20),
     "ssf": 2 * (3 * 12 + 12 + 20 + 12),
     "vpt_deep": 2 * 12,
-    # of 432 + 36 entries of q, k and v, 144 + 12 of out, 240 + 20 and 240 + 12 of the MLP
+    # tenths of 432 + 36 entries of q, k and v, 144 + 12 of out, 240 + 20 and 240 + 12 of the MLP
     "aft": 43 + 3 + 14 + 1 + 24 + 2 + 24 + 1,
     "bitfit": 12 + 3 * 12 + 12 + 12 + 20 + 12,
     "ln": 2 * 2 * 12,
@@ -84,17 +86,17 @@ OF_RESNET = {
 
 
 def stepped(tuned, grads):
-    """The leaves after a step of gradient descent, in which every one of them must move."""
+    """Returns the leaves after a step of gradient descent; asserts that every leaf moves."""
     assert grads.keys() == tuned.keys()
     after = {path: leaf - 0.1 * grads[path] for path, leaf in tuned.items()}
     for path, leaf in tuned.items():
-        shifts_keys = path.endswith(("/k/bias", "/k/shift"))  # which softmax ignores
+        shifts_keys = path.endswith(("/k/bias", "/k/shift"))  # softmax ignores these
         assert shifts_keys or not np.array_equal(after[path], leaf), path
     return after
 
 
 def through_checkpoint(workdir, tuned, like):
-    """Leaves that were saved, and read again where leaves `like` these were expected."""
+    """Returns leaves after saving and restoring them; `like` are the leaves that are expected."""
     optimizer = sgd(0.1, 0.9, 0.0)
     with checkpoint.open_manager(workdir, 1) as manager:
         checkpoint.save(manager, state.create_state(tuned, optimizer), {})
@@ -109,12 +111,12 @@ def test_contract(name, kind, tmp_path):
     expected = base(inputs)
     model, _, (graph, tuned, frozen) = tuned_model((name,), kind)
 
-    # its start is the frozen model, where the method says so
+    # the tuned model starts as the frozen one, where the method says so
     started, _ = differentiated(graph, tuned, frozen, inputs)
     same = np.allclose(started, expected, rtol=1e-5, atol=1e-5)
     assert same == (name in UNCHANGED)
 
-    # as many parameters as the formula says
+    # the number of parameters is that of the formula
     count = sum(leaf.size for leaf in tuned.values()) - CLASSES * WIDTH
     if kind == "resnet":
         assert count == OF_RESNET[name]
@@ -133,25 +135,25 @@ def test_contract(name, kind, tmp_path):
     for path in kept:
         assert np.array_equal(leaves[path][...], original[path][...]), path
 
-    # saved and read again, into a model that was built anew
+    # a checkpoint fits a model that is built anew
     _, _, (graph_2, tuned_2, frozen_2) = tuned_model((name,), kind)
     read = through_checkpoint(tmp_path, after, tuned_2)
     assert read.keys() == after.keys()
     again, _ = differentiated(graph_2, read, frozen_2, inputs)
     assert np.array_equal(again, moved)
 
-    # removed, it leaves the base
+    # without the tuner the base is left
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Tunable):
             module.hold({})
     assert np.array_equal(model(inputs), expected)
 
 
-# -- tuning of what texts give
+# -- tuners of the text features
 
 
-EMBED, WORD = 6, 20  # of the space that images and texts share; a token that texts have
-JOINT = {  # tuned parameters by hand: 2 words of width 12; both bottlenecks of width 8 on 6
+EMBED, WORD = 6, 20  # width of the space that images and texts share; a token of all texts
+SHARED = {  # tuned parameters by hand: 2 words of width 12; both bottlenecks of width 8 on 6
     "coop": 2 * WIDTH,
     "clip_adapter": 2 * (2 * EMBED + EMBED * 8 + 8 + 8 * EMBED + EMBED),
     "proj": {"vit": 2 * WIDTH * EMBED, "resnet": WIDTH * EMBED},
@@ -159,7 +161,7 @@ JOINT = {  # tuned parameters by hand: 2 words of width 12; both bottlenecks of 
 
 
 def joint_model(names, kind, in_texts=(), in_images=()):
-    """A classifier on texts, its inputs, and the split: graph, tuned, frozen.
+    """Returns a classifier on texts, its images, and its split (graph, tuned, frozen).
 
     CLIP's ResNet has no image projection: its features have the width of the shared space.
     """
@@ -173,7 +175,7 @@ def joint_model(names, kind, in_texts=(), in_images=()):
     coop = "coop" in names
     words = backbone.text.tokens[...][jnp.array([WORD, WORD])]
     head = TunedTextHead(
-        backbone, tokens, context=words if coop else None, inside=(0, 1) * coop,
+        backbone, tokens, context=words if coop else None, word_positions=(0, 1) * coop,
         proj="proj" in names, adapter=8 * ("clip_adapter" in names), rngs=nnx.Rngs(1),
     )  # fmt: skip
     towers = ("visual", backbone.visual, in_images), ("text", backbone.text, in_texts)
@@ -195,7 +197,7 @@ def joint_model(names, kind, in_texts=(), in_images=()):
 
 
 def moved_away(tuned):
-    """All leaves away from their start, for those of heads are no tuners' by their path."""
+    """Returns all leaves with noise added; `stirred` would leave those of the head."""
     rng = np.random.default_rng(2)
     return {
         path: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
@@ -204,17 +206,17 @@ def moved_away(tuned):
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("name", SHARED)
 def test_contract_of_what_texts_give(name, kind, tmp_path):
     base, images, (base_graph, nothing, whole) = joint_model((), kind)
     expected, _ = differentiated(base_graph, nothing, whole, images)
-    assert not nothing  # CLIP's own classifier
+    assert not nothing  # nothing is tuned in CLIP's own classifier
     _, _, (graph, tuned, frozen) = joint_model((name,), kind)
 
-    # the words are those of the texts, Up is 0, and projections are the frozen ones
+    # it starts as zero-shot: the words are those of the texts, Up is 0, projections are copies
     started, _ = differentiated(graph, tuned, frozen, images)
     close(started, expected)
-    count = JOINT[name] if name != "proj" else JOINT[name][kind]
+    count = SHARED[name] if name != "proj" else SHARED[name][kind]
     assert sum(leaf.size for leaf in tuned.values()) == count
 
     # every tuned leaf moves in a step, and nothing else does
@@ -226,7 +228,7 @@ def test_contract_of_what_texts_give(name, kind, tmp_path):
     for path in whole.keys() - tuned.keys():
         assert np.array_equal(frozen[path], whole[path]), path
 
-    # saved and read again, into a model that was built anew
+    # a checkpoint fits a model that is built anew
     _, _, (graph_2, tuned_2, frozen_2) = joint_model((name,), kind)
     read = through_checkpoint(tmp_path, after, tuned_2)
     again, _ = differentiated(graph_2, read, frozen_2, images)
@@ -235,9 +237,9 @@ def test_contract_of_what_texts_give(name, kind, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in IN_BLOCKS if n != "vpt_shallow"])
 def test_what_texts_give_goes_with_every_tuner_of_both_towers(name):
-    """All three of them, and the tuner in the blocks of images and of texts."""
-    _, images, (graph, tuned, frozen) = joint_model(tuple(JOINT), "vit", (name,), (name,))
-    parts = [joint_model((one,), "vit")[2][1].keys() for one in JOINT]
+    """Combines the tuners of the text features with a tuner in the blocks of both towers."""
+    _, images, (graph, tuned, frozen) = joint_model(tuple(SHARED), "vit", (name,), (name,))
+    parts = [joint_model((one,), "vit")[2][1].keys() for one in SHARED]
     parts += [joint_model((), "vit", *own)[2][1].keys() for own in (((name,),), ((), (name,)))]
     assert tuned.keys() == set().union(*parts) and len(tuned) == sum(map(len, parts))
     away = moved_away(tuned)
@@ -245,21 +247,21 @@ def test_what_texts_give_goes_with_every_tuner_of_both_towers(name):
 
 
 def test_these_are_all():
-    assert tuple(JOINT) == JOINT
+    assert tuple(SHARED) == TEXT_FEATURE_TUNERS
 
 
 # -- several at once
 
 
 def pairs(names):
-    """All pairs of them; vpt_shallow and vpt_deep exclude each other."""
+    """Returns all pairs but that of vpt_shallow and vpt_deep, which exclude each other."""
     together = itertools.combinations(names, 2)
     return [pair for pair in together if not all(name.startswith("vpt") for name in pair)]
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """Each tuner by itself on a tower of one block, or a ResNet: (graph, tuned, frozen)."""
+    """Returns (graph, tuned, frozen) of each tuner alone, on a tower of one block or a ResNet."""
     return {
         (kind, name): tuned_model((name,), kind, blocks=1)[2]
         for kind in PLACES
@@ -273,7 +275,7 @@ def alone():
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_any_two_go_together(kind, pair, alone):
-    """They train what each alone does, and one that starts as nothing leaves the other alone."""
+    """A pair trains the leaves of both; one that starts as the identity leaves the other as it is."""
     _, inputs, (graph, both, frozen) = tuned_model(pair, kind, blocks=1)
     assert both.keys() == {path for name in pair for path in alone[kind, name][1]}
     for first, second in (pair, pair[::-1]):
@@ -300,9 +302,9 @@ def test_vpt_is_one_of_two():
         attach.parse_names("vpt_shallow+lora+vpt_deep")
 
 
-def test_a_tuner_from_outside_plugs_in(monkeypatch):
-    monkeypatch.setattr(attach, "TUNERS", dict(attach.TUNERS))
-    shared.run_config_file(str(ROOT / "tests/doubler.py"))
+@mock.patch.dict(attach.TUNERS)
+def test_a_tuner_from_outside_plugs_in():
+    shared.define_tuners(str(TESTS / "support" / "doubler.py"))
     tuned, tower, images = new("vit")
     attach.attach(tower, attach.parse_names("doubler+adaptformer"), CLASSES, rngs=nnx.Rngs(0))
     by_hand, tower, _ = new("vit")
@@ -314,8 +316,8 @@ def test_a_tuner_from_outside_plugs_in(monkeypatch):
     close(attach.merge(by_hand)(images), by_hand(images))
 
 
-def test_the_tuner_of_the_readme_plugs_in_by_a_config_file(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_tuner_of_the_docs_plugs_in_by_a_config_file(tmp_path):
+    text = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Gain" in block)
     (tmp_path / "gain.py").write_text(code)
     done = subprocess.run(
@@ -326,7 +328,7 @@ def test_the_tuner_of_the_readme_plugs_in_by_a_config_file(tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    leaves = export.newest(tmp_path / "run")
+    leaves = export.read_tuned(tmp_path / "run")
     gains = [leaf for path, leaf in leaves.items() if path.endswith("tuners/gain/gain")]
     assert len(gains) == 2 and all(np.abs(gain - 1).max() > 1e-5 for gain in gains)
     assert any("tuners/lora" in path for path in leaves)

@@ -1,6 +1,5 @@
-"""Tuning without a classifier: the reference's numbers, what moves, whole runs, and the memory."""
+"""The head on tuned texts: golden numbers, its start, memory, whole runs, and mistakes."""
 
-import importlib
 import json
 import shutil
 
@@ -12,22 +11,23 @@ from flax import nnx
 from rich.console import Console
 from support import author_leaves
 from support.paths import GOLDEN
+from support.runs import train_and_test
 
 import lift_jax
-from configs import base
+from configs import base, demo
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
-from lift_jax.runs import run
-from lift_jax.settings import rules as config_lib
+from lift_jax.settings import parse
 from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import losses, setup, state
+from lift_jax.training.classifier import check_names, make_zero_shot_head
 from lift_jax.training.optimizer import schedule, sgd
-from lift_jax.training.setup import check, zero_head
 from lift_jax.training.step import make_train_step
+from lift_jax.training.text_classifier import example_of
 from lift_jax.tuners import attach, prompt_learning, rules
 from lift_jax.tuners.prompt_learning import PHOTO, TunedTextHead
 from lift_jax.weights import native
@@ -40,7 +40,7 @@ def clip():
 
 
 def split(backbone, head, names=(), text_names=(), partial=0, text_partial=0):
-    """The classifier, cut as `build` cuts it."""
+    """Returns graph, tuned and frozen leaves of the classifier, as `setup.build` splits it."""
     depths = len(backbone.visual.blocks), len(backbone.text.blocks)
     in_images = rules.trainable(names, depths[0], partial)
     in_texts = rules.trainable(text_names, depths[1], text_partial, prefix="text")
@@ -50,10 +50,10 @@ def split(backbone, head, names=(), text_names=(), partial=0, text_partial=0):
     )
 
 
-# -- the reference
+# -- the authors' numbers
 
-# case -> options of the head, of the tuners in the text tower (of which tests/test_tuners.py has
-# more), and of those in the image tower
+# case -> arguments of the head, settings of the text tower's tuners (test_tuners.py has more cases
+# of these), and settings of the image tower's tuners
 CASES = {
     "text_clip_adapter": ({"adapter": 4}, {}, {}),
     "text_proj_tuning": ({"proj": True}, {}, {}),
@@ -69,11 +69,11 @@ CASES = {
 
 
 def build(case, tokens, devices=1):
-    """The classifier of a case: (graph, tuned, frozen)."""
+    """Returns the classifier of a case: (graph, tuned, frozen)."""
     of_head, of_text, of_image = (dict(options) for options in CASES[case])
     backbone, rngs = clip(), nnx.Rngs(0)
     if coop := of_head.pop("coop", None):
-        of_head["inside"] = prompt_learning.learned_template(*coop)[1]
+        of_head["word_positions"] = prompt_learning.learned_template(*coop)[1]
         of_head["context"] = prompt_learning.random_context(coop[0], 64, rngs.params())
     head = TunedTextHead(backbone, tokens, devices=devices, rngs=rngs, **of_head)
     parts = {}
@@ -86,7 +86,7 @@ def build(case, tokens, devices=1):
 
 
 def differentiate(graph, tuned, frozen, golden):
-    """Logits, loss and gradients on the golden batch."""
+    """Returns logits, loss and gradients on the golden batch."""
     data, expected = golden("clip_openai"), golden("tuners")
     loss = losses.make("la", expected["cls_num_list"])
 
@@ -110,7 +110,7 @@ def test_logits_loss_and_gradients_are_the_authors(golden, case):
     whole = author_leaves.leaves(expected, f"{case}/grad/", tuned)
     for path, grad in whole.items():
         np.testing.assert_allclose(grads[path], grad, rtol=1e-4, atol=1e-6, err_msg=path)
-    for path in grads.keys() - whole.keys():  # of the larger ones every 13th is stored
+    for path in grads.keys() - whole.keys():  # of larger leaves every 13th entry is stored
         name = path.removeprefix("head/")
         found = np.asarray(grads[path])
         stored = expected[f"{case}/gradsub/{name}"]
@@ -130,25 +130,25 @@ def test_coop_from_the_words_of_the_photo_prompt_is_the_authors(golden):
     )
     assert np.array_equal(context, expected["coop_photo/ctx"])
     head = TunedTextHead(
-        backbone, data["tokens"], context=context, inside=PHOTO[1], rngs=nnx.Rngs(0)
+        backbone, data["tokens"], context=context, word_positions=PHOTO[1], rngs=nnx.Rngs(0)
     )  # fmt: skip
     logits = Classifier(backbone.visual, head)(jnp.asarray(data["images"]))
     np.testing.assert_allclose(logits, expected["coop_photo/logits"], rtol=1e-4, atol=4e-6)
 
 
-@pytest.mark.parametrize(("tokens", "place", "text", "inside"), [
+@pytest.mark.parametrize(("tokens", "place", "text", "positions"), [
     (4, "end", "a a a a {}.", (0, 1, 2, 3)),
     (4, "front", "{} a a a a.", (-5, -4, -3, -2)),
     (3, "middle", "a {} a a.", (0, -3, -2)),
     (1, "middle", "{} a.", (-2,)),
 ])  # fmt: skip
-def test_prompts_by_hand(tokens, place, text, inside):
-    assert prompt_learning.learned_template(tokens, place) == (text, inside)
+def test_prompts_by_hand(tokens, place, text, positions):
+    assert prompt_learning.learned_template(tokens, place) == (text, positions)
 
 
-def test_places_by_hand():
+def test_positions_by_hand():
     tokens = jnp.array([[598, 7, 7, 3, 5, 599, 0], [598, 7, 3, 4, 5, 6, 599]])
-    found = prompt_learning.context_places(clip().text, tokens, (0, -3, -2, -1))
+    found = prompt_learning.context_positions(clip().text, tokens, (0, -3, -2, -1))
     assert found.tolist() == [[1, 2, 3, 4], [1, 3, 4, 5]]
 
 
@@ -171,7 +171,7 @@ def test_it_starts_as_zero_shot(source, options, names):
     tokens[:, -1] = text.vocab - 1
     features = rng.normal(size=(3, backbone.visual.width)).astype(np.float32)
     texts = jax.jit(lambda rows: backbone.encode_text(rows, project=True))(tokens)
-    zero = zero_head(backbone, texts)
+    zero = make_zero_shot_head(backbone, texts)
     head = TunedTextHead(backbone, tokens, rngs=nnx.Rngs(0), **options)
     attach.attach(backbone.text, names, 5, TunerSettings(dim=2), rngs=nnx.Rngs(1))
     _, tuned, _ = split(backbone, head, text_names=names)
@@ -186,14 +186,16 @@ def test_it_starts_as_zero_shot(source, options, names):
 
 
 def test_the_words_of_the_prompt_itself_change_nothing(golden):
-    """CoOp from the photo prompt, on that prompt, is zero-shot."""
+    """CoOp that starts from the photo prompt, on that prompt, is zero-shot."""
     backbone = clip()
     tokens = np.zeros((3, 77), np.int32)
     for row, name in zip(tokens, [(9,), (11, 12), (13, 14, 15)], strict=True):
         words = (598, 1, 2, 3, 4, *name, 5, 599)
         row[: len(words)] = words
     context = prompt_learning.context_of(backbone.text, tokens[1], PHOTO[1])
-    head = TunedTextHead(backbone, tokens, context=context, inside=PHOTO[1], rngs=nnx.Rngs(0))
+    head = TunedTextHead(
+        backbone, tokens, context=context, word_positions=PHOTO[1], rngs=nnx.Rngs(0)
+    )
     expected = jax.jit(backbone.text)(tokens)
     np.testing.assert_allclose(jax.jit(head.encode)(), expected, rtol=1e-5, atol=1e-5)
     head.context[...] = -head.context[...]
@@ -201,17 +203,18 @@ def test_the_words_of_the_prompt_itself_change_nothing(golden):
 
 
 def test_chunks_and_devices_change_nothing(golden, monkeypatch):
-    """Ten texts at once, in chunks of 3, and of 1 on each of 8 devices."""
+    """Encodes ten texts at once, in chunks of 3, and in chunks of 1 on each of 8 devices."""
     tokens = golden("clip_openai")["tokens"]
     devices, pull = mesh.make_mesh(4, 2), np.random.default_rng(0).normal(size=(10, 64))
     found = []
     for chunk, share, rows in ((8192, 1, (10, 1)), (3 * 77, 1, (3, 4)), (77, 8, (8, 2))):
         monkeypatch.setattr(prompt_learning, "CHUNK", chunk)
-        backbone, inside = clip(), (0, -2)
+        backbone = clip()
         attach.attach(backbone.text, ("lora",), 10, TunerSettings(dim=2), rngs=nnx.Rngs(0))
         context = prompt_learning.random_context(2, 64, jax.random.key(0))
         head = TunedTextHead(
-            backbone, tokens, context=context, inside=inside, devices=share, rngs=nnx.Rngs(0)
+            backbone, tokens, context=context, word_positions=(0, -2), devices=share,
+            rngs=nnx.Rngs(0),
         )  # fmt: skip
         graph, tuned, frozen = split(backbone, head, text_names=("lora",))
         assert frozen["head/tokens"].shape[:2] == rows
@@ -246,7 +249,7 @@ def test_for_tests_the_texts_are_encoded_once(golden):
 
     expected = logits(graph, tuned | frozen)
     np.testing.assert_allclose(logits(held, leaves), expected, rtol=1e-5, atol=1e-4)
-    same = prompt_learning.encode_texts_once(held, leaves, everywhere)  # they stay as they are
+    same = prompt_learning.encode_texts_once(held, leaves, everywhere)  # nothing is left to encode
     np.testing.assert_array_equal(same[1]["head/features"], leaves["head/features"])
 
 
@@ -268,7 +271,7 @@ def test_a_checkpoint_of_the_authors_names_comes_back(golden, tmp_path):
 
 
 def test_coop_with_8142_classes_fits_into_12_gb():
-    """By XLA's own estimate, of a step of CLIP ViT-B/16 at batch 32 with texts of 77 tokens."""
+    """Takes XLA's own estimate for a step of CLIP ViT-B/16 at batch size 32, texts of 77 tokens."""
     config = BackboneConfig(
         vision=VisionConfig(resolution=224, patch=16, width=768, layers=12, heads=12, mlp=3072),
         text=TextConfig(vocab=49408, context=77, width=512, layers=12, heads=8, mlp=2048),
@@ -279,7 +282,9 @@ def test_coop_with_8142_classes_fits_into_12_gb():
     def model():
         backbone = Backbone(config, rngs=nnx.Rngs(0))
         tokens, context = jnp.zeros((classes, 77), jnp.int32), jnp.zeros((4, 512))
-        head = TunedTextHead(backbone, tokens, context=context, inside=range(4), rngs=nnx.Rngs(0))
+        head = TunedTextHead(
+            backbone, tokens, context=context, word_positions=range(4), rngs=nnx.Rngs(0)
+        )
         return Classifier(backbone.visual, head)
 
     graph, leaves = tree.flatten(nnx.eval_shape(model))
@@ -306,7 +311,7 @@ def test_coop_with_8142_classes_fits_into_12_gb():
 
 
 def config_of(**changes):
-    config = importlib.import_module("configs.demo").get_config("debug")
+    config = demo.get_config("debug")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
@@ -322,13 +327,13 @@ def losses_of(workdir):
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(changes, tuned, tmp_path, capsys):
     config = config_of(**changes, train__epochs=2)
     straight, other = tmp_path / "straight", tmp_path / "other"
-    found = run.run(config, straight)
+    found = train_and_test(config, straight)
     assert (found["tuned_params"], found["head_params"]) == (tuned, 0)
     assert found["zero_shot"] is not None and found["steps"] == 4
     shutil.copytree(straight, other)
     shutil.rmtree(other / "checkpoints" / "4")
     (other / "metrics.json").unlink()
-    again = run.run(config, other)
+    again = train_and_test(config, other)
     assert "Continuing" in capsys.readouterr().out
     assert losses_of(other) == losses_of(straight)
     for row in ("zero_shot", "test", "test_tte"):
@@ -342,7 +347,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(changes, tuned, t
     {"head__kind": "text", "train__accum": 4, "test__tte": False},
 ], ids=str)  # fmt: skip
 def test_options_run(changes, tmp_path):
-    found = run.run(config_of(**changes), tmp_path)
+    found = train_and_test(config_of(**changes), tmp_path)
     assert found["steps"] == 2 and found["test"]["images"] == 31
 
 
@@ -353,8 +358,9 @@ def test_options_run(changes, tmp_path):
 def test_tuned_texts_imply_the_head(changes, kind):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
-    assert config_lib.head_kind(config) == kind
-    check(config)
+    settings = parse(config)
+    assert settings.head.kind == kind
+    check_names(settings)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -378,11 +384,11 @@ def test_mistakes_are_one_message(changes, message):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
-        check(config)
+        check_names(parse(config))
 
 
 def test_a_run_goes_on_with_its_own_text_tower_alone():
-    """The fingerprint of a run whose texts are tuned covers their tower."""
+    """Checks that the fingerprint covers the text tower if the texts are tuned."""
     checksums = {"visual/stem": "1", "text/tokens": "2", "text_proj": "3"}
     own, others = (
         [native.fingerprint(DEBUG, changed, texts) for texts in (False, True)]
@@ -391,7 +397,7 @@ def test_a_run_goes_on_with_its_own_text_tower_alone():
     assert own[0] == others[0] and own[1] != others[1] and own[0] != own[1]
     console = Console(quiet=True)
     with_texts, without = (
-        train.build(config_of(head__kind=kind), console) for kind in ("text", "cosine")
+        setup.build(parse(config_of(head__kind=kind)), console) for kind in ("text", "cosine")
     )
     assert with_texts.fingerprint.startswith(without.fingerprint)
     assert len(with_texts.fingerprint) == 2 * len(without.fingerprint)
@@ -405,19 +411,17 @@ def test_a_run_goes_on_with_its_own_text_tower_alone():
 ])  # fmt: skip
 def test_mistakes_that_the_backbone_shows(changes, message):
     with pytest.raises(UserError, match=message):
-        setup.build(config_of(**changes), Console(quiet=True))
+        setup.build(parse(config_of(**changes)), Console(quiet=True))
 
 
 def test_without_a_text_tower_there_are_no_texts(tmp_path):
     config = config_of(model__backbone=str(GOLDEN / "hf_vit"), tuner__name="coop")
     with pytest.raises(UserError, match="no text tower"):
-        run.run(config, tmp_path)
+        train_and_test(config, tmp_path)
 
 
 def test_a_word_must_be_a_token():
-    """A tokenizer that gives two tokens a word is told, before anything is learned wrongly."""
-    from lift_jax.training.text_classifier import example_of
-    from lift_jax.tuners import prompt_learning
+    """Expects an error for a tokenizer with two tokens a word."""
 
     def tokenizer(texts):
         row = np.zeros((1, 77), np.int32)

@@ -1,6 +1,6 @@
-"""Every tuner: the golden numbers of the authors, merging, prompts, options and sizes.
+"""Each tuner: the authors' golden numbers, merging, prompts, settings and sizes.
 
-tests/test_contract.py has what holds for all of them.
+test_contract.py tests what holds for all of them.
 """
 
 import json
@@ -17,15 +17,16 @@ from support.towers import BLOCKS, HIDDEN, VIT, WIDTH, close, filled, new, run, 
 import lift_jax
 from configs import base
 from lift_jax.errors import UserError
-from lift_jax.evaluation.forward import normalise
+from lift_jax.evaluation import forward
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.block import Block
-from lift_jax.models.heads import CosineHead, normalise
+from lift_jax.models.heads import CosineHead, l2_normalise
 from lift_jax.models.resnet import ResNet, ResNetConfig
-from lift_jax.models.tunable import Options, Site
+from lift_jax.models.tunable import Site
 from lift_jax.models.vit import VisionConfig, VisionTransformer
-from lift_jax.settings.rules import METHODS
+from lift_jax.settings import parse
+from lift_jax.settings.methods import METHODS
 from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import losses, state
 from lift_jax.tuners import adapter, attach
@@ -40,7 +41,10 @@ from lift_jax.weights.rename import to_theirs
 
 
 def gradient(forward, tuned, frozen):
-    """((loss, aux), gradients of the tuned leaves); frozen ones as constants compile slowly."""
+    """Returns ((loss, aux), gradients of the tuned leaves).
+
+    The frozen leaves are an argument, because compiling is slow if they are constants.
+    """
     return jax.jit(jax.value_and_grad(forward, has_aux=True))(tuned, frozen)
 
 
@@ -54,9 +58,9 @@ def expected(golden):
     return golden("tuners")
 
 
-# -- the authors' numbers: the case's tuners and options, of the image tower
+# -- the authors' numbers
 
-IMAGE = {
+IMAGE = {  # case -> tuners and settings of the image tower
     "none": ("none", {}),
     "adaptformer": ("adaptformer", {}),
     "adaptformer_dim4_last2": ("adaptformer", {"dim": 4, "partial": 2}),
@@ -84,7 +88,7 @@ IMAGE = {
     "lift_lora": ("lora", {"dim": 2, "layers": "1:3"}),
     "lift_mask": ("aft", {"ratio": 0.005, "partial": 1, "mask": "joint"}),
 }
-TEXT = {  # options of the image tower, and of the text tower
+TEXT = {  # case -> tuners and settings of the image tower, and of the text tower
     "text_adaptformer": (None, ("adaptformer", {"dim": 3})),
     "text_lora": (None, ("lora", {"dim": 2})),
     "text_adapter": (None, ("adapter", {"dim": 2, "partial": 1})),
@@ -97,15 +101,21 @@ TEXT = {  # options of the image tower, and of the text tower
 }
 
 
-# The stored logits are 25 cosines of float32: they themselves lie up to 3.9e-6 from what the same
-# weights give in float64, pt_layers_0_2 by more than 1e-6 + 1e-4 of its smallest logit (0.003).
+# The stored logits are float32 cosines times 25. They differ by up to 3.9e-6 from what the same
+# weights give in float64; those of pt_layers_0_2 by more than 1e-6 + 1e-4 of its smallest (0.003).
 LOGITS = {"rtol": 1e-4, "atol": 4e-6}
 
 
-def same_gradients(expected, case, grads, table):
-    """All gradients that a case holds, by the authors' names."""
+GRADIENTS = {"rtol": 1e-4, "atol": 1e-6}
+# Gradients through the text tower are up to 1.5 in size, and float32 rounds them more. Of those of
+# text_adaptformer the stored ones differ from float64 by up to 1.33e-6, by 1.1e-6 beyond rtol: not
+# even exact gradients would pass with 1e-6. Ours differ from float64 in the same case by 1.46e-6.
+TEXT_GRADIENTS = {"rtol": 1e-4, "atol": 2e-6}
+
+
+def same_gradients(expected, case, grads, table, tolerance=GRADIENTS):
+    """Asserts that the gradients are those that a case holds under the authors' names."""
     found = {k.removeprefix("tuner."): g for k, g in to_theirs(grads, table).items()}
-    tolerance = {"rtol": 1e-4, "atol": 1e-6}
     for name, grad in found.items():
         prefix = f"{case}/grad/{name}"
         if prefix in expected:
@@ -140,7 +150,7 @@ def test_logits_loss_and_gradients_of_the_authors(golden, clip, expected, case):
     table = table_of(tuned, layout)
     start = {"head/weight": expected["classifier_weight"]}
     start |= author_leaves.leaves(expected, f"{case}/param/", tuned, table)
-    if text == "full":  # whose start is the backbone's
+    if text == "full":  # the leaves that are not stored start as in the backbone
         start = tuned | start
     assert {k: v.shape for k, v in start.items()} == {k: v.shape for k, v in tuned.items()}
     loss = losses.make("la", expected["cls_num_list"])
@@ -176,15 +186,15 @@ def test_texts_of_the_authors(golden, clip, expected, case):
 
     def forward(tuned, frozen):
         model = tree.merge(graph, tuned | frozen)
-        image = normalise(model.encode_image(inputs["images"], project=True))
-        text = normalise(model.encode_text(inputs["tokens"], project=True))
+        image = l2_normalise(model.encode_image(inputs["images"], project=True))
+        text = l2_normalise(model.encode_text(inputs["tokens"], project=True))
         logits = jnp.exp(model.logit_scale[...]) * image @ text.T
         return loss(logits, expected["labels"]), logits
 
     (value, logits), grads = gradient(forward, start, frozen)
     np.testing.assert_allclose(logits, expected[f"{case}/logits"], **LOGITS)
     close(value, expected[f"{case}/loss"])
-    same_gradients(expected, case, grads, TABLES["lift_plus"])
+    same_gradients(expected, case, grads, TABLES["lift_plus"], TEXT_GRADIENTS)
 
 
 @pytest.mark.parametrize("case", ["aft_all", "aft_attn", "aft_mlp"])
@@ -212,7 +222,7 @@ def test_random_entries_start_at_the_frozen_values(clip):
     block = visual.blocks[1]
     for name, kernel in (("out", block.out.kernel), ("fc1", block.fc1.kernel)):
         entries = getattr(block.tuners["aft"], name)
-        theirs = np.asarray(kernel[...]).T.reshape(-1)  # [outputs inputs] is the order
+        theirs = np.asarray(kernel[...]).T.reshape(-1)  # entries are counted in [outputs inputs]
         assert len(entries["kernel"][...]) == int(0.1 * kernel[...].size)
         assert np.array_equal(entries["kernel"][...], theirs[entries["kernel_at"][...]])
 
@@ -223,7 +233,7 @@ def test_ssf_behind_the_pooling_of_the_authors(golden):
     attach.attach(visual, ("ssf",), 10, rngs=nnx.Rngs(0))
     ssf = visual.tuners["ssf"].pool
     ssf.scale[...], ssf.shift[...] = expected["ssf_scale"], expected["ssf_shift"]
-    images = normalise(jnp.asarray(expected["images_u8"]), visual.config)
+    images = forward.normalise(jnp.asarray(expected["images_u8"]), visual.config)
     close(run(visual, images), expected["image_features_ssf"])
     close(run(attach.merge(visual), images), expected["image_features_ssf"])
 
@@ -239,24 +249,25 @@ def test_automatic_sizes_of_the_authors():
             assert LoRA.auto_dim(c, layers) == sizes["lora_dim"]
             assert Prompts.auto_dim(c, layers) == sizes["pt_len"]
         attn, mlp = 4 * d * d + 4 * d, 8 * d * d + 5 * d
-        site = Site(d, {}, c, layers=n)
+        site = Site(d, {}, c, tuned_blocks=n)
         for size, part in ((attn, "attn"), (mlp, "mlp"), (attn + mlp, "all")):
             ratio = RandomMask.auto_ratio(site, size)
             assert ratio == pytest.approx(case[f"aft_ratio_{part}"], rel=1e-12)
-    for case in cases["lift"]:  # LIFT takes the whole depth, and for aft the kernels alone
+    for case in cases["lift"]:  # LIFT counts the whole depth, and for aft the kernels alone
         c, n, d = case["num_classes"], case["n_layers"], case["width"]
         assert AdaptFormer.auto_dim(c, n) == case["adapter_dim"]
         assert LoRA.auto_dim(c, n, METHODS["lift"]["tuner"]["budget"]) == case["adapter_dim"]
         assert METHODS["lift"]["tuner"]["prompts"] == case["vpt_len"]
-        ratio = RandomMask.auto_ratio(Site(d, {}, c, layers=n), 12 * d * d)
+        ratio = RandomMask.auto_ratio(Site(d, {}, c, tuned_blocks=n), 12 * d * d)
         assert int(1000 * ratio) / 1000 == pytest.approx(case["mask_ratio"])
 
 
 def test_the_rank_of_lora_is_its_methods():
     kernel = jnp.zeros((64, 64))
     for method, rank in (("lift_plus", 2), ("lift", 4)):
-        options = Options.of(base.get_config(f"method={method}").tuner)
-        site = Site(64, {"q": (kernel, None), "v": (kernel, None)}, 100, layers=12, options=options)
+        settings = parse(base.get_config(f"method={method}")).tuner
+        weights = {"q": (kernel, None), "v": (kernel, None)}
+        site = Site(64, weights, 100, tuned_blocks=12, settings=settings)
         assert LoRA(site, rngs=nnx.Rngs(0)).q.down.shape == (64, rank)
 
 
@@ -280,7 +291,7 @@ def test_merged_weights_give_the_same_logits(kind, names):
     merged = attach.merge(model)
     assert tree.flatten(merged)[1].keys() == tree.flatten(untuned)[1].keys()
     close(merged(inputs), expected)
-    assert np.array_equal(model(inputs), expected)  # which is as it was
+    assert np.array_equal(model(inputs), expected)  # the model itself is unchanged
 
 
 ROTARY = VisionConfig(
@@ -317,7 +328,7 @@ ALL_AT_ONCE = tuple(name for name in attach.TUNERS if name != "vpt_shallow")
 
 @pytest.mark.parametrize("sizes", [ROTARY, MAP, VIT], ids=["rotary", "map", "cls"])
 def test_the_place_of_prompts_changes_nothing(sizes):
-    """Attention takes tokens as a set, if positions and angles stay with their tokens."""
+    """Attention is over a set of tokens, as long as positions and angles stay with their tokens."""
     features, images = [], np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     for place in ("start", "end"):
         tower = filled(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))
@@ -353,7 +364,7 @@ def test_the_start_of_prompts():
 
 @pytest.mark.parametrize("names", [(), ALL_AT_ONCE], ids=["none", "all"])
 def test_last_block_for_the_first_token_alone_is_exact(names, monkeypatch):
-    """Of three blocks the last leaves only CLS, which is what it is if no block does."""
+    """Compares with a tower in which the last of three blocks returns all tokens."""
     _, images, (graph, tuned, frozen) = tuned_model(names, "vit", 3, parts="attn+mlp+ln")
     visual = tree.merge(graph, stirred(tuned) | frozen).visual
     call, shortened = Block.__call__, []
@@ -402,21 +413,23 @@ def test_wrong_tuner_names(text):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("changes", "words"),
     [
-        ({"parts": "atn"}, "tuner.parts.*Did you mean 'attn'"),
-        ({"parts": "attn+"}, "tuner.parts"),
-        ({"place": "ends"}, "tuner.place.*Did you mean 'end'"),
-        ({"ratio": 1.5}, r"tuner.ratio is 1.5; it must be in \[0, 1\]"),
-        ({"ratio": float("nan")}, "tuner.ratio is nan"),
-        ({"parts": "atn", "group": "text_tuner"}, "text_tuner.parts"),
-        ({"budget": "eech"}, "tuner.budget.*Did you mean 'each'"),
-        ({"init": "kaiming_norm"}, "tuner.init.*Did you mean 'kaiming_normal'"),
+        ({"tuner.parts": "atn"}, "tuner.parts.*Did you mean 'attn'"),
+        ({"tuner.parts": "attn+"}, "tuner.parts"),
+        ({"tuner.place": "ends"}, "tuner.place.*Did you mean 'end'"),
+        ({"tuner.ratio": 1.5, "tuner.name": "aft"}, r"tuner.ratio is 1.5; it must be in \[0, 1\]"),
+        ({"tuner.ratio": float("nan"), "tuner.name": "aft"}, "tuner.ratio is nan"),
+        ({"text_tuner.parts": "atn", "text_tuner.name": "ssf"}, "text_tuner.parts"),
+        ({"tuner.budget": "eech"}, "tuner.budget.*Did you mean 'each'"),
+        ({"tuner.init": "kaiming_norm"}, "tuner.init.*Did you mean 'kaiming_normal'"),
     ],
 )
-def test_wrong_options(options, words):
+def test_wrong_options(changes, words):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
-        Options(**options)
+        parse(config)
 
 
 def test_aft_needs_a_part_of_its_own():

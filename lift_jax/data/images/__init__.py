@@ -1,0 +1,1 @@
+"""Images: decoding, and the square views that a network is shown."""

@@ -1,0 +1,1 @@
+"""Sources: a module for each kind of data set that `data.name` can choose."""

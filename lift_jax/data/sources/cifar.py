@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 
 from lift_jax.data.sources import paths
 from lift_jax.data.sources.download import Archive, fetch
-from lift_jax.data.splits import kept_of
+from lift_jax.data.splits import long_tail_count
 from lift_jax.data.types import ArrayImages, Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
@@ -135,7 +135,7 @@ def subset(labels: Int[np.ndarray, "n"], imbalance: float) -> Int[np.ndarray, "m
     for c, label in enumerate(classes):
         rows = np.flatnonzero(labels == label)
         rng.shuffle(rows)
-        kept.append(rows[: int(kept_of(len(labels) / len(classes), imbalance, c, len(classes)))])
+        kept.append(rows[: int(long_tail_count(len(labels) / len(classes), imbalance, c, len(classes)))])
     return np.concatenate(kept)
 
 

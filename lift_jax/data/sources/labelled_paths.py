@@ -1,4 +1,4 @@
-"""What a text file says of images, a path and a class each, made into splits that fit together."""
+"""Paths and labels that a list, a table or a JSON file gives, made into a checked data set."""
 
 import os
 from collections import Counter
@@ -13,120 +13,138 @@ from lift_jax.data.types import Dataset, FileImages, Split
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 
-LOOKED_FOR = 1000  # files of a listing
+PROBED = 1000  # files of a split whose existence is checked
 
 
 @dataclass(frozen=True)
 class LabelledPaths:
-    """Images in the order of a file: where each is in it (for messages), its path and its label."""
+    """The images that one file names, in the order of the file.
 
-    paths: Sequence[str]
+    Attributes:
+        locations: where the file names each image ("train.txt, line 3"), for messages.
+        paths: relative to the folder of the images, or absolute.
+        labels: counted from 0.
+    """
+
+    locations: Sequence[str]
     paths: Sequence[str]
     labels: Sequence[int]
 
 
 def dataset(
-    root: Path, listings: Mapping[str, LabelledPaths], names: Sequence[str], why: str
+    root: Path, splits: Mapping[str, LabelledPaths], names: Sequence[str], class_count: str
 ) -> Dataset:
-    """Returns the data set of the listings "train", "test" and, where there is one, "val".
+    """Returns the data set of the splits "train", "test" and, if given, "val".
 
-    `why` says in messages where the number of classes comes from. Classes may lack training images;
-    a run warns of them. Raises UserError where there are fewer than two classes, a label is out of
-    range, a path has two labels, or many files are missing.
+    Classes may lack training images; a run warns of them.
+
+    Args:
+        root: the folder that relative paths start from.
+        names: the class names in the order of the labels.
+        class_count: half a sentence for messages that says where the number of classes comes
+            from, as "names.txt names 10 classes".
+
+    Raises UserError if there are fewer than two classes, a label is out of range, a path has two
+    labels, or half of the files are missing.
     """
     if len(names) < 2:
-        raise UserError(f"Expected two classes or more, but {why}.")
+        raise UserError(f"Expected two classes or more, but {class_count}.")
     notes = same_names(names)
-    for listing in listings.values():
-        for i in np.flatnonzero(np.array(listing.labels) >= len(names))[:1]:
-            raise UserError(
-                f"{listing.places[i]}: the label {listing.labels[i]} is out of range, because "
-                f"{why}. Labels count from 0."
-            )
-        notes += missing_files(root, listing)
-    check_paths(listings, names)
+    for split in splits.values():
+        check_range(split, len(names), class_count)
+        notes += missing_files(root, split)
+    check_paths(splits, names)
     parts = {
-        key: Split(FileImages(str(root), listing.paths), np.array(listing.labels, np.int32))
-        for key, listing in listings.items()
+        key: Split(FileImages(str(root), split.paths), np.array(split.labels, np.int32))
+        for key, split in splits.items()
     }
     train, test, val = parts["train"], parts["test"], parts.get("val")
     return Dataset(train, test, tuple(names), val=val, notes=tuple(notes))
 
 
-def missing_files(root: Path, listing: LabelledPaths) -> list[str]:
-    """Looks for `LOOKED_FOR` files of a listing, evenly from it; returns a warning if some lack.
+def check_range(split: LabelledPaths, classes: int, class_count: str) -> None:
+    """Raises UserError for the first label that is not below the number of classes."""
+    for i in np.flatnonzero(np.array(split.labels) >= classes)[:1]:
+        raise UserError(
+            f"{split.locations[i]}: the label {split.labels[i]} is out of range, because "
+            f"{class_count}. Labels count from 0."
+        )
 
-    Looking for all takes minutes on a file server; a missing file is treated as unreadable where it
-    is read. Raises UserError if half of them are missing: the usual cause is a wrong root, better
-    said now.
+
+def missing_files(root: Path, split: LabelledPaths) -> list[str]:
+    """Checks that `PROBED` files, spread evenly over the split, exist; returns a warning or [].
+
+    Checking every file takes minutes on a file server, and a missing file counts as unreadable when
+    it is read. Raises UserError if half of the probed files are missing: the usual cause is a wrong
+    data.root.
     """
-    some = range(0, len(listing.paths), max(1, len(listing.paths) // LOOKED_FOR))
-    wanted = {i: os.path.join(root, listing.paths[i]) for i in some}
-    missing = [i for i, path in wanted.items() if not addresses.exists(path)]
+    rows = range(0, len(split.paths), max(1, len(split.paths) // PROBED))
+    probed = {i: os.path.join(root, split.paths[i]) for i in rows}
+    missing = [i for i, path in probed.items() if not addresses.exists(path)]
     if not missing:
         return []
-    said = (
-        f"{listing.places[missing[0]]}: there is no file {wanted[missing[0]]} ({len(missing):,} of "
-        f"{len(wanted):,} files that were looked for are missing)."
+    text = (
+        f"{split.locations[missing[0]]}: there is no file {probed[missing[0]]} ({len(missing):,} "
+        f"of {len(probed):,} files that were looked for are missing)."
     )
-    if 2 * len(missing) < len(wanted):
-        return [f"Warning: {said}"]
-    raise UserError(f"{said} Paths are relative to data.root, which is {str(root)!r}.")
+    if 2 * len(missing) < len(probed):
+        return [f"Warning: {text}"]
+    raise UserError(f"{text} Paths are relative to data.root, which is {str(root)!r}.")
 
 
-def check_paths(listings: Mapping[str, LabelledPaths], names: Sequence[str]) -> None:
-    """Raises UserError for a path with two labels, in one listing or in two.
+def check_paths(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> None:
+    """Raises UserError for a path with two labels, in one split or in two.
 
-    "./a.jpg" and "b/../a.jpg" are the path "a.jpg".
+    "./a.jpg" and "b/../a.jpg" count as the path "a.jpg".
     """
-    seen: dict[str, tuple[int, LabelledPaths, int]] = {}
-    for listing in listings.values():
-        for i, (path, label) in enumerate(zip(listing.paths, listing.labels, strict=True)):
-            first, other, j = seen.setdefault(os.path.normpath(path), (label, listing, i))
+    first_uses: dict[str, tuple[int, str]] = {}
+    for split in splits.values():
+        for location, path, label in zip(split.locations, split.paths, split.labels, strict=True):
+            first, where = first_uses.setdefault(os.path.normpath(path), (label, location))
             if first != label:
                 raise UserError(
-                    f"{listing.places[i]}: {path!r} is of class {names[label]!r} ({label}), but of "
-                    f"{names[first]!r} ({first}) in {other.places[j]}. Keep one."
+                    f"{location}: {path!r} is of class {names[label]!r} ({label}), but of "
+                    f"{names[first]!r} ({first}) in {where}. Keep one."
                 )
 
 
 def read_names(path: Path) -> list[str]:
-    """Returns the class names in a text file, the name of label 0 in line 1, and so on.
+    """Returns the class names in a text file: label 0 in line 1, label 1 in line 2, and so on.
 
-    Raises UserError for blank lines between names, which would move the names after them.
+    Raises UserError for blank lines between names, which would shift the labels after them.
     """
     numbers, names = zip(*read_lines(path), strict=True)
     if numbers[-1] != len(names):
         raise UserError(
             f"{path} has a blank line among its {len(names)} names, so labels and names would not "
-            "meet. Expected the name of label 0 in line 1, and so on."
+            "match. Expected the name of label 0 in line 1, and so on."
         )
     return list(names)
 
 
 def same_names(names: Sequence[str]) -> list[str]:
-    """Returns a note where classes share a name, as "missile" in common lists of ImageNet.
+    """Returns a note if classes share a name, as "missile" in common lists of ImageNet, or [].
 
-    Names are compared as the prompts read them: "_" is a space.
+    Names are compared as the prompts spell them, with "_" read as a space.
     """
-    spoken = [name.replace("_", " ") for name in names]
-    twice = [name for name, many in Counter(spoken).items() if many > 1]
-    if not twice:
+    spelled = [name.replace("_", " ") for name in names]
+    shared = [name for name, count in Counter(spelled).items() if count > 1]
+    if not shared:
         return []
-    labels = [i for i, name in enumerate(spoken) if name == twice[0]]
+    labels = [i for i, name in enumerate(spelled) if name == shared[0]]
     return [
-        f"Classes that share a name start from the same text: {len(twice)} such, as {twice[0]!r} "
+        f"Classes that share a name start from the same text: {len(shared)} such, as {shared[0]!r} "
         f"of the labels {', '.join(map(str, labels))}."
     ]
 
 
-def check_text(text: str, place: str) -> str:
-    """Returns a path or name. Raises UserError if it is empty or no UTF-8 can hold it."""
+def check_text(text: str, location: str) -> str:
+    """Returns a path or a name. Raises UserError if it is empty or cannot be written as UTF-8."""
     try:
         text.encode()
-        whole = text and "\0" not in text
+        valid = text and "\0" not in text
     except UnicodeEncodeError:
-        whole = False
-    if not whole:
-        raise UserError(f"{place}: expected a path or a name, found {text!r}.")
+        valid = False
+    if not valid:
+        raise UserError(f"{location}: expected a path or a name, found {text!r}.")
     return text

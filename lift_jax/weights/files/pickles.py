@@ -1,7 +1,7 @@
-"""The stack machine of a pickle, run by hand with the steps that tensors need and nothing else.
+"""A safe pickle reader: a small stack machine that knows only the steps that tensors need.
 
-A pickle is a program that may call any function by its name. Here a name is looked up in the tables
-below, never imported, so that whatever a file asks for, nothing of it is executed.
+A pickle is a program that may call any function by name. This reader never imports a name. It looks
+the name up in the tables below and refuses any other, so no code of a file is ever executed.
 """
 
 import math
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-# Names and shapes of some 20 thousand tensors; it bounds the time and memory of a malicious file.
+# The largest pickle in bytes. It has room for the names and shapes of about 20 thousand tensors.
+# The limit bounds the time and memory that a malicious file can take.
 LARGEST_PICKLE = 4 * 2**20
 
 DTYPES = {
@@ -23,8 +24,8 @@ DTYPES = {
         "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?",
     }.items()
 }  # fmt: skip
-# The steps of a pickle: those that push their own argument or a constant, and how many objects the
-# others take from the stack ("mark": all since the last mark).
+# The steps of a pickle. VALUES push their own argument and CONSTANTS a fixed value. TAKES gives how
+# many objects the other steps take from the stack ("mark": all since the last mark).
 VALUES = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
     "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
@@ -38,28 +39,30 @@ TAKES: dict[str, int | str] = {
 
 
 class ForeignError(Exception):
-    """Something other than plain tensors; says what."""
+    """An object in a file that plain tensors do not need. The message names the object."""
 
 
 class _Global(str):
-    """A name that a pickle asks for. It stands for itself: nothing is imported."""
+    """A function or class that a pickle names, kept as its name. Nothing is imported."""
 
 
 @dataclass
 class Module:
-    """A module of a TorchScript archive."""
+    """A module of a TorchScript archive, with its attributes by name."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def part(memory: memoryview, start: int, size: int) -> memoryview:
-    """So many bytes; raises ValueError if they are not all there."""
+    """Returns `size` bytes from `start` on. Raises ValueError if the memory is shorter."""
     if not 0 <= start <= start + size <= len(memory):
         raise ValueError(f"{size} bytes are expected at {start}, there are {len(memory)} in all")
     return memory[start : start + size]
 
 
 class _Storage(NamedTuple):
+    """The memory of one or more tensors, and the dtype of its elements."""
+
     dtype: np.dtype
     memory: memoryview
 
@@ -68,8 +71,11 @@ def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = None, hooks: Any = None,
     bits: Any = None,
 ) -> np.ndarray | None:  # fmt: skip
-    """A tensor as a view of its storage; `offset` and `strides` count elements."""
-    if storage is None:  # the first reading of a legacy file
+    """Returns a tensor as a view of its storage; `offset` and `strides` count elements.
+
+    Raises ForeignError or ValueError if the view is not a plain one that lies within the storage.
+    """
+    if storage is None:  # in the first of two passes over a legacy file
         return None
     if bits:
         raise ForeignError("a tensor to be negated or conjugated")
@@ -80,7 +86,7 @@ def _tensor(
         _count(number)
     size, item, count = math.prod(shape), dtype.itemsize, len(memory) // dtype.itemsize
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if size > count:  # strides of 0 can blow up a few numbers beyond all memory
+    if size > count:  # with strides of 0, a few numbers could expand beyond all memory
         raise ForeignError(f"a tensor of shape {shape} that repeats {count} elements")
     if size and last >= count:
         raise ValueError(f"a tensor of shape {shape} does not fit its storage of {count} elements")
@@ -89,8 +95,8 @@ def _tensor(
     return np.ndarray(shape, dtype, memory, offset * item, [stride * item for stride in strides])
 
 
-# What a pickle may call. The arguments are as untrusted as the name: each takes a fixed number of
-# them, and makes no copy of one that may be large and named many times.
+# The functions that a pickle may call. Arguments are as untrusted as names, so each function takes
+# a fixed number and copies none: a small file could name a large argument many times.
 CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda: {},
     "torch.Size": lambda sizes: expect(sizes, tuple),
@@ -106,49 +112,56 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 
 def _allowed(name: str) -> _Global:
+    """Returns the name as a _Global. Raises ForeignError for a name that no table has."""
     if name not in CALLS and name not in DTYPES and not name.startswith("__torch__."):
         raise ForeignError(f"{name!r:.100}")
     return _Global(name)
 
 
 def expect(value: Any, kind: type) -> Any:
-    """Insists on a type exactly: a subclass, or a bool for an int, is never what PyTorch writes."""
+    """Returns the value. Raises ValueError unless its type is exactly `kind`.
+
+    PyTorch never writes a subclass, or a bool where an int belongs.
+    """
     if type(value) is not kind:
         raise ValueError(f"found {type(value).__name__}, expected {kind.__name__}")
     return value
 
 
 def _count(value: Any) -> int:
+    """Returns the value. Raises ValueError unless it is an int from 0 to 2^63 - 1."""
     if not 0 <= expect(value, int) < 2**63:
         raise ValueError("a size, stride or offset is negative or beyond all memory")
     return value
 
 
 def _set(target: dict, items: list) -> None:
+    """Adds keys and values, which alternate in `items`. Raises ValueError for an unusual key."""
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # other keys could be built so that hashing them takes forever, or too deep a stack
+        # other keys could be built so that their hash takes forever, or overflows the stack
         if type(key) is not int or key.bit_length() > 63:
             expect(key, str)
         target[key] = value
 
 
+# Returns the memory of a storage by its dtype, its key and its number of elements. None: not yet
+# known, so the tensors in it are None as well.
 Find = Callable[[np.dtype, str, int], memoryview | None]
 
 
 def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tuple[Any, int]:
-    """Runs one pickle; returns the object and where the pickle ends. `find` gives storages."""
+    """Reads the pickle that begins at `start`; returns (object, position after the pickle).
+
+    Raises ForeignError for a step or name that plain tensors do not need, and ValueError,
+    TypeError, LookupError or EOFError for a damaged pickle.
+    """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
     data = bytes(memory[start : start + LARGEST_PICKLE])
     for opcode, argument, position in pickletools.genops(data):
-        step, taken = opcode.name, []
-        if step in TAKES:
-            first = marks.pop() if TAKES[step] == "mark" else len(stack) - int(TAKES[step])
-            if not 0 <= first <= len(stack):
-                raise ValueError("the pickle takes more than it made")
-            taken = stack[first:]
-            del stack[first:]
+        step = opcode.name
+        taken = _take(step, stack, marks) if step in TAKES else []
         match step:
             case "PROTO" | "FRAME":
                 pass
@@ -189,7 +202,7 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
                 stack.append(Module())
             case "BUILD" if isinstance(stack[-1], Module):
                 stack[-1].attributes = expect(taken[0], dict)
-            case "BUILD":  # the `_metadata` of a state dict, versions of its modules
+            case "BUILD":  # the `_metadata` of a state dict: versions of its modules, not needed
                 expect(stack[-1], dict)
             case "STOP":
                 return taken[0], start + (position or 0) + 1
@@ -198,8 +211,22 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
     raise EOFError("the pickle has no end")
 
 
+def _take(step: str, stack: list[Any], marks: list[int]) -> list[Any]:
+    """Takes the objects that a step needs from the stack. Raises ValueError if there are fewer."""
+    first = marks.pop() if TAKES[step] == "mark" else len(stack) - int(TAKES[step])
+    if not 0 <= first <= len(stack):
+        raise ValueError("the pickle takes more than it made")
+    taken = stack[first:]
+    del stack[first:]
+    return taken
+
+
 def _storage(reference: Any, find: Find) -> _Storage | None:
-    """The storage that a pickle refers to: "storage", dtype, key, device, count, None if legacy."""
+    """Returns the storage that a pickle refers to, None if `find` does not know its memory.
+
+    `reference` is ("storage", dtype, key, device, number of elements), and in legacy files a sixth
+    item, None. Raises ValueError for any other reference.
+    """
     if len(expect(reference, tuple)) not in (5, 6) or expect(reference[0], str) != "storage":
         raise ValueError("an unknown kind of reference")
     if len(reference) == 6 and reference[5] is not None:

@@ -1,4 +1,4 @@
-"""One opened source of weights: its tensors as views of mapped files, and what lies beside them."""
+"""Source: an opened file or folder of weights, with its tensors and the configs beside them."""
 
 import json
 import mmap
@@ -16,7 +16,7 @@ from lift_jax.weights.files import torch_archive
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
-# the weights that a folder may hold, in the order of preference
+# the names of a folder's weights, in order of preference
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -24,6 +24,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# the suffixes of weight files with other names
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 
 _DTYPES = {
@@ -35,16 +36,17 @@ _DTYPES = {
 
 @dataclass
 class Source:
-    """A file, or a folder of them.
+    """An opened source of weights: a file, or a folder.
 
     Attributes:
         path: the folder or file as given.
-        where: what messages call the weights.
+        where: the name of the weights in messages.
         files: all files that were read.
-        tensors: views of the mapped weights by name; nothing is read until it is used.
-        config, open_clip, images: config.json, open_clip_config.json and
-            preprocessor_config.json; empty without one.
-        metadata: the JSON under "config" in a safetensors file's metadata; empty without it.
+        tensors: the tensors by name, as views of mapped files. Values are read when they are used.
+        config: the contents of config.json, empty without one.
+        open_clip: the contents of open_clip_config.json, empty without one.
+        images: the contents of preprocessor_config.json, empty without one.
+        metadata: the JSON under "config" in a safetensors file's metadata, empty without it.
     """
 
     path: Path
@@ -58,83 +60,110 @@ class Source:
     _pages: list[mmap.mmap] = field(default_factory=list)
 
     def release(self) -> None:
-        """Gives the mapped pages back to the system; the views read them again when used."""
+        """Gives the memory of the mapped pages back; the views read them again when used."""
         for pages in self._pages:
             if hasattr(mmap, "MADV_DONTNEED"):
                 pages.madvise(mmap.MADV_DONTNEED)
 
 
 def open_source(path: Path) -> Source:
-    """Opens a weight file, or a folder with one and its configs.
+    """Opens a weight file, or a folder with weights and configs.
 
-    Raises UserError, naming the file, for what is absent, cut short, not a weight file, or holds
-    anything but tensors.
+    Raises UserError, which names the file, if it is absent, cut short or not a weight file, or if
+    it holds anything but tensors.
     """
-    found = Source(path, str(path))
+    source = Source(path, str(path))
     file = weight_file(path) if path.is_dir() else path
     config = (OPEN_CLIP, "open_clip") if file.name in OPEN_CLIP_WEIGHTS else (CONFIG, "config")
     if path.is_dir() or file.name in (*WEIGHTS, *OPEN_CLIP_WEIGHTS):
         for name, key in (config, (PREPROCESSOR, "images")):
             if (file.parent / name).exists():
-                found.files.append(file.parent / name)
-                setattr(found, key, read_json(file.parent / name))
-    found.where = str(file)
-    found.files.append(file)
-    if file.name.endswith(".index.json"):
-        shards = read_json(file).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{file} has no weight_map: expected the names of shards.")
-        parts = [file.parent / name for name in sorted(set(shards.values()))]
-        if outside := [part for part in parts if part.parent != file.parent]:
-            raise UserError(f"{file} names a shard outside its folder: {outside[0]}.")
-        found.files += parts
-    else:
-        parts = [file]
-    for part in parts:
-        tensors, pages, metadata = _read(part)
-        found.tensors |= tensors
-        found.metadata |= metadata
-        found._pages.append(pages)
-    return found
+                source.files.append(file.parent / name)
+                setattr(source, key, read_json(file.parent / name))
+    source.where = str(file)
+    source.files.append(file)
+    shards = _shards(file) if file.name.endswith(".index.json") else []
+    source.files += shards
+    for shard in shards or [file]:
+        tensors, pages, metadata = _read(shard)
+        source.tensors |= tensors
+        source.metadata |= metadata
+        source._pages.append(pages)
+    return source
+
+
+def _shards(index: Path) -> list[Path]:
+    """Returns the files that an index names. Raises UserError for none, or for one elsewhere."""
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise UserError(
+            f"{index} has no weight_map: expected the names of shards. Get the file again."
+        )
+    shards = [index.parent / name for name in sorted(set(shard_of.values()))]
+    if outside := [shard for shard in shards if shard.parent != index.parent]:
+        raise UserError(
+            f"{index} names a shard outside its folder: {outside[0]}. Move the shard into "
+            f"{index.parent} and correct the name."
+        )
+    return shards
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of a folder that holds its weights. Raises UserError where there is none, or more
-    than one without a usual name."""
-    transformers = (folder / CONFIG).exists() and "model_type" in read_json(folder / CONFIG)
-    names = (*OPEN_CLIP_WEIGHTS, *WEIGHTS) if not transformers else (*WEIGHTS, *OPEN_CLIP_WEIGHTS)
+    """Returns the file of a folder that holds its weights.
+
+    Raises UserError if there is none, or more than one and none with a usual name.
+    """
+    config = folder / CONFIG
+    names = weight_names(config if config.exists() else None)
     for name in names:
         if (folder / name).exists():
             return folder / name
     others = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
     if len(others) == 1:
         return others[0]
-    found = f"found {', '.join(p.name for p in others)}" if others else "found none"
+    listed = ", ".join(p.name for p in others) or "none"
     raise UserError(
-        f"{folder} does not say which weights to read: expected one of {', '.join(names)}; {found}."
-        " Give the file itself, or get the folder again."
+        f"{folder} does not say which weights to read: expected one of {', '.join(names)}; found "
+        f"{listed}. Give the file itself, or get the folder again."
     )
 
 
+def weight_names(config: Path | None) -> tuple[str, ...]:
+    """Returns the usual names of weights, the preferred ones first, for a folder's config.json.
+
+    OpenCLIP's names come first: timm keeps its image tower alone in model.safetensors, beside the
+    whole model in OpenCLIP's file. A config.json of transformers puts transformers' names first.
+    Raises UserError if the config cannot be read.
+    """
+    if config is not None and "model_type" in read_json(config):
+        return (*WEIGHTS, *OPEN_CLIP_WEIGHTS)
+    return (*OPEN_CLIP_WEIGHTS, *WEIGHTS)
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises UserError for anything else."""
+    """Reads a JSON object. Raises UserError if the file cannot be read or holds another value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise UserError(f"Cannot read {path} as JSON ({e}). Get the file again.") from e
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds {str(value)[:40]!r}; expected a JSON object.")
+        raise UserError(
+            f"{path} holds {str(value)[:40]!r}; expected a JSON object. Get the file again."
+        )
     return value
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]:
-    """Tensors, mapped pages and metadata of one file, by its content and not by its suffix."""
+    """Returns (tensors, mapped pages, metadata) of one file, whatever its suffix.
+
+    Raises UserError if the file is no weight file, or a checkpoint of tuned weights alone.
+    """
     if path.is_file() and torch_archive.is_torch_file(path):
         file = torch_archive.read(path)
         if "tuner" in file.contents:
             raise UserError(
-                f"{path} is a checkpoint of LIFT's or LIFT+'s own code: what was tuned, and no "
-                "backbone. Give it as model.tuned, beside the backbone that it was tuned on."
+                f"{path} is a checkpoint of LIFT's or LIFT+'s own code: it holds the tuned weights "
+                "and no backbone. Give it as model.tuned, beside the backbone that was tuned."
             )
         return torch_archive.state_dict(file.contents, str(path)), file.pages, {}
     tensors, pages, texts = read_safetensors(path)
@@ -142,17 +171,23 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]
 
 
 def _config_of(texts: dict[str, str], path: Path) -> dict[str, Any]:
+    """Returns the JSON object under "config" in a file's metadata, or an empty dict.
+
+    Raises UserError if it is not JSON.
+    """
     try:
         config = json.loads(texts.get("config", "{}"))
     except json.JSONDecodeError as e:
-        raise UserError(f"{path}: its metadata has a config that is not JSON ({e}).") from e
+        raise UserError(
+            f"{path}: the config in its metadata is not JSON ({e}). Write the file again."
+        ) from e
     return config if isinstance(config, dict) else {}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, str]]:
-    """Views of a safetensors file's tensors, the mapped pages, and its metadata.
+    """Returns (views of the tensors by name, mapped pages, metadata) of a safetensors file.
 
-    Raises UserError if the file is absent, cut short or something else.
+    Raises UserError if the file is absent, cut short or of another kind.
     """
     try:
         with safetensors.safe_open(path, framework="np"):
@@ -162,7 +197,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
     except (OSError, ValueError, safetensors.SafetensorError) as e:
         kind = "safetensors" if path.suffix == ".safetensors" else "a PyTorch file or safetensors"
         raise UserError(
-            f"Cannot read {path} as {kind} ({_looks_like(path) or e}). The file may be absent,"
+            f"Cannot read {path} as {kind} ({_describe(path) or e}). The file may be absent,"
             " cut short or not a weight file: get it again."
         ) from e
     size = int.from_bytes(pages[:8], "little")
@@ -172,7 +207,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise UserError(
-                f"{path} stores {name} as {entry['dtype']}; expected one of {', '.join(_DTYPES)}."
+                f"{path} stores {name} as {entry['dtype']}; expected one of {', '.join(_DTYPES)}. "
+                "Write the file again with one of these."
             )
         start, end = entry["data_offsets"]
         data = memoryview(pages)[8 + size + start : 8 + size + end]
@@ -181,9 +217,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
     return tensors, pages, metadata
 
 
-def _looks_like(path: Path) -> str:
-    """What the content is if not weights; empty where that is unknown."""
-    looks: list[tuple[Callable[[bytes], bool], str]] = [
+def _describe(path: Path) -> str:
+    """Describes a file that is not safetensors, by its first bytes; "" for an unknown kind."""
+    kinds: list[tuple[Callable[[bytes], bool], str]] = [
         (lambda b: not b, "it is empty"),
         (lambda b: b.lstrip()[:1] == b"<", "it is an HTML page"),
         (lambda b: b.startswith(b"\x80"), "it is a pickle, of which nothing was executed"),
@@ -194,4 +230,4 @@ def _looks_like(path: Path) -> str:
             start = file.read(64)
     except OSError:
         return ""
-    return next((text for test, text in looks if test(start)), "")
+    return next((text for test, text in kinds if test(start)), "")

@@ -1,7 +1,7 @@
-"""PyTorch's own files without PyTorch: `torch.save` in both its formats, and `torch.jit.save`.
+"""A reader of PyTorch's files without PyTorch: both formats of `torch.save`, and `torch.jit.save`.
 
-Tensors come back as read-only arrays that lie in the mapped file: nothing is read before its use,
-and no second copy is made. What a file asks to call is never executed (pickles.py).
+Tensors are read-only arrays over the mapped file. A value is read from disk when it is used, and no
+second copy is made. No code in a file is ever executed (see pickles.py).
 """
 
 import mmap
@@ -26,22 +26,24 @@ from lift_jax.weights.files.pickles import (
 
 ZIP = b"PK\x03\x04"
 MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # a pickled number opens a legacy file
-MOST_NAMES, LONGEST_NAME = 100_000, 1000  # of the modules in a TorchScript archive
+MOST_NAMES, LONGEST_NAME = 100_000, 1000  # limits on the module names in a TorchScript archive
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
-# What a damaged file makes this code, zipfile and pickletools raise: caught, and told as one error.
+# The exceptions that this code, zipfile and pickletools raise for a damaged file. `read` turns each
+# into a UserError.
 DAMAGE = (
     ValueError, TypeError, LookupError, OverflowError, EOFError, OSError, struct.error,
     zipfile.BadZipFile,
-    NotImplementedError,  # zipfile's, where the index says that reading takes a newer zip format
+    NotImplementedError,  # from zipfile, if the index asks for a newer version of the zip format
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds: dicts, lists, tuples and scalars as saved, and arrays that lie in `pages`.
+    """A file's contents: dicts, lists, tuples and scalars as saved, and arrays over `pages`.
 
-    The arrays keep the map open. `pages.madvise(mmap.MADV_DONTNEED)` gives back what was read.
+    The arrays keep the map open. `pages.madvise(mmap.MADV_DONTNEED)` gives back the memory of the
+    pages that were read.
     """
 
     contents: Any
@@ -49,15 +51,19 @@ class TorchFile:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Says by the first bytes whether a file may be PyTorch's: a zip file, or its legacy magic."""
+    """Returns True if a file begins as PyTorch's do: as a zip file or with the legacy magic.
+
+    Raises UserError if the file cannot be read.
+    """
     return _is_torch(_head(path))
 
 
 def read(path: Path) -> TorchFile:
-    """Maps a file of `torch.save`, or the tensors of a `torch.jit.save` under their dotted names.
+    """Maps a file that `torch.save` or `torch.jit.save` wrote.
 
-    Raises UserError if the file is absent, not PyTorch's, damaged, or holds anything but dense
-    tensors of the usual dtypes in plain containers.
+    A `torch.jit.save` becomes a dict from dotted names to tensors. Raises UserError if the file is
+    absent, not PyTorch's or damaged, or if it holds anything but dense tensors of the usual dtypes
+    in plain containers.
     """
     head = _head(path)
     if not _is_torch(head):
@@ -70,41 +76,42 @@ def read(path: Path) -> TorchFile:
     except ForeignError as e:
         raise UserError(
             f"{path} holds {e}, which no plain tensor needs; nothing of it was executed. Only "
-            "dense tensors are read from PyTorch's files: if you trust this one, load it with "
+            "dense tensors are read from PyTorch's files. If you trust this file, load it with "
             "PyTorch and save the state dict alone, as safetensors or by "
             "torch.save(model.state_dict(), ...)."
         ) from None
     except DAMAGE as e:
         reason = "it lacks what it refers to" if isinstance(e, LookupError) else str(e)[:200]
         raise UserError(
-            f"Cannot read {path} as a PyTorch file ({reason}). It may be damaged or cut short: get "
+            f"Cannot read {path} as a PyTorch file ({reason}). It may be damaged or cut short. Get "
             "it again."
         ) from e
     return TorchFile(contents, pages)
 
 
 def state_dict(contents: Any, where: str) -> dict[str, np.ndarray]:
-    """Returns the names and tensors in what `read` found, also inside a training checkpoint.
+    """Returns the dict of tensors in the contents of a file, which may be a training checkpoint.
 
-    One of the usual wrappers (`state_dict`, `model`, `model_state_dict`) is looked into, and the
-    `module.` that DataParallel puts before every name is dropped. Raises UserError, with the keys
-    that there are, if none of these is a dict of tensors.
+    The dict is the contents themselves, or lies under one of the usual keys (`state_dict`, `model`,
+    `model_state_dict`). DataParallel's prefix `module.` before every name is dropped. Raises
+    UserError, which lists the keys, if there is no dict of tensors. `where` names the file.
     """
-    found = contents if isinstance(contents, dict) else {}
-    inner = [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]
-    for tensors in (found, *inner):
+    outer = contents if isinstance(contents, dict) else {}
+    inner = [outer[key] for key in WRAPPERS if isinstance(outer.get(key), dict)]
+    for tensors in (outer, *inner):
         if {(type(name), type(tensor)) for name, tensor in tensors.items()} == {(str, np.ndarray)}:
             prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    keys = ", ".join(f"{key!r:.80}" for key in list(found)[:20])
+    keys = ", ".join(f"{key!r:.80}" for key in list(outer)[:20])
     raise UserError(
-        f"{where} holds no state dict: expected a dict of tensors, by itself or under one of "
+        f"{where} holds no state dict: expected a dict of tensors, alone or under one of the keys "
         f"{', '.join(WRAPPERS)}; found a {type(contents).__name__} with the keys [{keys}]. Save "
         "the state dict of the model alone."
     )
 
 
 def _head(path: Path) -> bytes:
+    """Returns a file's first 512 bytes. Raises UserError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(512)
@@ -117,6 +124,7 @@ def _is_torch(head: bytes) -> bool:
 
 
 def _what_else(head: bytes) -> str:
+    """Describes a file that is not PyTorch's, by its first bytes."""
     if not head:
         return "is empty"
     if head.lstrip()[:5].lower() in (b"<html", b"<!doc"):
@@ -127,36 +135,39 @@ def _what_else(head: bytes) -> str:
 
 
 def _read_zip(path: Path, pages: mmap.mmap) -> Any:
-    """The format of `torch.save` since 1.6 and `torch.jit.save`: ROOT/data.pkl, ROOT/data/KEY."""
+    """Reads the zip format, which `torch.save` has written since 1.6 and `torch.jit.save` writes.
+
+    The entry ROOT/data.pkl is a pickle, and ROOT/data/KEY the bytes of a storage.
+    """
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise ValueError("two of its entries have one name")
     roots = [name[:-8] for name in infos if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
-        found = ", ".join(repr(name)[:80] for name in list(infos)[:5])
-        raise ValueError(f"a zip file with {len(roots)} entries named data.pkl: it holds {found}")
+        names = ", ".join(repr(name)[:80] for name in list(infos)[:5])
+        raise ValueError(f"a zip file with {len(roots)} entries named data.pkl: it holds {names}")
 
-    def record(name: str) -> memoryview:
+    def entry(name: str) -> memoryview:
         if roots[0] + name not in infos:
             raise ValueError(f"its entry {name} is missing")
         return _entry(pages, infos[roots[0] + name])
 
-    if roots[0] + "byteorder" in infos and record("byteorder") != b"little":
+    if roots[0] + "byteorder" in infos and entry("byteorder") != b"little":
         raise ForeignError("numbers of a big-endian machine")
-    pickle = record("data.pkl")
+    pickle = entry("data.pkl")
     if len(pickle) > LARGEST_PICKLE:
         raise ValueError(f"its data.pkl is larger than {LARGEST_PICKLE} bytes")
-    contents, _ = unpickle(pickle, 0, lambda dtype, key, count: record(f"data/{key}"))
+    contents, _ = unpickle(pickle, 0, lambda dtype, key, count: entry(f"data/{key}"))
     return contents
 
 
 def _entry(pages: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
-    """The bytes of one entry of a zip file, which must be stored as they are."""
+    """Returns the bytes of one entry of a zip file. Raises ValueError if they are compressed."""
     name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
     if info.header_offset < 0:
         raise ValueError(f"its entry {info.filename!r} lies outside the file")
-    # signature, flags, compression, lengths of the name and of the extra field
+    # (signature, flags, compression, length of the name, length of the extra field)
     header = struct.unpack_from("<4s2xHH16xHH", pages, info.header_offset)
     start = info.header_offset + 30
     if header[0] != ZIP or pages[start : start + header[3]] != name:
@@ -169,14 +180,17 @@ def _entry(pages: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
 
 
 def _read_legacy(pages: mmap.mmap) -> Any:
-    """The format of `torch.save` before 1.6: five pickles, then a count and numbers per storage."""
+    """Reads the format of `torch.save` before 1.6: five pickles, then the storages.
+
+    A storage is its number of elements, as an int64, and the elements.
+    """
     memory = memoryview(pages)
     position = 0
     for _ in range(3):  # the magic number, the protocol, the sizes of C types where it was saved
         _, position = unpickle(memory, position)
 
-    # The storages follow the pickle that refers to them, with lengths in elements whose dtype only
-    # that pickle says. So it is read twice: for the dtypes, then for the tensors.
+    # The storages come after the pickle that refers to them. Their lengths are in elements, and
+    # only that pickle gives the dtype. So it is read twice: for the dtypes, then for the tensors.
     used: dict[str, tuple[np.dtype, int]] = {}
 
     def note(dtype: np.dtype, key: str, count: int) -> None:
@@ -197,12 +211,12 @@ def _read_legacy(pages: mmap.mmap) -> Any:
 
 
 def _tensors_of(module: Module) -> dict[str, np.ndarray]:
-    """The tensors of a module and the modules in it, under their dotted names."""
+    """Returns the tensors of a module and of the modules inside it, by their dotted names."""
     tensors, waiting, names = {}, [("", module)], 0
     while waiting:
         prefix, module = waiting.pop()
         names += len(module.attributes)
-        # modules may hold themselves, or each other many times over
+        # a malicious file's modules may hold themselves, or each other many times over
         if names > MOST_NAMES or len(prefix) > LONGEST_NAME:
             raise ValueError("its modules are nested without end")
         for name, value in module.attributes.items():

@@ -1,0 +1,146 @@
+"""The command line: help, one line for each mistake, and modules that are no commands."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from support.paths import ROOT
+
+import lift_jax
+from lift_jax.commands import COMMANDS, dispatch, shared
+from lift_jax.settings.schema import all_entries
+
+
+def run(*arguments: str, module: str = "lift_jax", cwd=ROOT) -> subprocess.CompletedProcess:
+    """Runs a module of the package as a user does."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def said(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Returns exit status, output and errors of a command in this process."""
+    with pytest.raises(SystemExit) as exit:
+        dispatch.main(arguments)
+    out, err = capsys.readouterr()
+    return exit.value.code, out, err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("help",)])
+def test_help_names_every_command(arguments, capsys):
+    status, out, _ = said(capsys, *arguments)
+    assert status == 0
+    for name, text in COMMANDS.items():
+        assert f"  {name} " in out and text in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_has_examples_and_explains_every_option(name, capsys):
+    status, out, _ = said(capsys, name, "--help")
+    assert status == 0
+    assert f"lift-jax {name} " in out.partition("options:")[0].partition("\n\n")[2]  # an example
+    module = dispatch.module_of(name)
+    parser = shared.Parser(prog=name)
+    module.add_arguments(parser)
+    for action in parser._actions:
+        assert action.help, f"{name}: {action.dest}"
+
+
+@pytest.mark.parametrize("name", ["train", "predict", "bench"])
+def test_help_is_quick_because_it_imports_little(name):
+    begin = time.monotonic()
+    done = run(name, "--help")
+    seconds = time.monotonic() - begin
+    assert done.returncode == 0 and not done.stderr
+    assert seconds < 5  # 0.1 s on a free machine
+    code = (
+        f"import sys; from lift_jax.commands import dispatch; dispatch.module_of({name!r}); "
+        "slow = {'jax', 'numpy', 'matplotlib', 'orbax', 'flax'} & sys.modules.keys(); "
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_version(capsys):
+    assert said(capsys, "--version")[:2] == (0, f"{lift_jax.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian", "--config=demo"], ["Unknown command 'trian'", "Did you mean 'train'"]),
+        (["train", "--config=demo", "--wordkir=x"], ["--wordkir", "--workdir"]),
+        (["train", "--config=demo", "stray"], ["unexpected arguments: stray"]),
+        (["train", "--config=demo", "--seeds=two"], ["--seeds", "two"]),
+        (["train", "--workdir=x"], ["--config=configs/demo.py"]),
+        (["train", "--config=demo"], ["--workdir=runs/demo"]),
+        (["train", "--config=demo", "--workdir=x", "--mode=trian"], ["trian", "train"]),
+        (["train", "--config=demo", "--config.train.lrr=1"], ["train.lrr", "train.lr"]),
+        (["predict", "a.jpg"], ["--run"]),
+        (["predict", "--run=x", "--config.train.lr=1", "a.jpg"], ["--config.train.lr"]),
+        (["convert", "a"], ["DEST"]),
+        (["convert", "a", "b", "--dtype=int8"], ["int8", "bfloat16"]),
+        (["bench", "--config=demo"], ["--classes=8142"]),
+        (["settings", "train.lrr"], ["train.lrr", "train.lr"]),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys):
+    status, out, err = said(capsys, *arguments)
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+    for word in words:
+        assert word in err
+
+
+def test_settings_come_in_every_form():
+    rest, found = shared.take_assignments(
+        ["--config=demo", "--config.train.lr=0.1", "--config.train.epochs", "3", "--workdir=w",
+         "--config.data.exif", "--config.seed", "-1", "--noconfig.test.tte",
+         "--config.head.prompt=a=b"]
+    )  # fmt: skip
+    assert rest == ["--config=demo", "--workdir=w"]
+    assert found == [
+        ("train.lr", "0.1"), ("train.epochs", "3"), ("data.exif", None), ("seed", "-1"),
+        ("test.tte", "false"), ("head.prompt", "a=b"),
+    ]  # fmt: skip
+
+
+def test_settings_are_listed_and_explained(capsys):
+    dispatch.main(["settings"])
+    out = capsys.readouterr().out
+    for key in all_entries():
+        assert f"{key}\n    " in out
+    dispatch.main(["settings", "train.lr"])
+    out = capsys.readouterr().out
+    assert out.startswith("train.lr\n    Learning rate") and "0.01 (method=lift)" in out
+    dispatch.main(["settings", "mesh"])
+    assert capsys.readouterr().out.count("mesh.") >= 3
+
+
+def test_a_command_runs_by_its_module_too(tmp_path):
+    done = run("train.lr", module="lift_jax.settings", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("train.lr\n")
+    done = run("--help", module="lift_jax.predict", cwd=tmp_path)
+    assert done.returncode == 0 and "usage: lift-jax predict" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("lift_jax.train", "python -m lift_jax train"),
+        ("lift_jax.training.loop", "python -m lift_jax train"),
+        ("lift_jax.runs.soup", "python -m lift_jax soup"),
+        ("lift_jax.reports.report", "python -m lift_jax report"),
+        ("lift_jax.models", "python -m lift_jax COMMAND"),
+    ],
+)
+def test_a_module_that_is_no_command_says_which_to_use(module, command):
+    done = run(module=module)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"error: {module} is not a command. Use: {command}")
+    assert done.stderr.count("\n") == 1
