@@ -103,7 +103,7 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
     processes.print_hosts(hosts, console)
     with (
         end_together(hosts, flags.coordinator),
-        remote.worked_on(flags.workdir, console) as workdir,
+        remote.local_copy(flags.workdir, console) as workdir,
     ):
         if flags.sweep or flags.sweep_cells or flags.seeds != 1:
             run_table(chosen, workdir, flags)

@@ -29,17 +29,9 @@ from lift_jax.models.backbone import BackboneConfig  # noqa: E402
 from lift_jax.models.resnet import ResNetConfig  # noqa: E402
 from lift_jax.models.text import TextConfig  # noqa: E402
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig  # noqa: E402
-from lift_jax.weights import (
-    load,
-    rename,  # noqa: E402
-)
-from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import (
-    huggingface,
-    openai,  # noqa: E402
-)
-
-# noqa: E402
+from lift_jax.weights import load, rename  # noqa: E402
+from lift_jax.weights.files.source import Source  # noqa: E402
+from lift_jax.weights.formats import huggingface, openai  # noqa: E402
 
 B16 = BackboneConfig(
     VisionConfig(224, 16, 768, 12, 12, 3072), TextConfig(49408, 77, 512, 12, 8, 2048), 512
@@ -214,10 +206,10 @@ MEASURE = r"""
 import json, re, sys, time
 import jax
 import lift_jax
-from lift_jax import weights
+from lift_jax.models import tree
 start = time.perf_counter()
 backbone = lift_jax.load_backbone(sys.argv[1])
-leaves = jax.block_until_ready([leaf[...] for leaf in weights.tree.flatten(backbone)[1].values()])
+leaves = jax.block_until_ready([leaf[...] for leaf in tree.flatten(backbone)[1].values()])
 print(json.dumps({
     "seconds": time.perf_counter() - start,
     # of this program alone: getrusage also counts the process that started it

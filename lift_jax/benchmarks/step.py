@@ -1,7 +1,7 @@
 """Times the training step on the devices here, with random weights and images."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
-from lift_jax.settings.parse import loss_options
 from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.training import losses
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
@@ -86,7 +85,7 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
     }
     optimizer = sgd(lambda step: s.train.lr, 0.9, s.train.weight_decay)
     state = jax.eval_shape(lambda tuned: create_state(tuned, optimizer), tuned)
-    loss = losses.make(s.loss.name, np.ones(classes), **loss_options(s))
+    loss = losses.make(s.loss.name, np.ones(classes), **s.loss.options)
     step = make_train_step(graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat)
     return Problem(
         step=step,
@@ -151,6 +150,7 @@ def measure(
             array = np.ones(leaf.shape, leaf.dtype)
         return put(array, leaf.sharding)
 
+    loss = None
     current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)
     for steps_timed in (2, count):  # the first ones also load and allocate
@@ -165,8 +165,8 @@ def measure(
     share = f", {compiled.flops / best / 1e12 / peak:.1%} of its peak" if peak else ""
     console.print(
         f"{settings.model.backbone} on {made.mesh.size} x {kind}: {1000 * best:.1f} ms a step of "
-        f"{settings.train.batch}, {rate:,.1f} images/s, {compiled.flops / best / 1e12:.2f} TFLOP/s a "
-        f"device{share}."
+        f"{settings.train.batch}, {rate:,.1f} images/s, {compiled.flops / best / 1e12:.2f} TFLOP/s "
+        f"a device{share}."
     )
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
@@ -179,5 +179,5 @@ def vision_sizes(model: ModelSettings) -> Vision:
     name = model.backbone
     sizes = SIZES[name] if name in SIZES else load.sizes(name).vision
     if model.resolution and isinstance(sizes, VisionConfig):
-        sizes = VisionConfig(**(asdict(sizes) | {"resolution": model.resolution}))
+        sizes = replace(sizes, resolution=model.resolution)
     return sizes

@@ -34,12 +34,12 @@ def run(flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from lift_jax.runs.export import export
-    from lift_jax.runs.remote import worked_on
+    from lift_jax.runs.remote import local_copy
     from lift_jax.weights import authors
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
-    with worked_on(flags.run, Console(stderr=True)) as run:
+    with local_copy(flags.run, Console(stderr=True)) as run:
         path = export(run, flags.to, flags.layout)
     found = authors.describe(path)
     print(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")

@@ -24,11 +24,11 @@ def run(flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from lift_jax.reports.report import compare, write
-    from lift_jax.runs.remote import worked_on
+    from lift_jax.runs.remote import local_copy
 
     with ExitStack() as stack:
         console = Console(stderr=True)
-        workdirs = [stack.enter_context(worked_on(w, console)) for w in flags.workdirs]
+        workdirs = [stack.enter_context(local_copy(w, console)) for w in flags.workdirs]
         for workdir in workdirs:
             print(write(workdir))
         if len(workdirs) > 1:

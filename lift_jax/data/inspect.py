@@ -11,6 +11,8 @@ import numpy as np
 from lift_jax.data.types import Images, Split
 from lift_jax.errors import UserError
 
+KINDS_OF_EQUAL = ("in two splits", "two labels", "duplicate")  # worst first
+
 
 @dataclass(frozen=True)
 class ImageSummary:
@@ -83,9 +85,6 @@ def findings(
         if len(images) > 1
     ]
     return unreadable + sorted(equal, key=lambda finding: KINDS_OF_EQUAL.index(finding.kind))
-
-
-KINDS_OF_EQUAL = ("in two splits", "two labels", "duplicate")  # worst first
 
 
 def _kind_of_equal(splits: Mapping[str, Split], images: list[tuple[str, int]]) -> str:

@@ -248,18 +248,18 @@ def _batches(
 def _served(reading: Batches, split: Split) -> Generator[Batch]:
     """The batches, and at their end or when it is closed nothing of the reading is left.
 
-    Unreadable images, which are masked in the batches, are taken out of them into `split.bad`. The
+    Unreadable images, which are masked in the batches, are noted in `split.unreadable`. The
     cause is found by trying again here, for it may have been seen in another process.
     """
     try:
         for batch in reading:
             bad = set(batch.pop("bad").tolist()) if split.skip else set()
-            for i in bad - {PADDING} - split.bad.keys():
+            for i in bad - {PADDING} - split.unreadable.keys():
                 try:
                     np.asarray(split.images[i])
-                    split.bad[i] = "it could be read at a second try"
+                    split.unreadable[i] = "it could be read at a second try"
                 except UserError as error:
-                    split.bad[i] = str(error)
+                    split.unreadable[i] = str(error)
             yield batch
     finally:
         reading.close()

@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,6 +143,21 @@ def _stamp(images: EncodedImages) -> str | None:
 # -- preparing
 
 
+def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) -> None:
+    """Raises UserError if a folder was begun with other images or another size."""
+    for path in files:
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text())
+        if found["stamp"] != plan["stamp"]:
+            raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
+        if any(found[key] != plan[key] for key in plan):
+            raise UserError(
+                f"{folder} holds these images with a short side of {found['size']}. Delete it "
+                f"first, or leave it at {found['size']}."
+            )
+
+
 def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Console) -> Path:
     """Writes the prepared form of a split to `folder`, `workers` shards at a time; returns it.
 
@@ -160,14 +176,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     begun = folder / f".{INDEX}.begun"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (folder / INDEX, begun):
-            if path.exists() and (found := json.loads(path.read_text()))["stamp"] != stamp:
-                raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
-            if path.exists() and any(found[key] != plan[key] for key in plan):
-                raise UserError(
-                    f"{folder} holds these images with a short side of {found['size']}. Delete it "
-                    f"first, or leave it at {found['size']}."
-                )
+        _check_plan(folder, (folder / INDEX, begun), plan)
         with open_replacement(begun) as file:
             json.dump(plan, file)
         count = -(-len(images) // SHARD)

@@ -19,7 +19,7 @@ def rows_by_class(labels: Int[np.ndarray, "n"]) -> dict[int, Int[np.ndarray, "m"
 
 
 def hold_out(split: Split, share: float, seed: int, draw: int = TEST) -> tuple[Split, Split]:
-    """Holds out `share` of each class, rounded. Returns the split that is kept and the held-out one.
+    """Holds out `share` of each class, rounded. Returns the kept split and the held-out one.
 
     A class of two or more images has at least one in each; a single image is kept. `draw` is one of
     TEST, VAL and TAIL.

@@ -169,7 +169,7 @@ class FileImages(EncodedImages):
 
 
 def with_reading(data: Dataset, settings: DataSettings) -> Dataset:
-    """Returns the data set with the decoding and the treatment of unreadable files of `settings`."""
+    """Returns the data set with the decoding and the handling of bad files of `settings`."""
     how = Decoding(fast=settings.decode == "fast", exif=settings.exif)
 
     def apply(split: Split) -> Split:

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lift_jax.reports import figures
-from lift_jax.storage.atomic import replacing
+from lift_jax.storage.atomic import open_replacement
 
 # Figures keep their white background in dark mode: they are drawn once, for both.
 STYLE = """
@@ -58,7 +58,7 @@ img { width: 100%; height: auto; display: block; } .note { margin: .8rem 0 0; }
 
 def write(path: Path, title: str, parts: Sequence[str]) -> Path:
     """Writes a page of HTML parts, complete or not at all; returns its path."""
-    with replacing(path) as file:
+    with open_replacement(path) as file:
         file.write(
             "<!doctype html><html lang=en><meta charset=utf-8>"
             '<meta name=viewport content="width=device-width, initial-scale=1">'

@@ -129,8 +129,9 @@ def headline(run: Run) -> tuple[str, str]:
         return key, ""
     return key, (
         "On the test split the test-time ensemble does worse than one crop "
-        f"({_against(ensemble, one)}). The test split must not choose between them, so the headline "
-        "stays the ensemble's. A validation split would decide: data.val_share=0.1 holds one out."
+        f"({_against(ensemble, one)}). The test split must not choose between them, so "
+        "the headline stays the ensemble's. A validation split would decide: "
+        "data.val_share=0.1 holds one out."
     )
 
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation.metrics import NAMES
+from lift_jax.evaluation.tables import result_names
 from lift_jax.runs.log import LOG, read_log
-from lift_jax.runs.tables import result_names
 from lift_jax.settings.parse import changes
-from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
 from lift_jax.storage.addresses import is_remote
 from lift_jax.training.monitor import StepRecord
@@ -94,14 +93,14 @@ def check_content(saved: dict, about: dict, workdir: Path) -> None:
             )
 
 
-def stored_metrics(workdir: Path, settings: Settings) -> dict | None:
+def stored_metrics(workdir: Path, written: Mapping[str, Any]) -> dict | None:
     """Returns the results in the folder, if they were made by the same test settings."""
     try:
         about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # not tested yet, or a file that somebody changed: test again
-    now = settings.written
+    now = written
     same = about.get("test") == now["test"]
     same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
     return found if same and found.get("test") else None

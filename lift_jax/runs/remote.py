@@ -1,4 +1,4 @@
-"""Run folders at an address (gs://, s3://, any that fsspec knows), which a run uses as a local copy.
+"""Run folders at an address (gs://, s3://, any that fsspec knows), used as a local copy.
 
 New files are uploaded while the run goes on. A checkpoint at the address is complete once its last
 file has arrived. So a run that is killed on one machine continues on another.

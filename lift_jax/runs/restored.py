@@ -1,18 +1,20 @@
 """The classifier of a run folder, restored without the images that it was trained on."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
-from lift_jax.models.tree import Tree
 from lift_jax.runs import export, folder
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
@@ -57,8 +59,10 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
         names = check_names(settings)
     except UserError as e:
         raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
-    options = {"resolution": settings.model.resolution} if settings.model.resolution else {}
-    backbone = load_backbone(settings.model.backbone, **options)
+    sizes: dict[str, Any] = {}
+    if settings.model.resolution:
+        sizes["resolution"] = settings.model.resolution
+    backbone = load_backbone(settings.model.backbone, **sizes)
     visual = nnx.clone(backbone.visual)
     head = empty_head(settings, backbone, class_names)
     model = assemble(visual, head, names, settings.tuner, len(class_names), rngs=nnx.Rngs(0)).model
@@ -86,8 +90,10 @@ def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, .
     )[0]  # fmt: skip
 
 
-def restored_leaf(path: str, leaf: nnx.Variable, tuned: Tree, half: bool) -> jax.Array:
-    """Returns the value of a leaf: the checkpoint's if tuned, else its own (`half`: in bfloat16)."""
+def restored_leaf(
+    path: str, leaf: nnx.Variable, tuned: Mapping[str, np.ndarray], half: bool
+) -> jax.Array:
+    """Returns the value of a leaf: the checkpoint's if tuned, else its own (`half`: bfloat16)."""
     if path in tuned:
         return jnp.asarray(tuned[path])
     frozen = leaf[...]

@@ -10,18 +10,18 @@ from rich.console import Console
 
 from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation import adjustment, metrics
+from lift_jax.evaluation import adjustment, metrics, tables
 from lift_jax.evaluation.evaluator import Candidate, Evaluator
 from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
-from lift_jax.runs import folder, log, tables, unreadable
+from lift_jax.runs import folder, log, unreadable
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
-from lift_jax.training import parameters
 from lift_jax.training.loop import Validate
 from lift_jax.training.setup import Setup, shorten
 from lift_jax.training.state import State
+from lift_jax.tuners import parameters
 from lift_jax.tuners.prompt_learning import encode_texts_once
 
 
@@ -48,7 +48,7 @@ def test(
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
     if jax.process_index() == 0:
-        folder.write_config(workdir, describe(settings, setup))
+        folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / folder.METRICS, found)
     unreadable.record_unreadable(data, workdir, jax.process_index(), console, anew=("test",))
@@ -134,7 +134,8 @@ def compare_crops(
     counts = evaluator.once({"test": tuned}, paths, val, "Validating")
     counts |= evaluator.crops({"test_tte": tuned}, val, "Validating")
     means = {
-        row: metrics.summarise(count, data.group_counts)["mean"] for row, count in counts.items()
+        row: float(metrics.summarise(count, data.group_counts)["mean"] or 0.0)
+        for row, count in counts.items()
     }
     if means["test_tte"] < means["test"]:
         console.print(
@@ -187,7 +188,7 @@ def warn_of_absent_classes(counts: Counts, data: Dataset, console: Console) -> N
         )
 
 
-def describe(settings: Settings, setup: Setup) -> dict[str, Any]:
+def describe(written: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
     """Returns what a checkpoint belongs to, which is also what config.json holds."""
     summary = {
         "class_names": list(setup.data.class_names),
@@ -195,7 +196,7 @@ def describe(settings: Settings, setup: Setup) -> dict[str, Any]:
         "prepared": setup.data.prepared,
         "backbone_fingerprint": setup.fingerprint,
     }
-    return {**settings.written, "data_summary": summary}
+    return {**written, "data_summary": summary}
 
 
 def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) -> None:

@@ -1,9 +1,10 @@
 """An adapter soup: the mean of the tuned weights of several runs (Wortsman et al., ICML 2022)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,8 +13,9 @@ from rich.console import Console
 from lift_jax.data import datasets, loader
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
-from lift_jax.evaluation import metrics
-from lift_jax.runs import export, folder, log, tables
+from lift_jax.evaluation import metrics, tables
+from lift_jax.models.tree import Tree
+from lift_jax.runs import export, folder, log
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import changes, parse
 from lift_jax.settings.schema import DataSettings

@@ -14,7 +14,7 @@ from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
-from lift_jax.training import checkpoint, loop
+from lift_jax.training import checkpoint, loop, losses
 from lift_jax.training.monitor import StepRecord
 from lift_jax.training.setup import Setup, build
 from lift_jax.training.state import State, create_state, state_shardings
@@ -51,11 +51,13 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         state = create_state(setup.tuned, setup.optimizer)
         state = jax.device_put(state, state_shardings(state, setup.mesh))
         if saved is not None:
-            folder.check_content(saved, results.describe(settings, setup), workdir)
+            folder.check_content(saved, results.describe(settings.written, setup), workdir)
             state = checkpoint.restore(manager, state, console, best and mode == "evaluate")
         if mode == "train":
             done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
-            finished = processes.from_first(lambda: folder.stored_metrics(workdir, settings))
+            finished = processes.from_first(
+                lambda: folder.stored_metrics(workdir, settings.written)
+            )
             if done == total and finished:
                 console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
                 results.show(finished, settings, console)
@@ -93,13 +95,15 @@ def train(
     console: Console,
 ) -> State:
     """Runs the training loop with the log, the progress bar and the checkpoints of a run folder."""
-    about, start = results.describe(settings, setup), int(state.step)
+    about, start = results.describe(settings.written, setup), int(state.step)
     folder.write_config(workdir, about)
     best = settings.checkpoint.best
     validate = results.validator(settings, setup, console) if best else None
     saver = loop.Saver(manager, settings.checkpoint, about, start, validate)
     output = RunOutput(setup, settings.train.epochs, start, workdir, console)
-    return loop.train(settings, setup, state, saver, output, console)
+    loss = losses.make(settings.loss.name, setup.data.counts, **settings.loss.options)
+    source = loop.open_batches(settings.train, settings.seed, settings.data.workers, setup, state)
+    return loop.train(settings.train, loss, source, setup, state, saver, output, console)
 
 
 class RunOutput:

@@ -98,7 +98,7 @@ def open_config(text: str) -> ConfigFile:
         raise UserError(f"get_config of {path} (--config) failed: {e!r}") from e
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {path} (--config) gave {config!r}; expected a ConfigDict.")
-    return ConfigFile(path, argument, config.lock(), get_config)
+    return ConfigFile(path, argument, config.lock(), get_config)  # type: ignore[arg-type]
 
 
 def load(name: str, argument: str | None = None) -> ConfigDict:

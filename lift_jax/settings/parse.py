@@ -72,14 +72,6 @@ def resolve(settings: Settings, written: Mapping[str, Any]) -> Settings:
     )
 
 
-def loss_options(settings: Settings) -> dict[str, float]:
-    """Returns the options of the chosen loss, for `losses.make`."""
-    names = [
-        e.key.rpartition(".")[2] for e in entries("loss") if e.about.only_for == settings.loss.name
-    ]
-    return {name: getattr(settings.loss, name) for name in names}
-
-
 def differences(
     saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:

@@ -22,9 +22,10 @@ from rich.console import Console
 
 from lift_jax.data import loader
 from lift_jax.errors import UserError
+from lift_jax.evaluation import tables
 from lift_jax.parallel import processes
 from lift_jax.reports import report
-from lift_jax.runs import log, tables
+from lift_jax.runs import log
 from lift_jax.runs.folder import CONFIG, METRICS, open_workdir
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import parse, same, to_dict

@@ -13,7 +13,6 @@ from lift_jax.errors import unknown
 from lift_jax.models.backbone import Backbone, Classifier, Tower
 from lift_jax.models.heads import HEADS, Head, ZeroShotHead
 from lift_jax.models.resnet import ResNet
-from lift_jax.settings.parse import loss_options
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.settings.schema import HeadSettings, Settings, TunerSettings
 from lift_jax.training import losses, text_classifier
@@ -30,7 +29,7 @@ def check_names(settings: Settings) -> tuple[str, ...]:
     """
     if settings.head.kind not in (*HEADS, "text"):
         raise unknown("head (head.kind)", settings.head.kind, [*HEADS, "text", "auto"])
-    losses.check(settings.loss.name, loss_options(settings))
+    losses.check(settings.loss.name, settings.loss.options)
     text_classifier.tower_tuners(settings.text_tuner)
     names = parse_names(settings.tuner.name, TEXT_FEATURE_TUNERS)
     return tuple(name for name in names if name not in TEXT_FEATURE_TUNERS)

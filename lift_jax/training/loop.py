@@ -18,10 +18,10 @@ from lift_jax.models import tree
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import put_batch
 from lift_jax.parallel.signals import STOPPED, StopRequest
-from lift_jax.settings.parse import loss_options
-from lift_jax.settings.schema import CheckpointSettings, Settings, TrainSettings
-from lift_jax.training import checkpoint, losses
+from lift_jax.settings.schema import CheckpointSettings, TrainSettings
+from lift_jax.training import checkpoint
 from lift_jax.training import step as step_module
+from lift_jax.training.losses import Loss
 from lift_jax.training.monitor import Monitor, Plan, StepRecord
 from lift_jax.training.setup import Setup
 from lift_jax.training.state import State
@@ -54,7 +54,9 @@ class Output(Protocol):
 
 
 def train(
-    settings: Settings,
+    settings: TrainSettings,
+    loss: Loss,
+    source: "Source",
     setup: Setup,
     state: State,
     saver: "Saver",
@@ -66,13 +68,11 @@ def train(
     Raises UserError if a loss or a weight is not finite, or a checkpoint cannot be written, and
     SystemExit with status 75 after a request to stop.
     """
-    train, start = settings.train, int(state.step)
-    plan = make_plan(train, setup, start)
-    loss = losses.make(settings.loss.name, setup.data.counts, **loss_options(settings))
-    source = open_batches(train, settings.seed, settings.data.workers, setup, state)
+    start = int(state.step)
+    plan = make_plan(settings, setup, start)
     train_step = step_module.make_train_step(
-        setup.graph, setup.vision, loss, setup.optimizer, setup.mesh, train.accum, source.start,
-        train.remat,
+        setup.graph, setup.vision, loss, setup.optimizer, setup.mesh, settings.accum, source.start,
+        settings.remat,
     )  # fmt: skip
     with closing(source.batches) as batches, output, StopRequest() as request:
         seconds = output.resume(start)
@@ -188,6 +188,6 @@ class Saver:
         """Returns the error of a run whose numbers are no longer finite."""
         return UserError(
             f"{what}. Training stopped; the last good checkpoint is "
-            f"{checkpoint.newest_path(self._manager)}. Lower train.lr, or set model.precision=float32, "
-            "and give another --workdir."
+            f"{checkpoint.newest_path(self._manager)}. Lower train.lr, or set "
+            "model.precision=float32, and give another --workdir."
         )

@@ -1,11 +1,11 @@
-"""Losses for long-tailed classes, each one small function of the training counts.
+"""Losses for long-tailed classes, each a small function of the training counts.
 
-A loss is a ratio of two sums over the rows of a batch; its denominator depends on no parameter.
-So a batch cut into micro-batches has the same loss and gradient as the whole: add the numerators,
-add the denominators, divide once. `lade` alone needs all logits of a batch at once.
+A loss is a ratio of two sums over the rows of a batch, and its denominator depends on no parameter.
+So the micro-batches of a batch give the loss and gradient of the whole batch: add the numerators,
+add the denominators, and divide once. Only `lade` needs all logits of a batch at once.
 
-Classes without a training image would have the prior 0 and the logit adjustment minus infinity;
-they count as the smallest positive count instead.
+A class without training images would have the prior 0, and a logit adjustment of minus infinity.
+Its count is replaced by the smallest positive count.
 """
 
 import inspect
@@ -29,13 +29,13 @@ Terms = Callable[[Float[Array, "n c"], Int[Array, " n"], Float[Array, " n"]], Su
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss over a batch of which some rows may be padding. `make` builds it.
+    """A loss over a batch in which some rows may be padding. `make` builds it.
 
     Attributes:
-        name: its name in `LOSSES`.
-        classes: the number of classes c.
-        sums: the formula, over rows that are all finite.
-        additive: whether the terms of micro-batches add up to those of the batch.
+        name: key in `LOSSES`.
+        classes: number of classes c.
+        sums: formula of the two sums, for rows that are finite.
+        additive: True if the terms of micro-batches add up to those of the batch.
     """
 
     name: str
@@ -49,17 +49,19 @@ class Loss:
         labels: Int[Array, " n"],
         mask: Bool[Array, " n"] | None = None,
     ) -> Float[Array, ""]:
-        """Returns the mean loss over the real rows, 0 where there is none.
+        """Returns the mean loss over the real rows, or 0 if there are none.
 
         Args:
-            logits: of any floating type; computed in float32.
-            labels: class numbers; those of padded rows may be anything.
-            mask: true for real rows; None if all are. What stands in the other rows, even NaN,
-                changes neither the loss nor any gradient.
+            logits: of any floating type; the loss is computed in float32.
+            labels: class numbers; those of padded rows are ignored.
+            mask: true for real rows; None if all rows are real. Values in the other rows, even NaN,
+                change neither the loss nor any gradient.
+
+        Raises ValueError for shapes that do not match.
         """
         numerator, denominator = self.terms(logits, labels, mask)
-        some = denominator > 0
-        return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0)
+        has_rows = denominator > 0
+        return jnp.where(has_rows, numerator / jnp.where(has_rows, denominator, 1.0), 0.0)
 
     def terms(
         self,
@@ -69,7 +71,7 @@ class Loss:
     ) -> Sums:
         """Returns (numerator, denominator): sums over the real rows, whose ratio is the loss.
 
-        Raises ValueError for shapes that do not belong together, which could broadcast unseen.
+        Raises ValueError for shapes that do not match, which could otherwise broadcast silently.
         """
         logits, labels = jnp.asarray(logits), jnp.asarray(labels)
         mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
@@ -83,22 +85,21 @@ class Loss:
                 f"labels of shape {labels.shape} and a mask of {mask.shape}; expected one of each "
                 f"for the {len(logits)} rows of the logits"
             )
-        # Padding is replaced before any arithmetic: 0 times the gradient of a NaN is a NaN.
+        # Padding is replaced before any arithmetic, for 0 times the gradient of a NaN is a NaN.
         logits = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
         labels = jnp.where(mask, labels, 0)
         return self.sums(logits, labels, mask.astype(jnp.float32))
 
 
 def make(name: str, counts: ArrayLike, **options: float) -> Loss:
-    """Returns the loss of a name.
+    """Returns a loss by name.
 
     Args:
-        name: a key of `LOSSES`.
-        counts: training images of each class, [c].
-        options: the loss's own, such as tau; each has a default.
+        name: key in `LOSSES`.
+        counts: number of training images of each class, [c].
+        options: of this loss, such as tau; each has a default.
 
-    Raises:
-        UserError: for an unknown name or option, and for counts that no training set has.
+    Raises UserError for an unknown name or option, and for counts that no training set has.
     """
     check(name, options)
     filled = fill(counts)
@@ -106,7 +107,7 @@ def make(name: str, counts: ArrayLike, **options: float) -> Loss:
 
 
 def check(name: str, options: Mapping[str, float]) -> None:
-    """Raises UserError unless there is a loss of this name that takes these options."""
+    """Raises UserError unless a loss of this name exists and takes these options."""
     if name not in LOSSES:
         raise unknown("loss (loss.name)", name, LOSSES)
     known = list(inspect.signature(LOSSES[name]).parameters)[1:]
@@ -125,7 +126,7 @@ def check(name: str, options: Mapping[str, float]) -> None:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The cross-entropy of each row, f32[n]."""
+    """Returns the cross-entropy of each row, f32[n]."""
     return optax_losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
@@ -154,7 +155,7 @@ def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
 
     def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
         rows = cross_entropy(logits, labels)
-        # The gradient of x^gamma is infinite at 0 for gamma < 1.
+        # For gamma < 1 the gradient of x^gamma is infinite at 0.
         wrong = jnp.maximum(-jnp.expm1(-rows), jnp.finfo(jnp.float32).tiny)
         return (wrong**gamma * rows * weight).sum(), weight.sum()
 
@@ -164,8 +165,8 @@ def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
 def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Terms:
     """LDAM: cross-entropy after z_y - scale * m_y (arXiv 1906.07413).
 
-    The margins m_c = n_c^(-1/4) are brought to a largest of `max_margin`; `scale` is how much
-    larger than cosines the logits are.
+    The margins m_c = n_c^(-1/4) are scaled so that the largest is `max_margin`. `scale` is the
+    factor between cosines and logits.
     """
     lowered = jnp.asarray(scale * margins(counts, max_margin), jnp.float32)
 
@@ -177,22 +178,22 @@ def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Te
 
 
 def margins(counts: np.ndarray, largest: float) -> np.ndarray:
-    """n_c^(-1/4), scaled to a largest of `largest`."""
+    """Returns n_c^(-1/4) for each class, scaled so that the largest is `largest`."""
     return largest * (counts / counts.min()) ** -0.25
 
 
 def cb(counts: np.ndarray, beta: float = 0.9999) -> Terms:
-    """Class-balanced loss: weights (1 - beta) / (1 - beta^n_c), mean 1 (arXiv 1901.05555)."""
+    """Class-balanced loss: weights (1 - beta) / (1 - beta^n_c) of mean 1 (arXiv 1901.05555)."""
     return weighted((1 - beta) / (1 - beta**counts))
 
 
 def grw(counts: np.ndarray, exponent: float = 1.0) -> Terms:
-    """Generalised re-weighting: weights pi_c^-exponent, mean 1 (arXiv 2103.16370)."""
+    """Generalised re-weighting: weights pi_c^-exponent of mean 1 (arXiv 2103.16370)."""
     return weighted((counts / counts.min()) ** -exponent)
 
 
 def weighted(weights: np.ndarray) -> Terms:
-    """Cross-entropy averaged with a weight for each class, which are brought to mean 1."""
+    """Returns cross-entropy averaged with class weights, which are scaled to mean 1."""
     by_class = jnp.asarray(weights / weights.mean(), jnp.float32)
 
     def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
@@ -203,11 +204,11 @@ def weighted(weights: np.ndarray) -> Terms:
 
 
 def lade(counts: np.ndarray, weight: float = 0.1) -> Terms:
-    """LADE: logit adjustment plus `weight` times a bound that pulls the logits of each class to
-    their log density ratio (arXiv 2012.00321).
+    """LADE: logit adjustment plus `weight` times a bound (arXiv 2012.00321).
 
-    The bound is sum_c pi_c (T_c + 0.1 T_c^2 - mean of z_c over the rows of class c), with
-    T_c = log of the mean over all rows of exp(z_c) under a uniform prior: no sum over rows.
+    The bound pulls the logits of each class towards their log density ratio. It is
+    sum_c pi_c (T_c + 0.1 T_c^2 - mean of z_c over the rows of class c), where T_c is the log of the
+    mean of exp(z_c) over all rows under a uniform prior. So it is not a sum over rows.
     """
     adjusted = la(counts)
     prior = np.exp(log_prior(counts))
@@ -218,7 +219,8 @@ def lade(counts: np.ndarray, weight: float = 0.1) -> Terms:
         numerator, n = adjusted(logits, labels, real)
         own = jax.nn.one_hot(labels, len(counts)) * real[:, None]
         own_mean = (own * logits).sum(axis=0) / (own.sum(axis=0) + 1e-8)
-        # A batch without rows has no mean: it takes all, whose logits are 0, and counts them 0.
+        # A batch without real rows has no mean. All its logits are 0 and take their place; the
+        # factor n = 0 below removes them.
         of_mean = (real > 0) | (n == 0)
         t = jax.nn.logsumexp(logits + uniform, axis=0, where=of_mean[:, None])
         t = t - jnp.log(of_mean.sum(dtype=jnp.float32))

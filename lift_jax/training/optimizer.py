@@ -21,7 +21,7 @@ def schedule(lr: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """Returns PyTorch's SGD: weight decay is added to the gradient, then momentum, then the rate."""
+    """Returns PyTorch's SGD: weight decay is added to the gradient before the momentum."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(momentum),

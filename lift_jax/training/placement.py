@@ -1,4 +1,4 @@
-"""In which precision the weights are kept, and where they lie on the mesh."""
+"""Precision of the weights, and their placement on the mesh."""
 
 from dataclasses import dataclass
 
@@ -18,18 +18,21 @@ from lift_jax.parallel.mesh import (
 
 
 def uses_bfloat16(precision: str) -> bool:
-    """Returns True if frozen weights are kept in bfloat16 (`model.precision`)."""
+    """Returns True if frozen weights are kept in bfloat16.
+
+    `precision` is model.precision: float32, bfloat16, or auto (bfloat16 on accelerators).
+    """
     return precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu")
 
 
 def stays_float32(path: str) -> bool:
-    """Returns True for a frozen leaf that is never bfloat16: one of a head with its own weights."""
+    """Returns True for a frozen leaf that is never bfloat16: any of the head but its text tower."""
     return path.startswith("head/") and not path.startswith("head/text/")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Places weights on the devices of a mesh.
+    """Rules by which weights are placed on the devices of a mesh.
 
     Attributes:
         mesh: the devices.
@@ -42,8 +45,11 @@ class Placement:
     exact: bool
 
     def loaded(self, path: str, array: np.ndarray) -> jax.Array:
-        """Places one leaf of the backbone as it is read: the image tower for good, the rest for
-        the one time that it is used."""
+        """Places one leaf of the backbone as it is read.
+
+        Leaves of the image tower are placed for the whole run. All others are used once, in
+        float32, on one device.
+        """
         if not path.startswith("visual/"):
             return jax.device_put(array.astype(np.float32, copy=False))
         half = self.bfloat16 and not self.exact
@@ -51,7 +57,7 @@ class Placement:
         return put(array, frozen_sharding(self.mesh, path, array.shape))
 
     def frozen(self, leaves: Tree) -> Tree:
-        """Returns frozen leaves in their precision, each at its place."""
+        """Returns frozen leaves in their precision, placed on the mesh."""
         return {path: self._frozen(path, leaf) for path, leaf in leaves.items()}
 
     def _frozen(self, path: str, leaf: jax.Array) -> jax.Array:
@@ -65,5 +71,8 @@ class Placement:
         return leaf
 
     def tuned(self, leaves: Tree) -> Tree:
-        """Returns tuned leaves, float32, each at its place."""
-        return {p: put(a, tuned_sharding(self.mesh, p, a.shape)) for p, a in leaves.items()}
+        """Returns tuned leaves placed on the mesh."""
+        return {
+            path: put(leaf, tuned_sharding(self.mesh, path, leaf.shape))
+            for path, leaf in leaves.items()
+        }

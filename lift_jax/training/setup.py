@@ -43,10 +43,10 @@ from lift_jax.training.classifier import (
     make_zero_shot_head,
 )
 from lift_jax.training.optimizer import schedule, sgd
-from lift_jax.training.parameters import Parameter, list_parameters, parameter_table
 from lift_jax.training.placement import Placement, uses_bfloat16
 from lift_jax.training.state import split_trainable
 from lift_jax.tuners.attach import applies
+from lift_jax.tuners.parameters import Parameter, list_parameters, parameter_table
 from lift_jax.tuners.rules import PATH_RULES
 from lift_jax.weights import authors
 from lift_jax.weights.load import load_backbone, load_tokenizer
@@ -379,5 +379,5 @@ def place_frozen(
         return None, placement.frozen(frozen)
     graph, leaves = zero_shot
     placed = placement.frozen(leaves)
-    own = placement.frozen({path: leaf for path, leaf in frozen.items() if path not in placed})
-    return (graph, placed), {path: own.get(path, placed.get(path)) for path in frozen}
+    whole = placed | placement.frozen({p: a for p, a in frozen.items() if p not in placed})
+    return (graph, placed), {path: whole[path] for path in frozen}

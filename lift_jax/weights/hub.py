@@ -16,7 +16,7 @@ from lift_jax.weights.files.source import (
     weight_names,
 )
 
-# Our names -> repositories of the hub. A repository's name includes the training recipe, so that the
+# Our names -> repositories of the hub. A repository's name includes the training recipe, so the
 # weights behind a name never change, as they did behind timm's bare model names.
 NAMES = {
     # CLIP by OpenAI
@@ -159,7 +159,7 @@ def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exce
     api = HfApi()
     try:
         info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        # This also notes in the cache which commit a branch or tag means, for use without a network.
+        # This also notes in the cache which commit a branch or tag means, for offline use.
         commit = api.resolve_revision(repository, revision=revision).resolved
         return commit, {file.rfilename for file in info.siblings or ()}, None
     except (httpx2.TransportError, OfflineModeIsEnabled) as e:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -237,11 +237,8 @@ def abstract(config: BackboneConfig) -> dict[str, nnx.Variable]:
     return _abstract(config)[1]
 
 
-def _convert(
-    source: Source, file: Path, dtype: DTypeLike | None, resolution: int = 0, **sizes: Any
-) -> BackboneConfig:
-    """Streams a source into a converted file; returns its sizes."""
-    form = _format_of(source)
+def _check_sizes(form: Format, where: str, sizes: Mapping[str, Any]) -> None:
+    """Raises UserError for a size that the format states itself."""
     for size in sizes:
         if size not in form.SIZES:
             takes = (
@@ -249,7 +246,15 @@ def _convert(
                 if form.SIZES
                 else "states all its sizes itself"
             )
-            raise UserError(f"{source.where} {takes}; leave out {size}={sizes[size]}.")
+            raise UserError(f"{where} {takes}; leave out {size}={sizes[size]}.")
+
+
+def _convert(
+    source: Source, file: Path, dtype: DTypeLike | None, resolution: int = 0, **sizes: Any
+) -> BackboneConfig:
+    """Streams a source into a converted file; returns its sizes."""
+    form = _format_of(source)
+    _check_sizes(form, source.where, sizes)
     config = form.read_config(source, **sizes)
     vision = config.vision
     changed = vision

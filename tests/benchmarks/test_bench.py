@@ -14,12 +14,13 @@ from support.runs import train_and_test
 
 from configs import folder
 from lift_jax.benchmarks import data
-from lift_jax.benchmarks.step import on_devices, problem, vision_sizes
+from lift_jax.benchmarks.step import make_problem, measure, vision_sizes
 from lift_jax.data import loader
 from lift_jax.errors import UserError
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import cost, mesh
 from lift_jax.runs import log
+from lift_jax.settings import parse
 from lift_jax.training import step as step_module
 from lift_jax.training.step import make_train_step
 
@@ -33,7 +34,7 @@ def config_of(**changes):
 
 
 def compiled(**changes):
-    made = problem(config_of(**changes), VISION, 24, bfloat16=False)
+    made = make_problem(parse(config_of(**changes)), VISION, 24, bfloat16=False)
     told = cost.compile_step(made.step, made.state, made.frozen, made.batch, Console(quiet=True))
     return made, told.step
 
@@ -117,7 +118,7 @@ def test_flops_by_hand():
 
 def test_flops_of_a_step_by_hand():
     """A forward pass, and the same again for what flows back, from the lowest tuner on."""
-    made = problem(config_of(tuner__name="none"), VISION, 24, bfloat16=False)
+    made = make_problem(parse(config_of(tuner__name="none")), VISION, 24, bfloat16=False)
     n, t, d, hidden = 32, 17, 64, 256
     stem = 2 * n * 16 * (3 * 8 * 8) * d
     whole = 2 * n * t * (4 * d * d + 2 * d * hidden) + 4 * n * t * t * d
@@ -126,7 +127,9 @@ def test_flops_of_a_step_by_hand():
     forward = stem + whole + keys + cls + head
     traced = made.step.trace(made.state, made.frozen, made.batch)
     assert cost.matmul_flops(traced.jaxpr) == forward
-    accumulated = problem(config_of(tuner__name="none", train__accum=4), VISION, 24, bfloat16=False)
+    accumulated = make_problem(
+        parse(config_of(tuner__name="none", train__accum=4)), VISION, 24, bfloat16=False
+    )
     traced = accumulated.step.trace(*(getattr(made, k) for k in ("state", "frozen", "batch")))
     assert cost.matmul_flops(traced.jaxpr) == forward
 
@@ -143,7 +146,7 @@ def test_bytes_of_collectives_by_hand():
 
 def test_it_times_the_step_here():
     console = Console(record=True, width=300)
-    rate = on_devices(config_of(mesh__data=8), VISION, 7, 3, console)
+    rate = measure(parse(config_of(mesh__data=8)), VISION, 7, 3, console)
     said = console.export_text()
     assert f"{rate:,.1f} images/s" in said and "8 x cpu" in said
     assert "Per device: frozen 0.4" in said
@@ -151,13 +154,15 @@ def test_it_times_the_step_here():
 
 def test_mistakes():
     with pytest.raises(UserError, match="train.batch is 36"):
-        problem(config_of(train__batch=36, mesh__data=8), VISION, 7, bfloat16=False)
+        make_problem(parse(config_of(train__batch=36, mesh__data=8)), VISION, 7, bfloat16=False)
     with pytest.raises(UserError, match="head.kind is 'text'"):
-        problem(config_of(tuner__name="coop"), VISION, 7, bfloat16=False)
+        make_problem(parse(config_of(tuner__name="coop")), VISION, 7, bfloat16=False)
     with pytest.raises(UserError, match="clip_rn50 is not on this machine"):
-        vision_sizes(config_of(model__backbone="clip_rn50"))
-    assert vision_sizes(config_of(model__backbone="clip_vit_l14")).patch == 14
-    sizes = vision_sizes(config_of(model__backbone="clip_vit_b16", model__resolution=384))
+        vision_sizes(parse(config_of(model__backbone="clip_rn50")).model)
+    assert vision_sizes(parse(config_of(model__backbone="clip_vit_l14")).model).patch == 14
+    sizes = vision_sizes(
+        parse(config_of(model__backbone="clip_vit_b16", model__resolution=384)).model
+    )
     assert sizes.resolution == 384
     assert jax.device_count() == 8
 

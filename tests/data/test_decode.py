@@ -159,7 +159,7 @@ def test_corrupt_exif_is_silent_outside_of_tests(tmp_path):
     # Pillow warns of this while it opens the file; the module's filter takes effect at import.
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\0" + bytes(range(40))
     path = saved(tmp_path, Image.new("CMYK", (7, 5)), "e.jpg", exif=exif)
-    code = f"import lift_jax.data.decode as s; print(s.read_image({str(path)!r}).width)"
+    code = f"import lift_jax.data.images.decode as s; print(s.read_image({str(path)!r}).width)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )

@@ -19,6 +19,7 @@ from lift_jax.data import loader
 from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.errors import UserError
+from lift_jax.parallel import entry
 from lift_jax.runs import unreadable
 
 RES = 4
@@ -281,8 +282,10 @@ def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
 
 def test_workers_are_sized_to_the_machine(monkeypatch):
     """One for four CPUs; threads alone on small machines, for few views, outside our commands."""
-    main = SimpleNamespace(__spec__=SimpleNamespace(name="lift_jax.main"))
+    main = SimpleNamespace(__spec__=None)  # as in the installed command, which is a script
     monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(entry, "_IS_COMMAND", False)
+    entry.mark_as_command()
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000))
     monkeypatch.setattr(loader, "SHARED", Path("/"))
 
@@ -297,9 +300,7 @@ def test_workers_are_sized_to_the_machine(monkeypatch):
     assert sized(96, size=1000) == 12  # of 50,000 bytes of shared memory, 4 batches each
     assert sized(96, size=10_000) == 0
     assert [args[-2:] for args in told] == [(12, 24), (0, 24)]
-    main.__spec__.name = "train"
-    assert sized(16) == 0
-    main.__spec__ = None  # a script
+    monkeypatch.setattr(entry, "_IS_COMMAND", False)  # a user's own module or script
     assert sized(16) == 0
 
 
@@ -319,8 +320,8 @@ READS = """
 import multiprocessing, time
 import numpy as np
 from lift_jax.data import loader
-from lift_jax.data.augment import TestTransform
-from lift_jax.data.images import ArrayImages, Split
+from lift_jax.data.images.views import TestTransform
+from lift_jax.data.types import ArrayImages, Split
 
 if __name__ == "__main__":
     pixels = np.zeros((4000, 16, 16, 3), np.uint8)
@@ -394,8 +395,8 @@ def test_bad_images_are_masked_and_listed(tmp_path, workers):
     assert all(batch.keys() == {"image", "label", "mask"} for batch in batches)
     seen = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
     assert seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert sorted(split.bad) == [2, 7, 10]
-    for i, cause in split.bad.items():
+    assert sorted(split.unreadable) == [2, 7, 10]
+    for i, cause in split.unreadable.items():
         assert f"{i}.png" in cause and "truncated" in cause
 
     transform = TrainTransform(8, "mda", "bicubic", "convex", 0.08, True, 3)
@@ -404,7 +405,7 @@ def test_bad_images_are_masked_and_listed(tmp_path, workers):
     epochs = np.array([list(batch["label"][batch["mask"]]) for batch in batches], dtype=object)
     for epoch in epochs.reshape(3, 3):
         assert sorted(np.concatenate(epoch)) == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert sorted(split.bad) == [2, 7, 10]
+    assert sorted(split.unreadable) == [2, 7, 10]
 
 
 def test_without_leave_a_bad_image_is_an_error(tmp_path):
@@ -420,7 +421,7 @@ def test_the_list_of_bad_images_outlives_stops_and_tests(tmp_path):
             for _ in range(2)
         ]
         for split, found in zip(splits, (train, test), strict=True):
-            split.bad.update({i: f"cause {i}, of {name}" for i, name in enumerate("abcde")
+            split.unreadable.update({i: f"cause {i}, of {name}" for i, name in enumerate("abcde")
                               if i in found})  # fmt: skip
         console = Console(record=True, width=200)
         unreadable.record_unreadable(Dataset(*splits, ("a",)), tmp_path, 0, console, **options)

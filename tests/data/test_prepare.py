@@ -89,14 +89,14 @@ def test_killed_it_continues_and_the_bytes_are_the_same(files, tmp_path):
     """Killed at random moments in a process of its own, then run to its end."""
     code = f"""
 import sys, time; import numpy as np; from pathlib import Path; from rich.console import Console
-from lift_jax.data import images, prepare
-class Slow(images.FileImages):
+from lift_jax.data import fingerprint, prepare, types
+class Slow(types.FileImages):
     def content(self, i):
         time.sleep(0.05)
         return super().content(i)
-prepare.SHARD = 2; prepare.stamps.FileImages = images.FileImages
+prepare.SHARD = 2; fingerprint.FileImages = types.FileImages
 files = Slow({files.root!r}, {files.paths!r})
-prepare.prepare(images.Split(files, np.arange(12)), Path(sys.argv[1]), size=50, workers=2, console=Console())
+prepare.prepare(types.Split(files, np.arange(12)), Path(sys.argv[1]), size=50, workers=2, console=Console())
 """  # noqa: E501
     command = [sys.executable, "-c", code]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, timeout=100)

@@ -112,12 +112,12 @@ def test_many_images_come_in_order():
 def test_backbones_that_are_not_here_are_previewed_at_224(tmp_path):
     config = folder.get_config()
     console = Console(record=True, width=200)
-    assert data_page.preview_resolution(config, console) == 224
+    assert data_page.preview_resolution(config.model, console) == 224
     assert "clip_vit_b16 is not on this machine" in console.export_text()
     config.model.backbone = "demo"
-    assert data_page.preview_resolution(config, console) == 32
+    assert data_page.preview_resolution(config.model, console) == 32
     config.model.resolution = 64
-    assert data_page.preview_resolution(config, console) == 64
+    assert data_page.preview_resolution(config.model, console) == 64
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

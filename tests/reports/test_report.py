@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import run_command
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
@@ -124,7 +125,7 @@ def test_a_zero_shot_run_has_no_training(tmp_path):
 def test_several_runs_are_compared(tmp_path, capsys):
     first = make_run(tmp_path / "a", seed=1)
     second = make_run(tmp_path / "b", seed=2, results=("zero_shot", "test"))
-    report.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    run_command("report", str(tmp_path / "a"), str(tmp_path / "b"))
     page = Page(tmp_path / "a" / "report_compare.html")
     assert "a: LIFT+ with TTE" in page.texts and "b: LIFT+" in page.texts
     for value in (first["test_tte"]["overall"], second["test"]["few"]):
@@ -136,7 +137,9 @@ def test_several_runs_are_compared(tmp_path, capsys):
         str(tmp_path / "b" / "report.html"),
         str(tmp_path / "a" / "report_compare.html"),
     ]
-    report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c" / "d")])
+    run_command(
+        "report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c" / "d")
+    )
     assert (tmp_path / "c" / "d" / "report_compare.html").exists()
     with pytest.raises(UserError, match="--out"):
         report.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a" / "config.json")
@@ -207,6 +210,6 @@ def test_broken_files_are_named(tmp_path, name, damage, message):
 
 def test_the_command_prints_mistakes_without_a_trace(tmp_path, capsys):
     with pytest.raises(SystemExit) as status:
-        report.main([str(tmp_path / "nowhere")])
+        run_command("report", str(tmp_path / "nowhere"))
     assert status.value.code == 2
     assert re.match("error: .*nowhere: expected a run folder", capsys.readouterr().err)

@@ -11,6 +11,7 @@ import time
 import jax
 import pytest
 from PIL import Image
+from support.runs import train_and_test
 
 from configs import folder
 from lift_jax.errors import UserError
@@ -37,8 +38,7 @@ def start_processes(workdir, count, devices, *arguments, each=((), ()), before="
     }
     command = [
         sys.executable, "-c",
-        f"from absl import app; from lift_jax import config_flag, main, mesh\n{before}\n"
-        "app.run(main.main, flags_parser=config_flag.parse_flags)",
+        f"from lift_jax import main; from lift_jax.parallel import mesh\n{before}\nmain.main()",
         "--config=configs/folder.py:debug",
         *(f"--config.{key}={value}" for key, value in CHANGES.items()),
         f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", f"--process_count={count}",
@@ -59,7 +59,7 @@ def test_two_processes_are_one_program(tmp_path):
     config = folder.get_config("debug")
     config.update_from_flattened_dict(CHANGES)
     assert jax.device_count() == 8
-    alone = run(config, tmp_path / "one")
+    alone = train_and_test(config, tmp_path / "one")
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "2 processes with 8 devices: 0 on" in said[0]
@@ -98,7 +98,7 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
 
     config = folder.get_config("debug")
     config.update_from_flattened_dict(longer)
-    found, alone = (run(config, tmp_path / run) for run in ("both", "one"))
+    found, alone = (train_and_test(config, tmp_path / run) for run in ("both", "one"))
     losses = [
         [step.loss for step in log.read_log(tmp_path / run / log.LOG)] for run in ("both", "one")
     ]

@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from lift_jax.errors import UserError
-from lift_jax.runs import log, tables
+from lift_jax.evaluation import tables
+from lift_jax.runs import log
 from lift_jax.runs.progress import Progress
 from lift_jax.storage import atomic
 from lift_jax.training.monitor import StepRecord
-from lift_jax.training.parameters import Parameter, parameter_counts, parameter_table
+from lift_jax.tuners.parameters import Parameter, parameter_counts, parameter_table
 
 
 def step(n, loss=1.5, wait=0.0):

@@ -10,10 +10,13 @@ import pytest
 import safetensors.numpy
 from rich.console import Console
 from safetensors import safe_open
+from support.commands import run_command
 from support.paths import TESTS
+from support.runs import train_and_test
 
 import lift_jax
 from lift_jax.commands import shared
+from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
 from lift_jax.runs import export, merge
@@ -43,8 +46,8 @@ def logits_of(run, config, images):
 ], ids=str)  # fmt: skip
 def test_a_merged_run_gives_its_logits(changes, tmp_path, capsys):
     config = config_of(**changes)
-    run(config, tmp_path / "run")
-    merge.main([f"--run={tmp_path / 'run'}", f"--to={tmp_path / 'merged'}"])
+    train_and_test(config, tmp_path / "run")
+    run_command("merge", f"--run={tmp_path / 'run'}", f"--to={tmp_path / 'merged'}")
     assert f"Use it with :backbone={tmp_path / 'merged'}" in capsys.readouterr().out
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
     expected = logits_of(tmp_path / "run", config, images)
@@ -70,11 +73,11 @@ def test_a_merged_run_gives_its_logits(changes, tmp_path, capsys):
 def test_merged_texts_are_the_zero_shot_classifier(tmp_path):
     """Of the merged backbone, with the tokenizer beside it."""
     changes = {"tuner__name": "proj+lora", "text_tuner__name": "ssf", "train__lr": 0.1}
-    found = run(config_of(**changes), tmp_path / "run")
+    found = train_and_test(config_of(**changes), tmp_path / "run")
     merge.write(tmp_path / "run", tmp_path / "merged")
     assert not (tmp_path / "merged" / merge.HEAD).exists()
     config = config_of(model__backbone=str(tmp_path / "merged"))
-    zero = run(config, tmp_path / "zero", "zero_shot")["zero_shot"]
+    zero = train_and_test(config, tmp_path / "zero", "zero_shot")["zero_shot"]
     assert zero == found["test"] and zero != found["zero_shot"]
 
 
@@ -85,26 +88,26 @@ def test_what_cannot_be_merged(tmp_path, capsys):
         "coop": "tuned coop, which cannot be merged",
     }.items():
         run = tmp_path / name
-        run(config_of(tuner__name=name), run)
+        train_and_test(config_of(tuner__name=name), run)
         with pytest.raises(SystemExit):
-            merge.main([f"--run={run}", f"--to={tmp_path / 'merged'}"])
+            run_command("merge", f"--run={run}", f"--to={tmp_path / 'merged'}")
         assert re.search(words, " ".join(capsys.readouterr().err.split()))
-    with pytest.raises(merge.UserError, match="there exists .--to"):
+    with pytest.raises(UserError, match="there exists .--to"):
         merge.write(run, tmp_path / "there")
-    with pytest.raises(merge.UserError, match="expected a run folder"):
+    with pytest.raises(UserError, match="expected a run folder"):
         merge.write(tmp_path / "no", tmp_path / "merged")
     about = json.loads((run / "config.json").read_text())
     about["data_summary"]["backbone_fingerprint"] = "another"
     about["tuner"]["name"] = "none"
     (run / "config.json").write_text(json.dumps(about))
-    with pytest.raises(merge.UserError, match="debug has other weights than that of"):
+    with pytest.raises(UserError, match="debug has other weights than that of"):
         merge.write(run, tmp_path / "merged")
     del about["tuner"]["parts"]
     (run / "config.json").write_text(json.dumps(about))
-    with pytest.raises(merge.UserError, match="config.json lacks the setting 'parts'"):
+    with pytest.raises(UserError, match="config.json lacks the setting 'parts'"):
         merge.write(run, tmp_path / "merged")
     (run / "config.json").write_text("{")
-    with pytest.raises(merge.UserError, match="Cannot read .*config.json"):
+    with pytest.raises(UserError, match="Cannot read .*config.json"):
         merge.write(run, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -114,16 +117,16 @@ def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
     own = TESTS / "support" / "doubler.py"
     shared.run_config_file(str(own))
     config, run = config_of(tuner__name="doubler"), tmp_path / "run"
-    run(config, run)
+    train_and_test(config, run)
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
     expected = logits_of(run, config, images)
     del attach.TUNERS["doubler"]  # as in a new process
     arguments = [f"--run={run}", f"--to={tmp_path / 'merged'}"]
     with pytest.raises(SystemExit):
-        merge.main(arguments)
+        run_command("merge", *arguments)
     said = " ".join(capsys.readouterr().err.split())
     assert "'doubler'" in said and "--config=FILE.py" in said
-    merge.main([*arguments, f"--config={own}:debug"])
+    run_command("merge", *arguments, f"--config={own}:debug")
     head = HEADS["cosine"](
         safetensors.numpy.load_file(tmp_path / "merged" / merge.HEAD)["weight"], scale=25.0
     )
@@ -131,5 +134,5 @@ def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(head.classify(head.embed(features)), expected, rtol=1e-4, atol=1e-4)
     for file, words in (("no.py", "no.py"), ("own.txt", "must end in .py")):
         with pytest.raises(SystemExit):
-            merge.main([*arguments, f"--config={tmp_path}/{file}"])
+            run_command("merge", *arguments, f"--config={tmp_path}/{file}")
         assert words in " ".join(capsys.readouterr().err.split())

@@ -15,12 +15,12 @@ from etils import epath
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from rich.console import Console
+from support.commands import run_command
 from support.small_sets import load
 
 from configs import folder
 from lift_jax.errors import UserError
-from lift_jax.reports import report
-from lift_jax.runs import export, remote
+from lift_jax.runs import remote
 
 
 class Bucket(LocalFileSystem):
@@ -110,7 +110,7 @@ def config_of(**changes):
 
 
 def run(address, **changes):
-    with remote.worked_on(address, Console(quiet=True)) as workdir:
+    with remote.local_copy(address, Console(quiet=True)) as workdir:
         return run(config_of(**changes), workdir)
 
 
@@ -136,7 +136,7 @@ def test_what_was_torn_up_there_is_passed_over(bucket, tmp_path):
     run("gs://mine/a", train__epochs=2)
     torn = bucket / "mine/a/checkpoints/4"
     (torn / remote.MARKER).unlink()  # killed while it was sent
-    with remote.worked_on("gs://mine/a", Console(quiet=True)) as workdir:
+    with remote.local_copy("gs://mine/a", Console(quiet=True)) as workdir:
         assert sorted(p.name for p in Path(workdir, "checkpoints").iterdir()) == ["3"]
         run(config_of(train__epochs=2), workdir)
     assert (torn / remote.MARKER).exists()
@@ -145,9 +145,9 @@ def test_what_was_torn_up_there_is_passed_over(bucket, tmp_path):
 def test_export_and_report_take_addresses(bucket, tmp_path, capsys):
     run("gs://mine/a")
     to = tmp_path / "out.safetensors"
-    export.main(["--run=gs://mine/a", f"--to={to}"])
+    run_command("export", "--run=gs://mine/a", f"--to={to}")
     assert to.exists()
-    report.main(["gs://mine/a"])
+    run_command("report", "gs://mine/a")
     assert (bucket / "mine/a/report.html").exists()
 
 
@@ -177,9 +177,8 @@ def test_killed_it_continues_from_the_address(tmp_path):
     up = tmp_path / "up"
     command = [
         sys.executable, "-c",
-        "import lift_jax.remote as r; r.SECONDS = 0.02\n"
-        "from absl import app; from lift_jax import config_flag, main\n"
-        "app.run(main.main, flags_parser=config_flag.parse_flags)",
+        "import lift_jax.runs.remote as r; r.SECONDS = 0.02\n"
+        "from lift_jax import main; main.main()",
         "--config=configs/folder.py:debug", "--config.train.epochs=20", f"--workdir=file://{up}",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "one")}

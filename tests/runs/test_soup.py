@@ -7,9 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from support.commands import run_command
+from support.runs import train_and_test
 
 from lift_jax.errors import UserError
-from lift_jax.runs import export, folder, soup
+from lift_jax.runs import export, soup
+from lift_jax.settings.parse import parse, to_dict
 from lift_jax.training import checkpoint
 
 
@@ -23,14 +27,14 @@ def config_of(argument="debug", **changes):
 def runs(tmp_path_factory):
     """Two runs of two steps each, of other learning rates and seeds."""
     folder = tmp_path_factory.mktemp("runs")
-    run(config_of(), folder / "a")
-    run(config_of(train__lr=0.1, seed=3, checkpoint__keep=3), folder / "b")
+    train_and_test(config_of(), folder / "a")
+    train_and_test(config_of(train__lr=0.1, seed=3, checkpoint__keep=3), folder / "b")
     return folder / "a", folder / "b"
 
 
 def test_a_soup_is_the_mean_and_is_tested_beside_its_runs(runs, tmp_path, capsys):
     workdir = tmp_path / "soup"
-    soup.main([*map(str, runs), f"--workdir={workdir}"])
+    run_command("soup", *map(str, runs), f"--workdir={workdir}")
     out = " ".join(capsys.readouterr().out.split())
     a, b, mean = (export.read_tuned(run) for run in (*runs, workdir))
     assert a.keys() == b.keys() == mean.keys() and len(mean) > 10
@@ -49,9 +53,9 @@ def test_a_soup_is_the_mean_and_is_tested_beside_its_runs(runs, tmp_path, capsys
     assert found[workdir]["steps"] == 2
     assert "LIFT+, soup of 2 with TTE" in out and "report.html" in out
 
-    config = train.ConfigDict(json.loads((workdir / "config.json").read_text()))
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     del config.data_summary
-    again = run(config, workdir)  # a run folder like others, and finished
+    again = train_and_test(config, workdir)  # a run folder like others, and finished
     assert again["test"] == found[workdir]["test"]
 
 
@@ -69,7 +73,7 @@ def test_a_soup_of_a_run_and_its_copy_is_the_run(runs, tmp_path):
 ])  # fmt: skip
 def test_other_configs_do_not_mix(runs, argument, changes, message, tmp_path):
     first, second = (shutil.copytree(runs[0], tmp_path / name) for name in "ab")
-    config = folder.plain(config_of(argument, **changes))
+    config = to_dict(config_of(argument, **changes))
     about = json.loads((second / "config.json").read_text())
     (second / "config.json").write_text(json.dumps(about | config))
     with pytest.raises(UserError, match=f"(?s)b differs from .*a in more than.*{message}"):
@@ -92,9 +96,9 @@ def test_other_backbones_do_not_mix(runs, tmp_path, monkeypatch):
 
 def test_seeds_that_draw_other_test_images_do_not_mix():
     demo = config_of("").to_dict()
-    soup.check_images(train.ConfigDict(demo), [0, 0])
+    soup.check_images(parse(ConfigDict(demo)).data, [0, 0])
     with pytest.raises(UserError, match="draw other test images from data.name='digits'"):
-        soup.check_images(train.ConfigDict(demo), [0, 1])
+        soup.check_images(parse(ConfigDict(demo)).data, [0, 1])
 
 
 def test_what_no_soup_is_made_of(runs, tmp_path, capsys):
@@ -110,5 +114,5 @@ def test_what_no_soup_is_made_of(runs, tmp_path, capsys):
     with pytest.raises(UserError, match="short is not finished: 1 of 2 steps"):
         soup.soup([runs[0], short], tmp_path / "soup")
     with pytest.raises(SystemExit) as stopped:
-        soup.main([str(runs[0]), str(tmp_path / "no"), f"--workdir={tmp_path / 'soup'}"])
+        run_command("soup", runs[0], tmp_path / "no", f"--workdir={tmp_path / 'soup'}")
     assert stopped.value.code == 2 and "expected a run folder" in capsys.readouterr().err

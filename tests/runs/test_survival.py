@@ -243,8 +243,9 @@ def test_a_full_disk_leaves_the_checkpoints_intact(tmp_path):
     """The system refuses to make a file larger than a few kB, as it would on a full disk."""
 
     code = f"""
-import resource, sys; sys.path.insert(0, "tests")
-from pathlib import Path; from test_survival import made_state; from lift_jax import checkpoint
+import resource, sys; sys.path[:0] = ["tests", "tests/runs"]
+from pathlib import Path; from test_survival import made_state
+from lift_jax.training import checkpoint
 step = int(sys.argv[1])
 if step == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # Python ignores the signal
 with checkpoint.open_manager(Path({str(tmp_path)!r}), 3) as manager:

@@ -8,7 +8,7 @@ import pytest
 from configs import base, demo
 from lift_jax.errors import UserError
 from lift_jax.settings import Settings, parse
-from lift_jax.settings.parse import loss_options, to_dict
+from lift_jax.settings.parse import to_dict
 from lift_jax.settings.schema import (
     GROUPS,
     HeadSettings,
@@ -103,10 +103,10 @@ def test_the_kind_of_head_is_resolved_once(changes, kind):
 
 def test_other_values_are_resolved_once():
     ldam = parse(changed(loss__name="ldam", head__scale=30.0))
-    assert loss_options(ldam) == {"max_margin": 0.5, "scale": 30.0}
-    assert loss_options(parse(changed(loss__name="ldam", loss__scale=7.0)))["scale"] == 7.0
-    assert loss_options(parse(changed())) == {"tau": 1.0}
-    assert loss_options(parse(changed(loss__name="ce"))) == {}
+    assert ldam.loss.options == {"max_margin": 0.5, "scale": 30.0}
+    assert parse(changed(loss__name="ldam", loss__scale=7.0)).loss.options["scale"] == 7.0
+    assert parse(changed()).loss.options == {"tau": 1.0}
+    assert parse(changed(loss__name="ce")).loss.options == {}
     lift = parse(demo.get_config("method=lift"))
     assert lift.text_tuner.init == lift.tuner.init == "kaiming_normal"
 

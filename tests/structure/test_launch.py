@@ -12,6 +12,7 @@ import yaml
 from support.paths import ROOT
 
 from lift_jax import main
+from lift_jax.commands import shared
 from lift_jax.parallel import signals
 
 LAUNCH = ROOT / "launch"
@@ -173,10 +174,13 @@ def test_jobsets():
         (container,) = pod["containers"]
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        parser = shared.Parser()
+        main.add_arguments(parser)
+        options = parser.options()
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
         assert flags["workdir"].startswith("/data/")
         for name in flags.keys() - {"config"}:
-            assert name in main.flags.FLAGS
+            assert f"--{name}" in options
         if "coordinator" in flags:
             name = one["metadata"]["name"]
             assert flags["coordinator"].startswith(f"{name}-{job['name']}-0-0.{name}:")

@@ -17,6 +17,7 @@ def train_and_test(config: ConfigDict, workdir: str | Path, mode: str = "train")
 
 def saved_leaves(workdir: Path) -> dict[str, np.ndarray]:
     """Returns the newest checkpoint's tuned leaves, read without the library's restore."""
+    import jax
     import orbax.checkpoint as ocp
 
     folder = workdir / "checkpoints"

@@ -13,19 +13,21 @@ import jax
 import pytest
 from PIL import Image
 from support.paths import ROOT
-from support.runs import train_and_test
 
-from configs import demo, imagenet_lt, inat, places_lt, sweeps
+from configs import demo, imagenet_lt, inat, places_lt
 from lift_jax.data.images import views
 from lift_jax.errors import UserError
 from lift_jax.models.heads import HEADS
-from lift_jax.runs import run as run_module
-from lift_jax.runs.folder import plain
-from lift_jax.settings.rules import JOINT
+from lift_jax.runs import train_and_test as runs_module
+from lift_jax.settings.parse import to_dict
+from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
+from lift_jax.sweeps import cells as sweeps
 from lift_jax.sweeps import sweep
-from lift_jax.training import loop as loop_module
-from lift_jax.training.loop import train
+from lift_jax.sweeps import table as tables
+from lift_jax.sweeps.published import published as published_for
+from lift_jax.sweeps.published import references
 from lift_jax.training.losses import LOSSES
+from lift_jax.training.monitor import StepRecord
 from lift_jax.tuners.attach import TUNERS
 from lift_jax.tuners.rules import PATH_RULES
 from lift_jax.weights.hub import NAMES
@@ -33,8 +35,12 @@ from lift_jax.weights.hub import NAMES
 CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
 
 
+def origin(file: str) -> sweeps.Origin:
+    return sweeps.Origin(file, importlib.import_module(f"configs.{file}").get_config)
+
+
 def settled(name: str, c, file: str):
-    return sweep.settle(c, sweeps.cells(name, c, file))
+    return sweep.settle(c, sweeps.cells(name, c, origin(file)))
 
 
 # -- the cells
@@ -48,7 +54,7 @@ def test_every_sweep_of_every_config_is_valid(file, argument):
     for name in sweeps.SWEEPS:
         if name == "levels" and config.data.name != "inaturalist":
             with pytest.raises(UserError, match="no taxonomy"):
-                sweeps.cells(name, config, file)
+                sweeps.cells(name, config, origin(file))
             continue
         cells = settled(name, config, file)  # every key exists and every value is valid
         assert len(cells) > 1, name
@@ -65,15 +71,24 @@ def test_every_sweep_of_every_config_is_valid(file, argument):
 
 def test_sweeps_have_every_method_that_there_is():
     c = inat.get_config()
-    assert set(sweeps.cells("losses", c, "inat")) == set(LOSSES)
-    assert set(sweeps.cells("heads", c, "inat")) == set(HEADS)
-    assert set(sweeps.cells("mda", c, "inat")) == {*views.SCHEDULES, "rrc", "none"}
-    assert set(sweeps.cells("tuners", c, "inat")) == {"none", *TUNERS, *PATH_RULES, *JOINT} - {"bn"}
+    assert set(sweeps.cells("losses", c, origin("inat"))) == set(LOSSES)
+    assert set(sweeps.cells("heads", c, origin("inat"))) == set(HEADS)
+    assert set(sweeps.cells("mda", c, origin("inat"))) == {*views.SCHEDULES, "rrc", "none"}
+    assert set(sweeps.cells("tuners", c, origin("inat"))) == {
+        "none",
+        *TUNERS,
+        *PATH_RULES,
+        *TEXT_FEATURE_TUNERS,
+    } - {"bn"}
     no_texts = inat.get_config("backbone=vit_b16_in21k")
-    assert set(sweeps.cells("tuners", no_texts, "inat")) == {"none", *TUNERS, *PATH_RULES} - {"bn"}
+    assert set(sweeps.cells("tuners", no_texts, origin("inat"))) == {
+        "none",
+        *TUNERS,
+        *PATH_RULES,
+    } - {"bn"}
     resnet = inat.get_config("backbone=clip_rn50")
     resnets = {"none", "ssf", "bitfit", "bn", "full"}
-    assert set(sweeps.cells("tuners", resnet, "inat")) == resnets | set(JOINT)
+    assert set(sweeps.cells("tuners", resnet, origin("inat"))) == resnets | set(TEXT_FEATURE_TUNERS)
 
 
 @pytest.mark.parametrize(("file", "argument", "name", "cell", "key", "value"), [
@@ -137,15 +152,31 @@ def test_descriptors_are_a_cell_where_there_are_some():
     assert settled("prompts", config, "demo")["descriptor"].head.descriptors == "phrases.json"
 
 
-def test_a_config_of_another_folder_is_compared_with_the_defaults():
-    cells = settled("main", demo.get_config(), "mine")
+def test_a_config_of_ones_own_is_compared_with_itself():
+    own = sweeps.Origin("", demo.get_config)
+    cells = sweep.settle(demo.get_config(), sweeps.cells("main", demo.get_config(), own))
     assert cells["LIFT"].train.augment == "rrc" and cells["LIFT"].train.epochs == 40
     assert cells["LIFT"].data.name == "digits"
 
 
+def test_a_config_of_ones_own_has_no_published_numbers():
+    lift = inat.get_config("method=lift")
+    own = sweeps.Origin("", inat.get_config)
+    assert published_for(lift, origin("inat")) and not published_for(lift, own)
+    assert references(lift, own) == []
+
+
+@pytest.mark.parametrize(("backbone", "depth"), [
+    ("demo", 4), ("debug", 2), ("clip_vit_b16", 12), ("clip_vit_l14_336", 24), ("dinov3_l16", 24),
+    ("clip_vit_h14_dfn", 32),
+])  # fmt: skip
+def test_depths_of_backbones(backbone, depth):
+    assert sweeps.depth_of(backbone) == depth
+
+
 def test_an_unknown_sweep_names_its_neighbours():
     with pytest.raises(UserError, match="'loses'.*Did you mean 'losses'"):
-        sweeps.cells("loses", demo.get_config(), "demo")
+        sweeps.cells("loses", demo.get_config(), origin("demo"))
 
 
 @pytest.mark.parametrize("changes", [
@@ -180,7 +211,7 @@ def write_run(folder: Path, c, results: dict[str, tuple], steps: int = 2) -> Non
     """A finished run of 61 training images: two steps of 32."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(
-        json.dumps({**plain(c), "data_summary": {"counts": [60, 1]}})
+        json.dumps({**to_dict(c), "data_summary": {"counts": [60, 1]}})
     )
     rows = {
         key: values and dict(zip(sweep.COLUMNS, values, strict=True))
@@ -224,11 +255,11 @@ def test_the_table_by_hand(written, tmp_path):
     assert ce.difference == 1.0 and table[2].difference is None
     assert table[3].std("overall") is None
     assert sweep.unfinished(written) == ["Not finished: la (1 of 2 seeds)."]
-    assert sweep.texts(ce) == [
+    assert tables.texts(ce) == [
         "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1", "84.0", "+1.0",
     ]  # fmt: skip
 
-    sweep.write(tmp_path, "losses", table, ["A note."])
+    tables.write(tmp_path, "losses", table, ["A note."])
     with open(tmp_path / "sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["cell"] for row in rows] == ["", "ce", "ce", "la", "la"]
@@ -251,13 +282,13 @@ def test_adjusted_results_have_lines_of_their_own(tmp_path):
     assert {row.name: row.mean("few") for row in table} == {
         "ce": 2.0, "ce adjusted": 4.0, "ce with TTE": 3.0, "ce with TTE, adjusted": 5.0,
     }  # fmt: skip
-    sweep.write(tmp_path, "losses", table, [])
+    tables.write(tmp_path, "losses", table, [])
     assert "| ce adjusted | 1,234 | 4.00 |" in (tmp_path / "sweep.md").read_text()
 
 
 def test_without_published_numbers_there_is_no_column_for_them(written):
-    assert sweep.headings(sweep.rows(written, {}))[-1] == "mean"
-    assert sweep.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
+    assert tables.headings(sweep.rows(written, {}))[-1] == "mean"
+    assert tables.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
         "published", "difference",
     ]  # fmt: skip
 
@@ -310,20 +341,22 @@ def test_published_numbers_belong_to_exactly_their_runs():
     for c in (lift, plus):
         c.data.root, c.seed, c.test.batch = "/somewhere", 3, 64
     published = {"test": 51.5, "test_tte": 52.2}
-    assert sweeps.published(lift, "places_lt") == published
-    assert sweeps.published(settled("main", plus, "places_lt")["LIFT"], "places_lt") == published
+    assert published_for(lift, origin("places_lt")) == published
+    assert (
+        published_for(settled("main", plus, "places_lt")["LIFT"], origin("places_lt")) == published
+    )
     cells = settled("losses", lift, "places_lt")
-    assert [n for n, c in cells.items() if sweeps.published(c, "places_lt")] == ["la"]
+    assert [n for n, c in cells.items() if published_for(c, origin("places_lt"))] == ["la"]
     cells = settled("heads", lift, "places_lt")  # the default kind, auto, is the cosine head here
-    assert [n for n, c in cells.items() if sweeps.published(c, "places_lt")] == ["cosine"]
-    assert sweeps.published(plus, "places_lt") == {}
-    assert sweeps.published(lift, "folder") == {}
+    assert [n for n, c in cells.items() if published_for(c, origin("places_lt"))] == ["cosine"]
+    assert published_for(plus, origin("places_lt")) == {}
+    assert published_for(lift, origin("folder")) == {}
     others = {"train.epochs": 5, "test.expand": 8, "tuner.dim": 4, "data.val_share": 0.1}
     for key, value in others.items():
         other = sweep.settle(lift, {"": {key: value}})[""]
-        assert sweeps.published(other, "places_lt") == {}
+        assert published_for(other, origin("places_lt")) == {}
     large = imagenet_lt.get_config("method=lift,backbone=clip_vit_l14")
-    assert sweeps.published(large, "imagenet_lt") == {"test_tte": 82.9}
+    assert published_for(large, origin("imagenet_lt")) == {"test_tte": 82.9}
 
 
 def test_published_cifar_goes_by_imbalance():
@@ -332,18 +365,18 @@ def test_published_cifar_goes_by_imbalance():
     for imbalance in (100.0, 50.0, 10.0, 1.0):
         c = get("method=lift")
         c.data.imbalance = imbalance
-        found[imbalance] = sweeps.published(c, "cifar100").get("test_tte")
+        found[imbalance] = published_for(c, origin("cifar100")).get("test_tte")
     assert found == {100.0: 81.7, 50.0: 83.1, 10.0: 84.9, 1.0: None}
 
 
 def test_notes_say_what_is_published():
-    notes = sweeps.references(places_lt.get_config(), "places_lt")
+    notes = references(places_lt.get_config(), origin("places_lt"))
     assert len(notes) == 3
     assert "clip_vit_b16: 51.5 (without TTE, re-run by the authors of LT-Soups)" in notes[0]
-    species = sweeps.references(inat.get_config(), "inat")
+    species = references(inat.get_config(), origin("inat"))
     assert len(species) == 2 and "79.1" in species[0] and "79.4" in species[1]
-    assert sweeps.references(demo.get_config(), "demo") == []
-    assert sweeps.references(places_lt.get_config("debug"), "places_lt") == []
+    assert references(demo.get_config(), origin("demo")) == []
+    assert references(places_lt.get_config("debug"), origin("places_lt")) == []
 
 
 # -- whole sweeps
@@ -360,13 +393,13 @@ def compile_cache(tmp_path_factory):
 @pytest.fixture
 def ran(monkeypatch):
     """The run folders that `train.run` is called for, CELL/seed_S."""
-    calls, run = [], run
+    calls, run = [], sweep.train_and_test
 
-    def counted(config, workdir, *args):
+    def counted(settings, workdir, *args):
         calls.append("/".join(workdir.parts[-2:]))
-        return train_and_test(config, workdir, *args)
+        return run(settings, workdir, *args)
 
-    monkeypatch.setattr(run_module, "run", counted)
+    monkeypatch.setattr(sweep, "train_and_test", counted)
     return calls
 
 
@@ -422,16 +455,16 @@ def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
 def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypatch):
     config = demo.get_config("debug")
     cells = sweep.settle(config, {"0": {"test.expand": 0}, "ten": {"test.crops": "ten"}})
-    trained, loop = [], train
+    trained, train = [], runs_module.train
     monkeypatch.setattr(
-        loop_module, "train", lambda *a: trained.append(a[4].parent.name) or loop(*a)
+        runs_module, "train", lambda *a: trained.append(a[4].parent.name) or train(*a)
     )
     sweep.run_sweep(cells, tmp_path, title="expand")
     assert trained == ["0"] and ran == ["0/seed_0", "ten/seed_0"]
     a, b = (json.loads((tmp_path / n / "seed_0" / "metrics.json").read_text()) for n in cells)
     assert a["test"] == b["test"] and a["steps"] == b["steps"] == 2
     lines = (tmp_path / "ten" / "seed_0" / "log.jsonl").read_text().splitlines()
-    assert [Step(**json.loads(line)).step for line in lines] == [1, 2]
+    assert [StepRecord(**json.loads(line)).step for line in lines] == [1, 2]
 
 
 def test_a_sweep_without_training(tmp_path, ran):

@@ -11,7 +11,7 @@ from configs import base
 from lift_jax.data import prior
 from lift_jax.errors import UserError
 from lift_jax.parallel import mesh
-from lift_jax.settings.parse import loss_options, parse
+from lift_jax.settings.parse import parse
 from lift_jax.training import losses
 
 # The reference's name, ours, options, and which rows: all, the logits times four, the first alone.
@@ -247,15 +247,15 @@ def test_the_config_holds_the_options_of_every_loss(name):
     config.loss.name = name
     parameters = inspect.signature(losses.LOSSES[name]).parameters
     defaults = {key: p.default for key, p in parameters.items() if key != "counts"}
-    assert loss_options(parse(config)) == defaults
+    assert parse(config).loss.options == defaults
 
 
 def test_options_of_the_config():
     config = base.get_config()
     config.loss.name, config.head.scale = "ldam", 30.0
-    assert loss_options(parse(config)) == {"max_margin": 0.5, "scale": 30.0}
+    assert parse(config).loss.options == {"max_margin": 0.5, "scale": 30.0}
     config.loss.scale = 20.0
-    assert loss_options(parse(config)) == {"max_margin": 0.5, "scale": 20.0}
+    assert parse(config).loss.options == {"max_margin": 0.5, "scale": 20.0}
     config.loss.name = "lade"
     with pytest.raises(UserError, match="loss.scale is 20.0, but .* 'lade': .*belongs to 'ldam'"):
         parse(config)

@@ -275,7 +275,7 @@ def alone():
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_any_two_go_together(kind, pair, alone):
-    """A pair trains the leaves of both; one that starts as the identity leaves the other as it is."""
+    """A pair trains the leaves of both; one that starts as the identity changes nothing."""
     _, inputs, (graph, both, frozen) = tuned_model(pair, kind, blocks=1)
     assert both.keys() == {path for name in pair for path in alone[kind, name][1]}
     for first, second in (pair, pair[::-1]):

@@ -11,6 +11,7 @@ import pytest
 import safetensors
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from support.commands import run_command
 from support.paths import GOLDEN
 from support.runs import saved_leaves
 
@@ -551,7 +552,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
 def run(tmp_path_factory):
     """A finished debug run and its results."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, run(demo.get_config("debug"), workdir)
+    return workdir, train_and_test(demo.get_config("debug"), workdir)
 
 
 @pytest.mark.parametrize("layout", ["lift", "lift_plus"])
@@ -561,7 +562,7 @@ def test_an_exported_run_is_read_again_bit_for_bit(run, tmp_path, layout, capsys
     torn.mkdir(exist_ok=True)
     before = sorted(workdir.rglob("*"))
     path = tmp_path / "tuned.safetensors"
-    export.main([f"--run={workdir}", f"--to={path}", f"--layout={layout}"])
+    run_command("export", f"--run={workdir}", f"--to={path}", f"--layout={layout}")
     assert capsys.readouterr().out == (
         f"{path}: adaptformer of width 4 in blocks 0 to 1; 7 classes; names of {layout}\n"
     )
@@ -573,9 +574,9 @@ def test_an_exported_run_is_read_again_bit_for_bit(run, tmp_path, layout, capsys
 
 def test_random_entries_are_exported_by_their_own_rule_alone(tmp_path, monkeypatch):
     leaves = made_up(small_vit, ("aft",), ratio=0.1)
-    monkeypatch.setattr(export, "newest", lambda run: leaves)
+    monkeypatch.setattr(export, "read_tuned", lambda run: leaves)
     path = tmp_path / "c.safetensors"
-    with pytest.raises(UserError, match="config.json does not say tuner.mask"):
+    with pytest.raises(UserError, match="config.json does not hold the setting tuner.mask"):
         export.export(tmp_path, path)
     (tmp_path / "config.json").write_text('{"tuner": {"mask": "each"}}')
     with pytest.raises(UserError, match="other entries than lift does"):
@@ -607,7 +608,7 @@ def test_mistakes_of_the_command(run, tmp_path, capsys):
         ([f"--run={workdir}", f"--to={new}", "--layout=lfit"], "Did you mean 'lift'"),
     ):
         with pytest.raises(SystemExit) as e:
-            export.main(flags)
+            run_command("export", *flags)
         error = capsys.readouterr().err
         assert e.value.code == 2 and error.startswith("error: ") and words in error
     assert there.read_bytes() == b"kept" and not new.exists()

@@ -14,6 +14,7 @@ from support.paths import GOLDEN
 
 import lift_jax
 from lift_jax.errors import UserError
+from lift_jax.models import tree
 from lift_jax.weights import load
 
 WRONG = (None, "x", -1, 0, 1.5, [], [1, 2], {"a": 1})
@@ -128,7 +129,7 @@ def test_layer_scale_of_timm(golden, tmp_path):
     expected = golden("timm/timm_vit")["cls"]
     found = jax.jit(backbone.encode_image)(golden("clip_openai")["images"])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    _, leaves = weights.tree.flatten(backbone)
+    _, leaves = tree.flatten(backbone)
     assert "visual/blocks/0/scale2" in leaves
 
 

@@ -13,13 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.commands import run_command
 from support.paths import GOLDEN, ROOT
 
 import lift_jax
-from lift_jax.commands import convert
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.weights import load, native, rename
+from lift_jax.weights import hub, load, native, rename
 
 # one source of every format
 SOURCES = (
@@ -134,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     told = []
-    monkeypatch.setattr(weights.logging, "warning", lambda text, *values: told.append(text))
+    monkeypatch.setattr(load.logging, "warning", lambda text, *values: told.append(text))
     lift_jax.load_backbone(GOLDEN / "hf_vit")
     assert len(told) == 1 and "Cannot keep a converted copy" in told[0]
 
@@ -180,9 +180,9 @@ def test_converted_for_another_machine(source, cache, tmp_path):
 
 
 def test_the_command(cache, tmp_path, capsys):
-    tokenizer = shutil.copytree(weights.hub.DEMO, tmp_path / "source") / "tokenizer.json"
+    tokenizer = shutil.copytree(hub.DEMO, tmp_path / "source") / "tokenizer.json"
     arguments = [str(tmp_path / "source"), str(tmp_path / "dest"), "--dtype", "bfloat16"]
-    convert.main([*arguments, "--resolution", "48"])
+    run_command("convert", *arguments, "--resolution", "48")
     said = capsys.readouterr().out
     assert "used at 48" in said and "backbone=" in said
     assert (tmp_path / "dest" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
@@ -193,11 +193,11 @@ def test_the_command(cache, tmp_path, capsys):
     kinds = {path: stored.get_slice(path).get_dtype() for path in stored.keys()}  # noqa: SIM118
     assert set(kinds.values()) == {"BF16"}
     with pytest.raises(SystemExit):
-        convert.main(arguments)  # what is there stays
+        run_command("convert", *arguments)  # what is there stays
     assert "backbone.safetensors exists (DEST)" in "".join(capsys.readouterr().err.split("\n"))
     for wrong in (["clip_vit_b61", "x"], [*arguments, "--heads", "3"], [str(tmp_path), "x"]):
         with pytest.raises(SystemExit) as status:
-            convert.main(wrong)
+            run_command("convert", *wrong)
         assert status.value.code == 2 and capsys.readouterr().err.startswith("error: ")
 
 

@@ -14,7 +14,7 @@ from support.paths import GOLDEN
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.models.vit import rotary_angles
-from lift_jax.weights import load
+from lift_jax.weights import load, rename
 from lift_jax.weights.files.source import Source, open_source
 from lift_jax.weights.formats import vits
 
@@ -237,4 +237,4 @@ def test_published_sizes(config, parameters):
     table = vits.table(source)
     assert all(isinstance(leaf, nnx.Param) for leaf in leaves.values())
     assert sum(leaf.size for leaf in leaves.values()) == parameters
-    assert all(weights.rename.their_name(path, table) for path in leaves)
+    assert all(rename.their_name(path, table) for path in leaves)

@@ -135,7 +135,9 @@ def subset(labels: Int[np.ndarray, "n"], imbalance: float) -> Int[np.ndarray, "m
     for c, label in enumerate(classes):
         rows = np.flatnonzero(labels == label)
         rng.shuffle(rows)
-        kept.append(rows[: int(long_tail_count(len(labels) / len(classes), imbalance, c, len(classes)))])
+        kept.append(
+            rows[: int(long_tail_count(len(labels) / len(classes), imbalance, c, len(classes)))]
+        )
     return np.concatenate(kept)
 
 

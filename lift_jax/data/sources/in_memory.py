@@ -35,7 +35,9 @@ def digits(settings: DataSettings, seed: int) -> Dataset:
     for c in range(len(DIGITS)):
         rows = np.random.default_rng((seed, c)).permutation(np.flatnonzero(bunch.target == c))
         test.append(rows[:30])
-        train.append(rows[30:][: round(splits.long_tail_count(140, settings.imbalance, c, len(DIGITS)))])
+        train.append(
+            rows[30:][: round(splits.long_tail_count(140, settings.imbalance, c, len(DIGITS)))]
+        )
     train, test = (
         Split(ArrayImages(pixels[rows], "scikit-learn's digits", rows), bunch.target[rows])
         for rows in (np.sort(np.concatenate(train)), np.sort(np.concatenate(test)))

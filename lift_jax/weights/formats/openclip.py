@@ -65,18 +65,11 @@ def resize(source: Source) -> str:
     return "antialias"
 
 
-def read_config(source: Source) -> BackboneConfig:
-    """Reads the sizes from open_clip_config.json. Raises UserError for what the towers cannot do,
-    all options in one message."""
-    where = f"{source.where}: by its {OPEN_CLIP}"
-    model = declared.part(where, source.open_clip, "model_cfg")
-    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
-        raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
-    quick = bool(model.get("quick_gelu"))
-    v, t = (declared.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
+def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) -> None:
+    """Raises UserError for options that differ from CLIP's ViT and ResNet, all in one message."""
     faults = [
         f"{part}.{name} = {value!r}"
-        for part, options in (("model_cfg", model), ("vision_cfg", v), ("text_cfg", t))
+        for part, options in parts.items()
         for name, value in options.items()
         if _differs(part, name, value, quick)
     ]
@@ -87,6 +80,17 @@ def read_config(source: Source) -> BackboneConfig:
             "timm where there is one."
         )
 
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from open_clip_config.json. Raises UserError for what the towers cannot do,
+    all options in one message."""
+    where = f"{source.where}: by its {OPEN_CLIP}"
+    model = declared.part(where, source.open_clip, "model_cfg")
+    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
+        raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
+    quick = bool(model.get("quick_gelu"))
+    v, t = (declared.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
+    _check_supported(where, {"model_cfg": model, "vision_cfg": v, "text_cfg": t}, quick)
     embed = declared.read(where, model, {"embed_dim": 1024})["embed_dim"]
     t |= declared.read(where, t, _TEXT, "text_cfg.")
     resnet = isinstance(v.get("layers"), list)

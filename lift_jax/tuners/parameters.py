@@ -1,4 +1,4 @@
-"""The parameters of a classifier: which are trained, which are frozen, and how many they are."""
+"""The parameters of a classifier: which are trained, which are frozen, and their numbers."""
 
 import math
 import re
@@ -15,7 +15,10 @@ from lift_jax.tuners.prompt_learning import TunedTextHead
 
 
 class Parameter(NamedTuple):
-    """One array of a model: its path with slashes, its shape, and what becomes of it."""
+    """One array of a model: its path with slashes, its shape, and whether it is trained.
+
+    Trained arrays are of kind "tuned", or "head" in a head with weights of its own.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -23,9 +26,9 @@ class Parameter(NamedTuple):
 
 
 def list_parameters(classifier: Classifier, tuned: Tree) -> list[Parameter]:
-    """Returns every parameter of a classifier; running statistics are none.
+    """Returns every parameter of a classifier, without running statistics.
 
-    `tuned` are the tuned leaves by path. Those of a head with weights of its own are of kind head.
+    `tuned` holds the tuned leaves by path.
     """
 
     def kind(path: str) -> Literal["tuned", "head", "frozen"]:
@@ -43,7 +46,7 @@ def list_parameters(classifier: Classifier, tuned: Tree) -> list[Parameter]:
 
 
 def parameter_counts(parameters: Iterable[Parameter]) -> dict[str, int]:
-    """Returns the numbers of tuned, head and frozen parameters."""
+    """Returns the number of parameters of each kind: tuned, head and frozen."""
     counts = {"tuned": 0, "head": 0, "frozen": 0}
     for parameter in parameters:
         counts[parameter.kind] += math.prod(parameter.shape)
@@ -51,15 +54,15 @@ def parameter_counts(parameters: Iterable[Parameter]) -> dict[str, int]:
 
 
 def parameter_table(parameters: Iterable[Parameter]) -> Table:
-    """Returns a table of what is trained and what is frozen, and its share of all parameters.
+    """Returns a table of the trained and frozen parts of a model, with their share of the total.
 
-    A tuner's leaves share a row over all layers, the frozen ones a row for each part of the model.
+    A tuner has one row for all layers; frozen parameters have one row for each part of the model.
     """
     parameters = list(parameters)
     rows: dict[tuple[str, str], list[int]] = {}
     for parameter in parameters:
         name = re.sub(r"(?<=/)\d+(?=/)", "*", parameter.name)
-        tuned = r".*/tuners/[^/]+|.*/blocks/\*|"  # up to the tuner, or to the block
+        tuned = r".*/tuners/[^/]+|.*/blocks/\*|"  # up to the name of the tuner, or to the block
         inside = "" if parameter.kind == "head" else "head/[^/]+|"
         part = re.match(f"{tuned * (parameter.kind == 'tuned')}{inside}[^/]+", name)
         assert part is not None

@@ -1,0 +1,8 @@
+"""Commands for tests, run in this process."""
+
+from lift_jax.commands import dispatch
+
+
+def run_command(name: str, *arguments: object) -> None:
+    """Runs `lift-jax NAME ARGUMENTS...`. Raises SystemExit as the command does."""
+    dispatch.main([name, *map(str, arguments)])
