@@ -52,7 +52,7 @@ def check_source(settings: DataSettings) -> None:
     if addresses.is_remote(settings.root) and settings.name in LOCAL:
         raise UserError(
             f"data.root is {settings.root}, but data.name={settings.name!r} is read from a folder "
-            "of this machine. Copy the data set here, and set data.root to the copy."
+            "of this machine: copy it here, and set data.root to the copy."
         )
 
 

@@ -1,4 +1,4 @@
-"""The training loop: what happens to each batch, in order."""
+"""The training loop: steps, log records, and checkpoints in their order."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -30,18 +30,18 @@ Validate = Callable[[State], float]  # mean accuracy on the validation split, in
 
 
 class Output(Protocol):
-    """Where training reports to: log, progress bar and run folder. Enter it around the loop."""
+    """Output of training: log, progress bar and run folder. `train` enters it as a context."""
 
     def __enter__(self) -> "Output": ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def resume(self, step: int) -> float:
-        """Drops what is logged after a step; returns the training seconds up to it."""
+        """Drops log records after a step; returns the training seconds up to it."""
         ...
 
     def record(self, record: StepRecord) -> None:
-        """Takes a step that is done."""
+        """Logs and shows a step that is done."""
         ...
 
     def show(self, line: str) -> None:
@@ -49,7 +49,7 @@ class Output(Protocol):
         ...
 
     def saved(self) -> None:
-        """Hears that a checkpoint is being saved."""
+        """Takes note that a checkpoint is being saved."""
         ...
 
 
@@ -63,9 +63,19 @@ def train(
     output: Output,
     console: Console,
 ) -> State:
-    """Trains from the state's step to the last; saves on the way and at the end.
+    """Trains from the step of `state` to the last one, with checkpoints; returns the last state.
 
-    Raises UserError if a loss or a weight is not finite, or a checkpoint cannot be written, and
+    Args:
+        settings: settings of training.
+        loss: loss for the training counts.
+        source: batches from the step of `state` on; closed at the end.
+        setup: graph, frozen leaves, optimizer and mesh.
+        state: tuned leaves and optimizer state to start from; donated.
+        saver: decides when a checkpoint is due, and saves it.
+        output: log, progress bar and run folder.
+        console: for messages.
+
+    Raises UserError if a loss or a weight is not finite, or a checkpoint cannot be written. Raises
     SystemExit with status 75 after a request to stop.
     """
     start = int(state.step)
@@ -87,7 +97,7 @@ def train(
                 monitor.add(step, value)
                 stop = request.asked(step)
                 if saver.due(step, plan) or stop:
-                    monitor.finish()  # save only after all losses up to here are good
+                    monitor.finish()  # raises unless all losses up to here are finite
                     saver.save(state, step, plan, output)
                 if stop and step < plan.total:
                     saver.wait()
@@ -109,7 +119,12 @@ def make_plan(train: TrainSettings, setup: Setup, start: int) -> Plan:
 
 @dataclass(frozen=True)
 class Source:
-    """The training batches of this process, and the block that they enter (0 for images)."""
+    """The training batches of this process.
+
+    Attributes:
+        batches: open iterator, to be closed.
+        start: the block that the batches enter, if they are activations; 0 for images.
+    """
 
     batches: Batches
     start: int
@@ -118,10 +133,10 @@ class Source:
 def open_batches(
     train: TrainSettings, seed: int, workers: int, setup: Setup, state: State
 ) -> Source:
-    """Opens the batches from the state's step on.
+    """Opens the training batches that follow the step of `state`.
 
-    Without augmentation they are activations from the cache, where it has room for them. Raises
-    UserError for data that cannot be read.
+    Without augmentation they are activations, if the cache has room for them. Raises UserError for
+    data that cannot be read.
     """
     transform = views.TrainTransform(
         res=setup.vision.resolution, kind=train.augment, interpolation=train.interpolation,
@@ -131,8 +146,8 @@ def open_batches(
     if train.augment == "none" and not train.flip:
         view = views.TestTransform(setup.vision.resolution, train.interpolation)
         visual = tree.merge(setup.graph, state.tuned | setup.frozen).visual
-        kept = setup.cache.read(visual, state.tuned, setup.data.train, view)
-        reading = kept if kept.start else reading
+        cached = setup.cache.read(visual, state.tuned, setup.data.train, view)
+        reading = cached if cached.start else reading
     batches = loader.train_batches(
         reading.split, reading.view, seed=seed, epochs=train.epochs, batch=train.batch,
         start_step=int(state.step), process=jax.process_index(), processes=jax.process_count(),
@@ -142,14 +157,14 @@ def open_batches(
 
 
 class Saver:
-    """Decides when to save, validates where that is asked for, and saves.
+    """The rule for when a checkpoint is due, with its validation and saving.
 
     Args:
-        manager: of the run's checkpoints.
-        settings: the cadence.
-        about: what a checkpoint belongs to, saved with it.
+        manager: manager of the run's checkpoints.
+        settings: settings of checkpoints, which give their cadence.
+        about: JSON description of the run, saved with each checkpoint.
         start: number of steps that are done.
-        validate: returns the accuracy of a state after each epoch; None for no validation.
+        validate: returns the accuracy of a state, at the end of an epoch; None for no validation.
     """
 
     def __init__(
@@ -164,12 +179,15 @@ class Saver:
         self._cadence = checkpoint.Cadence(settings.every_steps, settings.every_minutes, start)
 
     def due(self, step: int, plan: Plan) -> bool:
-        """Returns True if the state after `step` is to be saved; call it after every step."""
+        """Returns True if a checkpoint is due after `step`. Call it after every step."""
         due = self._cadence.due(step)
         return due or step == plan.total or (self._validate is not None and plan.ends_epoch(step))
 
     def save(self, state: State, step: int, plan: Plan, output: Output) -> None:
-        """Saves in the background. Raises UserError for weights that are not finite."""
+        """Validates at the end of an epoch, and saves in the background.
+
+        Raises UserError if a weight is not finite.
+        """
         if not step_module.all_finite(state.tuned):
             raise self.diverged(f"Weights are not finite after step {step}")
         score = None
@@ -181,13 +199,13 @@ class Saver:
         output.saved()
 
     def wait(self) -> None:
-        """Returns once everything is written. Raises UserError if it cannot be."""
+        """Waits until all checkpoints are written. Raises UserError if one cannot be written."""
         checkpoint.wait(self._manager)
 
-    def diverged(self, what: str) -> UserError:
-        """Returns the error of a run whose numbers are no longer finite."""
+    def diverged(self, fault: str) -> UserError:
+        """Returns the error for a loss or weight that is not finite; `fault` says which."""
+        newest = checkpoint.newest_path(self._manager)
         return UserError(
-            f"{what}. Training stopped; the last good checkpoint is "
-            f"{checkpoint.newest_path(self._manager)}. Lower train.lr, or set "
-            "model.precision=float32, and give another --workdir."
+            f"{fault}. Training stopped; the last good checkpoint is {newest}. Lower train.lr, or "
+            "set model.precision=float32, and give another --workdir."
         )

@@ -1,6 +1,6 @@
-"""Builds everything that training needs from the settings: data, backbone, head, tuners, optimizer.
+"""The setup of training from settings: data, backbone, head, tuners and optimizer.
 
-`build` reads top to bottom; each step is a function of its own.
+`build` calls the steps in order; each step is a function below it.
 """
 
 from collections.abc import Sequence
@@ -60,15 +60,15 @@ class Setup:
 
     Attributes:
         mesh: the devices.
-        data: the splits.
+        data: the data set with its splits.
         vision: sizes of the image tower.
-        graph: of the classifier that is tuned.
-        tuned: its tuned leaves, float32, as they start; placed.
-        frozen: its frozen leaves, in the precision of the settings; placed.
-        zero_shot: CLIP's own classifier, untuned; None without a text tower.
-        fingerprint: of the backbone, as far as it is used.
-        cache: of activations.
-        parameters: every parameter, by path.
+        graph: graph of the classifier that is tuned.
+        tuned: initial tuned leaves in float32, placed on the mesh.
+        frozen: frozen leaves in the precision of the settings, placed on the mesh.
+        zero_shot: CLIP's zero-shot classifier, untuned; None without class texts.
+        fingerprint: fingerprint of those weights of the backbone that are used.
+        cache: cache of activations.
+        parameters: all parameters of the classifier.
         steps_per_epoch: number of batches in an epoch.
         rate: learning rate by step, counted from 0.
         optimizer: SGD at that rate.
@@ -92,8 +92,8 @@ class Setup:
 def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     """Loads data and backbone, makes head and tuners, and places the weights.
 
-    With `fresh` False the tuned leaves are about to be restored, and nothing slow is done for them.
-    Raises UserError for what the user can mend.
+    With `fresh` False the tuned leaves will be replaced by restored ones, so the slow part of their
+    initialisation is left out. Raises UserError for faults in settings, data or weights.
     """
     s = settings
     names = check_names(s)  # before anything slow
@@ -151,18 +151,21 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
 
 def prepare_mesh(mesh: MeshSettings, train: TrainSettings, test: TestSettings) -> Mesh:
-    """Arranges the devices. Raises UserError if they do not share the batches evenly."""
-    made = make_mesh(mesh.data, mesh.model, mesh.strategy)
-    check_batch(made, "train.batch", train.batch, train.accum)
-    check_batch(made, "test.batch", test.batch)
-    return made
+    """Returns the mesh of devices. Raises UserError if they cannot share the batches evenly."""
+    devices = make_mesh(mesh.data, mesh.model, mesh.strategy)
+    check_batch(devices, "train.batch", train.batch, train.accum)
+    check_batch(devices, "test.batch", test.batch)
+    return devices
 
 
 # -- data
 
 
 def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
-    """Raises UserError if `test.adjust` has no validation split to choose its strength on."""
+    """Raises UserError if test.adjust is set but there is no validation split.
+
+    `name` is data.name, for the message.
+    """
     if test.adjust and not data.val:
         raise UserError(
             "test.adjust chooses its strength on a validation split, never on the test split, and "
@@ -173,7 +176,7 @@ def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
 
 
 def print_data(data: Dataset, console: Console) -> None:
-    """Prints the sizes of a data set, its notes, and the classes without training images."""
+    """Prints the sizes and notes of a data set, and a warning for classes without training images."""
     sizes = {k: int(v.sum()) for k, v in metrics.groups(data.group_counts).items()}
     console.print(
         f"Data: {len(data.train.labels):,} training and {len(data.test.labels):,} test images of "
@@ -200,7 +203,7 @@ def shorten(names: Sequence[str]) -> str:
 
 
 def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
-    """Loads the backbone and places its image tower; prints what the loading changed."""
+    """Loads the backbone and places its image tower; prints the notes of the loading."""
     sizes = {"resolution": model.resolution} if model.resolution else {}
     backbone = load_backbone(model.backbone, place=placement.loaded, **sizes)
     for note in backbone.config.notes:
@@ -209,7 +212,10 @@ def prepare_backbone(model: ModelSettings, placement: Placement, console: Consol
 
 
 def use_remat(visual: Tower, remat: str) -> None:
-    """Sets what the blocks compute again (train.remat). Raises UserError for a ResNet."""
+    """Sets what the blocks compute again in the backward pass (train.remat).
+
+    Raises UserError for a ResNet, unless `remat` is none.
+    """
     if remat == "none":
         return
     if isinstance(visual, ResNet):
@@ -229,8 +235,15 @@ def encode_class_texts(
 ) -> jax.Array | None:
     """Returns the text features of the classes, f32[classes embed].
 
-    `name` is the backbone's, beside whose weights the tokenizer lies. Returns None without a text
-    tower, and, with a warning, where there is no tokenizer and `init` (head.init) is auto.
+    Args:
+        name: name of the backbone, beside whose weights the tokenizer lies.
+        init: start of the head (head.init).
+        backbone: the backbone, whose text tower encodes the texts.
+        prompts: texts of each class.
+        console: for messages and a progress bar.
+
+    Returns None without a text tower. Without a tokenizer it prints a warning and returns None if
+    `init` is auto, and otherwise raises UserError.
     """
     text = backbone.config.text
     if text is None:
@@ -250,7 +263,10 @@ def encode_class_texts(
 
 
 def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenClassifier | None:
-    """Returns CLIP's own classifier, before anything is tuned; None without class texts."""
+    """Returns CLIP's zero-shot classifier; None without class texts.
+
+    Call it before tuners are attached to the image tower.
+    """
     if texts is None:
         return None
     model = Classifier(backbone.visual, make_zero_shot_head(backbone, texts))
@@ -263,16 +279,16 @@ def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenC
 
 @dataclass(frozen=True)
 class HeadSource:
-    """Everything that a head can start from.
+    """Everything from which a head can start.
 
     Attributes:
-        backbone: untuned.
-        name: of the backbone, for messages.
+        backbone: the untuned backbone.
+        name: name of the backbone, for messages.
         texts: text features of the classes, f32[classes embed], or None.
-        train: the training images; None if the start will be replaced, so that none is read.
-        interpolation: by which these images are resized.
-        seed: of the choice of images.
-        cache: of activations.
+        train: training images; None if the start will be replaced, so that no image is read.
+        interpolation: interpolation with which the images are resized.
+        seed: seed of the choice of images.
+        cache: cache of activations.
     """
 
     backbone: Backbone
@@ -287,10 +303,10 @@ class HeadSource:
 def start_head(
     head: HeadSettings, source: HeadSource, classes: int, key: jax.Array, console: Console
 ) -> jax.Array:
-    """Returns the head's first weight, f32[classes width], by head.init (LIFT section 4.2).
+    """Returns the head's initial weight, f32[classes width], by head.init (LIFT section 4.2).
 
-    A class without images starts from its texts, without texts at random. Raises UserError if
-    head.init is text without a text tower.
+    A class without images starts from its texts, or at random if there are no texts. Raises
+    UserError if head.init is text without a text tower, and for head.shots without images.
     """
     kind = head.init
     if kind == "auto":
@@ -329,15 +345,18 @@ def start_head(
 def drop_inapplicable(
     names: Sequence[str], visual: Tower, backbone: str, console: Console
 ) -> tuple[str, ...]:
-    """Returns the tuners that this kind of tower can hold; prints which are left out."""
-    lost = [name for name in names if not applies(name, visual)]
-    if not lost:
+    """Returns the tuners that apply to this kind of tower; prints a warning about the others.
+
+    `backbone` is the name for the warning.
+    """
+    dropped = [name for name in names if not applies(name, visual)]
+    if not dropped:
         return tuple(names)
     kinds = "transformer blocks", "a ResNet"
     has, needs = kinds[::-1] if isinstance(visual, ResNet) else kinds
-    kept = tuple(name for name in names if name not in lost)
+    kept = tuple(name for name in names if name not in dropped)
     console.print(
-        f"Warning: {' and '.join(lost)} belongs into {needs}, and {backbone} is {has}: "
+        f"Warning: {' and '.join(dropped)} belongs into {needs}, and {backbone} is {has}: "
         f"{' and '.join(kept) or 'its classifier'} alone is tuned.",
         markup=False,
     )
@@ -347,7 +366,7 @@ def drop_inapplicable(
 def split_weights(
     assembled: Assembled, console: Console
 ) -> tuple[nnx.GraphDef[Classifier], Tree, Tree, list[Parameter]]:
-    """Returns graph, tuned and frozen leaves, and the list of parameters, whose table is printed.
+    """Returns graph, tuned leaves, frozen leaves and parameters; prints the table of parameters.
 
     Raises UserError if nothing would be trained.
     """
@@ -360,10 +379,15 @@ def split_weights(
 
 
 def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
-    """Returns tuned leaves from a checkpoint of the authors' code (model.tuned).
+    """Returns the tuned leaves in a file: a checkpoint of the authors' code, or an export.
 
-    `tuned` gives the shapes; `frozen` holds the places of aft's entries. Raises UserError if the
-    file does not fit.
+    Args:
+        file: path of the file (model.tuned).
+        mask: how aft chose its entries (tuner.mask).
+        tuned: leaves whose shapes the file must have.
+        frozen: frozen leaves, among them the positions of aft's entries.
+
+    Raises UserError if the file does not fit.
     """
     shapes = {path: leaf.shape for path, leaf in tuned.items()}
     entries = {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
@@ -374,7 +398,10 @@ def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
 def place_frozen(
     placement: Placement, zero_shot: FrozenClassifier | None, frozen: Tree
 ) -> tuple[FrozenClassifier | None, Tree]:
-    """Places the frozen leaves of both classifiers; leaves that they share are placed once."""
+    """Places the frozen leaves of the zero-shot and the tuned classifier.
+
+    Leaves that both have are placed once and shared.
+    """
     if zero_shot is None:
         return None, placement.frozen(frozen)
     graph, leaves = zero_shot

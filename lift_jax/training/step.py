@@ -1,4 +1,4 @@
-"""The jitted training step: gradient of the tuned leaves, and the optimizer's update."""
+"""The jitted training step: the gradient of the tuned leaves, and the optimizer's update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from lift_jax.training.losses import Loss
 from lift_jax.training.state import State, state_shardings
 
 Forward = Callable[[Tree, Tree, Batch], Float[Array, "b c"]]  # (tuned, frozen, batch) -> logits
-# (tuned, frozen, batch) -> numerator and denominator of the loss, gradient of the numerator
+# (tuned, frozen, batch) -> numerator and denominator of the loss, and gradient of the numerator
 Sums = Callable[[Tree, Tree, Batch], tuple[Float[Array, ""], Float[Array, ""], Tree]]
 TrainStep = Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]
 
@@ -35,20 +35,20 @@ def make_train_step(
     start: int = 0,
     remat: str = "none",
 ) -> TrainStep:
-    """Returns the jitted `(state, frozen, batch) -> (state, loss)`; it donates the state.
+    """Returns the jitted `(state, frozen, batch) -> (state, loss)`, which donates the state.
 
-    The loss is that of the whole batch over its real rows, however many devices or micro-batches
-    share the work. Only tuned leaves are differentiated.
+    The loss and gradient are those of the whole batch over its real rows, for any number of devices
+    and micro-batches. Only tuned leaves are differentiated.
 
     Args:
-        graph: of the classifier.
+        graph: graph of the classifier.
         vision: sizes of the image tower.
-        loss: made for the training counts.
-        optimizer: of the tuned leaves.
+        loss: loss for the training counts.
+        optimizer: optimizer of the tuned leaves.
         mesh: the devices.
         accum: number of micro-batches.
-        start: the block that the batch's images enter, if they are activations; 0 for images.
-        remat: what the tower's blocks compute again (train.remat).
+        start: the block that the batch enters, if it holds activations; 0 for images.
+        remat: what the tower's blocks compute again in the backward pass (train.remat).
     """
     forward = make_forward(graph, vision, mesh, start, remat)
     sums = one_pass(forward, loss, accum)
@@ -71,7 +71,10 @@ def make_train_step(
 def make_forward(
     graph: nnx.GraphDef[Classifier], vision: Vision, mesh: Mesh, start: int, remat: str
 ) -> Forward:
-    """Returns the forward pass; see `make_train_step` for the arguments."""
+    """Returns the function from tuned leaves, frozen leaves and a batch to logits.
+
+    `make_train_step` describes the arguments.
+    """
 
     def forward(tuned: Tree, frozen: Tree, batch: Batch) -> Array:
         leaves = gather(mesh, tuned | frozen)
@@ -79,11 +82,11 @@ def make_forward(
 
     if mesh.shape["model"] == 1:
         return forward
-    # the backward pass gathers again, or each device would keep all weights
+    # The backward pass gathers weights again; otherwise each device would keep all of them.
     keep = jax.checkpoint_policies
     if remat == "none":
         policy = keep.save_anything_except_these_names(GATHERED)
-    else:  # a policy around the blocks' own has to agree with it
+    else:  # the policy must agree with that of the blocks inside
         borders = keep.save_only_these_names(BORDER)
         policy = keep.save_from_both_policies(borders, REMAT[remat])
     return jax.checkpoint(forward, policy=policy)
@@ -95,7 +98,7 @@ def one_pass(forward: Forward, loss: Loss, accum: int) -> Sums:
     def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
         return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
 
-    gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator; the denominator is aux
+    gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator
 
     def sums(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array, Tree]:
         def add(total: tuple, micro: Batch) -> tuple[tuple, None]:
@@ -112,9 +115,9 @@ def one_pass(forward: Forward, loss: Loss, accum: int) -> Sums:
 
 
 def two_passes(forward: Forward, loss: Loss, accum: int) -> Sums:
-    """Returns a function for losses that need all logits of the batch at once.
+    """Returns the same function as `one_pass`, for losses that need all logits of a batch at once.
 
-    All logits are computed first; their gradient then goes back by micro-batches. This costs a
+    It computes all logits first, and then takes their gradient back by micro-batches. This costs a
     second forward pass.
     """
 
@@ -140,8 +143,8 @@ def two_passes(forward: Forward, loss: Loss, accum: int) -> Sums:
 def split_rows(arrays: Any, accum: int) -> Any:
     """Splits the rows of all arrays into `accum` micro-batches, along a new first axis.
 
-    A micro-batch takes every accum-th row, so that each device splits its own rows and nothing
-    moves between devices.
+    A micro-batch takes every accum-th row, so that each device splits its own rows and no row moves
+    between devices.
     """
 
     def split(rows: Array) -> Array:

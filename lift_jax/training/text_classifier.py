@@ -1,4 +1,4 @@
-"""From a config to the head of tuning without a classifier: the texts of the classes."""
+"""The head that classifies by tuned texts of the classes (head.kind=text, LIFT+ section 5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from lift_jax.weights.tokenizer import Tokenizer
 
 
 def tower_tuners(text_tuner: TextTunerSettings) -> tuple[str, ...]:
-    """Returns the tuners of the text tower. Raises UserError for unknown ones."""
+    """Returns the names of the text tower's tuners. Raises UserError for unknown ones."""
     names = parse_names(text_tuner.name, key="text_tuner.name")
     if "bn" in names:
         raise UserError("text_tuner.name has 'bn', which belongs to ResNets: leave it out.")
@@ -47,11 +47,24 @@ def make(
     key: jax.Array,
     devices: int,
 ) -> tuple[TunedTextHead, Callable[[Path, nnx.Variable], bool]]:
-    """Returns the head on tuned texts, with the tuners in its text tower, and which of its leaves
-    are trained.
+    """Returns the head on tuned texts, and the predicate that is true for its trained leaves.
 
-    Where nothing changes the output of the tower, the texts are encoded here, once. `name` is the
-    backbone's. Raises UserError without a text tower or its tokenizer, and for `coop` with SigLIP.
+    The tuners are attached to the text tower in place. If no tuner changes the output of the tower,
+    the texts are encoded here, once.
+
+    Args:
+        backbone: gives the text tower, and the projections of images and texts.
+        name: name of the backbone, beside whose weights the tokenizer lies.
+        class_names: names of the classes.
+        prompt: template with {} for the class name (head.prompt).
+        coop: settings of learned words.
+        clip_adapter: settings of the bottlenecks on projected features.
+        tuner: settings of the tuner, whose name selects coop, clip_adapter and proj.
+        text_tuner: settings of the text tower's tuners.
+        key: draws the initial values.
+        devices: number of devices.
+
+    Raises UserError without a text tower or its tokenizer, and for coop with SigLIP.
     """
     text = backbone.text
     if text is None:
@@ -83,12 +96,12 @@ def make(
 
 @dataclass(frozen=True)
 class LearnedWords:
-    """The template of the class texts, and the words in it that are learned (CoOp).
+    """The template of the class texts, with the learned words in it (CoOp).
 
     Attributes:
-        template: with {} for the class name.
-        word_positions: places of the learned words in the template; see `prompt_learning`.
-        context: their embeddings, f32[words width]; None if nothing is learned.
+        template: text with {} for the class name.
+        word_positions: positions of the learned words in the template; see `prompt_learning`.
+        context: initial embeddings of the learned words, f32[words width]; None without any.
     """
 
     template: str
@@ -99,7 +112,10 @@ class LearnedWords:
 def learned_words(
     coop: CoopSettings, tokenizer: Tokenizer, text: TextTransformer, rngs: nnx.Rngs
 ) -> LearnedWords:
-    """Returns the template of CoOp with the start of its learned words."""
+    """Returns CoOp's template and the initial embeddings of its learned words.
+
+    Raises UserError if a word of the template is not one token.
+    """
     if coop.init == "photo":
         template, positions = prompt_learning.PHOTO
         example = example_of(tokenizer, template, positions, text)
@@ -107,7 +123,7 @@ def learned_words(
             template, positions, prompt_learning.context_of(text, example, positions)
         )
     template, positions = prompt_learning.learned_template(coop.tokens, coop.place)
-    example_of(tokenizer, template, positions, text)  # raises for words that are not tokens
+    example_of(tokenizer, template, positions, text)  # raises if a word is not one token
     width = text.config.width
     return LearnedWords(
         template, positions, prompt_learning.random_context(len(positions), width, rngs.params())
@@ -117,9 +133,16 @@ def learned_words(
 def example_of(
     tokenizer: Tokenizer, template: str, positions: Sequence[int], text: TextTransformer
 ) -> jax.Array:
-    """The tokens of the template with a short name. Raises UserError if a word is not a token."""
+    """Returns the tokens of the template with a short class name, i32[tokens].
+
+    Raises UserError if the text tower has no end token or too little room, or if a word of the
+    template is not one token.
+    """
     if text.config.pool != "eot":
-        raise UserError("coop needs a text tower like CLIP's, whose texts end where they end.")
+        raise UserError(
+            "coop needs a text tower like CLIP's, where a text ends with its own end token; this "
+            "one pads all texts to one length. Give another tuner."
+        )
     needed = len(positions) + 4  # start, end, the full stop and a name
     if needed > text.config.context:
         raise UserError(
@@ -128,10 +151,11 @@ def example_of(
             f"{len(positions) + text.config.context - needed}, less where names are long."
         )
     row = jnp.asarray(head_init.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
-    found = int(text.ends(row[None])[0]) - 1
-    if found != len(positions) + (2 if -1 not in positions else 1):
+    count = int(text.ends(row[None])[0]) - 1
+    if count != len(positions) + (2 if -1 not in positions else 1):
         raise UserError(
             f"coop needs a tokenizer that has one token for each word and for the full stop of "
-            f"{template!r}; this one gives {found} tokens."
+            f"{template!r}; this one gives {count} tokens. Give "
+            "another tuner or backbone."
         )
     return row

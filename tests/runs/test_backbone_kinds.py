@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.paths import GOLDEN
+from support.runs import train_and_test
 
 import lift_jax
 from lift_jax.data.types import Split
@@ -27,7 +28,7 @@ from lift_jax.weights.hub import DEMO
 def run(backbone: Path | str, workdir: Path, mode: str = "train", **changes) -> dict:
     config = importlib.import_module("configs.demo").get_config(f"backbone={backbone}")
     config.update_from_flattened_dict({"train.epochs": 1, "test.tte": False} | changes)
-    return run(config, workdir, mode)
+    return train_and_test(config, workdir, mode)
 
 
 @pytest.fixture(scope="module")

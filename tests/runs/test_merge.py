@@ -20,6 +20,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
 from lift_jax.runs import export, merge
+from lift_jax.settings import parse
 from lift_jax.training.setup import build
 from lift_jax.tuners import attach
 
@@ -33,7 +34,7 @@ def config_of(**changes):
 
 def logits_of(run, config, images):
     """By the tuned model, as `train` tests it."""
-    setup = build(config, Console(quiet=True))
+    setup = build(parse(config), Console(quiet=True))
     model = tree.merge(setup.graph, export.read_tuned(run) | setup.frozen)
     return np.asarray(jax.jit(model)(images))
 
@@ -115,7 +116,7 @@ def test_what_cannot_be_merged(tmp_path, capsys):
 def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(attach, "TUNERS", dict(attach.TUNERS))
     own = TESTS / "support" / "doubler.py"
-    shared.run_config_file(str(own))
+    shared.define_tuners(str(own))
     config, run = config_of(tuner__name="doubler"), tmp_path / "run"
     train_and_test(config, run)
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)

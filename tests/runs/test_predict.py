@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import run_command
 from support.paths import ROOT
+from support.runs import train_and_test
 
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.runs import predictor as predictor_module
-from lift_jax.runs.predictor import main
 
 CLASSES = ("arctic_hare", "moose", "red_fox")
 COLOURS = ((240, 240, 240), (90, 60, 30), (200, 80, 20))
@@ -41,7 +42,7 @@ def run(photos, tmp_path_factory):
     config.data.name, config.data.root = "folder", str(photos)
     config.train.epochs, config.train.batch, config.train.lr = 8, 8, 0.1
     workdir = tmp_path_factory.mktemp("run")
-    run(config, workdir)
+    train_and_test(config, workdir)
     return workdir
 
 
@@ -108,7 +109,7 @@ def test_the_command(run, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predictor_module, "SHOWN", 4)
     table = tmp_path / "found.csv"
     flags = [f"--run={run}", "--top_k=2", f"--to={table}", "--no-tte"]
-    main([*flags, str(photos / "test")])
+    run_command("predict", *flags, str(photos / "test"))
     said = capsys.readouterr().out
     assert "and 2 more" in said and "arctic_hare" in said and "%" in said
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -127,7 +128,7 @@ def test_the_command(run, photos, tmp_path, capsys, monkeypatch):
 
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8 no")
     with pytest.raises(SystemExit) as status:  # the others are named all the same
-        main([*flags, str(tmp_path / "torn.jpg"), str(photos / "test" / "moose")])
+        run_command("predict", *flags, str(tmp_path / "torn.jpg"), str(photos / "test" / "moose"))
     streams = capsys.readouterr()
     assert status.value.code == 2 and "1 of 3 images could not be read" in streams.err
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -149,8 +150,33 @@ def test_a_run_on_texts(photos, tmp_path):
     """No classifier of its own, but tuned words: they are encoded again."""
     config = importlib.import_module("configs.folder").get_config("debug,tuner=coop+lora")
     config.data.name, config.data.root, config.test.tte = "folder", str(photos), False
-    found = run(config, tmp_path)
+    found = train_and_test(config, tmp_path)
     paths = sorted((photos / "test").rglob("*.png"))
     named = lift_jax.Predictor(tmp_path).predict(paths)
     right = accuracy(named, [path.parent.name for path in paths])
     assert right == pytest.approx(found["test"]["overall"])
+
+
+def test_a_pattern_names_images(run, photos, tmp_path, capsys):
+    """The shell does not expand a quoted pattern."""
+    for i, path in enumerate(sorted((photos / "test").rglob("*.png"))[:3]):
+        (tmp_path / f"im{i}.png").write_bytes(path.read_bytes())
+    run_command(
+        "predict", f"--run={run}", "--no-tte", f"--to={tmp_path}/a.csv", f"{tmp_path}/im[01]*"
+    )
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["image"] for row in rows] == [f"{tmp_path}/im0.png", f"{tmp_path}/im1.png"]
+    with pytest.raises(SystemExit) as stopped:
+        run_command("predict", f"--run={run}", f"{tmp_path}/no*.png")
+    assert stopped.value.code == 2
+    assert "no image or folder matches this pattern" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "merge", "export"])
+def test_a_run_without_a_checkpoint_says_so(command, photos, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    rest = [photos] if command == "predict" else [f"--to={tmp_path}/to.safetensors"]
+    with pytest.raises(SystemExit) as stopped:
+        run_command(command, f"--run={tmp_path}/run", *rest)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "holds no checkpoint" in said and "to export" not in said

@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from rich.console import Console
 from support.commands import run_command
+from support.runs import train_and_test
 from support.small_sets import load
 
 from configs import folder
@@ -111,7 +112,7 @@ def config_of(**changes):
 
 def run(address, **changes):
     with remote.local_copy(address, Console(quiet=True)) as workdir:
-        return run(config_of(**changes), workdir)
+        return train_and_test(config_of(**changes), workdir)
 
 
 def files_of(path):
@@ -120,7 +121,7 @@ def files_of(path):
 
 def test_a_run_in_a_bucket_is_a_run_in_a_folder(bucket, tmp_path):
     found = run("gs://mine/runs/a", train__epochs=3)
-    alone = run(config_of(train__epochs=3), tmp_path / "here")
+    alone = train_and_test(config_of(train__epochs=3), tmp_path / "here")
     assert found["test"] == alone["test"]
     there, here = files_of(bucket / "mine/runs/a"), files_of(tmp_path / "here")
     assert "checkpoints/6/_CHECKPOINT_METADATA" in there and "log.jsonl" in there
@@ -138,7 +139,7 @@ def test_what_was_torn_up_there_is_passed_over(bucket, tmp_path):
     (torn / remote.MARKER).unlink()  # killed while it was sent
     with remote.local_copy("gs://mine/a", Console(quiet=True)) as workdir:
         assert sorted(p.name for p in Path(workdir, "checkpoints").iterdir()) == ["3"]
-        run(config_of(train__epochs=2), workdir)
+        train_and_test(config_of(train__epochs=2), workdir)
     assert (torn / remote.MARKER).exists()
 
 
@@ -169,7 +170,7 @@ def test_addresses_that_cannot_be_used(address, words):
 
 def test_a_command_for_folders_says_so(tmp_path):
     with pytest.raises(UserError, match="needs a folder of this machine"):
-        run(config_of(), "gs://mine/a")
+        train_and_test(config_of(), "gs://mine/a")
 
 
 def test_killed_it_continues_from_the_address(tmp_path):
@@ -193,5 +194,5 @@ def test_killed_it_continues_from_the_address(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "Continuing" in done.stdout, done.stderr
     assert (up / "report.html").exists()
-    straight = run(config_of(train__epochs=20), tmp_path / "straight")
+    straight = train_and_test(config_of(train__epochs=20), tmp_path / "straight")
     assert f'"overall": {straight["test"]["overall"]}' in (up / "metrics.json").read_text()
