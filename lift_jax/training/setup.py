@@ -176,7 +176,7 @@ def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
 
 
 def print_data(data: Dataset, console: Console) -> None:
-    """Prints the sizes and notes of a data set, and a warning for classes without training images."""
+    """Prints sizes and notes of a data set, and a warning for classes without training images."""
     sizes = {k: int(v.sum()) for k, v in metrics.groups(data.group_counts).items()}
     console.print(
         f"Data: {len(data.train.labels):,} training and {len(data.test.labels):,} test images of "

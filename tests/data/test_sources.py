@@ -235,14 +235,31 @@ def test_mistakes_in_a_folder_name_it_and_the_remedy(pets, tmp_path):
     assert str(nowhere) in message(lambda: load("folder", root=nowhere))
     assert "data.root is empty" in message(lambda: load("folder"))
 
-    (pets / "train" / "Fish").mkdir()
-    said = message(lambda: load("folder", root=pets))
-    assert str(pets / "train" / "Fish") in said and "holds no images" in said
-    (pets / "train" / "Fish").rmdir()
-
     draw(pets / "val" / "Bird" / "b.png")
     said = message(lambda: load("folder", root=pets))
     assert str(pets / "val") in said and "Bird" in said and str(pets / "train") in said
+
+
+@pytest.mark.parametrize("split", ["train", "test", "val"])
+def test_class_folders_without_images_are_named_and_skipped(pets, split):
+    draw(pets / "test" / "Dog" / "1.png")
+    whole = load("folder", root=pets)
+    for name in ("Ant", "Fish"):
+        (pets / split / name).mkdir()
+    (pets / split / "Fish" / "notes.txt").write_text("no image")
+    found = load("folder", root=pets)
+    assert found.class_names == whole.class_names
+    assert found.train.labels.tolist() == whole.train.labels.tolist()
+    (note,) = (note for note in found.notes if "Skipped" in note)
+    assert f"Skipped 2 class folders without images: {pets / split / 'Ant'}" in note
+    assert str(pets / split / "Fish") in note
+
+
+def test_folders_without_any_image_name_one_and_the_remedy(tmp_path):
+    for name in ("Cat", "Fish"):
+        (tmp_path / name).mkdir()
+    said = message(lambda: load("folder", root=tmp_path))
+    assert str(tmp_path / "Cat") in said and "holds no images" in said and "Add images" in said
 
 
 def test_a_folder_that_is_not_one_directory_a_class(tmp_path):

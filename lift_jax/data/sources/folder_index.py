@@ -39,11 +39,29 @@ def classes(root: Path) -> tuple[dict[str, list[str]], str]:
     """Returns the image paths, relative to `root`, of each directory in it, in natural order.
 
     Images may lie in directories below a class's own; links to directories are followed for classes
-    and not below. Hidden files and directories are passed over. The second value says where the
-    index came from, "" if the tree was read and not kept.
-    Raises UserError for a tree without classes, a class without images, and names that are not
-    UTF-8.
+    and not below. Hidden files and directories are skipped, and so are class directories without
+    images. The second value is a note: which class directories were skipped, and where the index
+    came from; "" if there is nothing to say.
+    Raises UserError for a tree without classes or images, and for names that are not UTF-8.
     """
+    found, note = _index(root)
+    full = {name: images for name, images in found.items() if images}
+    empty = [str(root / name) for name in found if name not in full]
+    if not full:
+        raise UserError(
+            f"The class directory {empty[0]} holds no images (expected files that end in "
+            f"{', '.join(SUFFIXES)}), and neither does any other. Add images."
+        )
+    if empty:
+        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        kinds = "class folder" if len(empty) == 1 else "class folders"
+        note = f"Skipped {len(empty)} {kinds} without images: {shown}. {note}".strip()
+    return full, note
+
+
+def _index(root: Path) -> tuple[dict[str, list[str]], str]:
+    """Returns the images of each class directory, empty ones among them, and where the index came
+    from."""
     if addresses.is_remote(root):
         return _of_paths(root, _below(root)), ""
     kept = _cache_file(root)
@@ -92,14 +110,9 @@ def _below(root: Path) -> dict[str, list[str]]:
 
 
 def _of_paths(root: Path, paths: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Returns the classes and their images in natural order. Raises UserError as `classes`."""
+    """Returns the class directories and their images in natural order. Raises UserError if there
+    are no class directories."""
     loose = len(paths.pop("", []))
-    for name, own in paths.items():
-        if not own:
-            raise UserError(
-                f"The class directory {root / name} holds no images (expected files that end in "
-                f"{', '.join(SUFFIXES)}). Add images, or delete the directory."
-            )
     found = {name: sorted(paths[name], key=natural_key) for name in sorted(paths, key=natural_key)}
     if not found:
         raise UserError(
