@@ -44,6 +44,13 @@ def caches(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
 
 
+def pytest_collection_modifyitems(items):
+    """Marks every test that is not slow as quick: `pytest -m quick`."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+
+
 TESTS = itertools.count(1)
 MAPS, MANY_MAPS = Path("/proc/self/maps"), 20_000
 

@@ -22,7 +22,7 @@ def run(*arguments: str, module: str = "lift_jax", cwd=ROOT) -> subprocess.Compl
     )  # fmt: skip
 
 
-def said(capsys, *arguments: str) -> tuple[int, str, str]:
+def said(capsys, *arguments: str) -> tuple[object, str, str]:
     """Returns exit status, output and errors of a command in this process."""
     with pytest.raises(SystemExit) as exit:
         dispatch.main(arguments)

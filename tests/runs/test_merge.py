@@ -114,7 +114,7 @@ def test_what_cannot_be_merged(tmp_path, capsys):
 
 
 def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(attach, "TUNERS", dict(attach.TUNERS))
+    monkeypatch.setitem(attach.TUNERS, "doubler", None)  # removes the tuner after the test
     own = TESTS / "support" / "doubler.py"
     shared.define_tuners(str(own))
     config, run = config_of(tuner__name="doubler"), tmp_path / "run"

@@ -135,7 +135,7 @@ def test_the_command(run, photos, tmp_path, capsys, monkeypatch):
     assert "torn.jpg" in rows[0]["error"] and not rows[0]["class_1"] and rows[1]["class_1"]
     for wrong in (["--run=/no", "x.jpg"], [f"--run={run}", str(tmp_path / "nowhere" / "x.jpg")]):
         with pytest.raises(SystemExit) as status:
-            main(wrong)
+            run_command("predict", *wrong)
         assert status.value.code == 2 and capsys.readouterr().err.startswith("error: ")
 
 

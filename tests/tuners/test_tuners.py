@@ -107,9 +107,9 @@ LOGITS = {"rtol": 1e-4, "atol": 4e-6}
 
 
 GRADIENTS = {"rtol": 1e-4, "atol": 1e-6}
-# Gradients through the text tower are up to 1.5 in size, and float32 rounds them more. Of those of
-# text_adaptformer the stored ones differ from float64 by up to 1.33e-6, by 1.1e-6 beyond rtol: not
-# even exact gradients would pass with 1e-6. Ours differ from float64 in the same case by 1.46e-6.
+# Gradients through the text tower are as large as 1.5. Those that are stored for text_adaptformer
+# differ from what the same weights give in float64 by up to 1.33e-6, which is 1.1e-6 beyond rtol:
+# exact gradients would fail with an atol of 1e-6. Ours are off by 0.1e-6 beyond rtol there.
 TEXT_GRADIENTS = {"rtol": 1e-4, "atol": 2e-6}
 
 

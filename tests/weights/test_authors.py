@@ -13,7 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from support.commands import run_command
 from support.paths import GOLDEN
-from support.runs import saved_leaves
+from support.runs import saved_leaves, train_and_test
 
 import lift_jax
 from configs import demo
