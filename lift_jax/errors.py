@@ -26,7 +26,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 class DiskError(UserError):
-    """What cannot be written: the disk is full or over a quota, or the folder is read-only."""
+    """An error in writing: the disk is full or over a quota, or the folder is read-only."""
 
 
 def fail(message: object) -> int:

@@ -27,7 +27,7 @@ MEAN, STD = (np.array(values, np.float32) for values in ((0.48, 0.46, 0.41), (0.
 
 
 def photographs(folder: Path) -> FileImages:
-    """JPEGs of about 80 kB with the slopes, edges and grain of photographs."""
+    """Returns JPEGs of about 80 kB with the slopes, edges and grain of photographs."""
     for i in range(COUNT):
         height, width = SIZES[i % len(SIZES)]
         rng = np.random.default_rng(i)
@@ -94,7 +94,7 @@ def measure(console: Console) -> dict[str, float]:
 
 
 def stage(views: np.ndarray, console: Console) -> dict[str, float]:
-    """The last stage of a batch: float32 on the host, or bytes that the device normalises."""
+    """Times the last stage of a batch: float32 on the host, or bytes that the device normalises."""
 
     @jax.jit
     def normalise(images: jax.Array) -> jax.Array:
@@ -116,7 +116,7 @@ def stage(views: np.ndarray, console: Console) -> dict[str, float]:
 
 
 def on_photographs() -> np.ndarray:
-    """How far fast views are from exact ones on the two photographs in scikit-learn."""
+    """Measures how far fast views are from exact ones on scikit-learn's two photographs."""
     from sklearn.datasets import load_sample_images  # takes a second to import
 
     photographs: Any = load_sample_images()
@@ -143,7 +143,7 @@ def tell_error(name: str, where: str, error: np.ndarray, console: Console) -> No
 
 
 def _box(files: FileImages, i: int) -> tuple[int, int, int, int]:
-    """The crop that `measure`'s transform draws."""
+    """Returns the crop that `measure`'s transform draws."""
     picture = files[i]
     low = min_scale("convex", 1, 3)
     return mda_box(picture.height, picture.width, low, np.random.default_rng(i))
@@ -167,7 +167,7 @@ def _time(
 def _print(
     title: str, count: int, seconds: Mapping[str, float], console: Console
 ) -> dict[str, float]:
-    """A table of images per second and ratios to the first way; returns the ratios."""
+    """Prints images per second and ratios to the first way; returns the ratios."""
     table = Table(title=title, title_justify="left")
     for column in ("", "images/s", "ratio"):
         table.add_column(column, justify="left" if column == "" else "right")

@@ -191,17 +191,17 @@ def _padding(split: Split, transform: TrainTransform | View, bad: int) -> dict[s
 
 
 def _bad(split: Split, i: int) -> dict[str, Any]:
-    """Which image could not be read, PADDING for none; nothing where that is an error."""
+    """Returns the image that could not be read, PADDING for none; {} if that is an error."""
     return {"bad": np.int32(i)} if split.skip else {}
 
 
 def _shape(split: Split, transform: TrainTransform | View) -> tuple[int, ...]:
-    """Of what is sent to the device for an image."""
+    """Returns the shape of one image as it is sent to the device."""
     return on_device.sent_shape(split.images, transform) or transform.shape
 
 
 def _dtype(transform: TrainTransform | View) -> np.dtype:
-    """Images are bytes; rows of activations have a dtype (features.py)."""
+    """Images are bytes; rows of activations have a dtype (`evaluation.activations`)."""
     return np.dtype(getattr(transform, "dtype", np.uint8))
 
 
@@ -246,7 +246,7 @@ def _batches(
 
 
 def _served(reading: Batches, split: Split) -> Generator[Batch]:
-    """The batches, and at their end or when it is closed nothing of the reading is left.
+    """Yields the batches; stops all reading at their end or when it is closed.
 
     Unreadable images, which are masked in the batches, are noted in `split.unreadable`. The
     cause is found by trying again here, for it may have been seen in another process.
@@ -289,7 +289,7 @@ def _sized_to_the_machine(views: int, size: int) -> int:
 
 
 def _cpus() -> int:
-    """CPUs that this process may use."""
+    """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -40,7 +40,7 @@ HEADER = struct.Struct("<II")  # height and width of the image as it was taken; 
 
 
 def default_size(resolution: int) -> int:
-    """The short side to reduce to: 8/7 of the resolution, 256 pixels for 224, as for tests.
+    """Returns the short side to reduce to: 8/7 of the resolution, 256 pixels for 224.
 
     A crop of 77 % of a square image, or more, then still has a pixel for each of the view's; the
     smallest of MDA (8 % of the area) has 72 to a side and is enlarged three times, where one of a
@@ -85,7 +85,7 @@ class PreparedImages:
 
 @functools.lru_cache(maxsize=2)
 def _records(files: tuple[str, ...]) -> Any:
-    """One reader in each process, whatever the number of its threads."""
+    """Returns one reader for each process, whatever the number of its threads."""
     return grain.sources.ArrayRecordDataSource(list(files))
 
 
@@ -103,7 +103,7 @@ def folder_of(images: EncodedImages, prepared: str) -> Path:
 
 
 def use(data: Dataset, prepared: str) -> Dataset:
-    """The data set with its training split read from the prepared form, where there is one.
+    """Returns the data set with its training split read from the prepared form, if any.
 
     Says so in the notes, or why not. "none" for `prepared` reads the images themselves.
     """
@@ -136,7 +136,7 @@ def use(data: Dataset, prepared: str) -> Dataset:
 
 
 def _stamp(images: EncodedImages) -> str | None:
-    """As `stamps.stamp`, whichever decoder is used."""
+    """Fingerprints the images, whichever decoder is used."""
     return fingerprint.fingerprint_images(replace(images, how=replace(images.how, fast=False)))
 
 
@@ -242,7 +242,7 @@ def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, si
 
 
 def _record(images: EncodedImages, i: int, size: int) -> bytes:
-    """Original height and width, then a JPEG: the file's own where nothing is to be reduced."""
+    """Returns original height and width, then a JPEG: the file's own if it is small enough."""
     picture = images[i]
     height, width = picture.height, picture.width
     pixels = np.ascontiguousarray(picture)  # also of those that are kept: they must be whole

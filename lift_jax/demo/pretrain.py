@@ -32,7 +32,7 @@ TEST_SEED = 10**6  # apart from every training seed
 
 
 def model_config(vocab: int) -> BackboneConfig:
-    """About 0.95 M parameters: 2 MB in float16."""
+    """Returns the sizes of about 0.95 M parameters: 2 MB in float16."""
     return BackboneConfig(
         vision=VisionConfig(resolution=glyphs.SIZE, patch=8, width=128, layers=4, heads=2, mlp=512),
         text=TextConfig(
@@ -67,7 +67,7 @@ def similarities(
 
 
 def contrastive(logits: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """CLIP's symmetric cross-entropy, equal labels sharing the target's mass."""
+    """Returns CLIP's symmetric cross-entropy, equal labels sharing the target's mass."""
     same = (labels[:, None] == labels[None]).astype(jnp.float32)
     target = same / same.sum(1, keepdims=True)
     to_text = optax.softmax_cross_entropy(logits, target).mean()

@@ -1,4 +1,4 @@
-"""A split to numbers: each classifier's counts over all batches of all processes."""
+"""Evaluation of classifiers on all batches of a split, over all processes."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -16,15 +16,19 @@ Counter = Callable[[Batch], Mapping[str, ArrayLike]]
 def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]], counters: Mapping[str, Counter], mesh: Mesh
 ) -> dict[str, metrics.Counts]:
-    """Feeds every batch to every counter and returns the sums by the counters' names.
+    """Passes every batch to every counter, and returns the sums of their counts by name.
 
-    `batches` are this process's rows, the last padded and masked (`loader.eval_batches`); a counter
-    is what `steps.make_count` returns, its weights filled in. Images are read once for all of them.
+    Images are read once for all counters.
+
+    Args:
+        batches: batches of this process, the last one padded and masked (`loader.eval_batches`).
+        counters: results of `forward.make_count`, with the leaves bound.
+        mesh: the devices.
     """
     totals: dict[str, metrics.Counts] = {}
     for rows in batches:
         batch = put_batch(mesh, rows)
-        counts = {name: counter(batch) for name, counter in counters.items()}  # all under way
+        counts = {name: counter(batch) for name, counter in counters.items()}  # all run at once
         for name in counters:
             totals[name] = metrics.add(totals.get(name), counts[name])
     return totals

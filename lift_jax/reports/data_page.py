@@ -156,7 +156,7 @@ def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspe
 
 
 def sizes_table(looks: dict[str, list[inspect.ImageSummary]]) -> Table:
-    """Short and long sides in pixels."""
+    """Returns a table of short and long sides in pixels."""
     table = Table(title="Pixels", title_justify="left")
     for name in ("", "side", "smallest", "5 %", "median", "95 %", "largest"):
         table.add_column(name, justify="left" if name in ("", "side") else "right")
@@ -210,7 +210,7 @@ def write_findings(
 
 
 def preview_resolution(model: ModelSettings, console: Console) -> int:
-    """The pixels of the backbone's input, as far as that is known without downloading it."""
+    """Returns the resolution of the backbone, as far as it is known without a download."""
     if model.resolution:
         return model.resolution
     try:
@@ -252,7 +252,7 @@ def draw_views(settings: Settings, data: Dataset, res: int, workdir: Path) -> No
 
 
 def chosen_images(data: Dataset) -> Sequence[int]:
-    """The first readable image of up to six classes, evenly from the largest to the smallest."""
+    """Returns the first readable image of up to six classes, from the largest to the smallest."""
     order = [c for c in np.argsort(-data.counts, kind="stable") if data.counts[c]]
     picked = np.unique(np.linspace(0, len(order) - 1, 6).round().astype(int))
     found = []

@@ -135,25 +135,25 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The settings that tell runs apart: data, backbone, tuner and loss."""
+        """Returns the settings that tell runs apart: data, backbone, tuner and loss."""
         return " · ".join(str(self.config[group][key]) for group, key in TITLE)
 
     @property
     def labels(self) -> dict[str, str]:
-        """What to call each result."""
+        """Returns the name of each result."""
         tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
         texts = self.config.get("text_tuner", {"name": "none"})["name"]
         return result_names(tuner, self.config["label"], texts)
 
     @property
     def tuned_share(self) -> float:
-        """The share of all parameters that is tuned, the head not counted as tuned."""
+        """Returns the share of all parameters that is tuned; the head does not count as tuned."""
         sizes = [self.metrics[key] for key in ("tuned_params", "head_params", "frozen_params")]
         return sizes[0] / max(1, sum(sizes))
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
-        """The summaries that the run has, by name, the best way of testing last."""
+        """Returns the summaries that the run has, by name, test-time ensembling last."""
         return {key: self.metrics[key] for key in RESULTS if self.metrics[key] is not None}
 
 
@@ -212,7 +212,7 @@ def load(workdir: str | Path) -> Run:
 
 
 def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns of per_class.csv, for results by name of which some may be absent or None."""
+    """Returns the columns of per_class.csv; results that are absent or None may have none."""
     adjusted = [key for key in ADJUSTED if found.get(key) is not None]
     return (*CLASS_COLUMNS, *(key for key in RESULTS if key not in ADJUSTED or key in adjusted))
 

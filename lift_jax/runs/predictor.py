@@ -116,7 +116,7 @@ class Predictor:
     def predict(
         self, images: Iterable[Given] | Given, top_k: int = 5, *, skip: bool = False
     ) -> list[Prediction]:
-        """The `top_k` likeliest classes of each image, in the order of the images.
+        """Returns the `top_k` likeliest classes of each image, in the order of the images.
 
         Images are paths (of folders: all images below), Pillow images, or arrays u8[h w 3]. With
         `skip` one that cannot be read gets a Prediction with its `error`; without, it raises
@@ -138,7 +138,7 @@ class Predictor:
     def _all(
         self, given: Sequence[Given], skip: bool
     ) -> tuple[Float[np.ndarray, "n c"], dict[int, str]]:
-        """The probabilities of every class, and why images could not be read, by index."""
+        """Returns the probabilities of every class, and why images could not be read, by index."""
         split = Split(GivenImages(given, self._how), np.zeros(len(given)), skip=skip)
         devices = self._mesh.size  # a few images are not padded to a full batch
         batch = min(self._batch, 2 ** max(0, len(given) - 1).bit_length())

@@ -50,7 +50,7 @@ class Origin:
 
 
 def main(c: ConfigDict, origin: Origin) -> Cells:
-    """Main results: both methods beside the classifier alone and full fine-tuning."""
+    """Compares both methods beside the classifier alone and full fine-tuning."""
     return {
         "classifier_only": with_tuner("none", c, origin),
         "full": with_tuner("full", c, origin),
@@ -60,7 +60,7 @@ def main(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def ablation(c: ConfigDict, origin: Origin) -> Cells:
-    """Each part alone and with the others: tuner, start of the classifier, loss."""
+    """Compares each part alone and with the others: tuner, start of the classifier, loss."""
     parts = {
         "tuner": (named("none"), {"tuner.name": c.tuner.name}),
         "start": ({"head.init": "none"}, {"head.init": c.head.init}),
@@ -78,7 +78,7 @@ def ablation(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def tuners(c: ConfigDict, origin: Origin) -> Cells:
-    """What is tuned, each method at its automatic size or the config's."""
+    """Compares the tuners, each at its automatic size or the config's."""
     known = ["none", *TUNERS, *PATH_RULES]
     if is_resnet(c.model.backbone):
         known = [name for name in known if name in ("none", *FOR_RESNETS)]
@@ -90,26 +90,26 @@ def tuners(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def dims(c: ConfigDict, origin: Origin) -> Cells:
-    """Width of the bottleneck."""
+    """Varies the width of the bottleneck."""
     return {str(2**k): {"tuner.dim": 2**k} for k in range(9)}
 
 
 def ratio(c: ConfigDict, origin: Origin) -> Cells:
-    """The share of the blocks' weights that is tuned, drawn at random; all of them at the end."""
+    """Varies the share of the blocks' weights that is tuned, drawn at random, up to all."""
     shares = (0.0001, 0.001, 0.01, 0.1, 0.5)
     random = {str(s): with_tuner("aft", c, origin) | {"tuner.ratio": s} for s in shares}
     return random | {"1": with_tuner("full", c, origin)}
 
 
 def partial(c: ConfigDict, origin: Origin) -> Cells:
-    """Tuning the last blocks alone."""
+    """Tunes the last blocks alone, more and more of them."""
     depth = depth_of(c.model.backbone)
     step = max(1, depth // 12)
     return {str(k): {"tuner.partial": k} for k in range(step, depth + 1, step)}
 
 
 def epochs(c: ConfigDict, origin: Origin) -> Cells:
-    """Length of training: LIFT+ keeps learning rate x epochs, LIFT the learning rate."""
+    """Varies the length of training: LIFT+ keeps learning rate x epochs, LIFT the learning rate."""
     chosen = [max(1, round(c.train.epochs * share)) for share in (0.2, 0.4, 0.6, 0.8, 1, 2, 4)]
     return {
         str(n): {"train.epochs": n}
@@ -119,18 +119,18 @@ def epochs(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def mda(c: ConfigDict, origin: Origin) -> Cells:
-    """Crops for training: how the smallest one grows, random resized crops, and none."""
+    """Varies the crops for training: how the smallest one grows, random resized crops, and none."""
     others = {kind: {"train.augment": kind} for kind in ("rrc", "none")}
     return {s: {"train.augment": "mda", "train.mda": s} for s in SCHEDULES} | others
 
 
 def losses(c: ConfigDict, origin: Origin) -> Cells:
-    """Losses."""
+    """Compares the losses."""
     return {name: with_loss(name) for name in LOSSES}
 
 
 def heads(c: ConfigDict, origin: Origin) -> Cells:
-    """Kinds of classifier."""
+    """Compares the kinds of classifier."""
     return {
         kind: {"head.kind": kind} | ({} if kind == "cosine" else {"head.scale": 25.0})
         for kind in HEADS
@@ -138,12 +138,12 @@ def heads(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def scales(c: ConfigDict, origin: Origin) -> Cells:
-    """Scale of the cosine classifier."""
+    """Varies the scale of the cosine classifier."""
     return {str(s): {"head.kind": "cosine", "head.scale": float(s)} for s in range(15, 36, 5)}
 
 
 def inits(c: ConfigDict, origin: Origin) -> Cells:
-    """Start of the classifier: at random, from images (some or all of a class) or from texts."""
+    """Varies the start of the classifier: random, images (some or all of a class) or texts."""
     means = {"1_shot": 1, "10_shot": 10, "100_shot": 100, "class_mean": 0}
     return {
         "none": {"head.init": "none"},
@@ -154,7 +154,7 @@ def inits(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def prompts(c: ConfigDict, origin: Origin) -> Cells:
-    """The texts that classes are told by, also for zero-shot; phrases where the config has some."""
+    """Varies the prompts, also for zero-shot; phrases if the config has some."""
     texts = {
         "classname": "classname", "photo": "a photo of a {}.",
         "good_photo": "a good photo of a {}.", "picture": "a picture of a {}.",
@@ -165,7 +165,7 @@ def prompts(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def backbones(c: ConfigDict, origin: Origin) -> Cells:
-    """Pre-trained models; the classifier starts from texts where there is a text tower."""
+    """Compares pre-trained models; the classifier starts from texts where there is a text tower."""
     names = (
         "clip_rn50", "clip_rn101", "clip_vit_b32", "clip_vit_b16", "clip_vit_l14",
         "clip_vit_l14_336", "siglip2_b16", "vit_b16_in21k", "vit_b16_in21k_ft_in1k", "resnet50",
@@ -181,7 +181,7 @@ def backbones(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def levels(c: ConfigDict, origin: Origin) -> Cells:
-    """Zero-shot at every level of the taxonomy, by the names that the classes have there.
+    """Tests zero-shot at every level of the taxonomy, by the names of the classes there.
 
     Raises UserError for data without a taxonomy.
     """
@@ -197,7 +197,7 @@ def levels(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def tte(c: ConfigDict, origin: Origin) -> Cells:
-    """Crops of test-time ensembling, of random ones several numbers; one training for all."""
+    """Compares the crops of test-time ensembling; one training for all."""
     cells = {crops: {"test.crops": crops, "test.views": 10} for crops in CROPS}
     del cells["random"]
     views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10)}
@@ -205,7 +205,7 @@ def tte(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def expand(c: ConfigDict, origin: Origin) -> Cells:
-    """How much larger than its crops the image is for TTE; one training for all."""
+    """Varies the margin around the crops of TTE; one training for all."""
     sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 at 224 pixels
     return {str(size): {"test.tte": True, "test.expand": size} for size in sizes}
 
@@ -230,7 +230,7 @@ def cells(name: str, c: ConfigDict, origin: Origin) -> Cells:
 
 
 def with_tuner(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
-    """A tuner, with the settings that the papers give it alone."""
+    """Returns the changes for a tuner, with the settings that the papers give it alone."""
     lift, imagenet = c.label == LIFT, origin.name == "imagenet_lt"
     own = {
         "none": {"train.lr": 0.02 if lift else 0.03},
@@ -245,7 +245,7 @@ def with_tuner(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
 
 
 def named(tuner: str) -> dict[str, Any]:
-    """A tuner, without the options that the config gives another one."""
+    """Returns the changes for a tuner, without the options of another one."""
     options = [e for group in ("tuner", "coop", "clip_adapter") for e in entries(group)]
     return {"tuner.name": tuner} | {
         entry.key: entry.default
@@ -268,7 +268,7 @@ def is_resnet(backbone: str) -> bool:
 
 
 def with_loss(name: str) -> dict[str, Any]:
-    """A loss, without the options that the config gives another one."""
+    """Returns the changes for a loss, without the options of another one."""
     others = {
         entry.key: entry.default
         for entry in entries("loss")
@@ -278,7 +278,7 @@ def with_loss(name: str) -> dict[str, Any]:
 
 
 def with_method(method: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
-    """What the config's file changes for a method, but for what the command line has changed."""
+    """Returns what the config file changes for a method and the command line has not changed."""
     lift, plus = (flat(of_method(m, c, origin)) for m in ("lift", "lift_plus"))
     own, now = lift if c.label == LIFT else plus, flat(c)
     wanted = lift if method == "lift" else plus
@@ -296,7 +296,7 @@ def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
 
 
 def flat(c: ConfigDict) -> dict[str, Any]:
-    """The values of a config by dotted key."""
+    """Returns the values of a config by dotted key."""
     groups = {key: group for key, group in c.items() if isinstance(group, ConfigDict)}
     found = {
         f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()

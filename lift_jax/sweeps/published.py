@@ -38,7 +38,7 @@ APART = (
 
 
 def published(c: ConfigDict, origin: Origin) -> dict[str, float]:
-    """What is published for a run of exactly this config, by result; {} for any other."""
+    """Returns what is published for a run of exactly this config, by result; else {}."""
     known = PUBLISHED.get((origin.name, c.data.imbalance, c.model.backbone), {})
     if not known or c.data.val_share or c.data.level != "species":  # other images, other classes
         return {}
@@ -53,7 +53,7 @@ def resolved(settings: Settings) -> dict[str, Any]:
 
 
 def references(c: ConfigDict, origin: Origin) -> list[str]:
-    """Notes of what is published for LIFT on the data of a config, by any backbone."""
+    """Returns notes of what is published for LIFT on the data of a config, by any backbone."""
     if c.data.name == "fake":
         return []
     notes = [

@@ -165,7 +165,7 @@ class Sweep:
 
 
 def take(names: Sequence[str], part: str) -> list[str]:
-    """The names that `part`, "i/n", gives: every n-th from the i-th; all for ""."""
+    """Returns the names that `part` "i/n" gives: every n-th from the i-th; all for ""."""
     if not part:
         return list(names)
     match = re.fullmatch(r"(\d+)/(\d+)", part)
@@ -178,7 +178,7 @@ def take(names: Sequence[str], part: str) -> list[str]:
 
 
 def settle(config: ConfigDict, cells: Mapping[str, Changes]) -> dict[str, ConfigDict]:
-    """The configs of all cells. Raises UserError for one that is not valid or has no such key."""
+    """Returns the configs of all cells. Raises UserError for one that is not valid."""
     settled = {}
     for name, changes in cells.items():
         settled[name] = deepcopy(config)
@@ -200,10 +200,10 @@ def seeded(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | None:
-    """What metrics.json says of a run of this config that has nothing left to do, else None.
+    """Returns metrics.json of a run of this config that has nothing left to do, else None.
 
     Data and backbone are not opened, which makes this fast: a run with another place of them is
-    left to `train.run`, which compares their content.
+    left to `train_and_test`, which compares their content.
     """
     try:
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -242,7 +242,7 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
 def rows(
     runs: Runs, published: Mapping[str, Mapping[str, float]], mode: str = "train"
 ) -> list[Row]:
-    """The table of all finished runs; the zero-shot result once where it is that of all cells."""
+    """Returns the table of all finished runs; a zero-shot result that all share stands once."""
     firsts = [next(iter(cell.values())) for cell in runs.values()]
     once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
     once = once and mode == "train"
@@ -268,7 +268,7 @@ def rows(
 
 
 def unfinished(runs: Runs, mode: str = "train") -> list[str]:
-    """A note that names the cells whose runs are not all finished; none if there are no such."""
+    """Returns a note that names the cells whose runs are not all finished; [] if there are none."""
     counts = {
         called(name, next(iter(cell.values()))): [
             finished(folder, c, mode) is not None for folder, c in cell.items()
@@ -284,7 +284,7 @@ def unfinished(runs: Runs, mode: str = "train") -> list[str]:
 
 
 def called(name: str, config: ConfigDict) -> str:
-    """What the table calls a cell: the only one of a seed study has the name of its method."""
+    """Returns a cell's name in the table; the only cell of a seed study has its method's name."""
     return (
         name or tables.result_names(config.tuner.name, config.label, config.text_tuner.name)["test"]
     )

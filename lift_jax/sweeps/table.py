@@ -54,13 +54,13 @@ class Row:
         return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
 
     def std(self, column: str) -> float | None:
-        """The standard deviation of the seeds as a sample; None for a single seed."""
+        """Returns the standard deviation of the seeds as a sample; None for a single seed."""
         values = self.values[column]
         return None if None in values or len(values) < 2 else statistics.stdev(values)  # type: ignore[arg-type]
 
     @property
     def difference(self) -> float | None:
-        """Overall accuracy minus the published one, in percent."""
+        """Returns overall accuracy minus the published one, in percent."""
         mean = self.mean("overall")
         return None if self.published is None or mean is None else mean - self.published
 
@@ -71,7 +71,7 @@ def headings(table: Sequence[Row]) -> list[str]:
 
 
 def texts(row: Row) -> list[str]:
-    """A line of the table as it is read, the published number and the difference last."""
+    """Returns a line of the table as text, the published number and the difference last."""
 
     def number(column: str) -> str:
         mean, std = row.mean(column), row.std(column)
@@ -120,7 +120,7 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
 
 
 def figure(title: str, table: Sequence[Row]) -> Figure:
-    """A panel a kind of result; the zero-shot result of all cells stands in the title."""
+    """Draws a panel for each kind of result; a shared zero-shot result stands in the title."""
     cells = list(dict.fromkeys(row.cell for row in table if row.cell))
     panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
     for row in table:

@@ -306,7 +306,8 @@ def start_head(
     """Returns the head's initial weight, f32[classes width], by head.init (LIFT section 4.2).
 
     A class without images starts from its texts, or at random if there are no texts. Raises
-    UserError if head.init is text without a text tower, and for head.shots without images.
+    UserError if head.init is text without a text tower, or if head.shots is set but the head starts
+    from texts.
     """
     kind = head.init
     if kind == "auto":

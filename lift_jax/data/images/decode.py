@@ -77,11 +77,11 @@ class Picture:
         return self.load(1.0)[..., :3]
 
     def mirrored(self) -> "Picture":
-        """The image with left and right exchanged."""
+        """Returns the image with left and right exchanged."""
         return Picture(self.height, self.width, lambda least: self.load(least)[:, ::-1], self.fast)
 
     def pillow(self) -> Image.Image:
-        """All of it for Pillow, in mode RGB."""
+        """Returns the whole image for Pillow, in mode RGB."""
         return Image.fromarray(np.asarray(self))
 
     def resized(
@@ -102,14 +102,14 @@ class Picture:
         return np.asarray(part.resize((width, height), self.filter(interpolation), box=inside))
 
     def filter(self, interpolation: str) -> Image.Resampling:
-        """Pillow's filter for bicubic or bilinear."""
+        """Returns Pillow's filter for bicubic or bilinear."""
         return Image.Resampling.HAMMING if self.fast else FILTERS[interpolation]
 
 
 def _cut(
     pixels: UInt8[np.ndarray, "h w c"], left: int, top: int, right: int, bottom: int
 ) -> Image.Image:
-    """A part of an image for Pillow, in mode RGB.
+    """Returns a part of an image for Pillow, in mode RGB.
 
     Pillow holds four bytes a pixel, so a fourth channel saves it from rearranging them; in mode
     RGB it then does not resize that one, which takes a fifth of the time.
@@ -122,12 +122,12 @@ def _cut(
 
 
 def read_image(path: str | os.PathLike, how: Decoding = Decoding()) -> Picture:  # noqa: B008
-    """The image of a file, as `open_image`."""
+    """Reads the image of a file, as `open_image` does."""
     return open_image(read_bytes(path), os.fspath(path), how)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of an image file. Raises UserError as `open_image`."""
+    """Returns the content of an image file. Raises UserError as `open_image`."""
     with _named(os.fspath(path)):
         if addresses.is_remote(name := os.fspath(path)):
             fs, place = addresses.file_system(name)
@@ -137,7 +137,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008
-    """The image in the bytes of a file, whose pixels are not decoded yet.
+    """Returns the image in the bytes of a file; its pixels are not decoded yet.
 
     Raises UserError, which names the file and the cause, for whatever is wrong with it: now, or
     when its pixels are asked for.
@@ -149,7 +149,7 @@ def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture
 
 
 def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
-    """An ordinary JPEG, by libjpeg-turbo itself: the same pixels as Pillow's, sooner."""
+    """Opens an ordinary JPEG by libjpeg-turbo: the same pixels as Pillow's, sooner."""
     if content[:2] != b"\xff\xd8":
         return None
     try:
@@ -179,7 +179,7 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
 
 
 def _other(content: bytes, name: str, how: Decoding) -> Picture:
-    """Any other format, and JPEGs that are not ordinary, by Pillow."""
+    """Opens any other format, and unusual JPEGs, by Pillow."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         height, width = image.height, image.width
         if height * width > MAX_PIXELS:

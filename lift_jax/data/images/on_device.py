@@ -22,7 +22,7 @@ PADDING = (0, 1, 1, 0, 0, 0)  # where there is no image: any cut that can be com
 
 
 def sent_shape(images: Images, view: TrainTransform | View) -> tuple[int, int, int] | None:
-    """The shape of images that are sent as they are to be seen through this view, or None."""
+    """Returns the shape of images that go to the device uncut for this view, or None."""
     if not isinstance(images, ArrayImages) or not isinstance(view, TrainTransform | View):
         return None
     _, height, width, channels = images.pixels.shape
@@ -30,7 +30,7 @@ def sent_shape(images: Images, view: TrainTransform | View) -> tuple[int, int, i
 
 
 def fields(cuts: list[Cut], view: TrainTransform | View) -> Int32[np.ndarray, "*v 2 6"]:
-    """The cuts as numbers, without an axis for them where the view is a single one."""
+    """Returns the cuts as numbers, without an axis for the cuts if there is one view."""
     bicubic = view.interpolation == "bicubic"
     rows = [
         [
@@ -43,14 +43,14 @@ def fields(cuts: list[Cut], view: TrainTransform | View) -> Int32[np.ndarray, "*
 
 
 def padding(view: TrainTransform | View) -> Int32[np.ndarray, "*v 2 6"]:
-    """As `fields`, for a row without an image."""
+    """Returns `fields` for a row without an image."""
     return np.broadcast_to(np.array(PADDING, np.int32), (*view.shape[:-3], 2, FIELDS))
 
 
 def render(
     images: UInt8[Array, "n h w 3"], cuts: Int[Array, "n *v 2 6"], res: int
 ) -> UInt8[Array, "n *v {res} {res} 3"]:
-    """The views of images on the device."""
+    """Computes the views of images on the device."""
     high, wide = images.shape[1:3]
     down, across = _weights(cuts[..., 0, :], high, res), _weights(cuts[..., 1, :], wide, res)
     pixels = images.astype(jnp.float32)
@@ -67,7 +67,7 @@ def _rounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
 def _weights(
     axis: Int[Array, "n *v 6"], length: int, res: int
 ) -> Float[Array, "n *v {res} {length}"]:
-    """What each of an image's pixels along one axis adds to each of a view's."""
+    """Returns the weight of each image pixel for each view pixel, along one axis."""
     start, count, size, offset, mirrored, bicubic = (
         axis[..., field, None, None].astype(jnp.float32) for field in range(FIELDS)
     )

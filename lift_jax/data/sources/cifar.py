@@ -74,7 +74,7 @@ CIFAR100 = Kind(
 
 
 def cifar10(settings: DataSettings, seed: int) -> Dataset:
-    """CIFAR-10: 50,000 training images (5,000 a class), 10,000 test images, 32 x 32.
+    """Reads CIFAR-10: 50,000 training images (5,000 a class), 10,000 test images, 32 x 32.
 
     `data.root` is cifar-10-binary.tar.gz, the directory that it unpacks to, or one that holds
     either; empty, the archive is downloaded once. With IR 100, 50 and 10 the training images are
@@ -84,7 +84,7 @@ def cifar10(settings: DataSettings, seed: int) -> Dataset:
 
 
 def cifar100(settings: DataSettings, seed: int) -> Dataset:
-    """CIFAR-100: 50,000 training images (500 a class), 10,000 test images, 32 x 32.
+    """Reads CIFAR-100: 50,000 training images (500 a class), 10,000 test images, 32 x 32.
 
     `data.root` is as for `cifar10`. With IR 100, 50 and 10 the training images are 10,847, 12,608
     and 19,573: those of the papers. Classes are grouped as many, medium and few shot by the counts

@@ -14,7 +14,7 @@ from lift_jax.settings.schema import DataSettings
 
 
 def folder(settings: DataSettings, seed: int) -> Dataset:
-    """Any images in a directory a class, below `data.root`.
+    """Reads images that lie in a directory a class, below `data.root`.
 
     Either `train/CLASS/...` with `test/CLASS/...` or `val/CLASS/...` (where both are there, `val`
     is to choose settings on), or one division (`CLASS/...` or `train/CLASS/...`) of which

@@ -20,7 +20,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def digits(settings: DataSettings, seed: int) -> Dataset:
-    """Real handwritten digits that come with scikit-learn: no download.
+    """Returns the real handwritten digits that come with scikit-learn: no download.
 
     1,797 images of 8 x 8 pixels with 16 grey levels (the test part of UCI's "Optical Recognition
     of Handwritten Digits"), bright strokes on black, enlarged once to 32 x 32 RGB. `seed` draws
@@ -90,7 +90,7 @@ class FakeImages:
 
 
 def fake(settings: DataSettings, seed: int) -> Dataset:
-    """Made-up images for debug runs: 7 colours, 61 training images (25 to 1 a class), 31 for test.
+    """Makes images for debug runs: 7 colours, 61 training images (25 to 1 a class), 31 to test.
 
     Nothing is read from disk, and the sizes vary as those of photographs do.
     """

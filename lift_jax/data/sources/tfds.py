@@ -53,7 +53,7 @@ class TfdsImages(EncodedImages):
 
 
 def tfds(settings: DataSettings, seed: int) -> Dataset:
-    """An image-classification data set that TFDS has prepared as array_record below `data.root`.
+    """Reads an image data set that TFDS has prepared as array_record below `data.root`.
 
     `data.tfds` is its name, as "imagenet_lt", "cifar100:3.0.2" or "name/config:version"; without a
     version the highest that is there. The split "test" is the test, where it has labels, and
