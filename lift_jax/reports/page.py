@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from lift_jax.reports import figures
 from lift_jax.storage.atomic import open_replacement
 
-# Figures keep their white background in dark mode: they are drawn once, for both.
+# Figures keep their white background in dark mode: they are drawn once, for both. A shadow at the
+# right of a box says that it scrolls; the first gradient scrolls along and covers it at the end.
 STYLE = """
 :root { color-scheme: light dark; --page: #f4f6f8; --card: #fff; --line: #e1e6eb;
-  --rule: #edf0f3; --text: #1f2933; --muted: #52606d; }
+  --rule: #edf0f3; --text: #1f2933; --muted: #52606d; --shadow: #0003; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #12171c; --card: #1b2229; --line: #313c46; --rule: #28323b; --text: #e4e9ee;
-    --muted: #a3b0bc; }
+    --muted: #a3b0bc; --shadow: #000a; }
   .figure { border-radius: 6px; padding: .5rem; }
 }
 body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
@@ -35,7 +36,11 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   padding: 1rem 1.2rem; }
 .card b { display: block; font-size: 1.6rem; line-height: 1.25; }
 .card span, .note { color: var(--muted); font-size: .9rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto;
+  background-image: linear-gradient(to left, var(--card) 40%, transparent),
+    linear-gradient(to left, var(--shadow), transparent);
+  background-size: 3rem 100%, .8rem 100%; background-position: right;
+  background-repeat: no-repeat; background-attachment: local, scroll; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
   font-size: .92rem; overflow-wrap: normal; }
 th { color: var(--muted); font-weight: 600; }

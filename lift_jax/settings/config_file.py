@@ -62,6 +62,8 @@ def find(name: str) -> Path:
         return path
     if path.parent == Path("configs") and (SHIPPED / path.name).is_file():
         return SHIPPED / path.name  # as in the checkout, typed in another folder
+    if path.suffix not in ("", ".py"):
+        raise UserError(f"{path} is no config file (--config): its name must end in .py.")
     beside = [str(file) for file in sorted(path.parent.glob("*.py"))] if path.suffix else []
     raise unknown("config (--config)", name, [*beside, *shipped_names()])
 
