@@ -1,7 +1,9 @@
-"""Random backbones of the published sizes in the layouts of their sources, and what loading costs.
+"""Random backbones of the published sizes in the layouts of their sources, and the cost of loading.
 
-python tests/fullsize.py FOLDER        writes each source, loads it twice, prints the cost; fails
-                                       where loading takes more memory than it may
+    python tests/fullsize.py FOLDER
+
+writes each source, loads it twice and prints time and memory. It fails if loading takes more memory
+than the limit.
 """
 
 import json
@@ -50,21 +52,22 @@ PARAMETERS = {"b16": 149_620_737, "l14": 427_616_513, "rn50": 102_007_137}  # as
 
 
 def parameters(config: BackboneConfig) -> int:
-    """Trainable parameters of a backbone: running statistics are none."""
+    """Returns the number of trainable parameters of a backbone, without running statistics."""
     leaves = load.abstract(config).values()
     return sum(int(np.prod(leaf.shape)) for leaf in leaves if isinstance(leaf, nnx.Param))
 
 
 def random_weights(config: BackboneConfig, form, dtype) -> dict[str, np.ndarray]:
-    """The names and layouts of a format."""
+    """Returns random weights with the names and layouts of a format."""
     rng = np.random.default_rng(0)
-    noise = (rng.normal(size=2**20) * 0.02 + 0.05).astype(dtype)  # repeated: drawing all is slow
+    # one draw is repeated, because drawing all values is slow
+    noise = (rng.normal(size=2**20) * 0.02 + 0.05).astype(dtype)
     arrays = {p: np.resize(noise, leaf.shape) for p, leaf in load.abstract(config).items()}
     return rename.to_theirs(arrays, form.table(_named_as(config)))
 
 
 def _named_as(config: BackboneConfig) -> Source:
-    """A source with as many blocks as the tower, which is all that a table asks of it."""
+    """Returns a source with the number of blocks of the tower, which is all that a table needs."""
     if isinstance(config.vision, VisionConfig):
         return Source(Path(), "made up")
     names = [
@@ -75,7 +78,7 @@ def _named_as(config: BackboneConfig) -> Source:
     return Source(Path(), "made up", tensors=dict.fromkeys(names, np.zeros(0)))
 
 
-# -- torch's files, written without torch
+# -- PyTorch's files, written without PyTorch
 
 
 class _Storage:
@@ -96,7 +99,7 @@ class _Tensor:
 
 @contextmanager
 def _fake_torch() -> Iterator[None]:
-    """Modules by whose names torch's pickles call; pickle wants to see them when it writes."""
+    """Provides the modules that PyTorch's pickles name, because pickle imports them to write."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in ("FloatStorage", "HalfStorage", "BFloat16Storage", "LongStorage"):
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -116,7 +119,7 @@ def _fake_torch() -> Iterator[None]:
 
 
 def save_torch(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """What torch.save writes for a dict of tensors."""
+    """Writes a dict of tensors as torch.save does."""
     kinds = {
         "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage",
         "bfloat16": "BFloat16Storage",
@@ -212,7 +215,7 @@ backbone = lift_jax.load_backbone(sys.argv[1])
 leaves = jax.block_until_ready([leaf[...] for leaf in tree.flatten(backbone)[1].values()])
 print(json.dumps({
     "seconds": time.perf_counter() - start,
-    # of this program alone: getrusage also counts the process that started it
+    # of this process alone: getrusage also counts the process that started it
     "peak": int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024,
     "bytes": sum(leaf.nbytes for leaf in leaves),
 }))
@@ -220,15 +223,15 @@ print(json.dumps({
 
 
 def cost(source: Path) -> dict[str, float]:
-    """Seconds, peak resident bytes and bytes of the arrays of loading in a process of its own."""
+    """Loads a source in a new process; returns seconds, peak resident bytes and array bytes."""
     command = [sys.executable, "-c", MEASURE, str(source)]
-    # what it says of a failure goes where that of this process goes
+    # stderr is not captured, so that a failure shows its message
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def limit(found: Mapping[str, float]) -> float:
-    """The most memory that loading may take: 1.3 times the arrays, and 300 MB for the program."""
+    """Returns the most memory in bytes: 1.3 times the arrays, and 300 MB for the program."""
     return 1.3 * found["bytes"] + 300e6
 
 
@@ -239,7 +242,7 @@ def write(size: str, layout: str, folder: Path) -> Path:
 
 
 def main(folder: Path) -> bool:
-    """Whether every source is loaded within its limit."""
+    """Measures every source. Returns True if each is loaded within its limit."""
     high = False
     for size, config in SIZES.items():
         for layout in LAYOUTS:

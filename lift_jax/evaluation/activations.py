@@ -1,8 +1,8 @@
-"""Activations that are computed once: what enters the lowest block that holds something tuned.
+"""The cache of activations: the inputs of the lowest tuned block, computed once for each image.
 
-Where images are seen as they are, without augmentation, everything below that block gives the same
-numbers in every epoch, seed and cell of a sweep. They are kept in files in the user's cache folder,
-and training, tests and the starts of heads read these instead of images.
+Without augmentation the blocks below give the same activations in every epoch, for every seed and
+every run of a sweep. They are kept in files in the user's cache folder. Training, tests and the
+initialisation of heads read these files instead of images.
 """
 
 import contextlib
@@ -38,17 +38,17 @@ from lift_jax.models.resnet import ResNet
 from lift_jax.parallel.mesh import put_batch, replicated
 from lift_jax.storage.cache import cache_folder
 
-VERSION = 2  # of what the files hold
-LEFT = 86400  # seconds after which an unfinished file belongs to a run that was killed
-TRAILER = 8 + 64  # bytes behind the rows: their CRC-32 and the key, both in hexadecimal
+VERSION = 2  # version of the content of the files
+STALE_SECONDS = 86400  # age from which an unfinished file belongs to a run that was killed
+TRAILER = 8 + 64  # bytes after the rows: their CRC-32 and the key, both in hexadecimal
 
 
-def first_tuned(visual: Tower, tuned: Iterable[str]) -> int:
-    """The lowest block that the gradient reaches: below it nothing is tuned.
+def lowest_tuned_block(visual: Tower, tuned: Iterable[str]) -> int:
+    """Returns the index of the lowest block that holds a tuned leaf, counted from 0.
 
-    `tuned` are paths in a classifier; heads count as above the tower. Returns the number of blocks
-    where nothing in the tower is tuned, 0 where the first block or the stem is. A ResNet with
-    something tuned gives 0, for it is not run in parts.
+    `tuned` holds the paths of tuned leaves in a classifier; those of the head count as above the
+    tower. Returns the number of blocks if nothing in the tower is tuned, and 0 if its first block
+    or its stem is. Returns 0 for a ResNet with a tuned leaf, for ResNets do not run in parts.
     """
     depth = len(visual.blocks)
     inside = [tree.parts(path)[1:] for path in tuned if path.startswith("visual/")]
@@ -58,15 +58,20 @@ def first_tuned(visual: Tower, tuned: Iterable[str]) -> int:
     def block(path: tuple[str | int, ...]) -> int:
         if path[0] == "blocks":
             return int(path[1])
-        # the last block leaves CLS alone, so what is behind it begins with that block
+        # The last block returns only CLS, so the layers after it start from its inputs.
         return depth - 1 if path[0] in ("ln_post", "pool") else 0
 
     return min(map(block, inside), default=depth)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Activations in the place of images; each is its own view."""
+class ActivationRows:
+    """Activations that take the place of a split's images, one row for each.
+
+    Attributes:
+        rows: activations, memory-mapped, [images ...].
+        file: path of the file that holds them.
+    """
 
     rows: np.ndarray
     file: Path
@@ -78,15 +83,22 @@ class Rows:
         return self.rows[i]
 
     def name(self, i: int) -> str:
+        """Returns the name of a row, for messages."""
         return f"{self.file}, row {i}"
 
-    def take(self, rows: Int[np.ndarray, "m"]) -> "Rows":
-        return Rows(self.rows[rows], self.file)
+    def take(self, rows: Int[np.ndarray, "m"]) -> "ActivationRows":
+        """Returns the rows with these indices."""
+        return ActivationRows(self.rows[rows], self.file)
 
 
 @dataclass(frozen=True)
-class AsIs:
-    """The view of a row: itself, whatever the draw."""
+class IdentityView:
+    """The view that returns a row unchanged.
+
+    Attributes:
+        shape: shape of a row.
+        dtype: type of a row.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -96,7 +108,14 @@ class AsIs:
 
 
 class Reading(NamedTuple):
-    """What a loader reads: images through a view, or rows and the block that they enter."""
+    """The input of a loader: images and their view, or activations.
+
+    Attributes:
+        split: images or activations, with labels.
+        view: function from an image, or a row of activations, to what the model gets.
+        start: the block that activations enter; 0 for images.
+        workers: number of processes that decode images (see data.workers).
+    """
 
     split: Split
     view: Any
@@ -106,13 +125,15 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Cache:
-    """Where activations come from, and how many may be kept.
+    """The cache of activations of one backbone.
 
     Attributes:
-        gigabytes: that all files together may have; 0: nothing is kept.
-        fingerprint: of the untuned backbone.
-        batch: images at once over all devices, when activations are computed.
-        workers: processes that decode these images.
+        gigabytes: largest size of all files together; 0 keeps no files.
+        fingerprint: fingerprint of the untuned backbone.
+        mesh: the devices.
+        batch: batch size over all devices, when activations are computed.
+        workers: number of processes that decode images (see data.workers).
+        console: for messages and progress bars.
     """
 
     gigabytes: float
@@ -125,66 +146,90 @@ class Cache:
     def read(
         self, visual: Tower, tuned: Iterable[str], split: Split, view: TestTransform
     ) -> Reading:
-        """The split as what enters the lowest tuned block, computed where no file has it yet.
+        """Returns the activations of a split that enter the lowest tuned block.
 
-        It is the split itself where the first block is tuned, the cache is off, or the rows do not
-        fit, which is said. `tuned` are paths in a classifier, its tower at "visual".
+        They are computed if no file holds them yet. Returns the images of the split instead if the
+        first block is tuned, if the cache is off, or, with a message, if the rows do not fit.
+
+        Args:
+            visual: the image tower.
+            tuned: paths of the tuned leaves in a classifier, whose tower is at "visual".
+            split: images and labels.
+            view: view of the images.
+
+        Raises UserError if the file cannot be written, or does not hold what was written.
         """
-        k, images = first_tuned(visual, tuned), Reading(split, view, 0, self.workers)
+        k, images = lowest_tuned_block(visual, tuned), Reading(split, view, 0, self.workers)
         if not (k and self.gigabytes and self.fingerprint and len(split)):
             return images
-        seen = fingerprint_images(split.images)
-        if not _everywhere(seen is not None):
+        image_fingerprint = fingerprint_images(split.images)
+        if not _on_all_processes(image_fingerprint is not None):
             self.console.print("Activations: not kept, for the images have no files of their own.")
             return images
 
-        def lower(tower: Tower, rows: Array) -> Array:
-            return tower.lower(normalise(rows, tower.config), k)
+        file = self._file(visual, k, split, view, image_fingerprint)
+        rows = file.read()
+        if _on_all_processes(rows is not None):
+            self.console.print(f"Activations: {file.summary}, as they were kept.", soft_wrap=True)
+        else:
+            rows = self._compute(visual, k, images, file)
+        if rows is None:
+            return images
+        with contextlib.suppress(OSError):  # deleted, or owned by another user
+            os.utime(file.path)  # `make_room` deletes the least recently used files first
+        activations = Split(ActivationRows(rows, file.path), split.labels)
+        return Reading(activations, IdentityView(file.shape[1:], file.dtype), k, 0)
 
+    def _file(
+        self, visual: Tower, k: int, split: Split, view: TestTransform, images: str | None
+    ) -> "RowFile":
+        """Returns the file for the inputs of block `k`; `images` is the images' fingerprint."""
         graph, leaves = tree.flatten(visual)
         arrays = {path: leaf[...] for path, leaf in leaves.items()}
         one = jax.ShapeDtypeStruct((1, *view.shape), np.uint8)
-        kind = jax.eval_shape(lambda a, rows: lower(tree.merge(graph, a), rows), arrays, one)
-        shape, size = (len(split), *kind.shape[1:]), len(split) * kind.size * kind.dtype.itemsize
-        told = f"{len(split):,} images, {kind.size:,} numbers each: {size / 1e6:,.1f} MB"
-        how = (
-            VERSION, self.fingerprint, k, view, shape, kind.dtype.name, seen,
+        row = jax.eval_shape(lambda a, x: _inputs_of(k)(tree.merge(graph, a), x), arrays, one)
+        shape = len(split), *row.shape[1:]
+        depends_on = (
+            VERSION, self.fingerprint, k, view, shape, row.dtype.name, images,
             sorted({leaf.dtype.name for leaf in arrays.values()}),
             jax.__version__, jax.default_backend(),
         )  # fmt: skip
-        key = hashlib.sha256(repr(how).encode()).hexdigest()
-        file = cache_folder() / "features" / f"{key}.rows"
-        rows = read_rows(file, key, shape, kind.dtype)
-        if not _everywhere(rows is not None):
-            if not _everywhere(self._has_room(file.parent, size, told)):
-                return images
-            self.console.print(f"Activations: {told}, kept in {file.parent}.", soft_wrap=True)
-            found = self.through(lower, visual, images, "Activations")
-            if not self._write(file, key, len(split), found):
-                return images
-            rows = read_rows(file, key, shape, kind.dtype)
-            if rows is None:
-                raise UserError(
-                    f"{file} is not what was written a moment ago: the disk may be faulty, or "
-                    "another program changes the folder. Set data.features_gb=0."
-                )
-        else:
-            self.console.print(f"Activations: {told}, as they were kept.", soft_wrap=True)
-        assert rows is not None
-        with contextlib.suppress(OSError):  # gone, or another user's
-            os.utime(file)  # what was not used for longest is the first to go
-        return Reading(Split(Rows(rows, file), split.labels), AsIs(shape[1:], kind.dtype), k, 0)
+        key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
+        return RowFile(cache_folder() / "features" / f"{key}.rows", key, shape, row.dtype)
 
-    def through(
+    def _compute(
+        self, visual: Tower, k: int, images: Reading, file: "RowFile"
+    ) -> np.ndarray | None:
+        """Computes the inputs of block `k` into a file and returns them; None if they do not fit.
+
+        Raises UserError if the file cannot be written, or does not hold what was written.
+        """
+        if not _on_all_processes(self._has_room(file)):
+            return None
+        folder = file.path.parent
+        self.console.print(f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True)
+        computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
+        if not self._write(file, computed):
+            return None
+        rows = file.read()
+        if rows is None:
+            raise UserError(
+                f"{file.path} does not hold the activations that were just written: the disk may "
+                "be faulty, or another program changes the folder. Set data.features_gb=0."
+            )
+        return rows
+
+    def run_tower(
         self,
         function: Callable[[Tower, Array], Array],
         visual: Tower,
         reading: Reading,
-        doing: str,
+        description: str,
     ) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "m"]]]:
-        """Yields the function's rows of what is read, in order, and their labels.
+        """Yields the results of a function for all images of a split, in order, with their labels.
 
-        Every process gets all of them. A bar shows `doing` and images a second.
+        `function` takes the tower `visual` and a batch of `reading`, and returns a row for each
+        image. Every process gets all rows. A progress bar shows `description` and the pace.
         """
         split, view, _, workers = reading
         graph, leaves = tree.flatten(visual)
@@ -193,16 +238,16 @@ class Cache:
         def run(arrays: tree.Tree, batch: Batch) -> tuple[Array, ...]:
             tower = tree.merge(graph, arrays)
             rows = function(tower, pixels(batch, tower.config))
-            return rows, batch["label"], batch["mask"], batch["place"]
+            return rows, batch["label"], batch["mask"], batch["position"]
 
         gather = jax.jit(run, out_shardings=replicated(self.mesh))
         process, processes = jax.process_index(), jax.process_count()
         batches = loader.eval_batches(
             split, view, batch=self.batch, process=process, processes=processes, workers=workers
         )
-        # the loader strides over a batch, and devices hold what their own process has read
-        places = {"place": np.arange(process, self.batch, processes, dtype=np.int32)}
-        columns = TextColumn(doing), BarColumn(), MofNCompleteColumn()
+        # Each process reads every `processes`-th image of a batch, so gathered rows are unordered.
+        positions = {"position": np.arange(process, self.batch, processes, dtype=np.int32)}
+        columns = TextColumn(description), BarColumn(), MofNCompleteColumn()
         rate = TextColumn("{task.fields[rate]:,.0f} images/s")
         with Progress(
             *columns, rate, console=self.console, transient=True,
@@ -210,55 +255,62 @@ class Cache:
         ) as bar:  # fmt: skip
             task, begin, done = bar.add_task("", total=len(split), rate=0.0), time.monotonic(), 0
             for batch in batches:
-                placed = put_batch(self.mesh, batch | places)
-                rows, labels, real, place = map(np.asarray, gather(arrays, placed))
-                order = np.argsort(place)
+                placed = put_batch(self.mesh, batch | positions)
+                rows, labels, real, position = map(np.asarray, gather(arrays, placed))
+                order = np.argsort(position)
                 order = order[real[order]]
                 yield rows[order], labels[order]
                 done += len(order)
                 bar.update(task, completed=done, rate=done / (time.monotonic() - begin))
 
-    def _has_room(self, folder: Path, size: int, told: str) -> bool:
-        """Whether so many bytes fit; for the budget, files not used for longest are deleted."""
-        plain = "Set data.features_gb higher" if size > self.gigabytes * 1e9 else ""
+    def _has_room(self, file: "RowFile") -> bool:
+        """Returns True if a file fits, after deleting the least recently used files.
+
+        Otherwise prints the reason, and what to do.
+        """
+        folder, size = file.path.parent, file.size
+        advice = "Set data.features_gb higher" if size > self.gigabytes * 1e9 else ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not plain and size > shutil.disk_usage(folder).free:
-                plain = f"Free space in {folder}"
+            if not advice and size > shutil.disk_usage(folder).free:
+                advice = f"Free space in {folder}"
             elif not os.access(folder, os.W_OK):
-                plain = f"Make {folder} writable"
+                advice = f"Make {folder} writable"
         except OSError as e:
-            plain = f"Make {folder} writable ({e.strerror})"
-        if plain:
+            advice = f"Make {folder} writable ({e.strerror})"
+        if advice:
             self.console.print(
-                f"Activations: not kept ({told}; data.features_gb={self.gigabytes:g}), images are "
-                f"read each time. {plain} to compute them once.",
+                f"Activations: not kept ({file.summary}; data.features_gb={self.gigabytes:g}), "
+                f"images are read each time. {advice} to compute them once.",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
             return False
         make_room(folder, self.gigabytes * 1e9 - size)
         return True
 
-    def _write(
-        self, file: Path, key: str, count: int, found: Iterator[tuple[np.ndarray, Any]]
-    ) -> bool:
-        """Writes the rows, unless images among them are unreadable; says at which rate."""
+    def _write(self, file: "RowFile", computed: Iterator[tuple[np.ndarray, Any]]) -> bool:
+        """Writes the rows to a file and prints the pace.
+
+        Returns False, and keeps no file, if rows are missing because some images cannot be read.
+        Raises UserError if the file cannot be written.
+        """
+        folder, count = file.path.parent, file.shape[0]
         begin, done, crc = time.monotonic(), 0, 0
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as out:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as out:
             try:
-                for rows, _ in found:
+                for rows, _ in computed:
                     content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
                     out.write(content)
                     done, crc = done + len(rows), zlib.crc32(content, crc)
-                out.write(f"{crc:08x}{key}".encode())
+                out.write(f"{crc:08x}{file.key}".encode())
                 out.flush()
                 os.fsync(out.fileno())
                 if done == count:
-                    os.replace(out.name, file)
+                    os.replace(out.name, file.path)
             except OSError as e:
                 raise UserError(
-                    f"Cannot write activations to {file.parent}: {e.strerror or e}. Free space "
-                    "there, or set data.features_gb=0."
+                    f"Cannot write activations to {folder}: {e.strerror or e}. Free space there, "
+                    "or set data.features_gb=0."
                 ) from e
             finally:
                 Path(out.name).unlink(missing_ok=True)
@@ -269,37 +321,74 @@ class Cache:
         return done == count
 
 
+@dataclass(frozen=True)
+class RowFile:
+    """A file of activations, which may not exist yet.
+
+    It holds the rows, their CRC-32 and the key.
+
+    Attributes:
+        path: path of the file.
+        key: hash of everything on which the rows depend.
+        shape: shape of all rows, [images ...].
+        dtype: type of the rows.
+    """
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Returns the size of the rows in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def summary(self) -> str:
+        """Returns the numbers of images and values, and the size, for messages."""
+        count, *row = self.shape
+        return f"{count:,} images, {math.prod(row):,} numbers each: {self.size / 1e6:,.1f} MB"
+
+    def read(self) -> np.ndarray | None:
+        """Returns the memory-mapped rows; None if the file is absent, damaged or of another key."""
+        try:
+            if self.path.stat().st_size != self.size + TRAILER:
+                return None
+            with open(self.path, "rb") as opened:
+                opened.seek(self.size)
+                trailer = opened.read()
+            content = np.memmap(self.path, np.uint8, "r", shape=(self.size,))
+        except OSError:
+            return None
+        rows = content.view(self.dtype).reshape(self.shape)
+        return rows if trailer == f"{zlib.crc32(content.data):08x}{self.key}".encode() else None
+
+
 def make_room(folder: Path, most: float) -> None:
-    """Deletes the files not used for longest until they have at most so many bytes together."""
+    """Deletes the least recently used files of a folder until they have at most `most` bytes."""
     files = []
     for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another run may delete it meanwhile
+        with contextlib.suppress(FileNotFoundError):  # another run may have deleted it
             files.append((file.stat().st_mtime, file.stat().st_size, file))
     total = sum(size for _, size, _ in files)
     for used, size, file in sorted(files):
-        if total > most and (file.suffix == ".rows" or time.time() - used > LEFT):
+        if total > most and (file.suffix == ".rows" or time.time() - used > STALE_SECONDS):
             file.unlink(missing_ok=True)
             total -= size
 
 
-def read_rows(file: Path, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    """The rows of a file, memory-mapped; None if it is absent, damaged or of another key."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        if file.stat().st_size != size + TRAILER:
-            return None
-        with open(file, "rb") as opened:
-            opened.seek(size)
-            trailer = opened.read()
-        whole = np.memmap(file, np.uint8, "r", shape=(size,))
-    except OSError:
-        return None
-    rows = whole.view(dtype).reshape(shape)
-    return rows if trailer == f"{zlib.crc32(whole.data):08x}{key}".encode() else None
+def _inputs_of(k: int) -> Callable[[Tower, Array], Array]:
+    """Returns the function from a tower and images to the inputs of block `k`."""
+
+    def lower(tower: Tower, images: Array) -> Array:
+        return tower.lower(normalise(images, tower.config), k)
+
+    return lower
 
 
-def _everywhere(here: bool) -> bool:
-    """Whether it is so in all processes, which must go the same way."""
+def _on_all_processes(here: bool) -> bool:
+    """Returns True if `here` is True in all processes, so that they take the same branch."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).all())

@@ -1,4 +1,4 @@
-"""Evaluates classifiers on whole splits, once or through a test-time ensemble of crops."""
+"""The evaluator of classifiers on whole splits, with one crop or a test-time ensemble of crops."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,11 +26,14 @@ from lift_jax.models.tree import Tree
 from lift_jax.settings.rules import DEFAULTS
 from lift_jax.settings.schema import TestSettings
 
-EXPAND_RESOLUTION = 224  # pixels that the default margin is meant for
+EXPAND_RESOLUTION = 224  # resolution in pixels for which the default margin is meant
 
 
 def ensemble_view(test: TestSettings, resolution: int, min_area: float) -> View:
-    """Returns the crops of test-time ensembling; `min_area` is that of random crops."""
+    """Returns the view that cuts the crops of test-time ensembling.
+
+    `min_area` is the share of the image that the smallest random crop covers.
+    """
     return ensemble(
         test.crops, resolution, test.interpolation, expand=margin(test.expand, resolution),
         views=test.views, min_area=min_area,
@@ -38,9 +41,10 @@ def ensemble_view(test: TestSettings, resolution: int, min_area: float) -> View:
 
 
 def margin(expand: int, resolution: int) -> int:
-    """Returns the pixels by which an image is larger than its crops.
+    """Returns the margin in pixels by which an image is larger than its crops.
 
-    The default margin is scaled with resolutions below 224 pixels; any other is taken as it is.
+    `expand` is test.expand. Its default is scaled with the resolution below 224 pixels; any other
+    value is used unchanged.
     """
     if expand != DEFAULTS["test.expand"] or resolution >= EXPAND_RESOLUTION:
         return expand
@@ -50,7 +54,8 @@ def margin(expand: int, resolution: int) -> int:
 class Candidate(NamedTuple):
     """A classifier to evaluate, as graph and leaves.
 
-    `shifts` f32[t c] are subtracted from the logits, each for counts of its own.
+    If `shifts` f32[t c] are given, each of them is subtracted from the logits and gets its own
+    counts, along a first axis [t].
     """
 
     graph: nnx.GraphDef[Classifier]
@@ -60,16 +65,16 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Reads splits and counts what classifiers get right.
+    """An evaluator that reads splits and counts the correct predictions of classifiers.
 
     Attributes:
         mesh: the devices.
         vision: sizes of the image tower.
-        cache: of activations.
+        cache: cache of activations.
         test: batch size, interpolation and crops.
-        seed: of random crops.
+        seed: seed of random crops.
         min_area: share of the image that the smallest random crop covers.
-        workers: processes that decode images.
+        workers: number of processes that decode images (see data.workers).
         console: for progress bars.
     """
 
@@ -87,42 +92,48 @@ class Evaluator:
         candidates: Mapping[str, Candidate],
         tuned: Iterable[str],
         split: Split,
-        doing: str,
+        description: str,
     ) -> dict[str, Counts]:
-        """Returns the counts of each candidate, which sees each image once.
+        """Returns the counts of each candidate by name, with one crop of each image.
 
-        Images enter above the blocks that all candidates share. `tuned` are the paths of tuned
-        leaves of the last candidate; the others differ from it in nothing below these.
+        Candidates start from cached activations, if the blocks below are the same in all of them.
+
+        Args:
+            candidates: classifiers with the same untuned blocks.
+            tuned: paths of the tuned leaves of the last candidate. Below them, the others are equal
+                to it.
+            split: images and labels.
+            description: of the progress bar.
         """
         graph, leaves, _ = list(candidates.values())[-1]
         view = TestTransform(self.vision.resolution, self.test.interpolation)
         reading = self.cache.read(tree.merge(graph, leaves).visual, tuned, split, view)
-        return self._count(candidates, reading, doing)
+        return self._count(candidates, reading, description)
 
     def crops(
-        self, candidates: Mapping[str, Candidate], split: Split, doing: str
+        self, candidates: Mapping[str, Candidate], split: Split, description: str
     ) -> dict[str, Counts]:
-        """Returns the counts of each candidate by the mean logits over the crops of an image."""
+        """Returns the counts of each candidate by name, with mean logits over an image's crops."""
         view = ensemble_view(self.test, self.vision.resolution, self.min_area)
-        return self._count(candidates, Reading(split, view, 0, self.workers), doing)
+        return self._count(candidates, Reading(split, view, 0, self.workers), description)
 
     def _count(
-        self, candidates: Mapping[str, Candidate], reading: Reading, doing: str
+        self, candidates: Mapping[str, Candidate], reading: Reading, description: str
     ) -> dict[str, Counts]:
         counters = {name: self._counter(c, reading.start) for name, c in candidates.items()}
-        return evaluate(self._batches(reading, doing), counters, self.mesh)
+        return evaluate(self._batches(reading, description), counters, self.mesh)
 
     def _counter(self, candidate: Candidate, start: int) -> Counter:
         graph, leaves, shifts = candidate
         return partial(make_count(graph, self.vision, self.mesh, shifts, start), leaves)
 
-    def _batches(self, reading: Reading, doing: str) -> Iterable[Mapping[str, np.ndarray]]:
-        """Returns this process's batches of a split, behind a progress bar."""
+    def _batches(self, reading: Reading, description: str) -> Iterable[Mapping[str, np.ndarray]]:
+        """Returns the batches of this process, with a progress bar."""
         batches = loader.eval_batches(
             reading.split, reading.view, seed=self.seed, batch=self.test.batch,
             process=jax.process_index(), processes=jax.process_count(), workers=reading.workers,
         )  # fmt: skip
         return track(
-            batches, doing, total=loader.steps_per_epoch(len(reading.split), self.test.batch),
+            batches, description, total=loader.steps_per_epoch(len(reading.split), self.test.batch),
             console=self.console, transient=True, disable=not self.console.is_terminal,
         )  # fmt: skip

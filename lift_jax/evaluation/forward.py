@@ -1,4 +1,4 @@
-"""The two jitted functions: one step of training, and the counts of one batch of a test."""
+"""The forward pass from a batch to logits, and the jitted counts of a batch."""
 
 from collections.abc import Callable
 
@@ -17,43 +17,46 @@ from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import gather, replicated
 
-# image u8[b r r 3] or u8[b k r r 3], label i32[b], mask bool[b]; of images that are cut here, image
-# u8[b h w 3] and cut i32[b 2 6] or i32[b k 2 6]
+# A batch holds image u8[b r r 3] or u8[b k r r 3] (k crops), label i32[b] and mask bool[b]. If
+# views are cut on the device, it holds image u8[b h w 3] and cut i32[b 2 6] or i32[b k 2 6]. In a
+# batch of activations, `image` holds the inputs of a block.
 Batch = dict[str, jax.Array]
 
 
 def pixels(batch: Batch, vision: Vision) -> Array:
-    """The views of a batch, also where it holds images that are smaller (see `data.small`)."""
+    """Returns the views of a batch; cuts them if the batch holds whole images (see `on_device`)."""
     if "cut" in batch:
         return on_device.render(batch["image"], batch["cut"], vision.resolution)
     return batch["image"]
 
 
 def normalise(images: UInt8[Array, "..."], vision: Vision) -> Float[Array, "..."]:
-    """Bytes to float32, less the mean and over the standard deviation of the backbone."""
+    """Returns images u8[... 3] in float32, normalised by the backbone's mean and deviation."""
     mean, std = jnp.array(vision.mean, jnp.float32), jnp.array(vision.std, jnp.float32)
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def feature(visual: Tower, rows: Array, start: int = 0) -> Float[Array, "n d"]:
-    """The tower's feature of images u8[n h w 3], or of what enters block `start` (from 1 on).
+    """Returns the tower's feature of each image.
 
-    The one place that decides where a forward pass begins: see features.py.
+    `rows` are images u8[n h w 3] if `start` is 0, and otherwise the activations that enter block
+    `start` (see `activations`).
     """
     return visual.upper(rows, start) if start else visual(normalise(rows, visual.config))
 
 
 def logits_of(model: Classifier, rows: Array, start: int) -> Float[Array, "n c"]:
+    """Returns the logits of images or activations; see `feature` for `rows` and `start`."""
     return model.head.classify(model.head.embed(feature(model.visual, rows, start)))
 
 
 def make_predict(
     graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
 ) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
-    """Returns `(leaves, batch) -> logits`, the mean over an image's crops where it has several.
+    """Returns `(leaves, batch) -> logits`; for several crops, the mean of their logits.
 
-    The crops are a vmapped axis (a ResNet's are rows), and the batch axis stays sharded. What is
-    averaged is the embedding, in which the logits are affine.
+    Crops are a vmapped axis, or rows for a ResNet, so that the batch axis stays sharded. The mean
+    is taken over embeddings, which gives the same, for logits are affine in the embedding.
     """
 
     def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
@@ -62,7 +65,7 @@ def make_predict(
         if start or images.ndim == 4:
             return logits_of(model, images, start)
         if isinstance(vision, ResNetConfig):
-            # under vmap a convolution gathers the images of all devices on each
+            # Under vmap, a convolution would gather the images of all devices on each device.
             crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
             crops = crops.reshape(*images.shape[:2], -1)
         else:
@@ -79,19 +82,19 @@ def make_count(
     shifts: Float[np.ndarray, "t c"] | None = None,
     start: int = 0,
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
-    """Returns the jitted `(leaves, batch) -> metrics.count` of the batch over all devices.
+    """Returns the jitted `(leaves, batch) -> counts` (`metrics.count`) over all devices.
 
-    With `shifts` all counts have a first axis [t]: each is of the logits less one of them.
+    With `shifts`, each of them is subtracted from the logits, and all counts have a first axis [t].
     """
     predict = make_predict(graph, vision, start)
 
     def count(leaves: Tree, batch: Batch) -> dict[str, Array]:
-        def of(logits: Array) -> dict[str, Array]:
+        def count_logits(logits: Array) -> dict[str, Array]:
             return metrics.count(logits, batch["label"], batch["mask"])
 
         logits = predict(gather(mesh, leaves), batch)
         if shifts is None:
-            return of(logits)
-        return jax.lax.map(lambda shift: of(logits - shift), jnp.asarray(shifts))
+            return count_logits(logits)
+        return jax.lax.map(lambda shift: count_logits(logits - shift), jnp.asarray(shifts))
 
     return jax.jit(count, out_shardings=replicated(mesh))

@@ -1,8 +1,8 @@
-"""From logits to the numbers of a long-tailed benchmark, through counts that can be added.
+"""Metrics of a long-tailed benchmark, computed through counts that can be added.
 
-`count` runs inside jit on one batch; `add` sums its result over batches on the host, where nothing
-overflows or rounds; `summarise` turns the sum into percentages. So the result depends neither on
-the batch size nor on the number of devices, and padded rows count nowhere.
+`count` runs inside jit on one batch. `add` sums its results over batches on the host, without
+overflow. `summarise` turns the sums into percentages. So the metrics depend neither on the batch
+size nor on the number of devices, and padded rows do not count.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-BINS = 10  # of the expected calibration error
-FLOOR = 0.001  # percent: what a class counts at least in the harmonic mean
+BINS = 10  # number of bins of the expected calibration error
+FLOOR = 0.001  # smallest accuracy of a class in the harmonic mean, in percent
 
 Counts = dict[str, np.ndarray]
 Summary = dict[str, float | int | None]
@@ -33,9 +33,9 @@ def count(
     """Returns the counts of one batch; jit it.
 
     Args:
-        logits: of any floating type. The prediction is the first of the largest.
-        labels: class numbers; those of padded rows may be anything.
-        mask: true for real rows; None if all are.
+        logits: of any floating type. The prediction is the first class with the largest logit.
+        labels: class numbers; those of padded rows are ignored.
+        mask: true for real rows; None if all rows are real.
 
     Returns:
         int32[c]: `correct` and `total` by label, `predicted` by prediction. For each tenth (lo, hi]
@@ -65,7 +65,7 @@ def count(
 
 
 def add(total: Counts | None, counts: Mapping[str, ArrayLike]) -> Counts:
-    """Returns total + counts in int64 and float64 on the host; None is the empty total."""
+    """Returns total + counts on the host, in int64 and float64; a total of None is empty."""
     wide = {}
     for key, value in counts.items():
         array = np.asarray(value)
@@ -77,55 +77,61 @@ def groups(train_counts: ArrayLike) -> dict[str, np.ndarray]:
     """Returns bool[c] for many (n > 100), medium (20 <= n <= 100) and few (n < 20).
 
     Args:
-        train_counts: training images of each class, [c]. CIFAR-100-LT is grouped by the counts of
-            imbalance ratio 100 whatever its own, as in LIFT: pass those.
+        train_counts: number of training images of each class, [c]. LIFT groups CIFAR-100-LT by its
+            counts at imbalance ratio 100, whatever the ratio: pass those counts.
     """
     n = np.asarray(train_counts)
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
 
 
 def class_accuracy(counts: Counts) -> np.ndarray:
-    """Returns the accuracy of each class in percent, float64[c], NaN without test images."""
+    """Returns the accuracy of each class in percent, float64[c]; NaN without test images."""
     correct = np.asarray(counts["correct"], np.float64)
     total = np.asarray(counts["total"], np.float64)
     return np.divide(100 * correct, total, out=np.full_like(total, np.nan), where=total > 0)
 
 
 def absent(counts: Counts) -> list[int]:
-    """Returns the classes without a test image, which no class mean holds: to be named."""
+    """Returns the classes without a test image, which all class means leave out."""
     return np.flatnonzero(counts["total"] == 0).tolist()
 
 
 def summarise(counts: Counts, train_counts: ArrayLike) -> Summary:
-    """Returns the numbers of a test split, by `NAMES`.
+    """Returns the metrics of a test split, with the keys `NAMES`.
 
-    Percentages: `overall` of the images; all others over classes with a test image: `mean`, the
-    means of the three groups of `groups`, the harmonic mean (a class counts at least 0.001 %), the
-    geometric mean (0 if a class is), the worst class, and the mean F1 score. `ece` is the expected
-    calibration error of ten bins, `images` the number of test images. None where nothing is in a
-    group, or there is no image at all.
+    All but `images` are percentages. A metric over classes leaves out those without a test image.
+
+        overall             share of the images that are classified correctly
+        mean                mean accuracy of the classes
+        many, medium, few   mean accuracy of the classes of each group; None without any
+        hmean               harmonic mean over classes, where each counts at least 0.001 %
+        gmean               geometric mean over classes; 0 if one of them is 0
+        worst               accuracy of the worst class
+        macro_f1            mean F1 score of the classes
+        ece                 expected calibration error, over ten bins
+        images              number of test images; all other metrics are None if it is 0
     """
     present = counts["total"] > 0
     images = int(counts["total"].sum())
     if not images:
         return {**dict.fromkeys(NAMES), "images": 0}
     accuracy = class_accuracy(counts)
-    seen = accuracy[present]
+    measured = accuracy[present]
     summary: Summary = {
         "overall": 100 * float(counts["correct"].sum()) / images,
-        "mean": float(seen.mean()),
+        "mean": float(measured.mean()),
     }
     for name, members in groups(train_counts).items():
         members = accuracy[members & present]
         summary[name] = float(members.mean()) if members.size else None
-    summary["hmean"] = float(1 / (1 / np.maximum(seen, FLOOR)).mean())
-    summary["gmean"] = float(np.exp(np.log(seen).mean())) if seen.all() else 0.0
-    summary["worst"] = float(seen.min())
+    summary["hmean"] = float(1 / (1 / np.maximum(measured, FLOOR)).mean())
+    summary["gmean"] = float(np.exp(np.log(measured).mean())) if measured.all() else 0.0
+    summary["worst"] = float(measured.min())
     # F1 = 2 true positives / (images of the class + predictions of it).
     f1 = 2 * counts["correct"][present] / (counts["total"] + counts["predicted"])[present]
     summary["macro_f1"] = 100 * float(f1.mean())
     gap = np.abs(counts["bin_confidence"] - counts["bin_correct"]).sum()
-    # The one sum of floating-point numbers, rounded to what does not depend on their order.
+    # Rounded, because it is the one sum of floating-point numbers, whose order may vary.
     summary["ece"] = round(100 * float(gap) / images, 3)
     summary["images"] = images
     return summary

@@ -83,8 +83,8 @@ def measure(
             )
     if decided:
         for row in {"test", "test_tte"} & counts.keys():
-            both = counts[row]
-            counts |= {row: adjustment.part(both, 0), f"{row}_adjusted": adjustment.part(both, 1)}
+            unadjusted, adjusted = (adjustment.select(counts[row], i) for i in (0, 1))
+            counts |= {row: unadjusted, f"{row}_adjusted": adjusted}
     return counts, choices
 
 

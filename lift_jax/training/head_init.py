@@ -127,7 +127,7 @@ def image_features(
     def features_of(tower: Tower, rows: Array) -> Float[Array, "n d"]:
         return feature(tower, rows, reading.start).astype(jnp.float32)
 
-    return cache.through(features_of, visual, reading, "Features")
+    return cache.run_tower(features_of, visual, reading, "Features")
 
 
 def head_from_class_means(

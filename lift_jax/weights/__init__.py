@@ -1,4 +1,4 @@
-"""Pre-trained weights: finds, checks, converts and loads them."""
+"""Pre-trained weights: their download, check, conversion and loading."""
 
 from lift_jax.weights.load import (
     convert,

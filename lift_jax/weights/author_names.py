@@ -1,16 +1,30 @@
-"""What LIFT and LIFT+ call the leaves that they tune: one rename table for the names of each."""
+"""The rename tables for the leaves that LIFT and LIFT+ tune, one table for each code's names."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from lift_jax.weights.rename import Table, linear, norm
 
 BLOCK = r"visual/blocks/(\d+)"
-_PLUS = r"tuner.image_encoder.blocks.\1"  # LIFT+'s blocks
-_FUSED = (("q", "0/3"), ("k", "1/3"), ("v", "2/3"))  # one layer of theirs
+_PLUS = r"tuner.image_encoder.blocks.\1"  # a block's name in LIFT+
+_FUSED = (("q", "0/3"), ("k", "1/3"), ("v", "2/3"))  # one layer of the authors'
+
+
+def fill(pattern: str, values: Iterable[str]) -> str:
+    """Returns the path that a rule's pattern stands for, with values in place of its groups.
+
+    Of two alternatives "(?:a|b)" it takes the first.
+    """
+    rest = iter(values)
+    chosen = re.sub(r"\(\?:(\w+)\|\w+\)", r"\1", pattern)
+    return re.sub(r"\([^)]+\)", lambda _: next(rest), chosen)
 
 
 def _bottleneck(ours: str, theirs: str, layers: str) -> Table:
-    """A tuner of LayerNorm and two linear layers, whose `layers` they name so."""
+    """Returns the rules of a tuner of LayerNorm and two linear layers.
+
+    `layers` are the authors' names of the three, separated by spaces.
+    """
     layer_norm, down, up = layers.split()
     return [
         *norm(f"{ours}/norm", f"{theirs}.{layer_norm}"),
@@ -20,7 +34,7 @@ def _bottleneck(ours: str, theirs: str, layers: str) -> Table:
 
 
 def _lora(ours: str, theirs: str, leaves: str) -> Table:
-    """One low-rank change, whose two matrices they name so."""
+    """Returns the rules of a low-rank change; `leaves` are the authors' names of its matrices."""
     down, up = leaves.split()
     return [
         (f"{ours}/down", f"{theirs}.{down}", "same"),
@@ -29,7 +43,10 @@ def _lora(ours: str, theirs: str, leaves: str) -> Table:
 
 
 def _ssf(ours: str, layers: Mapping[str, str]) -> Table:
-    """Scales and shifts behind our layers, or our three ("qkv"), by their names."""
+    """Returns the rules of scales and shifts, by our layer and the authors' name for it.
+
+    The layer "qkv" stands for our q, k and v.
+    """
     return [
         (f"{ours}/{name}/{leaf}", f"{theirs}.{leaf}", f"same{part and ':'}{part}")
         for layer, theirs in layers.items()
@@ -39,7 +56,11 @@ def _ssf(ours: str, layers: Mapping[str, str]) -> Table:
 
 
 def _block(theirs: str, layers: str) -> Table:
-    """All weights of a block, whose `layers` they name so, up to "weight" and "bias"."""
+    """Returns the rules of all weights of a block.
+
+    `theirs` begins the authors' names. `layers` are their names of ln1, qkv, out, ln2, fc1 and
+    fc2, up to "weight" and "bias".
+    """
     ln1, qkv, out, ln2, fc1, fc2 = (theirs + layer for layer in layers.split())
     rules = []
     for ours, name, kernel, layout, part in (
@@ -56,7 +77,7 @@ def _block(theirs: str, layers: str) -> Table:
 
 
 def _plus(tower: str, encoder: str) -> Table:
-    """LIFT+'s tuners in the blocks of a tower."""
+    """Returns the rules of LIFT+'s tuners in the blocks of our `tower`, their `encoder`."""
     ours, theirs = rf"{tower}/blocks/(\d+)/tuners", rf"tuner.{encoder}.blocks.\1"
     return [
         *_bottleneck(f"{ours}/adaptformer", f"{theirs}.adaptformer", "norm down up"),
@@ -87,7 +108,10 @@ def _plus(tower: str, encoder: str) -> Table:
 
 
 def _aft(ours: str, layers: Mapping[str, str], kinds: Mapping[str, str]) -> Table:
-    """The tuned entries of our layers by their names, and their leaves of each by ours."""
+    """Returns the rules of the entries that aft trains.
+
+    `layers` has the beginning of the authors' name by our layer, and `kinds` the rest by our leaf.
+    """
     return [
         (f"{ours}/{layer}/{leaf}", f"{theirs}{kind}", "same")
         for layer, theirs in layers.items()
@@ -95,11 +119,12 @@ def _aft(ours: str, layers: Mapping[str, str], kinds: Mapping[str, str]) -> Tabl
     ]
 
 
-# LIFT's names of the weights of CLIP's blocks (blocks of timm have others) when all are tuned ...
+# LIFT's names of the weights of a CLIP block in full fine-tuning. Blocks of timm have other names.
 LIFT_BLOCK = _block(
     r"tuner.block_tuned.\1.", "ln_1. attn.in_proj_ attn.out_proj. ln_2. mlp.c_fc. mlp.c_proj."
 )
-# ... when the biases alone are, counted through all blocks in the order that CLIP's have ...
+# LIFT's names when only biases are tuned. They are numbered through all blocks, in the order of
+# CLIP's weights in a block.
 LIFT_BIAS: Table = [
     (f"visual/blocks/{block}/{layer}/bias", f"tuner.bias_tuned.{6 * block + i}", layout)
     for block in range(64)
@@ -108,14 +133,14 @@ LIFT_BIAS: Table = [
         [(name, f"same:{part}") for name, part in _FUSED] if layers == "qkv" else [(layers, "same")]
     )
 ]
-# ... and when the LayerNorms alone are, counted likewise
+# LIFT's names when only LayerNorms are tuned, numbered through all blocks as well.
 LIFT_LN: Table = [
     rule
     for block in range(64)
     for i in range(2)
     for rule in norm(f"visual/blocks/{block}/ln{i + 1}", f"tuner.ln_tuned.{2 * block + i}")
 ]
-# another tuner is a few rows in each
+# The rename table of each layout. A new tuner needs a few rows in each.
 TABLES: dict[str, Table] = {
     "lift": [
         *_bottleneck(
@@ -161,7 +186,7 @@ TABLES: dict[str, Table] = {
         (f"{BLOCK}/down_bn/scale", f"{_PLUS}_downsample_1_weight", "same"),
         (f"{BLOCK}/down_bn/bias", f"{_PLUS}_downsample_1_bias", "same"),
         ("head/weight", "tuner.classifier.weight", "same"),
-        # without a classifier
+        # tuners of images and texts together, without a classifier
         *_plus("head/text", "text_encoder"),
         ("head/context", "tuner.text_encoder.ctx", "same"),
         ("head/image_proj", "tuner.image_proj", "same"),

@@ -93,7 +93,7 @@ def test_the_lowest_tuned_block(name, tower):
     names = () if name == "none" else (name,)
     for options, by_hand in (({}, 0), ({"partial": 1}, 2), ({"layers": "1,2"}, 1)):
         expected = by_hand if names else 3
-        found = activations.first_tuned(tower, tuned_of(tower, names, **options))
+        found = activations.lowest_tuned_block(tower, tuned_of(tower, names, **options))
         assert found == expected, options
 
 
@@ -104,13 +104,13 @@ def test_the_lowest_tuned_block(name, tower):
     ("visual/stem/linear/kernel", 0), ("visual/ln_pre/scale", 0),
 ])  # fmt: skip
 def test_the_lowest_tuned_block_by_path(path, k, tower):
-    assert activations.first_tuned(tower, ["head/weight", path]) == k
+    assert activations.lowest_tuned_block(tower, ["head/weight", path]) == k
 
 
 @pytest.mark.parametrize(("names", "k"), [((), 2), (("ssf",), 0), (("bn",), 0), (("full",), 0)])
 def test_the_lowest_tuned_block_of_a_resnet(names, k):
     tower = ResNet(RESNET, rngs=nnx.Rngs(0))
-    assert activations.first_tuned(tower, tuned_of(tower, names)) == k
+    assert activations.lowest_tuned_block(tower, tuned_of(tower, names)) == k
 
 
 # -- whole runs
@@ -177,8 +177,8 @@ def test_what_training_reads(changes, rows, folder, tmp_path, monkeypatch):
         pass
 
     def batches(split, transform, **_):
-        assert isinstance(transform, activations.AsIs) == rows
-        assert isinstance(split.images, activations.Rows) == rows
+        assert isinstance(transform, activations.IdentityView) == rows
+        assert isinstance(split.images, activations.ActivationRows) == rows
         raise Seen
 
     monkeypatch.setattr(loop.loader, "train_batches", batches)
@@ -317,13 +317,13 @@ def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
 
 
 def test_rows_that_lack_an_image_are_not_kept(tower, folder, monkeypatch):
-    whole = activations.Cache.through
+    whole = activations.Cache.run_tower
 
     def lacking(*arguments):
         for rows, labels in whole(*arguments):
             yield rows[1:], labels[1:]
 
-    monkeypatch.setattr(activations.Cache, "through", lacking)
+    monkeypatch.setattr(activations.Cache, "run_tower", lacking)
     cache = cache_of()
     assert read(cache, tower).start == 0
     assert "2 images cannot be read" in cache.console.lines[-1]

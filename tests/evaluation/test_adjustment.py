@@ -58,8 +58,8 @@ def test_the_tau_of_four_images_by_hand(monkeypatch):
     assert tau == 1.4  # of those that give 100 % the smallest
     for t in adjustment.TAUS:
         assert found[str(t)] == MEANS[max(start for start in MEANS if start <= t)], t
-    assert adjustment.part(counts, 0)["correct"].tolist() == [2, 0]
-    assert adjustment.part(counts, 14)["correct"].tolist() == [2, 2]
+    assert adjustment.select(counts, 0)["correct"].tolist() == [2, 0]
+    assert adjustment.select(counts, 14)["correct"].tolist() == [2, 2]
 
 
 def test_without_an_advantage_nothing_is_adjusted(monkeypatch):

@@ -11,7 +11,7 @@ from support.commands import run_command
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
-from lift_jax.reports import report
+from lift_jax.reports import figures, report
 from lift_jax.runs import log
 from lift_jax.storage import atomic
 from lift_jax.training.monitor import StepRecord
@@ -70,18 +70,31 @@ def make_run(workdir, classes=5, results=("zero_shot", "test", "test_tte"), step
 
 
 class Page(HTMLParser):
-    """The texts of a page, its sections, and everything that it points to."""
+    """The texts of a page, everything that it points to, and what its tables and images lie in."""
 
     def __init__(self, path):
         super().__init__()
-        self.texts, self.links = [], []
+        self.texts, self.links, self.metas = [], [], []
+        self.open, self.boxes, self.styles = [], [], []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.links += [values[key] for key in ("src", "href") if key in values]
+        if tag == "meta":
+            self.metas.append(values)
+        if tag in ("table", "img"):
+            self.boxes.append((tag, self.open[-1] if self.open else ""))
+        if tag in ("div", "section", "style"):
+            self.open.append(values.get("class", tag))
+
+    def handle_endtag(self, tag):
+        if tag in ("div", "section", "style"):
+            self.open.pop()
 
     def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            self.styles.append(data)
         self.texts.append(data.strip())
 
 
@@ -106,6 +119,161 @@ def test_a_report_is_complete_and_stands_alone(tmp_path):
         with Image.open(tmp_path / "w" / name) as image:
             image.load()
             assert image.width >= 1200
+
+
+def widths(rule):
+    """Returns the lengths in pixels that make what a CSS rule is for at least so wide."""
+    lengths = re.findall(r"(?<![\w-])(?:width|min-width|columns|minmax)\W+([\d.]+)(rem|px)", rule)
+    return [float(value) * {"rem": 16, "px": 1}[unit] for value, unit in lengths]
+
+
+def pages(tmp_path):
+    """Returns the report of a run and the comparison of two."""
+    for name in ("a", "b"):
+        make_run(tmp_path / name)
+    return [
+        Page(report.write(tmp_path / "a")),
+        Page(report.compare([tmp_path / "a", tmp_path / "b"], tmp_path)),
+    ]
+
+
+def test_a_page_fits_a_phone(tmp_path):
+    """Every table and figure scrolls in its own box; no rule makes anything else over 360 px."""
+    for page in pages(tmp_path):
+        viewport = [meta["content"] for meta in page.metas if meta.get("name") == "viewport"]
+        assert viewport == ["width=device-width, initial-scale=1"]
+        assert {tag for tag, _ in page.boxes} == {"table", "img"}
+        assert {box.split()[0] for _, box in page.boxes} == {"scroll"}, page.boxes
+        assert not page.open  # every box is closed
+        style = "".join(page.styles)
+        rules = re.findall(r"([^{}]+)\{([^{}]*)\}", style)
+        assert "overflow-x: auto" in dict((name.strip(), body) for name, body in rules)[".scroll"]
+        for name, body in rules:
+            assert ".scroll " in name or max(widths(body), default=0) <= 360, (name, body)
+
+
+def test_widths_are_read_from_a_style():
+    assert widths("min-width: 30rem; max-width: 64rem; border: 1px solid") == [480.0]
+    assert widths("grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr))") == [176.0]
+    assert widths("width: 100%; columns: 18rem; overflow-x: 500px") == [288.0]
+
+
+def luminance(colour):
+    """Returns the relative luminance of #rgb or #rrggbb, as WCAG 2.1 defines it."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    channels = np.array([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_page_is_readable_in_light_and_dark_mode(tmp_path):
+    """Texts have the contrast of WCAG's level AA (4.5), and figures stay on white."""
+    style = "".join(pages(tmp_path)[0].styles)
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert style.index("@media (prefers-color-scheme: dark)") < style.index(dark)
+    colours = [dict(re.findall(r"--(\w+): (#\w+)", rule)) for rule in (light, dark)]
+    assert colours[0].keys() == colours[1].keys()
+    for mode in colours:
+        for text in ("text", "muted"):
+            for ground in ("page", "card"):
+                assert contrast(mode[text], mode[ground]) >= 4.5, (text, ground)
+    assert luminance(colours[0]["page"]) > 0.8 and luminance(colours[1]["page"]) < 0.02
+    rest = style.replace(light, "").replace(dark, "")
+    assert re.findall(r"#[0-9a-f]{3,6}\b", rest) == ["#fff"]  # all other colours are the modes'
+    assert ".figure { background: #fff; }" in rest
+
+
+# -- the headline
+
+
+def headline_run(workdir, *, one_crop, ensemble, validation=None, adjusted=False):
+    """Writes a run with these means over the classes on the test and the validation split."""
+    make_run(workdir)
+    path = workdir / "metrics.json"
+    value = json.loads(path.read_text())
+    value["test"] |= {"mean": one_crop, "overall": one_crop, "few": one_crop}
+    value["test_tte"] |= {"mean": ensemble, "overall": ensemble, "few": ensemble}
+    if adjusted:
+        value |= {f"{key}_adjusted": value[key] for key in ("test", "test_tte")}
+        table = workdir / "per_class.csv"
+        lines = [line.split(",") for line in table.read_text().splitlines()]
+        lines = [[*row[:-2], row[-2], row[-2], row[-1], row[-1]] for row in lines]
+        lines[0][-4:] = ["test", "test_adjusted", "test_tte", "test_tte_adjusted"]
+        table.write_text("".join(",".join(row) + "\n" for row in lines))
+    if validation is not None:
+        value["validation"] = dict(zip(("test", "test_tte"), validation, strict=True))
+    path.write_text(json.dumps(value))
+
+
+def card(page):
+    """Returns the first card: its value and what it is."""
+    place = next(i for i, text in enumerate(page.texts) if text.startswith("overall, "))
+    return page.texts[place - 1], page.texts[place]
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "shown", "notes"),
+    [  # (one crop, ensemble) on each split
+        ((70.0, 75.0), None, ("75.00 %", "overall, LIFT+ with TTE"), []),
+        ((75.0, 75.0), None, ("75.00 %", "overall, LIFT+ with TTE"), []),
+        ((75.0, 70.0), None, ("70.00 %", "overall, LIFT+ with TTE"),
+         ["On the test split", "(70.00 against 75.00 %", "A validation split would decide"]),
+        ((70.0, 75.0), (61.0, 62.0), ("75.00 %", "overall, LIFT+ with TTE"), []),
+        ((75.0, 70.0), (61.0, 62.0), ("70.00 %", "overall, LIFT+ with TTE"), []),
+        ((75.0, 70.0), (62.0, 62.0), ("70.00 %", "overall, LIFT+ with TTE"), []),
+        ((70.0, 75.0), (62.0, 61.0), ("70.00 %", "overall, LIFT+"),
+         ["The headline is that of one crop", "on the validation split", "(61.00 against 62.00 %"]),
+    ],
+)  # fmt: skip
+def test_the_validation_split_chooses_the_headline(tmp_path, test, validation, shown, notes):
+    headline_run(tmp_path / "w", one_crop=test[0], ensemble=test[1], validation=validation)
+    page = Page(report.write(tmp_path / "w"))
+    assert card(page) == shown
+    said = [
+        text for text in page.texts if "test-time ensemble does worse" in text.replace("\n", " ")
+    ]
+    assert len(said) == bool(notes)
+    for words in notes:
+        assert words in said[0]
+
+
+def test_the_headline_of_adjusted_results(tmp_path):
+    headline_run(
+        tmp_path / "w", one_crop=70.0, ensemble=75.0, validation=(62.0, 61.0), adjusted=True
+    )
+    assert card(Page(report.write(tmp_path / "w"))) == ("70.00 %", "overall, LIFT+, adjusted")
+
+
+def test_the_headline_is_what_runs_are_compared_by(tmp_path, monkeypatch):
+    headline_run(tmp_path / "a", one_crop=70.0, ensemble=75.0, validation=(62.0, 61.0))
+    headline_run(tmp_path / "b", one_crop=70.0, ensemble=75.0)
+    drawn, draw = [], figures.comparison_figure
+    monkeypatch.setattr(figures, "comparison_figure", lambda bars: drawn.append(bars) or draw(bars))
+    report.compare([tmp_path / "a", tmp_path / "b"], tmp_path)
+    assert {name: bar["overall"] for name, bar in drawn[0].items()} == {
+        "a: LIFT+": 70.0, "b: LIFT+ with TTE": 75.0,
+    }  # fmt: skip
+
+
+def test_a_run_without_an_ensemble_has_the_headline_of_one_crop(tmp_path):
+    make_run(tmp_path / "w", results=("zero_shot", "test"))
+    edit(tmp_path / "w" / "metrics.json", lambda v: v.update(validation={"test": 1.0}))
+    page = Page(report.write(tmp_path / "w"))
+    assert card(page)[1] == "overall, LIFT+"
+
+
+@pytest.mark.parametrize("value", [[], {"test": 1.0}, {"test": 1.0, "test_tte": None}], ids=str)
+def test_broken_validation_means_are_named(tmp_path, value):
+    make_run(tmp_path / "w")
+    edit(tmp_path / "w" / "metrics.json", lambda v: v.update(validation=value))
+    with pytest.raises(UserError, match="metrics.json: expected validation to hold the numbers"):
+        report.write(tmp_path / "w")
 
 
 @pytest.mark.parametrize("classes", [2, 31, 1201])

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: their numbers through files, back again, and files that do not fit."""
+"""Checkpoints of the authors' code: their logits, round trips, and files that do not fit."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from lift_jax.weights import authors
 
 BACKBONE = GOLDEN / "clip_openai.safetensors"
 PLUS = "tuner.image_encoder.blocks"
-# golden case: the layout, dim and partial of the configs that it fits
+# golden case -> (layout, dim, partial) of the config that it fits
 CASES = {
     "adaptformer": ("lift_plus", 1, 0),
     "adaptformer_dim4_last2": ("lift_plus", 4, 2),
@@ -41,7 +41,7 @@ FIXTURES = {"adaptformer": "lift_plus", "lift_adaptformer_partial2": "lift"}
 
 
 def split(visual, names=("adaptformer",), classes=10, partial=0, **options):
-    """Graph, tuned and frozen leaves of a classifier with new tuners."""
+    """Returns (graph, tuned leaves, frozen leaves) of a classifier with new tuners."""
     attach.attach(
         visual, names, classes, TunerSettings(partial=partial, **options), rngs=nnx.Rngs(0)
     )
@@ -68,14 +68,14 @@ def small_resnet():
 
 
 def made_up(tower, names, **options):
-    """Tuned leaves of a tower, of random values."""
+    """Returns the tuned leaves of a tower, with random values."""
     _, tuned, _ = nnx.eval_shape(lambda: split(tower(), names, **options))
     rng = np.random.default_rng(0)
     return {path: rng.normal(size=a.shape).astype(np.float32) for path, a in tuned.items()}
 
 
 def checkpoint(golden, case) -> dict[str, np.ndarray]:
-    """A golden case as the authors' code saves it, each name with its key in front."""
+    """Returns a golden case as the authors' code saves it, with the key before each name."""
     arrays = golden("tuners")
     names = {key: f"tuner.{key.partition('/param/')[2]}" for key in arrays}
     tensors = {names[key]: a for key, a in arrays.items() if key.startswith(f"{case}/param/")}
@@ -84,7 +84,7 @@ def checkpoint(golden, case) -> dict[str, np.ndarray]:
 
 
 def wanted(dim=1, blocks=(0, 1, 2), width=128, classes=10) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tuned leaves of AdaptFormer, by hand."""
+    """Returns the shapes of AdaptFormer's tuned leaves, written out by hand."""
     one = {
         "norm/scale": (width,), "norm/bias": (width,), "down/kernel": (width, dim),
         "down/bias": (dim,), "up/kernel": (dim, width), "up/bias": (width,), "scale": (),
@@ -93,7 +93,7 @@ def wanted(dim=1, blocks=(0, 1, 2), width=128, classes=10) -> dict[str, tuple[in
     return {"head/weight": (classes, width)} | tuned
 
 
-# -- their numbers
+# -- the authors' logits
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def equal(found, expected):
         assert np.array_equal(found[name], array), name
 
 
-# -- there and back
+# -- round trips
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -505,7 +505,7 @@ def test_a_linear_classifier_is_refused(golden, tmp_path, name):
 
 
 class Code:
-    """What a pickle may do when it is loaded."""
+    """An object whose pickle makes a folder when Python loads it."""
 
     def __init__(self, path):
         self.path = path
@@ -550,7 +550,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished debug run and its results."""
+    """Returns the folder of a finished debug run, and its results."""
     workdir = tmp_path_factory.mktemp("run")
     return workdir, train_and_test(demo.get_config("debug"), workdir)
 
@@ -558,7 +558,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["lift", "lift_plus"])
 def test_an_exported_run_is_read_again_bit_for_bit(run, tmp_path, layout, capsys):
     workdir, _ = run
-    torn = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"  # as of a run that is under way
+    torn = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"  # as in a run that is still going on
     torn.mkdir(exist_ok=True)
     before = sorted(workdir.rglob("*"))
     path = tmp_path / "tuned.safetensors"
@@ -588,7 +588,7 @@ def test_an_exported_run_is_tested_from_its_file(run, tmp_path):
     workdir, trained = run
     config = demo.get_config("debug")
     config.model.tuned = str(export.export(workdir, tmp_path / "tuned.safetensors", "lift"))
-    found = run(config, tmp_path / "again", "evaluate")
+    found = train_and_test(config, tmp_path / "again", "evaluate")
     assert found["test"] == trained["test"] and found["test_tte"] == trained["test_tte"]
 
 

@@ -1,4 +1,4 @@
-"""Configs with a wrong value in any place, and variants that a config or the names tell."""
+"""Configs with a wrong value in each place, and variants that a config or the names show."""
 
 import copy
 import json
@@ -20,11 +20,12 @@ from lift_jax.weights import load
 WRONG = (None, "x", -1, 0, 1.5, [], [1, 2], {"a": 1})
 
 
-def places(config: dict, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def key_paths(config: dict, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the keys that lead to each value of a config, parts included."""
     for key, value in config.items():
         yield (*before, key)
         if isinstance(value, dict):
-            yield from places(value, (*before, key))
+            yield from key_paths(value, (*before, key))
 
 
 @pytest.mark.parametrize("name", [
@@ -42,13 +43,13 @@ def test_a_wrong_value_anywhere_is_a_users_mistake(name, tmp_path):
     refused = 0
     for file in (path, folder / "preprocessor_config.json"):
         right = json.loads(file.read_text())
-        for place in places(right):
+        for keys in key_paths(right):
             for wrong in WRONG:
                 config = copy.deepcopy(right)
                 part = config
-                for key in place[:-1]:
+                for key in keys[:-1]:
                     part = part[key]
-                part[place[-1]] = wrong
+                part[keys[-1]] = wrong
                 file.write_text(json.dumps(config))
                 try:
                     load.sizes(folder)  # anything but a UserError fails the test
@@ -83,7 +84,7 @@ def test_eps_is_a_number_above_0(eps):
     ("clip_hf", "clip_vision_model", "image_pooled"),
 ])  # fmt: skip
 def test_an_image_tower_alone(name, kind, feature, prefix, golden, tmp_path):
-    """As transformers saves it: with its prefix before version 5, without since."""
+    """transformers saves it with its prefix before version 5, and without since then."""
     config = json.loads((GOLDEN / name / "config.json").read_text())
     about = config["vision_config"] | {"model_type": kind}
     (tmp_path / "config.json").write_text(json.dumps(about))
@@ -102,7 +103,7 @@ def test_an_image_tower_alone(name, kind, feature, prefix, golden, tmp_path):
 
 
 def changed_vit(tmp_path: Path, change, arguments: dict) -> Path:
-    """The golden ViT of timm's hub, with other weights and one more argument."""
+    """Returns a copy of the golden ViT of timm's hub, with other weights and more arguments."""
     folder = Path(shutil.copytree(GOLDEN / "timm" / "timm_vit", tmp_path / "vit"))
     arrays = safetensors.numpy.load_file(folder / "model.safetensors")
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -115,7 +116,7 @@ def changed_vit(tmp_path: Path, change, arguments: dict) -> Path:
 
 
 def test_layer_scale_of_timm(golden, tmp_path):
-    """A branch that is halved and doubled again is what it was."""
+    """A branch that is halved and then doubled by its scale gives the features of before."""
 
     def scale(arrays):
         for name, array in [*arrays.items()]:
@@ -134,7 +135,7 @@ def test_layer_scale_of_timm(golden, tmp_path):
 
 
 def test_a_vit_of_timm_without_qkv_bias(golden, tmp_path):
-    """It computes what a bias of 0 does, and its config must say so."""
+    """Without bias the features are those of a bias of 0. The config must say that it has none."""
     images = golden("clip_openai")["images"]
 
     def zero(arrays):

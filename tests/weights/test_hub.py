@@ -1,4 +1,4 @@
-"""From names to local files: what is downloaded, what breaks, and what works without a network."""
+"""Names of backbones to local files: downloads, failures, and use without a network."""
 
 import errno
 import hashlib
@@ -23,7 +23,7 @@ TIMM = b'{"architecture": "vit_base_patch16_clip_224"}'
 
 
 class Routes(BaseHTTPRequestHandler):
-    """The routes of the Hugging Face hub that a download uses."""
+    """Answers on the routes of the Hugging Face hub that a download uses."""
 
     server: "Hub"
 
@@ -93,11 +93,11 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Routes)
         self.commits: dict[str, dict[str, bytes]] = {}
         self.branches = {"main": NEW, "v1": OLD}
-        self.refusal: tuple[int, str] | None = None  # status and code for every file
+        self.refusal: tuple[int, str] | None = None  # status and code of the answer to every file
         self.down = False
         self.fragile = "model.safetensors"
-        self.cuts: list[int] = []  # bytes after which the next answers with the fragile file break
-        self.sent: list[tuple[str, str | None]] = []  # files, and the ranges asked for
+        self.cuts: list[int] = []  # lengths in bytes after which the next answers break
+        self.sent: list[tuple[str, str | None]] = []  # (file, requested range)
 
     def names(self) -> set[str]:
         return {name for name, _ in self.sent}
@@ -105,7 +105,7 @@ class Hub(ThreadingHTTPServer):
 
 @pytest.fixture
 def local_hub(monkeypatch, tmp_path):
-    """A hub on this machine, with a repository of two commits and an empty cache."""
+    """Starts a hub on this machine, with a repository of two commits and an empty cache."""
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
@@ -147,7 +147,7 @@ def test_files_and_folders(tmp_path, monkeypatch):
     ("", "Unknown backbone"),
     ("./absent", "absent does not exist"),
     ("/absent/folder", "folder does not exist"),
-    ("absent/weights.pt", "weights.pt does not exist"),  # no repository is named so
+    ("absent/weights.pt", "weights.pt does not exist"),  # not the name of a repository
     ("absent.safetensors", "absent.safetensors does not exist"),
 ])  # fmt: skip
 def test_names_of_nothing(name, words):

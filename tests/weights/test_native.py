@@ -1,4 +1,4 @@
-"""Converted copies: cached, exact, rebuilt where damaged, and never left half-written."""
+"""Converted copies: they are cached, exact, rebuilt if damaged, and never left half-written."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SOURCES = (
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache; returns the folder of its converted copies."""
+    """Makes an empty cache; returns the folder of its converted copies."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "lift_jax" / "weights"
 
@@ -50,7 +50,7 @@ def files(folder: Path) -> list[str]:
 
 
 def copy_of(source: str, folder: Path) -> tuple[Path, Path]:
-    """A copy of a golden source, and its (first) weight file."""
+    """Copies a golden source; returns (the copy, its largest file)."""
     path = GOLDEN / source
     if path.is_file():
         return (copied := Path(shutil.copyfile(path, folder / path.name))), copied
@@ -133,10 +133,10 @@ def test_a_damaged_copy_is_made_again(damage, cache):
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    told = []
-    monkeypatch.setattr(load.logging, "warning", lambda text, *values: told.append(text))
+    warnings = []
+    monkeypatch.setattr(load.logging, "warning", lambda text, *values: warnings.append(text))
     lift_jax.load_backbone(GOLDEN / "hf_vit")
-    assert len(told) == 1 and "Cannot keep a converted copy" in told[0]
+    assert len(warnings) == 1 and "Cannot keep a converted copy" in warnings[0]
 
 
 def test_stored_precision_does_not_change_the_fingerprint_but_the_model_does(cache, tmp_path):
@@ -154,15 +154,15 @@ def test_stored_precision_does_not_change_the_fingerprint_but_the_model_does(cac
 def test_dtype_and_place(cache):
     for leaf in leaves(lift_jax.load_backbone(GOLDEN / "hf_vit", ml_dtypes.bfloat16)).values():
         assert leaf.dtype == ml_dtypes.bfloat16
-    seen = {}
+    stored = {}
 
     def place(path: str, array: np.ndarray) -> jax.Array:
-        seen[path] = array.dtype
+        stored[path] = array.dtype
         return jax.device_put(array)
 
     backbone = lift_jax.load_backbone(GOLDEN / "hf_vit", place=place)
-    assert {path: leaf.dtype for path, leaf in leaves(backbone).items()} == seen
-    assert set(seen.values()) == {np.dtype(np.float16)}  # as the source has them
+    assert {path: leaf.dtype for path, leaf in leaves(backbone).items()} == stored
+    assert set(stored.values()) == {np.dtype(np.float16)}  # the dtype in the source
 
 
 @pytest.mark.parametrize("source", ["clip_hf", "torch/clip_rn.pth", "siglip2", "dinov3"])
@@ -193,7 +193,7 @@ def test_the_command(cache, tmp_path, capsys):
     kinds = {path: stored.get_slice(path).get_dtype() for path in stored.keys()}  # noqa: SIM118
     assert set(kinds.values()) == {"BF16"}
     with pytest.raises(SystemExit):
-        run_command("convert", *arguments)  # what is there stays
+        run_command("convert", *arguments)  # an existing file is kept
     assert "backbone.safetensors exists (DEST)" in "".join(capsys.readouterr().err.split("\n"))
     for wrong in (["clip_vit_b61", "x"], [*arguments, "--heads", "3"], [str(tmp_path), "x"]):
         with pytest.raises(SystemExit) as status:
@@ -213,9 +213,10 @@ def test_sizes_are_the_published(size):
 
 
 def test_memory_of_loading_at_full_size(cache, tmp_path):
-    """First, which converts, and again. A process of its own writes the weights, too.
+    """The first load converts, the second reads the copy.
 
-    One size and layout; `python tests/fullsize.py FOLDER` measures all.
+    Separate processes write the weights and load them. This test has one size and layout; `python
+    tests/fullsize.py FOLDER` measures all.
     """
     command = [sys.executable, str(ROOT / "tests" / "fullsize.py"), "write"]
     source = subprocess.run(

@@ -1,4 +1,4 @@
-"""OpenCLIP's layout: towers, options, and those that are refused."""
+"""OpenCLIP's format: features of the towers, and options that are read, ignored or refused."""
 
 import json
 import shutil
@@ -28,9 +28,9 @@ def change_json(path: Path, change) -> None:
     path.write_text(json.dumps(raw))
 
 
-@nnx.jit  # one compilation, where each operation of its own needs one
+@nnx.jit  # one compilation instead of one for each operation
 def features(model, images, tokens):
-    """Features and logits by the names of the golden arrays."""
+    """Returns features and logits by the names of the golden arrays."""
     image, text = model.encode_image(images, project=True), model.encode_text(tokens, project=True)
     unit = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
     return {
@@ -73,7 +73,7 @@ def test_other_image_sizes(golden, tmp_path):
 
 
 def test_a_text_tower_of_its_own_and_a_bias(golden, tmp_path):
-    """CustomTextCLIP names the same arrays "text....", and may have a bias of the logits."""
+    """CustomTextCLIP puts "text." before the same names, and may have a bias of the logits."""
     shutil.copytree(GOLDEN / "open_clip", tmp_path, dirs_exist_ok=True)
     change_json(tmp_path / CONFIG, lambda m: m.update(custom_text=True, init_logit_bias=-10))
     stored = safetensors.numpy.load_file(tmp_path / WEIGHTS)
@@ -145,7 +145,7 @@ def test_options_that_are_read():
 
 
 def test_options_that_change_nothing():
-    """Defaults that are written out, training, and what belongs to options that are off."""
+    """These are defaults, options of training, and parts of options that are off."""
     vision = {
         "ls_init_value": None, "patch_dropout": 0.5, "attentional_pool": False, "pool_type": "tok",
         "attn_pooler_queries": 256, "no_ln_pre": False, "pos_embed_type": "learnable",

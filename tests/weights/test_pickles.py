@@ -1,4 +1,4 @@
-"""PyTorch's files: what the original wrote is read exactly; damage and malice are told, not run."""
+"""PyTorch's files: those of PyTorch are read exactly, damaged and malicious ones are refused."""
 
 import copyreg
 import mmap
@@ -55,7 +55,7 @@ def same(found, expected):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-# What PyTorch wrote
+# Files that PyTorch wrote
 
 
 def test_fixtures_are_there():
@@ -138,7 +138,7 @@ def test_tensors_lie_in_the_file_and_its_pages_can_be_given_back(path):
 
 
 def plain(value) -> bytes:
-    """The steps of a pickle that make a plain value."""
+    """Returns the steps of a pickle that make a plain value."""
     return pickletools.optimize(pickle.dumps(value, protocol=2))[2:-1]
 
 
@@ -210,7 +210,7 @@ def test_nothing_is_read_before_its_use(tmp_path):
     assert torch_archive.read(path).contents[-1] == 0
 
 
-# Malice. `MARK` stands for the argument of os.system, which would leave a file behind.
+# Malicious files. `MARK` stands for the argument of os.system, which would make a file.
 
 SYSTEM, EVAL = named("os.system"), named("builtins.eval")
 LIVE = {
@@ -287,7 +287,7 @@ def armed(program: bytes, canary: Path) -> bytes:
 
 @pytest.fixture
 def extension():
-    """An extension code of the pickle module, which stands for os.system without naming it."""
+    """Registers an extension code of the pickle module, which means os.system without its name."""
     copyreg.add_extension("os", "system", 0xF1)
     yield
     copyreg.remove_extension("os", "system", 0xF1)
@@ -342,7 +342,7 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path):
     assert list(contents) == ["a"]
 
 
-# Damage
+# Damaged files
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.name)

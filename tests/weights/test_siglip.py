@@ -1,4 +1,4 @@
-"""SigLIP, SigLIP 2's NaFlex, and CLIP, in Hugging Face's layout."""
+"""SigLIP, SigLIP 2's NaFlex and CLIP in Hugging Face's layout: features and wrong files."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ PROBE = "vision_model.head.attention.in_proj_weight"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A function that copies a golden folder, changed."""
+    """Returns a function that copies a golden folder and changes its config and arrays."""
 
     def copy(name, config=None, arrays=None) -> Path:
         made = Path(shutil.copytree(GOLDEN / name, tmp_path / "model"))
@@ -44,7 +44,7 @@ def test_features_and_logits(golden, name):
     expected, images = golden(name), golden("clip_openai")["images"]
     model = lift_jax.load_backbone(GOLDEN / name)
 
-    @nnx.jit  # one compilation, where each operation of its own needs one
+    @nnx.jit  # one compilation instead of one for each operation
     def features(model, images, tokens):
         towers = model.encode_image(images), model.encode_text(tokens)
         shared = model.encode_image(images, project=True), model.encode_text(tokens, project=True)
@@ -73,7 +73,7 @@ def test_other_image_sizes(golden, tmp_path, name, numbers):
 
 
 def test_patches_of_naflex_are_in_the_order_of_our_stem(golden):
-    """The first two patches that transformers' image processor cut, by our own reshape."""
+    """Our reshape gives the first two patches as transformers' image processor cuts them."""
     images = golden("clip_openai")["images"]
     found = images[:1].reshape(1, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(1, 16, 192)
     close(found[:, :2], golden("siglip2")["pixel_values_first"])
@@ -127,7 +127,7 @@ def config_of(model_type="siglip", images=None, **raw):
 
 
 def test_fields_that_transformers_left_out():
-    """SigLIP B/16, and the larger ones by their public sizes."""
+    """Without any field the sizes are those of SigLIP B/16."""
     base = config_of()
     assert (base.vision.resolution, base.vision.patch, base.vision.width) == (224, 16, 768)
     assert (base.text.vocab, base.text.context) == (32000, 64)

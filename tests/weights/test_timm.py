@@ -1,4 +1,4 @@
-"""timm's ViT and ResNet, from its hub's folders and from bare weights."""
+"""timm's ViT and ResNet, from folders of its hub and from bare weights."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -19,13 +20,8 @@ from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def close(found, expected, rtol=1e-5):
-    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
-
-
 def at(images, size: int):
-    """The images repeated or cut to another size, as the golden features of that size have it."""
+    """Returns the images at another size, repeated or cut as for the golden features."""
     more = max(0, size - 32)
     return np.pad(images, ((0, 0), (0, more), (0, more), (0, 0)), mode="wrap")[:, :size, :size]
 
@@ -62,7 +58,8 @@ def test_bare_resnet(golden):
     expected = golden("timm_resnet")
     backbone = lift_jax.load_backbone(GOLDEN / "timm_resnet.safetensors")
     assert (backbone.config.vision.mean, backbone.config.vision.std) == IMAGENET
-    clip = VisionConfig(64, 8, 8, 1, 1, 8, mean=CLIP_MEAN, std=CLIP_STD)  # as theirs were
+    # the golden features are of images with CLIP's statistics
+    clip = VisionConfig(64, 8, 8, 1, 1, 8, mean=CLIP_MEAN, std=CLIP_STD)
     images = forward.normalise(jnp.asarray(expected["images_u8"]), clip)
     close(jax.jit(backbone.encode_image)(images), expected["features"])
 
@@ -84,12 +81,12 @@ def change_config(folder: Path, change) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Copies one of the two folders."""
+    """Returns a function that copies the golden folder of a vit or resnet."""
     return lambda kind: Path(shutil.copytree(GOLDEN / "timm" / f"timm_{kind}", tmp_path / kind))
 
 
 def test_images_are_prepared_as_the_config_says(folder):
-    def old(config):  # with the images' settings beside the architecture
+    def old(config):  # old files have the image settings beside the architecture
         pretrained = config.pop("pretrained_cfg")
         config |= pretrained | {"mean": [0.1, 0.2, 0.3], "input_size": [3, 96, 96]}
 

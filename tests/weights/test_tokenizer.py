@@ -1,4 +1,4 @@
-"""Texts to ids by the three kinds of tokenizer, and files that are missing or broken."""
+"""The three kinds of tokenizer, and tokenizer files that are missing or broken."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def test_a_long_text_is_cut_and_keeps_its_end():
 
 
 def test_tokenizer_of_the_older_files(tmp_path):
-    """vocab.json and merges.txt, without tokenizer.json, by CLIP's own rules."""
+    """vocab.json and merges.txt are read by CLIP's rules if there is no tokenizer.json."""
     vocab = {"<|startoftext|>": 4, "<|endoftext|>": 5, "a": 0, "b": 1, "a</w>": 2, "b</w>": 3}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab | {"ab</w>": 6}))
     assert not find(tmp_path)
@@ -43,7 +43,7 @@ def test_tokenizer_of_the_older_files(tmp_path):
     assert Tokenizer(tmp_path, 7)(["ab A  b"]).tolist() == [[4, 6, 2, 3, 5, 0, 0]]
 
 
-# What SiglipTokenizer and Siglip2Tokenizer of transformers give, padded and cut to 16 ids.
+# The ids are those of transformers' SiglipTokenizer and Siglip2Tokenizer, padded and cut to 16.
 @pytest.mark.parametrize(("kind", "text", "ids"), [
     ("siglip", "a photo of a red fox.", [9, 11, 17, 9, 3, 22]),
     ("siglip", "A Photo of the Tree's LEAF!!", [9, 11, 17, 16, 8, 5, 6, 51]),
@@ -64,7 +64,7 @@ def test_siglip(kind, text, ids):
 
 
 def test_gemmas_own_template_is_not_that_of_siglip_2(tmp_path):
-    """Gemma puts <bos> in front and nothing behind; SigLIP 2's texts have <eos> and no <bos>."""
+    """Gemma's texts begin with <bos>. SigLIP 2's have no <bos> and end with <eos>."""
     gemma = tokenizers.Tokenizer.from_file(str(TOKENIZERS / "siglip2" / "tokenizer.json"))
     gemma.post_processor = tokenizers.processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 2)]

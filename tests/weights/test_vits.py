@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -31,24 +32,19 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def copy(tmp_path):
-    """Returns a function that copies a golden folder, its arrays and settings changed."""
+    """Returns a function that copies a golden folder and changes its arrays and settings."""
 
     def make(name: str, arrays=lambda a: None, config=lambda c: None) -> Path:
         folder = shutil.copytree(GOLDEN / name, tmp_path / "copy", dirs_exist_ok=True)
         stored = safetensors.numpy.load_file(folder / "model.safetensors")
-        said = json.loads((folder / "config.json").read_text())
+        settings = json.loads((folder / "config.json").read_text())
         arrays(stored)
-        config(said)
+        config(settings)
         safetensors.numpy.save_file(stored, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(said))
+        (folder / "config.json").write_text(json.dumps(settings))
         return folder
 
     return make
-
-
-def close(found, expected, rtol=1e-5):
-    """Within rtol of the largest expected magnitude: what float32 can hold of a sum."""
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
 def features(folder, images, **sizes):
@@ -150,7 +146,7 @@ def test_wrong_weights_are_named_all_together(copy, name, kernel, expected, foun
     ("dinov2_hf", {"num_hidden_layers": None}, "num_hidden_layers is None; expected a whole"),
     ("dinov2_hf", {"mlp_ratio": 0}, "mlp_ratio is 0; expected a number"),
     ("dinov3", {"use_gated_mlp": "no"}, "use_gated_mlp is 'no'; expected true or false"),
-    # what does not fit the weights
+    # settings that do not fit the weights
     ("hf_vit", {"qkv_bias": False}, "unexpected  .*query.bias"),
     ("hf_vit", {"num_hidden_layers": 3}, "missing     .*layer.2"),
     ("hf_vit_base", {"model_type": "dinov2"}, "unexpected  .*layernorm_after"),
@@ -170,7 +166,8 @@ def test_refused_settings(copy, name, change, words):
 def test_settings_that_config_json_leaves_out_and_squares(golden, copy):
     def old(config):
         config["image_size"], config["patch_size"] = [32, 32], [8, 8]
-        for key in ("qkv_bias", "num_channels", "layer_norm_eps"):  # as the first releases wrote
+        # the first releases of transformers did not write these
+        for key in ("qkv_bias", "num_channels", "layer_norm_eps"):
             del config[key]
 
     folder = copy("hf_vit", config=old)

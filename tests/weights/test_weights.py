@@ -1,4 +1,4 @@
-"""Weights that are wrong in every likely way, and the round trip."""
+"""Weights and configs that are wrong in the likely ways, and the round trip through a folder."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Q = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the golden CLIP in Hugging Face's layout."""
+    """Copies the golden CLIP in Hugging Face's layout."""
     return Path(shutil.copytree(GOLDEN / "clip_hf", tmp_path / "clip"))
 
 

@@ -155,6 +155,7 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
     Raises ForeignError for a step or name that plain tensors do not need, and ValueError,
     TypeError, LookupError or EOFError for a damaged pickle.
     """
+    # long, but one branch for each step that is allowed: the whole language can be checked here
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}

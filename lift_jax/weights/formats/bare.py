@@ -1,4 +1,4 @@
-"""What a state dict tells without a config: sizes by names and shapes, and the names of ResNets."""
+"""State dicts without a config: their sizes by names and shapes, and the names of ResNets."""
 
 import re
 from typing import Any
@@ -9,51 +9,56 @@ from lift_jax.weights.files.source import Source
 from lift_jax.weights.rename import Table, norm
 
 STAGES = (1, 2, 3, 4)
-# how many batches the statistics are of, in a BatchNorm's state
+# a BatchNorm's count of the batches in its statistics
 COUNTS = r"(.*\.)?num_batches_tracked"
 
 
 def shape(source: Source, kind: str, name: str, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor. Raises UserError if it is absent or has another number of axes."""
+    """Returns the shape of a tensor of a source that should be a `kind`.
+
+    Raises UserError if the tensor is absent or has another number of axes.
+    """
     tensor = source.tensors.get(name)
     if tensor is None or tensor.ndim != axes:
-        found = "found none" if tensor is None else f"found {tensor.shape}"
+        stored = "none" if tensor is None else tensor.shape
         raise UserError(
-            f"{source.where} is not a {kind}: expected {name} with {axes} axes, {found}. "
+            f"{source.where} is not a {kind}: expected {name} with {axes} axes, found {stored}. "
             "Check that the file is whole and of a supported kind."
         )
     return tensor.shape
 
 
 def depth(source: Source, prefix: str) -> int:
-    """How many blocks are named PREFIX0, PREFIX1, ...: one more than the largest number."""
+    """Returns the number of blocks, named PREFIX0., PREFIX1., ...: one more than the largest."""
     pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
     return max((int(m[1]) + 1 for name in source.tensors if (m := pattern.match(name))), default=0)
 
 
 def checked_heads(source: Source, width: int, key: str, heads: Any) -> int:
-    """Raises UserError unless the width is a multiple of the heads."""
+    """Returns the number of heads. Raises UserError unless the width is a multiple of it."""
     if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise UserError(f"{source.where}: width {width} is not a multiple of {key}={heads}.")
+        raise UserError(
+            f"{source.where}: width {width} is not a multiple of {key}={heads}. Give another {key}."
+        )
     return heads
 
 
 def checked_eps(eps: Any) -> float:
-    """Raises UserError for anything but a number above 0."""
+    """Returns a LayerNorm's epsilon. Raises UserError for anything but a number above 0."""
     if not isinstance(eps, int | float) or not eps > 0:
         raise UserError(f"eps is {eps!r}; expected a number above 0, like 1e-6.")
     return float(eps)
 
 
 def checked_activation(name: Any) -> str:
-    """Raises UserError for an activation that is not known."""
+    """Returns the name of an activation. Raises UserError for an unknown name."""
     if name not in ACTIVATIONS:
         raise unknown("activation", str(name), ACTIVATIONS)
     return name
 
 
 def stages(source: Source, kind: str, prefix: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns (inner channels, bottlenecks) of a ResNet's stages.
+    """Returns (inner channels, number of bottlenecks) of each of a ResNet's stages.
 
     Raises UserError if a stage has no bottleneck.
     """
@@ -63,7 +68,7 @@ def stages(source: Source, kind: str, prefix: str = "") -> tuple[tuple[int, ...]
 
 
 def batch_norm(ours: str, theirs: str) -> Table:
-    """The rules of a BatchNorm."""
+    """Returns the rules of a BatchNorm."""
     return [
         *norm(ours, theirs),
         (f"{ours}/mean", f"{theirs}.running_mean", "same"),
@@ -72,7 +77,7 @@ def batch_norm(ours: str, theirs: str) -> Table:
 
 
 def bottlenecks(source: Source, prefix: str = "") -> Table:
-    """The rules of a ResNet's bottlenecks; in ours their numbers run on through the stages."""
+    """Returns the rules of a ResNet's bottlenecks, which we number through all stages."""
     names = [
         f"{prefix}layer{stage}.{i}"
         for stage in STAGES

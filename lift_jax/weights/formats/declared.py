@@ -1,14 +1,18 @@
-"""What a config says, checked: its settings over its library's defaults, squares, statistics."""
+"""Values that a source's own config declares, checked: settings, squares and image statistics.
+
+`where` begins every message and names the source and its config file.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.errors import UserError
 
-SQUARES = ("image_size", "patch_size")  # sides, which some write as a list of two
+SQUARES = ("image_size", "patch_size")  # sides of squares, which some configs write as two numbers
+# whole numbers that may be 0
 FROM_ZERO = ("num_register_tokens", "eos_token_id")
 
-# what a setting must be, by the type of its default
+# The expected value in words and its types, by the type of a setting's default.
 _KINDS: dict[type, tuple[str, type | tuple[type, ...]]] = {
     bool: ("true or false", bool),
     str: ("a text", str),
@@ -18,20 +22,27 @@ _KINDS: dict[type, tuple[str, type | tuple[type, ...]]] = {
 
 
 def part(where: str, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A part of a config; empty where it is absent or null. Raises UserError for another thing."""
-    found = config.get(name)
-    if found is not None and not isinstance(found, dict):
-        raise UserError(f"{where} {name} is {found!r:.80}; expected an object with settings.")
-    return found or {}
+    """Returns a part of a config, empty if it is absent or null.
+
+    Raises UserError if it is not an object.
+    """
+    value = config.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(
+            f"{where} {name} is {value!r:.80}; expected an object with settings. Get the config "
+            "again."
+        )
+    return value or {}
 
 
 def read(
     where: str, given: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
-    """The settings that have a default, taken from `given` where it has them.
+    """Returns the settings in `defaults`, with the values in `given` where it has them.
 
-    Raises UserError, naming the setting with `prefix` in front, for one that is not of its
-    default's kind: true or false, a text, a whole number of at least 1 (or 0), one above 0.
+    `prefix` comes before a setting's name in messages. Raises UserError if a value is not of its
+    default's kind: true or false, a text, a whole number of at least 1 (or 0, see FROM_ZERO), or a
+    number above 0.
     """
     settings = {key: given.get(key, default) for key, default in defaults.items()}
     for key, default in defaults.items():
@@ -39,12 +50,12 @@ def read(
             settings[key] = side(where, prefix + key, settings[key])
         value, least = settings[key], int(key not in FROM_ZERO)
         expected, kinds = _KINDS[type(default)]
-        right = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
-        if right and isinstance(default, float):
-            right = value > 0
-        elif right and isinstance(default, int):
-            right = value >= least or isinstance(default, bool)
-        if not right:
+        valid = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+        if valid and isinstance(default, float):
+            valid = value > 0
+        elif valid and isinstance(default, int):
+            valid = value >= least or isinstance(default, bool)
+        if not valid:
             raise UserError(
                 f"{where} {prefix}{key} is {value!r:.80}; expected {expected.format(least)}."
             )
@@ -52,7 +63,10 @@ def read(
 
 
 def side(where: str, name: str, value: Any) -> int:
-    """The side of a square. Raises UserError for one that is not."""
+    """Returns the side of a square, given as one number or two equal ones.
+
+    Raises UserError for any other value.
+    """
     sides = value if isinstance(value, list | tuple) else [value]
     if not sides or any(type(s) is not int or s < 1 or s != sides[0] for s in sides):
         raise UserError(
@@ -62,14 +76,18 @@ def side(where: str, name: str, value: Any) -> int:
 
 
 def whole_patches(where: str, size: int, patch: int) -> tuple[int, tuple[str, ...]]:
-    """The pixels of a side that patches cover, and a note if these are not all.
+    """Returns (pixels of a side that whole patches cover, notes).
 
-    A convolution over patches never sees the others (SigLIP of 384 pixels and 27 patches of 14).
-    Raises UserError for a patch that is larger than the image.
+    There is a note if they do not cover the whole side. A convolution over patches never sees the
+    rest, as in SigLIP with 384 pixels and 27 patches of 14. Raises UserError if the patch is larger
+    than the image.
     """
     covered = size // patch * patch
     if not covered:
-        raise UserError(f"{where} images of {size} pixels are cut into patches of {patch}.")
+        raise UserError(
+            f"{where} images of {size} pixels are cut into patches of {patch}; expected patches "
+            "that are not larger than the images."
+        )
     note = (
         f"Images are {covered} pixels a side, not {size} as in pre-training, where patches of "
         f"{patch} left the last {size - covered} out."
@@ -80,11 +98,15 @@ def whole_patches(where: str, size: int, patch: int) -> tuple[int, tuple[str, ..
 def statistics(
     where: str, config: Mapping[str, Any], names: tuple[str, str], mean: Any, std: Any
 ) -> dict[str, Any]:
-    """Our `mean` and `std` of RGB, by their `names` in a config, or those given.
+    """Returns {"mean": ..., "std": ...} of RGB in 0..1, the arguments for a tower's config.
 
-    Raises UserError for anything but three numbers, those of the second above 0.
+    Args:
+        names: the config's names of the two.
+        mean, std: the values if the config has none.
+
+    Raises UserError for anything but three numbers, or if a standard deviation is not above 0.
     """
-    found = {}
+    statistics = {}
     for ours, name, default in zip(("mean", "std"), names, (mean, std), strict=True):
         value = config.get(name, default)
         values = value if isinstance(value, list | tuple) else []
@@ -95,5 +117,5 @@ def statistics(
                 f"{where} {name} is {value!r:.80}; expected three numbers{above}, of red, green "
                 "and blue."
             )
-        found[ours] = tuple(values)
-    return found
+        statistics[ours] = tuple(values)
+    return statistics

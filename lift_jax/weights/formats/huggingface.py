@@ -1,4 +1,4 @@
-"""CLIP in Hugging Face's layout: `config.json`, weights in the naming of transformers."""
+"""Hugging Face's format of CLIP: `config.json`, and weights in the naming of transformers."""
 
 import dataclasses
 import json
@@ -19,9 +19,9 @@ from lift_jax.weights.rename import Table, linear, norm, to_theirs
 
 SIZES: tuple[str, ...] = ()
 
-# model types of an image tower without a text tower
+# the model types of image towers without a text tower
 ALONE = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
-# their names of the activations -> ours
+# the activations' names in transformers -> ours
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
@@ -42,6 +42,7 @@ _LINEARS = (
 
 
 def _blocks(ours: str, theirs: str) -> Table:
+    """Returns the rules of a tower's blocks."""
     block, name = rf"{ours}/blocks/(\d+)", rf"{theirs}.encoder.layers.\1"
     rules = [
         *norm(f"{block}/ln1", f"{name}.layer_norm1"),
@@ -52,7 +53,7 @@ def _blocks(ours: str, theirs: str) -> Table:
     return rules
 
 
-# what CLIP and SigLIP have in common
+# the weights that CLIP and SigLIP have in common
 TOWERS: Table = [
     ("visual/positions", "vision_model.embeddings.position_embedding.weight", "same"),
     *_blocks("visual", "vision_model"),
@@ -71,11 +72,11 @@ TABLE: Table = [
     ("text_proj", "text_projection.weight", "linear"),
     ("logit_scale", "logit_scale", "same"),
 ]
-POSITION_IDS = r".*\.embeddings\.position_ids"  # that old transformers stored with the weights
-# an image tower alone may come with the way to the texts that it does not have
+POSITION_IDS = r".*\.embeddings\.position_ids"  # a constant that old transformers stored
+# an image tower alone may still have the projection into the space of images and texts
 IGNORED = (POSITION_IDS, r"visual_projection\.weight")
 
-# transformers leaves fields out that have its default: OpenAI's ViT-B/32
+# The defaults of transformers, which leaves fields with these values out: OpenAI's ViT-B/32.
 _VISION = {
     "image_size": 224, "patch_size": 32, "hidden_size": 768, "num_hidden_layers": 12,
     "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "quick_gelu",
@@ -89,15 +90,20 @@ _TEXT = {
 
 
 def recognises(source: Source) -> bool:
+    """Returns True for CLIP's model types, also for an image tower alone."""
     return source.config.get("model_type") in ("clip", "clip_vision_model")
 
 
 def table(source: Source) -> Table:
+    """Returns the rename table of both towers, or of an image tower alone."""
     return of_tower(source, TABLE)
 
 
 def of_tower(source: Source, rules: Table) -> Table:
-    """The rules of an image tower that transformers 5 saved alone, without its prefix."""
+    """Returns the rules for the names of this source.
+
+    transformers 5 saves an image tower alone without its prefix "vision_model.".
+    """
     prefix = "vision_model."
     alone = source.config.get("model_type") in ALONE
     if not alone or any(name.startswith(prefix) for name in source.tensors):
@@ -106,19 +112,20 @@ def of_tower(source: Source, rules: Table) -> Table:
 
 
 def resize(source: Source) -> str:
+    """Returns the interpolation of position embeddings in transformers."""
     return "plain"
 
 
 def read_config(source: Source) -> BackboneConfig:
-    """Reads the sizes from config.json, of a whole CLIP or of an image tower alone.
+    """Reads the sizes of a whole CLIP, or of an image tower alone, from config.json.
 
-    Raises UserError for what the towers cannot do.
+    Raises UserError for settings that our towers do not support.
     """
     where, alone = says(source), source.config["model_type"] in ALONE
     raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
 
     def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
-        # old files repeat a tower's settings under *_dict, which replace the others altogether
+        # old files have a tower's settings under *_dict as well, and only these count
         given = declared.part(where, raw, f"{tower}_dict") or declared.part(where, raw, tower)
         return declared.read(where, given, defaults, f"{tower}.")
 
@@ -137,7 +144,7 @@ def read_config(source: Source) -> BackboneConfig:
         text=TextConfig(
             vocab=t["vocab_size"], context=t["max_position_embeddings"],
             **tower_sizes(where, "text_config", t),
-            # 2 is a wrong value in OpenAI's own files, which transformers reads as "largest id"
+            # 2 is a wrong value in OpenAI's own files; transformers then pools the largest id
             eot=None if t["eos_token_id"] == 2 else t["eos_token_id"],
         ),
         embed=declared.read(where, raw, {"projection_dim": 512})["projection_dim"],
@@ -146,14 +153,14 @@ def read_config(source: Source) -> BackboneConfig:
 
 
 def says(source: Source) -> str:
-    """The beginning of a message on what config.json says."""
+    """Returns the beginning of a message on a value in config.json."""
     return f"{source.where}: by its {CONFIG}"
 
 
 def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that image and text towers share, under our names.
+    """Returns the settings that image and text towers share, under our names.
 
-    Raises UserError for an unknown activation, and for heads that do not divide the width.
+    Raises UserError for an unknown activation, and if the width is not a multiple of the heads.
     """
     act, width, heads = (
         values[name] for name in ("hidden_act", "hidden_size", "num_attention_heads")
@@ -172,15 +179,19 @@ def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def image_statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
-    """`mean` and `std` by preprocessor_config.json, or those given. Raises UserError for others."""
+    """Returns mean and std by preprocessor_config.json, or the given ones if it has none.
+
+    Raises UserError for anything but three numbers each.
+    """
     where = f"{source.where}: by its {PREPROCESSOR}"
     return declared.statistics(where, source.images, ("image_mean", "image_std"), mean, std)
 
 
 def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes config.json, model.safetensors (dtype as given) and preprocessor_config.json.
+    """Writes config.json, model.safetensors and preprocessor_config.json to a folder.
 
-    Raises UserError for anything but a CLIP ViT.
+    `arrays` are the leaves by our paths, and are written in their dtype. Raises UserError for any
+    backbone but a CLIP ViT.
     """
     refusal = UserError(
         "Only a CLIP ViT can be written in Hugging Face's layout; write this backbone with "

@@ -1,4 +1,4 @@
-"""CLIP ViT and ResNet in OpenAI's own naming, as a state dict or OpenAI's archives."""
+"""OpenAI's format: CLIP ViT and ResNet in OpenAI's naming, as a state dict or OpenAI's archives."""
 
 from typing import Any
 
@@ -10,17 +10,19 @@ from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare
 from lift_jax.weights.rename import Table, linear, norm
 
-# what the names and shapes of the weights do not tell
+# the sizes that names and shapes of the weights do not show
 SIZES = ("heads", "text_heads", "eps", "activation")
-# sizes that OpenAI's archives repeat as arrays; the causal mask, which open_clip's archives hold
+# Sizes that OpenAI's archives repeat as arrays, and the causal mask in open_clip's archives.
 IGNORED = ("input_resolution", "context_length", "vocab_size", r"(text\.)?attn_mask", bare.COUNTS)
 
 
 def recognises(source: Source) -> bool:
+    """Returns True for the names of OpenAI's towers."""
     return any(name.startswith(("visual.", "transformer.resblocks.")) for name in source.tensors)
 
 
 def _blocks(ours: str, theirs: str) -> Table:
+    """Returns the rules of a tower's blocks."""
     block, name = rf"{ours}/blocks/(\d+)", rf"{theirs}.resblocks.\1"
     rules = [*norm(f"{block}/ln1", f"{name}.ln_1"), *norm(f"{block}/ln2", f"{name}.ln_2")]
     for i, a in enumerate("qkv"):
@@ -63,22 +65,23 @@ def _is_resnet(source: Source) -> bool:
 
 
 def table(source: Source) -> Table:
-    """The rename table of a ViT or of this ResNet, each with the text tower."""
+    """Returns the rename table of a ViT or of this ResNet, with the text tower."""
     if _is_resnet(source):
         return [*_TEXT, *_RESNET, *bare.bottlenecks(source, "visual.")]
     return [*_TEXT, *_VIT]
 
 
 def resize(source: Source) -> str:
+    """Returns the interpolation of position embeddings, which is open_clip's."""
     return "antialias"
 
 
 def read_config(source: Source, **sizes: Any) -> BackboneConfig:
-    """Reads the sizes off the names and shapes.
+    """Reads the sizes from the names and shapes of the weights.
 
-    What they do not tell is taken from `sizes`, else by OpenAI's rule: heads 64 wide, those of a
-    ResNet's attention pool too; eps 1e-5 of LayerNorms, quick_gelu. Raises UserError if the names
-    are not those of OpenAI's CLIP.
+    The sizes in SIZES are taken from `sizes`. By default they follow OpenAI's rule: heads 64 wide,
+    also in a ResNet's attention pool; LayerNorms with eps 1e-5; quick_gelu. Raises UserError if the
+    names are not those of OpenAI's CLIP, or for sizes that do not fit.
     """
     resnet = _is_resnet(source)
     kind = f"CLIP {'ResNet' if resnet else 'ViT'} in OpenAI's naming"
@@ -89,16 +92,15 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     def heads(width: int, key: str) -> int:
         return bare.checked_heads(source, width, key, sizes.get(key, max(1, width // 64)))
 
-    def taken(heads: int, text: TextConfig) -> tuple[str, ...]:
-        """A note on the sizes that only the rule tells: other CLIPs have others."""
-        values = heads, text.heads, text.eps, text.activation
-        told = dict(zip(SIZES, values, strict=True))
-        rule = [f"{size} {value}" for size, value in told.items() if size not in sizes]
-        note = f"The weights do not say, so by OpenAI's rule: {', '.join(rule)}."
-        return (note,) if rule else ()
+    def assumed(heads: int, text: TextConfig) -> tuple[str, ...]:
+        """Returns a note on the sizes taken by OpenAI's rule, because other CLIPs differ."""
+        values = dict(zip(SIZES, (heads, text.heads, text.eps, text.activation), strict=True))
+        by_rule = [f"{size} {value}" for size, value in values.items() if size not in sizes]
+        note = f"The weights do not say, so by OpenAI's rule: {', '.join(by_rule)}."
+        return (note,) if by_rule else ()
 
     def tower(prefix: str, width: int, key: str) -> tuple[int, int, int, int, str, float]:
-        """Width, layers, heads, width of the MLP, activation, eps."""
+        """Returns (width, layers, heads, width of the MLP, activation, eps) of a tower."""
         layers = bare.depth(source, f"{prefix}.resblocks.")
         mlp, _ = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
         return width, layers, heads(width, key), mlp, activation, eps
@@ -111,17 +113,17 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     text = TextConfig(vocab, context, *tower("transformer", text_width, "text_heads"))
     if resnet:
         stem = shape("visual.conv3.weight", 4)[0]
-        places, _ = shape("visual.attnpool.positional_embedding", 2)
+        tokens, _ = shape("visual.attnpool.positional_embedding", 2)
         channels, layers = bare.stages(source, kind, "visual.")
         vision = ResNetConfig(
-            round((places - 1) ** 0.5) * 32, embed, stem, channels, layers,
+            round((tokens - 1) ** 0.5) * 32, embed, stem, channels, layers,
             heads=heads(4 * channels[-1], "heads"), mean=CLIP_MEAN, std=CLIP_STD,
         )  # fmt: skip
         return BackboneConfig(
-            vision, text, embed, projections=("text",), notes=taken(vision.heads, text)
+            vision, text, embed, projections=("text",), notes=assumed(vision.heads, text)
         )
     width, _, patch, _ = shape("visual.conv1.weight", 4)
     tokens, _ = shape("visual.positional_embedding", 2)
     resolution = round((tokens - 1) ** 0.5) * patch
     vision = VisionConfig(resolution, patch, *tower("visual.transformer", width, "heads"))
-    return BackboneConfig(vision, text, embed, notes=taken(vision.heads, text))
+    return BackboneConfig(vision, text, embed, notes=assumed(vision.heads, text))

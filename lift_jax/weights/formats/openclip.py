@@ -1,4 +1,4 @@
-"""OpenCLIP's layout: `open_clip_config.json`, weights in OpenAI's naming."""
+"""OpenCLIP's format: `open_clip_config.json`, and weights in OpenAI's naming."""
 
 from typing import Any
 
@@ -14,8 +14,9 @@ from lift_jax.weights.rename import Table
 SIZES: tuple[str, ...] = ()
 IGNORED = openai.IGNORED
 
-# Per part of model_cfg: the options that are read, and after them those that change nothing here
-# (training, the tokenizer, and what belongs to another option).
+# The options that are accepted in each part of the config. The first line of each part has those
+# that are read. The others have no effect on the features: they are for training or the tokenizer,
+# or belong to an option that is off.
 _KNOWN = {
     "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu init_logit_bias
         custom_text init_logit_scale output_dict""",
@@ -26,7 +27,7 @@ _KNOWN = {
         pad_id eos_id output_tokens hf_tokenizer_name hf_model_pretrained hf_proj_type
         hf_pooler_type""",
 }
-# what other options may say, but for nothing at all
+# The values of other options that mean the plain towers, apart from null, false, 0 and "".
 _PLAIN = [
     ("vision_cfg", "block_type", "default"),
     ("vision_cfg", "pool_type", "tok"),
@@ -35,7 +36,7 @@ _PLAIN = [
     ("text_cfg", "pool_type", "argmax"),
     ("text_cfg", "proj_type", "linear"),
 ]
-# what OpenCLIP takes where its config leaves it out
+# OpenCLIP's defaults
 _RESNET = {"width": 64, "head_width": 64, "image_size": 224}
 _VIT = {
     "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16,
@@ -48,11 +49,12 @@ _TEXT = {
 
 
 def recognises(source: Source) -> bool:
+    """Returns True if there is a config of OpenCLIP."""
     return "model_cfg" in source.open_clip
 
 
 def table(source: Source) -> Table:
-    """OpenAI's, with the text tower under "text." where it is a module of its own."""
+    """Returns OpenAI's rename table, with "text." before the text tower if the source has it."""
     prefix = "text." if "text.positional_embedding" in source.tensors else ""
     rules = [
         (ours, prefix + theirs if ours.startswith("text") else theirs, layout)
@@ -62,7 +64,45 @@ def table(source: Source) -> Table:
 
 
 def resize(source: Source) -> str:
+    """Returns OpenCLIP's interpolation of position embeddings."""
     return "antialias"
+
+
+def read_config(source: Source) -> BackboneConfig:
+    """Reads the sizes from open_clip_config.json.
+
+    Raises UserError for options that our towers do not support, all in one message, and for sizes
+    that do not fit.
+    """
+    where = f"{source.where}: by its {OPEN_CLIP}"
+    model = declared.part(where, source.open_clip, "model_cfg")
+    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
+        raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
+    quick = bool(model.get("quick_gelu"))
+    v, t = (declared.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
+    _check_supported(where, {"model_cfg": model, "vision_cfg": v, "text_cfg": t}, quick)
+    embed = declared.read(where, model, {"embed_dim": 1024})["embed_dim"]
+    t |= declared.read(where, t, _TEXT, "text_cfg.")
+    resnet = isinstance(v.get("layers"), list)
+    v |= declared.read(where, v, _RESNET if resnet else _VIT, "vision_cfg.")
+    prepared = declared.part(where, source.open_clip, "preprocess_cfg")
+    statistics = declared.statistics(where, prepared, ("mean", "std"), CLIP_MEAN, CLIP_STD)
+    notes = ()
+    if resnet:
+        vision = _resnet(where, v, embed, statistics)
+    else:
+        size, notes = declared.whole_patches(where, v["image_size"], v["patch_size"])
+        tower = _tower(where, "vision_cfg", v, v["width"] // v["head_width"], quick)
+        vision = VisionConfig(size, v["patch_size"], **tower, **statistics)
+    tower = _tower(where, "text_cfg", t, t["heads"], quick)
+    return BackboneConfig(
+        vision=vision,
+        text=TextConfig(t["vocab_size"], t["context_length"], **tower),
+        embed=embed,
+        projections=("text",) if resnet else ("image", "text"),
+        logit_bias=model.get("init_logit_bias") is not None,
+        notes=notes,
+    )
 
 
 def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) -> None:
@@ -81,62 +121,8 @@ def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) 
         )
 
 
-def read_config(source: Source) -> BackboneConfig:
-    """Reads the sizes from open_clip_config.json. Raises UserError for what the towers cannot do,
-    all options in one message."""
-    where = f"{source.where}: by its {OPEN_CLIP}"
-    model = declared.part(where, source.open_clip, "model_cfg")
-    if missing := [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model]:
-        raise UserError(f"{where} the model has no {' and no '.join(missing)}. Get it again.")
-    quick = bool(model.get("quick_gelu"))
-    v, t = (declared.part(where, model, f"{tower}_cfg") for tower in ("vision", "text"))
-    _check_supported(where, {"model_cfg": model, "vision_cfg": v, "text_cfg": t}, quick)
-    embed = declared.read(where, model, {"embed_dim": 1024})["embed_dim"]
-    t |= declared.read(where, t, _TEXT, "text_cfg.")
-    resnet = isinstance(v.get("layers"), list)
-    v |= declared.read(where, v, _RESNET if resnet else _VIT, "vision_cfg.")
-
-    def tower(part: str, values: dict[str, Any], heads: int) -> dict[str, Any]:
-        if heads < 1 or values["width"] % heads:
-            raise UserError(
-                f"{where} {part}.width {values['width']} is not a multiple of {heads} heads."
-            )
-        plain = "gelu_tanh" if values.get("act_kwargs") else "gelu"
-        return {
-            "width": values["width"], "layers": values["layers"], "heads": heads,
-            "mlp": int(values["width"] * values["mlp_ratio"]),
-            "activation": "quick_gelu" if quick else plain,
-            **declared.read(where, values.get("norm_kwargs") or {}, {"eps": 1e-5}, f"{part}."),
-        }  # fmt: skip
-
-    prepared = declared.part(where, source.open_clip, "preprocess_cfg")
-    seen = declared.statistics(where, prepared, ("mean", "std"), CLIP_MEAN, CLIP_STD)
-    size, notes = v["image_size"], ()
-    if resnet:
-        width, layers = v["width"], v["layers"]
-        if len(layers) != 4 or any(type(n) is not int or n < 1 for n in layers):
-            raise UserError(f"{where} vision_cfg.layers is {layers}; expected four numbers > 0.")
-        vision = ResNetConfig(
-            size, embed, width, tuple(width << i for i in range(4)), tuple(layers),
-            heads=width * 32 // v["head_width"], **seen,
-        )  # fmt: skip
-    else:
-        size, notes = declared.whole_patches(where, size, v["patch_size"])
-        sizes = tower("vision_cfg", v, v["width"] // v["head_width"])
-        vision = VisionConfig(size, v["patch_size"], **sizes, **seen)
-    sizes = tower("text_cfg", t, t["heads"])
-    return BackboneConfig(
-        vision=vision,
-        text=TextConfig(t["vocab_size"], t["context_length"], **sizes),
-        embed=embed,
-        projections=("text",) if resnet else ("image", "text"),
-        logit_bias=model.get("init_logit_bias") is not None,
-        notes=notes,
-    )
-
-
 def _differs(part: str, name: str, value: Any, quick: bool) -> bool:
-    """Says whether an option makes the model compute something else than our towers."""
+    """Returns True if an option makes a model compute something else than our towers."""
     if not value or name in _KNOWN[part].split():
         return False
     if name == "norm_kwargs":
@@ -144,3 +130,36 @@ def _differs(part: str, name: str, value: Any, quick: bool) -> bool:
     if name == "act_kwargs":
         return quick or value != {"approximate": "tanh"}
     return (part, name, value) not in _PLAIN
+
+
+def _tower(
+    where: str, part: str, values: dict[str, Any], heads: int, quick: bool
+) -> dict[str, Any]:
+    """Returns the settings that image and text transformers share, under our names.
+
+    Raises UserError if the width is not a multiple of the heads.
+    """
+    if heads < 1 or values["width"] % heads:
+        raise UserError(
+            f"{where} {part}.width {values['width']} is not a multiple of {heads} heads."
+        )
+    gelu = "gelu_tanh" if values.get("act_kwargs") else "gelu"
+    return {
+        "width": values["width"], "layers": values["layers"], "heads": heads,
+        "mlp": int(values["width"] * values["mlp_ratio"]),
+        "activation": "quick_gelu" if quick else gelu,
+        **declared.read(where, values.get("norm_kwargs") or {}, {"eps": 1e-5}, f"{part}."),
+    }  # fmt: skip
+
+
+def _resnet(
+    where: str, values: dict[str, Any], embed: int, statistics: dict[str, Any]
+) -> ResNetConfig:
+    """Returns the sizes of CLIP's ResNet. Raises UserError unless it has four stages."""
+    width, layers = values["width"], values["layers"]
+    if len(layers) != 4 or any(type(n) is not int or n < 1 for n in layers):
+        raise UserError(f"{where} vision_cfg.layers is {layers}; expected four numbers > 0.")
+    return ResNetConfig(
+        values["image_size"], embed, width, tuple(width << i for i in range(4)), tuple(layers),
+        heads=width * 32 // values["head_width"], **statistics,
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""SigLIP and SigLIP 2 in Hugging Face's layout.
+"""SigLIP's format: SigLIP and SigLIP 2 in Hugging Face's layout.
 
-Model type "siglip" is of images of one size, by Google's SigLIP 2 too; "siglip2" is NaFlex, whose
-images may have any number of patches. Here its images are the square ones of its position
-embeddings.
+The model type "siglip" takes images of one size; most of Google's SigLIP 2 have it too. The type
+"siglip2" is NaFlex, which takes images of any shape. Here they are squares, with one patch for each
+of its position embeddings.
 """
 
 import math
@@ -28,7 +28,7 @@ from lift_jax.weights.rename import Table, linear, norm
 SIZES: tuple[str, ...] = ()
 IGNORED = (POSITION_IDS,)
 
-# transformers leaves fields out that have its default
+# the defaults of transformers, which leaves fields with these values out
 _TOWER: dict[str, Any] = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
@@ -41,16 +41,19 @@ _TEXT = _TOWER | {"vocab_size": 32000, "max_position_embeddings": 64}
 
 
 def recognises(source: Source) -> bool:
+    """Returns True for SigLIP's model types, also for an image tower alone."""
     kind = str(source.config.get("model_type"))
     return kind.removesuffix("_vision_model") in ("siglip", "siglip2")
 
 
 def _naflex(source: Source) -> bool:
+    """Returns True for NaFlex."""
     return source.config["model_type"].startswith("siglip2")
 
 
 def table(source: Source) -> Table:
-    """NaFlex's patch embedding is a linear layer on (row, column, channel), as our stem is."""
+    """Returns the rename table of both towers, or of an image tower alone."""
+    # NaFlex's patch embedding is a linear layer over (row, column, channel), as our stem is
     name = "vision_model.embeddings.patch_embedding"
     pool, head = "visual/pool", "vision_model.head"
     rules = [
@@ -73,13 +76,14 @@ def table(source: Source) -> Table:
 
 
 def resize(source: Source) -> str:
+    """Returns the interpolation of position embeddings: linear for NaFlex."""
     return "linear" if _naflex(source) else "plain"
 
 
 def read_config(source: Source) -> BackboneConfig:
-    """Reads the sizes from config.json, of both towers or of an image tower alone.
+    """Reads the sizes of both towers, or of an image tower alone, from config.json.
 
-    Raises UserError for what the towers cannot do.
+    Raises UserError for settings that our towers do not support.
     """
     where, alone = says(source), source.config["model_type"] in ALONE
     raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config

@@ -1,8 +1,9 @@
-"""timm's plain ViT and ResNet: a folder of its hub (config.json and weights), or bare weights.
+"""timm's format: its plain ViT and ResNet, as a folder from its hub or as bare weights.
 
-A folder says mean, standard deviation and what else matters. Bare weights are taken to be of
-timm's own recipes: a ViT sees images normalised by 0.5 / 0.5, as its IN-21k ones do, a ResNet by
-ImageNet's statistics at 224 pixels. torchvision's ResNets have the same names and are read too.
+A folder has a config.json with the mean and standard deviation of the images. Bare weights are
+taken as those of timm's own recipes: images for a ViT are normalised by mean 0.5 and std 0.5, as
+for timm's ViTs of ImageNet-21k, and those for a ResNet by ImageNet's statistics at 224 pixels.
+torchvision's ResNets have the same names and can be read too.
 """
 
 import re
@@ -17,23 +18,16 @@ from lift_jax.weights.formats import bare, declared
 from lift_jax.weights.formats.huggingface import says
 from lift_jax.weights.rename import Table, linear, norm
 
-# what the names and shapes of a ViT's weights do not tell
+# the sizes that names and shapes of a ViT's weights do not show
 SIZES = ("heads", "eps", "activation")
-# classifiers; `fc_norm`, whose ViTs average the tokens, is no classifier
+# Classifiers. `fc_norm` is not ignored: it belongs to ViTs that average the tokens.
 IGNORED = (r"head\..*", r"fc\..*", bare.COUNTS)
 
 _VIT_NAMES = r"(vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino)?"
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
-_HEADS = {
-    192: 3,
-    384: 6,
-    768: 12,
-    1024: 16,
-    1280: 16,
-    1408: 16,
-    1664: 16,
-}  # of _VIT_NAMES, by width
-# arguments of their constructors that names and shapes show, or that change nothing here
+# the number of heads of the models in _VIT_NAMES, by width
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+# the constructor's arguments that names and shapes show, or that do not change the features
 _SHOWN = {
     "num_classes", "in_chans", "img_size", "patch_size", "embed_dim", "depth", "mlp_ratio",
     "num_heads", "qkv_bias", "class_token", "global_pool", "init_values", "layers", "channels",
@@ -42,6 +36,7 @@ _SHOWN = {
 
 
 def recognises(source: Source) -> bool:
+    """Returns True for timm's config, and for the names of its ViT or ResNet."""
     return "architecture" in source.config or _is_vit(source) or _is_resnet(source)
 
 
@@ -75,20 +70,22 @@ _RESNET: Table = [
 
 
 def table(source: Source) -> Table:
-    """The rename table of a ViT, or of this ResNet."""
+    """Returns the rename table of a ViT, or of this ResNet."""
     return [*_RESNET, *bare.bottlenecks(source)] if _is_resnet(source) else _VIT
 
 
 def resize(source: Source) -> str:
+    """Returns timm's interpolation of position embeddings."""
     return "antialias"
 
 
 def read_config(source: Source, **sizes: Any) -> BackboneConfig:
-    """Reads the sizes off names and shapes, the images' statistics from config.json.
+    """Reads the sizes from names and shapes, and the images' statistics from config.json.
 
-    A ViT's `heads`, `eps` (1e-6) and `activation` ("gelu") are taken from `sizes`, else from the
-    file's metadata, and heads else from config.json, else by timm's width of the plain ViTs.
-    Raises UserError for heads that are not known, and for what the towers cannot do.
+    A ViT's `heads`, `eps` and `activation` are taken from `sizes`, or else from the file's
+    metadata. By default eps is 1e-6 and the activation "gelu", and the number of heads is that of
+    config.json or of timm's plain ViT of the same width. Raises UserError if the number of heads is
+    unknown, and for models that our towers do not support.
     """
     resnet = _is_resnet(source)
     if not resnet and not _is_vit(source):
@@ -105,11 +102,14 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
 
 
 def _check_settings(source: Source, pool: str) -> None:
-    """Raises UserError for settings that make the tower compute something else."""
+    """Raises UserError for settings under which a model computes something else than our tower.
+
+    `pool` is the pooling that our tower has, in timm's words.
+    """
     where, c = says(source), source.config
     arguments = {"global_pool": c.get("global_pool"), **declared.part(where, c, "model_args")}
-    if (found := arguments["global_pool"]) not in (None, "", pool):
-        raise UserError(f"{where} the feature is pooled by {found!r}; expected {pool!r}.")
+    if (pooled := arguments["global_pool"]) not in (None, "", pool):
+        raise UserError(f"{where} the feature is pooled by {pooled!r}; expected {pool!r}.")
     if unknown := sorted(set(arguments) - _SHOWN):
         raise UserError(
             f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
@@ -118,33 +118,36 @@ def _check_settings(source: Source, pool: str) -> None:
     name = _architecture(source)
     if pool == "avg" and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
-            f"{where} the model is {name!r}, which may compute something else than the plain "
-            "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
+            f"{where} the model is {name!r}, which may compute other features than a plain ResNet "
+            "with the same weights; expected resnet50, resnet101 or resnet152."
         )
 
 
 def _pretrained(source: Source) -> dict[str, Any]:
-    """How the images are prepared; old files have it beside the architecture."""
+    """Returns the image settings of config.json, which old files have beside the architecture."""
     return declared.part(says(source), source.config, "pretrained_cfg") or source.config
 
 
 def _architecture(source: Source) -> str:
+    """Returns timm's name of the model, "" without one."""
     return declared.read(says(source), source.config, {"architecture": ""})["architecture"]
 
 
 def _pixels(source: Source) -> int:
-    """The side of a ResNet's images."""
-    found = _pretrained(source).get("input_size", (3, 224, 224))
-    sides = found[1:] if isinstance(found, list | tuple) and len(found) == 3 else ()
+    """Returns the side of a ResNet's images in pixels."""
+    size = _pretrained(source).get("input_size", (3, 224, 224))
+    sides = size[1:] if isinstance(size, list | tuple) and len(size) == 3 else ()
     return declared.side(says(source), "input_size", sides)
 
 
 def _statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
+    """Returns the images' mean and std by config.json, or the given ones if it has none."""
     prepared = _pretrained(source)
     return declared.statistics(says(source), prepared, ("mean", "std"), mean, std)
 
 
 def _resnet(source: Source) -> ResNetConfig:
+    """Returns the sizes of a ResNet. Raises UserError for one without bottlenecks."""
     kind = "plain ResNet of timm"
     channels, layers = bare.stages(source, kind)
     if not any(name.endswith(".conv3.weight") for name in source.tensors):
@@ -163,20 +166,21 @@ def _resnet(source: Source) -> ResNetConfig:
 
 
 def _vit(source: Source, **sizes: Any) -> VisionConfig:
+    """Returns the sizes of a ViT. Raises UserError if nothing states the number of heads."""
     kind = "plain ViT of timm"
-    told = source.metadata | sizes
+    stated = source.metadata | sizes
     width, _, patch, _ = bare.shape(source, kind, "patch_embed.proj.weight", 4)
     _, tokens, _ = bare.shape(source, kind, "pos_embed", 3)
     mlp, _ = bare.shape(source, kind, "blocks.0.mlp.fc1.weight", 2)
     name = _architecture(source)
     known = _HEADS.get(width) if not name or re.fullmatch(_VIT_NAMES, name) else None
     arguments = declared.part(says(source), source.config, "model_args")
-    heads = told.get("heads", arguments.get("num_heads", known))
+    heads = stated.get("heads", arguments.get("num_heads", known))
     if heads is None:
         raise UserError(
             f"{source.where} does not say the number of heads of its ViT of width {width}"
             + (f", and neither does its name {name!r}" if name else "")
-            + ". Give heads= to load_backbone, or --heads= to python -m lift_jax.convert."
+            + ". Give heads= to load_backbone, or --heads= to lift-jax convert."
         )
     return VisionConfig(
         resolution=round((tokens - 1) ** 0.5) * patch,
@@ -185,8 +189,8 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
         layers=bare.depth(source, "blocks."),
         heads=bare.checked_heads(source, width, "heads", heads),
         mlp=mlp,
-        activation=bare.checked_activation(told.get("activation", "gelu")),
-        eps=bare.checked_eps(told.get("eps", 1e-6)),
+        activation=bare.checked_activation(stated.get("activation", "gelu")),
+        eps=bare.checked_eps(stated.get("eps", 1e-6)),
         **_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         stem_bias=True,
         ln_pre=False,

@@ -1,7 +1,7 @@
-"""Hugging Face's image towers without a text tower: ViT, DINOv2 (also with registers), DINOv3.
+"""Hugging Face's format of image towers alone: ViT, DINOv2 (also with registers) and DINOv3.
 
-The feature is CLS after the last LayerNorm. What stands on it (pooler, classifier) and the mask
-token of the pre-training are left out.
+The feature is CLS after the last LayerNorm. The pooler and the classifier on it, and the mask token
+of the pre-training, are left out.
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from lift_jax.weights.formats import declared
 from lift_jax.weights.formats.huggingface import ACTIVATIONS, image_statistics, says
 from lift_jax.weights.rename import Table, norm
 
-SIZES: tuple[str, ...] = ()  # config.json states them all
+SIZES: tuple[str, ...] = ()  # config.json states all sizes
 
-# the settings that matter by model type, and their values where config.json leaves them out
+# the settings that are read and their defaults, by model type
 _VIT = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224,
@@ -40,19 +40,19 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dinov3_vit": _DINOV3,
 }
 
-# their switches -> our linear layers that lack a bias where they are off
+# switches in config.json -> our linear layers that have no bias if the switch is off
 _BIASES = {
     "qkv_bias": ("q", "k", "v"), "query_bias": ("q",), "key_bias": ("k",), "value_bias": ("v",),
     "proj_bias": ("out",), "mlp_bias": ("gate", "fc1", "fc2"),
 }  # fmt: skip
 
-# by the first six letters of the type: their stem, blocks and last LayerNorm
+# names of stem, blocks and last LayerNorm, by the family: the first six letters of the model type
 _PARTS = {
     "vit": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
     "dinov2": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
     "dinov3": ("embeddings.patch_embeddings", "layer", "norm"),
 }
-# our layers of a block -> theirs; :i/n is the i-th of n parts
+# our layers of a block -> their names; ":i/n" is the i-th of n parts
 _ATTENTION = {
     "q": "attention.attention.query", "k": "attention.attention.key",
     "v": "attention.attention.value", "out": "attention.output.dense",
@@ -75,33 +75,38 @@ _TOWER = r"((vit|dinov2|dinov2_with_registers)\.)?"
 IGNORED = (
     rf"{_TOWER}pooler\..*",
     r"classifier\..*",
-    # no registers are stored as an empty array; `read_config` refuses to leave out others
+    # A tower without registers may store an empty array. `read_config` refuses any other array.
     rf"{_TOWER}embeddings\.(mask_token|register_tokens)",
-    r"rope_embeddings\.inv_freq",  # follows from rope_theta
+    r"rope_embeddings\.inv_freq",  # computed from rope_theta
 )
 
 
 def recognises(source: Source) -> bool:
+    """Returns True for the model types of these towers."""
     return source.config.get("model_type") in [*_DEFAULTS]
 
 
 def _settings(source: Source) -> dict[str, Any]:
+    """Returns the settings in config.json, with the defaults of its model type."""
     return declared.read(says(source), source.config, _DEFAULTS[source.config["model_type"]])
 
 
 def _prefix(source: Source) -> str:
-    """Beside a classifier the tower's names begin with its type."""
+    """Returns the beginning of the tower's names: the model type if there is a classifier."""
     prefix = f"{source.config['model_type']}."
     return prefix if any(name.startswith(prefix) for name in source.tensors) else ""
 
 
 def resize(source: Source) -> str:
-    """How transformers resamples positions: smoothed for DINOv2 with registers alone."""
+    """Returns the interpolation of position embeddings in transformers.
+
+    It has antialiasing for DINOv2 with registers alone.
+    """
     return "antialias" if source.config["model_type"] == "dinov2_with_registers" else "plain"
 
 
 def table(source: Source) -> Table:
-    """The rename table of the source's family, kind of MLP and prefix."""
+    """Returns the rename table for the source's family, kind of MLP and prefix."""
     family, before = source.config["model_type"][:6], _prefix(source)
     stem, blocks, last = _PARTS[family]
     ours, theirs = r"visual/blocks/(\d+)", rf"{before}{blocks}.\1"
@@ -130,7 +135,7 @@ def table(source: Source) -> Table:
 def read_config(source: Source) -> BackboneConfig:
     """Reads the sizes from config.json.
 
-    Raises UserError, naming the setting, for what the tower cannot do.
+    Raises UserError, which names the setting, for a value that our tower does not support.
     """
     kind, c, where = source.config["model_type"], _settings(source), says(source)
 
@@ -143,13 +148,15 @@ def read_config(source: Source) -> BackboneConfig:
     )
     if "mlp_ratio" in c:
         mlp = int(width * c["mlp_ratio"])
-    if c.get("use_swiglu_ffn"):  # two thirds of it, rounded up to a multiple of 8
+    if c.get("use_swiglu_ffn"):  # two thirds of the width, rounded up to a multiple of 8
         mlp, activation = (int(mlp * 2 / 3) + 7) // 8 * 8, "silu"
     rope, registers = c.get("rope_theta", 0.0), c.get("num_register_tokens", 0)
     stored = source.tensors.get(f"{_prefix(source)}embeddings.register_tokens", np.empty(0))
-    each = 4 if rope else 1  # what rotary positions need of a head's width
+    multiple = 4 if rope else 1  # rotary positions need heads whose width is a multiple of 4
     expect(c["num_channels"] == 3, "num_channels", "3")
-    expect(width % (each * heads) == 0, "hidden_size", f"a multiple of {each} x {heads} heads")
+    expect(
+        width % (multiple * heads) == 0, "hidden_size", f"a multiple of {multiple} x {heads} heads"
+    )
     expect(activation in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}")
     expect(registers or not stored.size, "num_register_tokens", f"that of {stored.shape} stored")
     resolution, notes = declared.whole_patches(where, c["image_size"], c["patch_size"])

@@ -1,0 +1,205 @@
+"""The conversion of a source of weights into one file with our leaves.
+
+The first of the formats (formats/) that recognises a source (files/source.py) reads its sizes and
+gives a rename table, which a strict engine (rename.py) applies. The leaves are written as a
+converted file (native.py).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import DTypeLike
+from rich.console import Console
+from rich.progress import track
+
+from lift_jax.errors import UserError
+from lift_jax.models import tree
+from lift_jax.models.backbone import Backbone, BackboneConfig
+from lift_jax.weights import native, positions, rename
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import huggingface, openai, openclip, siglip, timm, vits
+
+
+class Format(Protocol):
+    """A module of formats/: one way of naming, storing and describing weights."""
+
+    @property
+    def SIZES(self) -> tuple[str, ...]:
+        """The sizes that a source of this format does not state, and a caller may give."""
+        ...
+
+    @property
+    def IGNORED(self) -> tuple[str, ...]:
+        """Patterns of the names that are left out."""
+        ...
+
+    def recognises(self, source: Source) -> bool:
+        """Returns True if the source may be of this format."""
+        ...
+
+    @property
+    def read_config(self) -> Callable[..., BackboneConfig]:
+        """The function that reads the sizes of a source, given the source and SIZES by name."""
+        ...
+
+    def table(self, source: Source) -> rename.Table:
+        """Returns the rename table (rename.py) of the source."""
+        ...
+
+    def resize(self, source: Source) -> str:
+        """Returns how the source's library interpolates position embeddings (positions.py)."""
+        ...
+
+
+FORMATS: tuple[Format, ...] = (huggingface, siglip, vits, openclip, timm, openai)
+
+
+def format_of(source: Source) -> Format:
+    """Returns the first format that recognises the source. Raises UserError if there is none."""
+    for form in FORMATS:
+        if form.recognises(source):
+            return form
+    kind = source.config.get("model_type") or source.config.get("architecture")
+    says = (
+        f"its config.json says {kind!r}"
+        if kind
+        else f"its names begin {first_names(source.tensors)}"
+    )
+    raise UserError(
+        f"{source.where} is of no kind that can be read: {says}. Expected CLIP (OpenAI, Hugging "
+        "Face, OpenCLIP), SigLIP, ViT, DINOv2 or DINOv3 (Hugging Face), or ViT or ResNet of timm."
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def abstract_backbone(
+    config: BackboneConfig,
+) -> tuple[nnx.GraphDef[Backbone], dict[str, nnx.Variable]]:
+    """Returns (static graph, leaves by path) of a backbone, without values."""
+    return tree.flatten(nnx.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0))))
+
+
+def abstract(config: BackboneConfig) -> dict[str, nnx.Variable]:
+    """Returns a backbone's leaves by path, with shapes and dtypes but without values."""
+    return abstract_backbone(config)[1]
+
+
+def write(
+    source: Source, file: Path, dtype: DTypeLike | None, resolution: int = 0, **sizes: Any
+) -> BackboneConfig:
+    """Converts a source to a file, one leaf in memory at a time; returns the sizes.
+
+    `resolution` 0 keeps the pre-training's. Raises UserError as `load_backbone` does, and OSError
+    if the file cannot be written.
+    """
+    form = format_of(source)
+    _check_sizes(form, source.where, sizes)
+    stored = form.read_config(source, **sizes)
+    table, method = form.table(source), form.resize(source)
+    shapes = {path: leaf.shape for path, leaf in abstract(stored).items()}
+    notes = (*stored.notes, *_left_out(source, form, table, shapes))
+    config = dataclasses.replace(stored, notes=notes)
+    config = _at_resolution(config, resolution or stored.vision.resolution, shapes)
+    kinds = _kinds(source, table, shapes, config, dtype)
+
+    def leaves() -> Iterator[tuple[str, np.ndarray]]:
+        ours = rename.to_ours(source.tensors, shapes, table, source.where, form.IGNORED)
+        for path, leaf in ours:
+            if path.endswith("/positions") and leaf.shape != kinds[path].shape:
+                before = len(leaf) - stored.vision.grid**2
+                leaf = positions.resize(leaf, config.vision.grid, before, method)
+            yield path, leaf
+            source.release()
+
+    console = Console(stderr=True)
+    tracked = track(
+        leaves(), f"Converting {Path(source.where).name}", len(kinds), console=console,
+        transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    native.write(file, config, tracked, kinds)
+    return config
+
+
+def _check_sizes(form: Format, where: str, sizes: Mapping[str, Any]) -> None:
+    """Raises UserError for a size that a source of the format does not take."""
+    for size in sizes:
+        if size not in form.SIZES:
+            takes = (
+                f"takes {', '.join(form.SIZES[:-1])} and {form.SIZES[-1]} alone"
+                if form.SIZES
+                else "states all its sizes itself"
+            )
+            raise UserError(f"{where} {takes}; leave out {size}={sizes[size]}.")
+
+
+def _left_out(
+    source: Source, form: Format, table: rename.Table, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """Returns a note on the weights that are ignored, if there are any. Integers are no weights."""
+    used = {rename.their_name(path, table)[0] for path in shapes}
+    dropped = [
+        name
+        for name in rename.ignored(source.tensors, form.IGNORED)
+        if name not in used and not np.issubdtype(source.tensors[name].dtype, np.integer)
+    ]
+    if not dropped:
+        return ()
+    names = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
+    return (f"Left out of {source.where} ({len(dropped)}): {names}.",)
+
+
+def _at_resolution(
+    config: BackboneConfig, resolution: int, shapes: Mapping[str, tuple[int, ...]]
+) -> BackboneConfig:
+    """Returns the sizes for images of another resolution in pixels, with a note on the change.
+
+    Raises UserError unless the resolution is a multiple of the patch (of a ResNet's total stride).
+    """
+    vision = config.vision
+    if resolution == vision.resolution:
+        return config
+    multiple = vision.resolution // vision.grid
+    if resolution % multiple or resolution < multiple:
+        raise UserError(f"resolution is {resolution}; it must be a multiple of {multiple}.")
+    changed = dataclasses.replace(vision, resolution=resolution)
+    positioned = any(path.endswith("/positions") for path in shapes if path.startswith("visual/"))
+    how = ": position embeddings interpolated" if positioned else ""
+    note = (
+        f"Pre-trained at {vision.resolution} pixels ({vision.grid} x {vision.grid} places), "
+        f"used at {resolution} ({changed.grid} x {changed.grid}){how}."
+    )
+    return dataclasses.replace(config, vision=changed, notes=(*config.notes, note))
+
+
+def _kinds(
+    source: Source,
+    table: rename.Table,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: BackboneConfig,
+    dtype: DTypeLike | None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of every leaf of the converted file.
+
+    `shapes` are those of the source's leaves and `config` the sizes of the file. With `dtype` None
+    a leaf keeps the source's dtype. It is float32 if the file cannot hold that dtype, or if the
+    leaf is interpolated.
+    """
+    kinds = {}
+    for path, leaf in abstract(config).items():
+        stored = source.tensors.get(rename.their_name(path, table)[0])
+        kept = np.float32
+        if stored is not None and stored.dtype.name in native.DTYPES and leaf.shape == shapes[path]:
+            kept = stored.dtype
+        kinds[path] = jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype or kept))
+    return kinds
+
+
+def first_names(names: Iterable[str]) -> str:
+    """Returns the first three names in alphabetical order, for messages."""
+    return ", ".join(sorted(names)[:3]) or "nowhere: it holds no tensor"
