@@ -1,4 +1,4 @@
-"""Compiles the training step for simulated devices, and estimates what an epoch takes."""
+"""Compilation of the training step for simulated devices, and an estimate of an epoch's time."""
 
 import time
 
@@ -24,7 +24,8 @@ def estimate(
 ) -> None:
     """Compiles the step for the devices that JAX sees; prints what each holds and sends.
 
-    With `images` it also prints a model of the time of an epoch on common machines.
+    If `images` is not 0, also prints an estimate of an epoch's time on common machines. Raises
+    UserError as `make_problem`.
     """
     begin = time.monotonic()
     made = make_problem(settings, vision, classes, bfloat16=True)

@@ -1,4 +1,4 @@
-"""How fast images become views on one core, measured in one run against a plain Pillow pipeline."""
+"""Speed of turning image files into views on one core, next to a plain Pillow pipeline."""
 
 import io
 import tempfile
@@ -19,7 +19,7 @@ from lift_jax.data.images.decode import Decoding, open_image
 from lift_jax.data.images.views import TrainTransform, mda_box, min_scale
 from lift_jax.data.types import FileImages, Images, Split
 
-SIZES = ((375, 500), (600, 800))  # of the JPEGs, half each; those of ImageNet and of iNaturalist
+SIZES = ((375, 500), (600, 800))  # (height, width) of the JPEGs, half each: ImageNet, iNaturalist
 COUNT = 24
 ROUNDS = 15
 RES = 224
@@ -27,7 +27,7 @@ MEAN, STD = (np.array(values, np.float32) for values in ((0.48, 0.46, 0.41), (0.
 
 
 def photographs(folder: Path) -> FileImages:
-    """Returns JPEGs of about 80 kB with the slopes, edges and grain of photographs."""
+    """Writes `COUNT` JPEGs of about 80 kB that have slopes, edges and grain like photographs."""
     for i in range(COUNT):
         height, width = SIZES[i % len(SIZES)]
         rng = np.random.default_rng(i)
@@ -43,11 +43,10 @@ def photographs(folder: Path) -> FileImages:
 
 
 def measure(console: Console) -> dict[str, float]:
-    """Prints images per second and ratios of each way; returns the ratios.
+    """Times each way of reading; prints images per second, and returns the ratios to plain Pillow.
 
-    All ways draw the same MDA crops of the middle epoch, and take turns in `ROUNDS` rounds. What
-    counts is the shortest time of each image: on a machine that others use as well, longer ones
-    tell of them.
+    All ways draw the same MDA crops of the middle epoch, and take turns in `ROUNDS` rounds. Each
+    image counts with its shortest time, because longer ones come from other work on the machine.
     """
     transform = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, False, 3)
     with tempfile.TemporaryDirectory() as name:
@@ -143,7 +142,7 @@ def tell_error(name: str, where: str, error: np.ndarray, console: Console) -> No
 
 
 def _box(files: FileImages, i: int) -> tuple[int, int, int, int]:
-    """Returns the crop that `measure`'s transform draws."""
+    """Returns the crop that the transform of `measure` draws for image i."""
     picture = files[i]
     low = min_scale("convex", 1, 3)
     return mda_box(picture.height, picture.width, low, np.random.default_rng(i))
@@ -152,7 +151,10 @@ def _box(files: FileImages, i: int) -> tuple[int, int, int, int]:
 def _time(
     ways: Mapping[str, Callable[[int], object]], count: int, rounds: int = ROUNDS
 ) -> dict[str, np.ndarray]:
-    """The shortest time of each way with each of `count` items, in seconds, after one not timed."""
+    """Returns the shortest time of each way with each of `count` items, in seconds.
+
+    A first round is not timed.
+    """
     best = {name: np.full(count, np.inf) for name in ways}
     for turn in range(1 + rounds):
         for name, way in ways.items():
@@ -167,7 +169,7 @@ def _time(
 def _print(
     title: str, count: int, seconds: Mapping[str, float], console: Console
 ) -> dict[str, float]:
-    """Prints images per second and ratios to the first way; returns the ratios."""
+    """Prints images per second of each way; returns the ratios to the first way."""
     table = Table(title=title, title_justify="left")
     for column in ("", "images/s", "ratio"):
         table.add_column(column, justify="left" if column == "" else "right")

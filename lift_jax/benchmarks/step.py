@@ -1,4 +1,4 @@
-"""Times the training step on the devices here, with random weights and images."""
+"""Time of the training step on the devices here, with random weights and images."""
 
 import time
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from lift_jax.training.state import State, create_state, state_shardings, traina
 from lift_jax.training.step import make_train_step
 from lift_jax.weights import load
 
-# Sizes of backbones that need not be here to be compiled.
+# Sizes of backbones that can be compiled without being on this machine.
 SIZES = {
     "clip_vit_b32": VisionConfig(224, 32, 768, 12, 12, 3072),
     "clip_vit_b16": VisionConfig(224, 16, 768, 12, 12, 3072),
@@ -44,10 +44,10 @@ class Problem:
     """A training step and its arguments, as shapes with their shardings.
 
     Attributes:
-        step: jitted.
-        state: tuned leaves and optimizer.
-        frozen: frozen leaves.
-        batch: one batch.
+        step: the jitted step.
+        state: tuned leaves and optimizer state.
+        frozen: frozen leaves by path.
+        batch: image, label and mask of one batch.
         mesh: the devices.
     """
 
@@ -61,7 +61,8 @@ class Problem:
 def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: bool) -> Problem:
     """Returns the training step on a backbone of these sizes, without any weights.
 
-    Raises UserError for a batch that the devices do not share evenly, and for classifiers on texts.
+    Raises UserError if the devices cannot share the batch evenly, or the classifier is made of
+    texts.
     """
     s = settings
     names = check_names(s)
@@ -97,14 +98,14 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
 
 
 def shaped(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
-    """Returns the shape of a leaf with a sharding, and another dtype if given."""
+    """Returns the shape of a leaf with a sharding, and with another dtype if one is given."""
     return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
 
 def abstract_classifier(
     settings: Settings, vision: Vision, names: tuple[str, ...], classes: int
 ) -> tuple[Any, dict[str, Any], dict[str, bool]]:
-    """Returns graph, leaves as shapes, and which of them are trained."""
+    """Returns the graph, the leaves as shapes by path, and which of them are trained."""
     made: list[Assembled] = []
 
     def model() -> nnx.Module:
@@ -121,7 +122,7 @@ def abstract_classifier(
 
 
 def abstract_batch(rows: int, resolution: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns one batch of images, labels and mask, as shapes."""
+    """Returns the shapes of one batch: images, labels and mask."""
     kinds = {
         "image": ((rows, resolution, resolution, 3), "uint8"), "label": ((rows,), "int32"),
         "mask": ((rows,), "bool"),
@@ -153,7 +154,7 @@ def measure(
     loss = None
     current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)
-    for steps_timed in (2, count):  # the first ones also load and allocate
+    for steps_timed in (2, count):  # the first round also loads and allocates
         begin = time.monotonic()
         for _ in range(steps_timed):
             current, loss = compiled.step(current, frozen, batch)

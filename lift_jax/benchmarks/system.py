@@ -1,4 +1,4 @@
-"""Describes the system, for a bug report."""
+"""Description of the system, for a bug report."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def describe_system() -> str:
-    """Returns versions, processor, memory and devices, a line each."""
+    """Returns versions, number of CPUs, memory and devices, one line for each."""
     lines = {
         "lift_jax": lift_jax.__version__,
         "Python": platform.python_version(),
@@ -29,7 +29,7 @@ def describe_system() -> str:
 
 
 def memory() -> str:
-    """Returns the size of the main memory, or that it is not known."""
+    """Returns the size of the main memory in GB, "not known" if the system does not tell it."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Measures how long training waits for data, on two small runs."""
+"""Share of time that training waits for data, in two small runs."""
 
 import io
 import tempfile
@@ -13,7 +13,10 @@ from lift_jax.runs.train_and_test import train_and_test
 
 
 def measure(console: Console) -> dict[str, float]:
-    """Trains two configs for 52 steps; prints and returns the share of time without a batch."""
+    """Trains two configs for 52 steps; prints and returns the share of time spent waiting for data.
+
+    The share is that of the last 20 steps, by config.
+    """
     shares = {}
     for name, argument, epochs in (("demo", "", 4), ("inat", "debug", 26)):
         config = settings.load(name, argument)

@@ -1,1 +1,1 @@
-"""The embedded demo: a tiny CLIP in `tiny_clip/`, and how it was made from rendered glyphs."""
+"""The embedded demo: a tiny CLIP in `tiny_clip/`, and the code that made it from glyphs."""

@@ -1,4 +1,4 @@
-"""What a glyph is called in captions, and the small tokenizer that reads any text."""
+"""Names and captions of glyphs, and a small tokenizer that reads any text."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from lift_jax.demo.glyphs import CHARACTERS, DIGITS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-VOCAB = 512  # at most: bytes, merges, START and END
+VOCAB = 512  # upper limit: bytes, merges, START and END
 CONTEXT = 16
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -51,7 +51,7 @@ TEMPLATES = (
 
 
 def names(character: str) -> tuple[str, ...]:
-    """Returns what a character is called, its usual name first."""
+    """Returns the names of a character, the usual one first."""
     if character in DIGITS:
         word = NUMBERS[int(character)]
         return (word, character, f"digit {word}", f"number {word}", f"digit {character}")
@@ -64,14 +64,14 @@ def names(character: str) -> tuple[str, ...]:
 
 
 def captions(character: str) -> list[str]:
-    """Returns every caption of a character: each name in each template."""
+    """Returns all captions of a character: each of its names in each template."""
     return [t.format(name) for t, name in itertools.product(TEMPLATES, names(character))]
 
 
 def train_tokenizer() -> tokenizers.Tokenizer:
     """Trains a lower-casing byte-level BPE on all captions; the end token has the largest id.
 
-    It starts from all 256 bytes, so that no text is out of its vocabulary.
+    Its alphabet is all 256 bytes, so that it can encode any text.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -92,7 +92,7 @@ def train_tokenizer() -> tokenizers.Tokenizer:
 
 
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json."""
+    """Writes tokenizer.json and tokenizer_config.json into a folder."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

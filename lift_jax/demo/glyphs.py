@@ -1,9 +1,9 @@
 """Pictures of digits, letters and signs, 32 px square and as varied as handwriting.
 
 Shapes are distance fields of a font's glyphs, so that one threshold makes strokes of any width. A
-picture is a field seen through a smooth random warp, cut to its box, averaged into few cells, as a
-scanner of low resolution would, and enlarged again. All of it is arrays: a batch of 256 takes less
-than a tenth of a second on one core, cheap enough to draw every batch afresh.
+field is warped smoothly at random, cut to its box, averaged into few cells, as by a scanner of low
+resolution, and enlarged again. Whole batches are drawn as arrays: 256 pictures take less than a
+tenth of a second on one core, so every batch can be drawn afresh.
 """
 
 import functools
@@ -24,20 +24,20 @@ CELLS = (8, 10, 12, 16, 32)  # resolutions a picture is reduced to
 CELL_SHARES = (0.5, 0.15, 0.1, 0.1, 0.15)
 
 DIGITS = string.digits
-# Capitals that only their size tells from the small letter are left out: pictures fill the box.
+# Capitals that differ from the small letter in size alone are left out: pictures fill the box.
 LETTERS = string.ascii_lowercase + "".join(sorted(set(string.ascii_uppercase) - set("COSVWXZ")))
 SIGNS = "+-=*#%&@?!$/()<>"
 CHARACTERS = DIGITS + LETTERS + SIGNS
 SHARES = (("digit", len(DIGITS), 0.5), ("letter", len(LETTERS), 0.4), ("sign", len(SIGNS), 0.1))
 
-# Fonts that matplotlib ships; the TeX ones put other signs at the places of ASCII signs.
+# Fonts that matplotlib ships; the TeX fonts have other signs at the codes of ASCII signs.
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*")
 TEX_FONTS = ("cmr10*", "cmb10*", "cmss10*", "cmti10*", "cmtt10*")
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Distance fields of font glyphs (negative inside), and which of them show a character."""
+    """Distance fields of font glyphs, negative inside, and the fields that show each character."""
 
     fields: Float[np.ndarray, "g canvas canvas"]
     of: tuple[np.ndarray, ...]  # CHARACTERS index -> rows of `fields`
@@ -45,7 +45,7 @@ class Bank:
 
 @functools.cache
 def bank() -> Bank:
-    """Draws every character in every font once: about five seconds."""
+    """Draws every character in every font; takes about five seconds, the first time alone."""
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     fields, of = [], [[] for _ in CHARACTERS]
     for patterns, characters in ((FONTS, CHARACTERS), (TEX_FONTS, DIGITS + LETTERS)):
@@ -61,7 +61,7 @@ def bank() -> Bank:
 
 
 def field(font: ImageFont.FreeTypeFont, character: str) -> Float[np.ndarray, "canvas canvas"]:
-    """Returns the signed distance to a glyph's outline, its longer side being the unit."""
+    """Returns the signed distance to a glyph's outline; the unit is the glyph's longer side."""
     fine = 3 * CANVAS
     left, top, right, bottom = font.getbbox(character)
     unit = fine / (HIGH - LOW)
@@ -83,7 +83,7 @@ def draw_labels(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
 
 
 def render(rng: np.random.Generator, labels: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 32 32"]:
-    """Draws one picture a label (indices of `CHARACTERS`); grey, mostly bright on dark."""
+    """Draws one grey picture for each label (an index of `CHARACTERS`), mostly bright on dark."""
     ink = font_ink(rng, labels, warp(rng, len(labels)))
     return expose(rng, reduce(rng, ink))
 
@@ -99,7 +99,7 @@ def uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> n
 
 
 def warp(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n p 2"]:
-    """Returns where in the glyph's unit box each pixel of the canvas looks."""
+    """Returns the point of the glyph's unit box that each pixel of the canvas shows."""
     axis = (LOW + (np.arange(CANVAS) + 0.5) * (HIGH - LOW) / CANVAS - 0.5).astype(np.float32)
     places = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     angle, shear = 0.15 * normal(rng, n), 0.25 * normal(rng, n)
@@ -124,7 +124,7 @@ def inked(distance: Float[np.ndarray, "n p"], width: np.ndarray) -> np.ndarray:
 
 
 def font_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Inks a random font's glyph for each label, thinned or thickened."""
+    """Draws the glyph of a random font for each label, thinned or thickened."""
     fields, of = bank().fields, bank().of
     rows = np.array([rng.choice(of[label]) for label in labels], np.int64)
     grid = np.clip((places - LOW) * (CANVAS / (HIGH - LOW)) - 0.5, 0, CANVAS - 1.001)
@@ -138,7 +138,7 @@ def font_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -
 
 
 def extent(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first marked place of each row, and one past the last."""
+    """Returns the index of the first marked element of each row, and one past the last."""
     return marked.argmax(1), marked.shape[1] - marked[:, ::-1].argmax(1)
 
 
@@ -162,16 +162,16 @@ def enlargements() -> Float[np.ndarray, "r 32 32"]:
 
 
 def reduce(rng: np.random.Generator, ink: np.ndarray) -> Float[np.ndarray, "n 32 32"]:
-    """Cuts each drawing to a frame round its ink, averages it into cells and enlarges it."""
+    """Cuts each drawing to a frame around its ink, averages it into cells and enlarges it."""
     n = len(ink)
     (left, right), (top, bottom) = extent(ink.max(1) > 0.3), extent(ink.max(2) > 0.3)
     width, height = np.maximum(right - left, 4), np.maximum(bottom - top, 4)
-    margin = np.maximum(uniform(rng, -0.12, 0.12, n), 0)  # half of all touch their frame
+    margin = np.maximum(uniform(rng, -0.12, 0.12, n), 0)  # half of the drawings touch their frame
     longer = np.maximum(width, height) * (1 + margin)
     mode = rng.random(n)
     free = mode < 0.15
     longer = np.where(free, longer * uniform(rng, 1, 1.6, n), longer)
-    # Most writing is framed by its longer side, some is stretched towards a square.
+    # Most drawings are framed by their longer side; some are stretched towards a square.
     squash = np.where(mode > 0.75, rng.random(n), 0)
     frame_x = np.maximum(longer * (width / longer) ** squash, 0.5 * longer)
     frame_y = np.maximum(longer * (height / longer) ** squash, 0.5 * longer)
@@ -187,7 +187,7 @@ def reduce(rng: np.random.Generator, ink: np.ndarray) -> Float[np.ndarray, "n 32
 
 
 def expose(rng: np.random.Generator, ink: np.ndarray) -> UInt8[np.ndarray, "n 32 32"]:
-    """Turns ink into grey levels: contrast, pressure, a little noise; one in eight is inverted."""
+    """Turns ink into grey levels with random contrast, pressure and noise; inverts one in eight."""
     n = len(ink)
     ink = np.clip(ink * uniform(rng, 1, 1.5, n, 1, 1), 0, 1) ** np.exp(0.2 * normal(rng, n, 1, 1))
     paper = np.where(rng.random((n, 1, 1)) < 0.6, 0, uniform(rng, 0, 0.25, n, 1, 1))

@@ -1,10 +1,10 @@
-"""Trains the demo's tiny CLIP on rendered glyphs and their captions.
+"""Training of the demo's tiny CLIP on rendered glyphs and their captions.
 
     python -m lift_jax.demo.pretrain --out=FOLDER [--steps=N] [--seed=0]
 
 Every batch is drawn afresh from (seed, step). The loss is CLIP's, with one change: all pictures of
 a batch that show the same character share the target of its captions. No photograph and no
-handwriting is used; what is left for LIFT to adapt is the step from glyphs to real digits.
+handwriting is used, so LIFT still has to adapt the model from glyphs to real digits.
 """
 
 import time
@@ -28,11 +28,11 @@ from lift_jax.weights.load import load_backbone, load_tokenizer, save_backbone
 BATCH = 256
 LR, WARMUP, WEIGHT_DECAY = 1.5e-3, 200, 0.05
 MAX_LOGIT_SCALE = np.float32(np.log(100))
-TEST_SEED = 10**6  # apart from every training seed
+TEST_SEED = 10**6  # differs from every training seed
 
 
 def model_config(vocab: int) -> BackboneConfig:
-    """Returns the sizes of about 0.95 M parameters: 2 MB in float16."""
+    """Returns the sizes of a CLIP with about 0.95 M parameters, 2 MB in float16."""
     return BackboneConfig(
         vision=VisionConfig(resolution=glyphs.SIZE, patch=8, width=128, layers=4, heads=2, mlp=512),
         text=TextConfig(
@@ -49,7 +49,7 @@ def model_config(vocab: int) -> BackboneConfig:
 
 
 def normalise(config: Vision, grey: UInt8[Array, "n h w"]) -> Float[Array, "n h w 3"]:
-    """Returns grey pictures as the tower takes them: RGB with its mean and deviation."""
+    """Returns grey pictures as RGB, normalised by the mean and standard deviation of the tower."""
     rgb = jnp.repeat(grey[..., None].astype(jnp.float32) / 255, 3, axis=-1)
     return (rgb - jnp.asarray(config.mean)) / jnp.asarray(config.std)
 
@@ -67,7 +67,7 @@ def similarities(
 
 
 def contrastive(logits: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """Returns CLIP's symmetric cross-entropy, equal labels sharing the target's mass."""
+    """Returns CLIP's symmetric cross-entropy; pairs with equal labels share the target evenly."""
     same = (labels[:, None] == labels[None]).astype(jnp.float32)
     target = same / same.sum(1, keepdims=True)
     to_text = optax.softmax_cross_entropy(logits, target).mean()
@@ -82,10 +82,10 @@ def caption_table(folder: Path) -> list[np.ndarray]:
 
 
 def batch(seed: int, step: int, size: int, table: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Returns pictures, tokens of a caption each, and labels, as `seed` and `step` say."""
+    """Returns pictures, the tokens of one caption for each, and labels, drawn from (seed, step)."""
     rng = np.random.default_rng((seed, step))
     labels = glyphs.draw_labels(rng, size)
-    # The usual name in the usual prompt is a third of all captions.
+    # A third of all captions have the usual name in the usual prompt.
     usual = rng.random(size) < 1 / 3
     which = [0 if u else rng.integers(len(table[y])) for u, y in zip(usual, labels, strict=True)]
     tokens = np.stack([table[y][i] for y, i in zip(labels, which, strict=True)])
@@ -93,7 +93,7 @@ def batch(seed: int, step: int, size: int, table: list[np.ndarray]) -> tuple[np.
 
 
 def accuracy(clip: Backbone, table: list[np.ndarray], count: int = 2000) -> float:
-    """Returns the zero-shot accuracy (percent) on digits rendered from a seed of its own."""
+    """Returns the zero-shot accuracy in percent on `count` digits rendered from `TEST_SEED`."""
     rng = np.random.default_rng(TEST_SEED)
     labels = np.arange(count, dtype=np.int32) % len(glyphs.DIGITS)
     prompts = np.stack([rows[0] for rows in table[: len(glyphs.DIGITS)]])
@@ -105,7 +105,7 @@ def accuracy(clip: Backbone, table: list[np.ndarray], count: int = 2000) -> floa
 
 
 def pretrain(folder: Path, steps: int, seed: int, size: int = BATCH) -> None:
-    """Trains, and writes weights (float16), sizes and tokenizer to `folder`."""
+    """Trains the model; writes its weights (float16), sizes and tokenizer to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = captions.train_tokenizer()
     captions.save_tokenizer(tokenizer, folder)

@@ -34,8 +34,8 @@ from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.storage import atomic
 from lift_jax.weights import load
 
-PIXELS = 224  # of the views of a backbone that is not on this machine
-SHOWN = 5  # findings of a kind that are printed; all are in findings.csv
+PIXELS = 224  # resolution of the views if the backbone is not on this machine
+SHOWN = 5  # findings of each kind that are printed; all are in findings.csv
 
 
 def show_data(

@@ -17,7 +17,7 @@ from lift_jax.training.monitor import StepRecord
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#767676"
-# Of each result of a run: colour, marker, filled or not.
+# Colour, marker, and whether the marker is filled, for each result of a run.
 STYLES = {
     "zero_shot": (GREY, "o", True),
     "test": (PALETTE[0], "s", True),
@@ -26,12 +26,12 @@ STYLES = {
     "test_tte_adjusted": (PALETTE[3], "v", False),
 }
 SHADES = {"many": "#EDF2F7", "medium": "#FFFFFF", "few": "#FBF1E6"}
-NAMED = 30  # up to so many classes are named on the axis
-DOTTED = 60  # up to so many classes or steps are drawn one by one; more get a running mean
+NAMED = 30  # most classes that are named on the axis
+DOTTED = 60  # most classes or steps that are drawn one by one; more get a running mean
 
 
 def write(figure: Figure, path: Path) -> bytes:
-    """Writes a figure as PNG, complete or not at all; returns what it wrote."""
+    """Writes a figure as PNG, complete or not at all; returns the bytes of the file."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=160)
     torn = path.with_name(f".{path.name}.tmp")
@@ -47,14 +47,14 @@ def class_figure(
     groups: Sequence[str],
     names: Sequence[str],
 ) -> Figure:
-    """Returns accuracy by class over training images by class, head first.
+    """Draws the accuracy of each class above its number of training images, head classes first.
 
     Args:
         accuracy: percent by result (a key of STYLES), NaN where there is no test image.
-        labels: what to call each result.
+        labels: the name of each result in the legend.
         train_counts: training images of each class.
         groups: many, medium or few for each class.
-        names: of the classes.
+        names: names of the classes.
     """
     height = {"many": 0, "medium": 1, "few": 2}
     # Groups first: a data set may be grouped by other counts than its own.
@@ -91,7 +91,10 @@ def class_figure(
 def frequency_figure(
     counts: Mapping[str, Int[np.ndarray, " c"]], groups: Sequence[str], names: Sequence[str]
 ) -> Figure:
-    """Returns images by class for each split (by its name, training first), head first."""
+    """Draws the number of images of each class in each split, head classes first.
+
+    `counts` holds the numbers by the name of the split, the training split first.
+    """
     height = {"many": 0, "medium": 1, "few": 2}
     train = next(iter(counts.values()))
     order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train[c], c))
@@ -117,7 +120,7 @@ def frequency_figure(
 def views_figure(
     rows: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]], columns: Sequence[str]
 ) -> Figure:
-    """Returns a contact sheet: a row an image, by its title, and a column a view of it."""
+    """Draws a contact sheet: one row for each image, by its title, and one column for each view."""
     figure = Figure(figsize=(1.25 * len(columns) + 1.6, 1.36 * len(rows) + 0.5))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
@@ -136,7 +139,7 @@ def views_figure(
 
 
 def training_figure(steps: Sequence[StepRecord]) -> Figure:
-    """Returns loss and learning rate by step, and for a long run a running mean of the loss."""
+    """Draws loss and learning rate by step; a long run gets a running mean of the loss."""
     x = [step.step for step in steps]
     loss = np.array([step.loss for step in steps])
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
@@ -158,7 +161,7 @@ def training_figure(steps: Sequence[StepRecord]) -> Figure:
 
 
 def comparison_figure(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """Returns bars of overall, many, medium, few and mean accuracy for several runs."""
+    """Draws bars of overall, many, medium, few and mean accuracy (percent) for several runs."""
     metrics = ("overall", "many", "medium", "few", "mean")
     figure = Figure(figsize=(9.6, 3.6 + 0.22 * len(runs)), layout="constrained")
     axes = figure.subplots()
@@ -195,14 +198,15 @@ def sweep_figure(
     cells: Sequence[str],
     panels: Mapping[str, Mapping[str, Mapping[str, Point]]],
 ) -> Figure:
-    """Returns accuracy by cell, a panel a way of testing, with error bars where there are seeds.
+    """Draws accuracy by cell, one panel for each way of testing, with error bars over seeds.
 
-    Cells whose names are numbers are joined by lines.
+    Lines join the cells if the names of all are numbers.
 
     Args:
-        title: what is compared.
-        cells: names, in order.
-        panels: by title, then by cell, then by group (overall, many, medium, few).
+        title: title of the figure, which says what is compared.
+        cells: names of the cells, in order.
+        panels: mean and deviation by title of the panel, cell and group of classes (overall,
+            many, medium, few).
     """
     styles = {"overall": "o", "many": "s", "medium": "D", "few": "^"}
     joined = len(cells) > 1 and all(cell.replace(".", "", 1).isdigit() for cell in cells)
@@ -232,7 +236,7 @@ def sweep_figure(
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Names the classes below the axis, or tells their number where they are many."""
+    """Writes the names of the classes below the axis, or only their number if they are many."""
     if len(names) > NAMED:
         axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
         return
@@ -242,7 +246,7 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:
-    """Colours the stretch of each group and writes its name above it."""
+    """Colours the range of each group of classes and writes the group's name above it."""
     for group, shade in SHADES.items():
         count = groups.count(group)
         if not count:
@@ -259,7 +263,7 @@ def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:
 
 
 def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
-    """Returns means of `width` neighbours, of fewer at the ends, with NaN left out."""
+    """Returns the mean of up to `width` neighbours of each value; NaN values are left out."""
     window = np.ones(width)
     known = np.isfinite(values)
     total = np.convolve(np.where(known, values, 0.0), window, "same")

@@ -1,4 +1,4 @@
-"""The tables and figures of the papers, each a list of runs: `--sweep=losses`.
+"""The sweeps: tables and figures of the papers, each a list of runs, as in `--sweep=losses`.
 
     lift-jax train --config=inat --sweep=losses --workdir=runs/inat_losses
 
@@ -6,7 +6,7 @@ A sweep is a function from a finished config and its origin to its cells: {name:
 value}}. Values of a cell win over the command line; all other settings are the config's, so
 --config.train.epochs=3 shortens every run but those of a sweep over epochs.
 
-Learning rates are the papers': those of LIFT where the config is of `method=lift`, else of LIFT+.
+Learning rates are those of the papers: of LIFT for a config of `method=lift`, else of LIFT+.
 """
 
 import itertools
@@ -38,8 +38,8 @@ class Origin:
     """The config file that a config comes from.
 
     Attributes:
-        name: of the shipped config; "" for a file of the user's own.
-        get_config: the file's own function.
+        name: name of the shipped config; "" for a file of the user's own.
+        get_config: the function of that file.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Origin:
 
 
 def main(c: ConfigDict, origin: Origin) -> Cells:
-    """Compares both methods beside the classifier alone and full fine-tuning."""
+    """Compares both methods with the classifier alone and with full fine-tuning."""
     return {
         "classifier_only": with_tuner("none", c, origin),
         "full": with_tuner("full", c, origin),
@@ -102,7 +102,7 @@ def ratio(c: ConfigDict, origin: Origin) -> Cells:
 
 
 def partial(c: ConfigDict, origin: Origin) -> Cells:
-    """Tunes the last blocks alone, more and more of them."""
+    """Varies how many of the last blocks are tuned."""
     depth = depth_of(c.model.backbone)
     step = max(1, depth // 12)
     return {str(k): {"tuner.partial": k} for k in range(step, depth + 1, step)}
@@ -206,7 +206,7 @@ def tte(c: ConfigDict, origin: Origin) -> Cells:
 
 def expand(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the margin around the crops of TTE; one training for all."""
-    sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 at 224 pixels
+    sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 for 224 pixels
     return {str(size): {"test.tte": True, "test.expand": size} for size in sizes}
 
 

@@ -1,4 +1,4 @@
-"""What is published for LIFT, and which runs it may be compared with."""
+"""Published accuracies of LIFT, and the runs that they may be compared with."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ SOURCES = {
     "test_tte": "leaderboard mirrors, which do not say whether with TTE",
 }
 FORK = "Published for LIFT, clip_vit_b16: 79.4 (the log of a fork of the authors' code, 20 epochs)."
-# What says where and how fast, and not what is trained and tested.
+# Settings that say where and how fast a run is, not what is trained and tested.
 APART = (
     "seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch", "test.views",
     "test.adjust",
@@ -38,7 +38,10 @@ APART = (
 
 
 def published(c: ConfigDict, origin: Origin) -> dict[str, float]:
-    """Returns what is published for a run of exactly this config, by result; else {}."""
+    """Returns the published accuracies of exactly this config in percent, by result; else {}.
+
+    A config of the user's own has none, whatever its file is called: its `origin.name` is "".
+    """
     known = PUBLISHED.get((origin.name, c.data.imbalance, c.model.backbone), {})
     if not known or c.data.val_share or c.data.level != "species":  # other images, other classes
         return {}
@@ -47,13 +50,13 @@ def published(c: ConfigDict, origin: Origin) -> dict[str, float]:
 
 
 def resolved(settings: Settings) -> dict[str, Any]:
-    """Returns the settings as written, with the kind of head that they stand for."""
+    """Returns the settings as written, with the kind of head resolved."""
     written = dict(settings.written)
     return written | {"head": {**written["head"], "kind": settings.head.kind}}
 
 
 def references(c: ConfigDict, origin: Origin) -> list[str]:
-    """Returns notes of what is published for LIFT on the data of a config, by any backbone."""
+    """Returns notes of what is published for LIFT on the data of a config, with any backbone."""
     if c.data.name == "fake":
         return []
     notes = [

@@ -1,8 +1,8 @@
-"""Runs every cell of a sweep in one folder, and writes the table: `--sweep=losses`, `--seeds=5`.
+"""Sweeps and seed studies: all runs of a table, in one folder: `--sweep=losses`, `--seeds=5`.
 
-A cell is a config with some of its values changed, and is run with one seed or several; each run is
-an ordinary run folder, CELL/seed_S. Runs that are finished are not run again, so a sweep continues
-where it stopped, and several machines that share the folder may each take a part of the cells.
+A cell is a config with some of its values changed. It is run with one seed or several, each in an
+ordinary run folder, CELL/seed_S. Finished runs are not run again, so a sweep continues where it
+stopped, and several machines that share the folder may each take a part of the cells.
 """
 
 import json
@@ -35,7 +35,7 @@ from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
-WIDTH = 120  # characters of the table where there is no terminal
+WIDTH = 120  # characters of the table if there is no terminal
 # Settings that change neither training nor results, so that a finished run stays finished.
 IDLE = (
     "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
@@ -58,22 +58,22 @@ def run_sweep(
 ) -> list[Row]:
     """Runs every cell with `seeds` seeds, counted up from its config's; writes and shows the table.
 
-    A cell that fails by a UserError is a note below the table, and the others are run.
+    If a cell fails by a UserError, a note below the table says so, and the other cells are run.
 
     Args:
-        cells: the configs by name, which is also a folder's; one named "" has its runs directly in
-            `workdir`.
+        cells: the configs by name. The name is also that of the cell's folder; a cell named "" has
+            its runs directly in `workdir`.
         workdir: the folder of all runs and of the table: sweep.csv, sweep.md and sweep.png.
-        title: what is compared.
-        mode: that of every run, train or zero_shot.
-        seeds: runs a cell.
+        title: title of the table, which says what is compared.
+        mode: mode of every run, train or zero_shot.
+        seeds: number of runs for each cell.
         part: "i/n" runs only every n-th cell, from the i-th, and shows the table of what is
             finished; a call without it writes the table.
         published: overall accuracies in percent by cell and result.
         notes: lines below the table.
 
     Raises:
-        UserError: for wrong arguments before anything is run, and in the end if a cell failed.
+        UserError: if an argument is wrong, before anything is run; if a cell failed, at the end.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1.")
@@ -99,13 +99,13 @@ class Sweep:
     """A sweep under way.
 
     Attributes:
-        title: what is compared.
+        title: title of the table, which says what is compared.
         workdir: the folder of all runs.
         runs: the configs by cell and run folder.
-        mode: that of every run.
+        mode: mode of every run, train or zero_shot.
         published: overall accuracies in percent by cell and result.
         notes: lines below the table.
-        console: of process 0.
+        console: console that is quiet on all processes but the first.
         whole: False if another machine runs other cells and the table is not written.
         failed: the runs that failed, by message.
     """
@@ -121,7 +121,7 @@ class Sweep:
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def run(self, folder: Path, config: ConfigDict) -> None:
-        """Runs one cell with one seed; a UserError is noted in `failed`."""
+        """Runs one cell with one seed; adds a UserError to `failed`."""
         where = str(folder.relative_to(self.workdir))
         self.console.rule(f"{self.title}: {where}")
         try:
@@ -142,7 +142,7 @@ class Sweep:
         found = rows(self.runs, self.published, self.mode)
         lines = [*self.notes, *unfinished(self.runs, self.mode)]
         lines += [f"Failed: {', '.join(runs)}. {text}" for text, runs in self.failed.items()]
-        if jax.process_index() == 0 and self.whole:  # machines with parts would write at once
+        if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
             table.write(self.workdir, self.title, found, lines)
         return found, lines
 
@@ -202,7 +202,7 @@ def seeded(config: ConfigDict, seed: int) -> ConfigDict:
 def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | None:
     """Returns metrics.json of a run of this config that has nothing left to do, else None.
 
-    Data and backbone are not opened, which makes this fast: a run with another place of them is
+    It is fast because it opens neither data nor backbone. If their paths have changed the run is
     left to `train_and_test`, which compares their content.
     """
     try:
@@ -213,14 +213,14 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not begun, not tested yet, or a file that somebody changed
+        return None  # not begun, not tested yet, or a file was changed by hand
     return found if whole and same(about, to_dict(config), IDLE) else None
 
 
 def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
     """Copies the training of a finished run that differs only in how it is tested, if there is one.
 
-    What is left to do in the folder is then to test.
+    The run in `folder` then only has to be tested.
     """
     if (folder / "checkpoints").exists():
         return
@@ -229,7 +229,7 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
         if trained and same(to_dict(c), to_dict(config), TESTED):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(other / log.LOG, folder / log.LOG)
-            torn = folder / ".checkpoints.tmp"  # a copy is whole or absent
+            torn = folder / ".checkpoints.tmp"  # so that a copy is complete or absent
             shutil.rmtree(torn, ignore_errors=True)
             shutil.copytree(other / "checkpoints", torn)
             torn.rename(folder / "checkpoints")

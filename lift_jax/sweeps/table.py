@@ -1,4 +1,4 @@
-"""The table over the runs of a sweep: on the terminal, as CSV, as Markdown, as a figure."""
+"""The table of a sweep's runs, for the terminal and as CSV, Markdown and figure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ COLUMNS = ("overall", "many", "medium", "few", "mean")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a cell's result of one kind over its finished seeds.
+    """A row of the table: one result of a cell over its finished seeds.
 
     Attributes:
-        cell: its name, empty for the zero-shot result of all cells.
+        cell: name of the cell; "" for the zero-shot result that all cells share.
         result: a key of TITLES.
-        tuned, head: parameters.
-        values: percent by column and seed; None where a group of classes is empty.
-        published: overall accuracy in percent that is published for exactly this, if there is one.
+        tuned, head: number of tuned parameters and of head parameters.
+        values: percent by column and seed; None if the group has no classes.
+        published: published overall accuracy of exactly this run in percent, None if there is none.
     """
 
     cell: str
@@ -43,13 +43,16 @@ class Row:
 
     @property
     def name(self) -> str:
+        """Returns the name of the row: the cell with the kind of result."""
         return " ".join(filter(None, (self.cell, TITLES[self.result])))
 
     @property
     def runs(self) -> int:
+        """Returns the number of finished seeds."""
         return len(self.values["overall"])
 
     def mean(self, column: str) -> float | None:
+        """Returns the mean of the seeds in percent; None if the group has no classes."""
         values = self.values[column]
         return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
 
@@ -71,7 +74,7 @@ def headings(table: Sequence[Row]) -> list[str]:
 
 
 def texts(row: Row) -> list[str]:
-    """Returns a line of the table as text, the published number and the difference last."""
+    """Returns a row of the table as text, the published number and the difference last."""
 
     def number(column: str) -> str:
         mean, std = row.mean(column), row.std(column)
@@ -95,7 +98,7 @@ def rich_table(title: str, table: Sequence[Row]) -> Table:
 
 
 def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str]) -> None:
-    """Writes sweep.csv, sweep.md and, of a table with lines, sweep.png."""
+    """Writes sweep.csv and sweep.md, and sweep.png if the table has a row."""
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
     atomic.write_csv(

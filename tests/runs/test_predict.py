@@ -164,7 +164,7 @@ def test_a_pattern_names_images(run, photos, tmp_path, capsys):
     run_command(
         "predict", f"--run={run}", "--no-tte", f"--to={tmp_path}/a.csv", f"{tmp_path}/im[01]*"
     )
-    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == [f"{tmp_path}/im0.png", f"{tmp_path}/im1.png"]
     with pytest.raises(SystemExit) as stopped:
         run_command("predict", f"--run={run}", f"{tmp_path}/no*.png")

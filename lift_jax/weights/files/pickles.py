@@ -149,6 +149,7 @@ def _set(target: dict, items: list) -> None:
 Find = Callable[[np.dtype, str, int], memoryview | None]
 
 
+# long: one step of the stack machine for each opcode, in one table to compare with the format
 def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tuple[Any, int]:
     """Reads the pickle that begins at `start`; returns (object, position after the pickle).
 
