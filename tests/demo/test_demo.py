@@ -15,6 +15,8 @@ from lift_jax.demo import captions, glyphs, pretrain
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.weights.hub import DEMO
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 def test_rendering_is_a_function_of_the_seed():
     labels = np.arange(len(glyphs.CHARACTERS), dtype=np.int32)

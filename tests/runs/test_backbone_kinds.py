@@ -24,6 +24,8 @@ from lift_jax.parallel import mesh
 from lift_jax.training import head_init
 from lift_jax.weights.hub import DEMO
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 def run(backbone: Path | str, workdir: Path, mode: str = "train", **changes) -> dict:
     config = importlib.import_module("configs.demo").get_config(f"backbone={backbone}")

@@ -5,6 +5,8 @@ import random
 import pytest
 from chaos import FAULTS, begins_on, compare, one_run, straight
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):

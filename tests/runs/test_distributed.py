@@ -20,6 +20,8 @@ from lift_jax.parallel.processes import start
 from lift_jax.runs import log
 from lift_jax.runs.folder import METRICS, RESULTS
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 CHANGES = {"train.epochs": 3, "train.batch": 16}
 
 

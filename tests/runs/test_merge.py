@@ -24,6 +24,8 @@ from lift_jax.settings import parse
 from lift_jax.training.setup import build
 from lift_jax.tuners import attach
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 def config_of(**changes):
     config = importlib.import_module("configs.demo").get_config("debug")

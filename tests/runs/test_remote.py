@@ -23,6 +23,8 @@ from configs import folder
 from lift_jax.errors import UserError
 from lift_jax.runs import remote
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 class Bucket(LocalFileSystem):
     """What gcsfs looks like from outside: paths without a leading slash, here below `base`."""

@@ -18,6 +18,8 @@ from support.runs import saved_leaves, train_and_test
 from lift_jax.errors import UserError
 from lift_jax.parallel import mesh
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
 TIMING = ("seconds", "images_per_second")
 # 3 epochs of two batches: enough steps to be killed at three moments

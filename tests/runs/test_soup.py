@@ -16,6 +16,8 @@ from lift_jax.runs import export, soup
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.training import checkpoint
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 def config_of(argument="debug", **changes):
     config = importlib.import_module("configs.demo").get_config(argument)

@@ -22,6 +22,8 @@ from lift_jax.parallel import signals
 from lift_jax.runs import folder, log, results
 from lift_jax.training import checkpoint, optimizer, state
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 LONG = ["--config.train.epochs=20", "--config.checkpoint.every_steps=1000"]
 
 

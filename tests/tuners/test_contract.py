@@ -42,6 +42,8 @@ from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.tuners.rules import PATH_RULES, trainable
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 UNCHANGED = {"adaptformer", "adapter", "lora", "lora_mlp", "aft", *PATH_RULES}
 EVERYWHERE = ("ssf", "bitfit", "full")
 IN_BLOCKS = (

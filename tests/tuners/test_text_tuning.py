@@ -34,6 +34,8 @@ from lift_jax.weights import native
 from lift_jax.weights.authors import read, write
 from lift_jax.weights.load import DEBUG
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 
 def clip():
     return lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)

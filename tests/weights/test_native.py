@@ -21,6 +21,8 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.weights import hub, load, native, rename
 
+pytestmark = pytest.mark.slow  # whole runs, or many compilations
+
 # one source of every format
 SOURCES = (
     "clip_hf", "torch/hf_sharded", "torch/hf_bin", "clip_openai.safetensors", "torch/clip_vit.pt",
