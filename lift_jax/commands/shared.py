@@ -1,4 +1,4 @@
-"""What the commands share: one way of parsing, and one line for each mistake of a user."""
+"""Helpers of all commands: one way of parsing, and one line for each mistake of a user."""
 
 import argparse
 import contextlib

@@ -1,9 +1,10 @@
 """Batches in an order that is a pure function of (seed, epoch, example index).
 
-A run is a line of numbered slots, `steps * batch` an epoch; each slot names an epoch and an example
-or, at an epoch's end, padding. Step s is the slots [s * batch, (s + 1) * batch), of which every
-process takes its share by striding. So a run starts at any step without reading what came before,
-and sees the same global batches on any number of processes, workers and threads.
+A run is a line of numbered slots, `steps * batch` for each epoch. A slot names an epoch and an
+example, or padding at the end of an epoch. Step s takes the slots [s * batch, (s + 1) * batch), and
+process p of P takes every P-th of them from the p-th on. So a run can start at any step without
+reading earlier ones, and its global batches do not depend on the number of processes, workers and
+threads.
 """
 
 import functools
@@ -41,15 +42,15 @@ class Batches(Protocol):
     def close(self) -> None: ...
 
 
-MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock, but what is between needs it
-# What is between takes 0.6 ms a view, so that the threads of one process never make more than 1,600
-# views a second; the two cores of a small machine make 500.
+MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock; the rest holds it
+# The rest takes 0.6 ms for each view, so the threads of one process make at most 1,600 views a
+# second. Two cores make 500.
 THREADS_A_WORKER = 4
-MANY_VIEWS = 20_000  # that worker processes are started for by themselves: they take 5 s to start
-# Workers hand batches over in shared memory: one in the making, two waiting, one in use. Where that
-# is full the system kills the worker without a word.
+MANY_VIEWS = 20_000  # least number of views for which worker processes, which take 5 s, pay off
+# Workers hand batches over in shared memory: one in the making, two waiting, one in use. If it is
+# full, the system kills the worker without a message.
 SHARED, WAITING = Path("/dev/shm"), 4
-MAX_BUFFER = 2**30  # bytes of finished batches that wait for the step
+MAX_BUFFER = 2**30  # most bytes of finished batches that wait for the step
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
@@ -71,14 +72,14 @@ def train_batches(
 ) -> Batches:
     """Yields this process's share of every training batch from `start_step` (0-based) on.
 
-    With b = batch // processes: `image` u8[b r r 3], `label` i32[b], `mask` bool[b]. The last batch
-    of an epoch is padded with zeros where `mask` is False, so that shapes never change. Images
-    smaller than the view come as they are, u8[b h w 3], with i32[b 2 6] `cut` (see `small`). The
-    iterator reads ahead in threads, or in `workers` processes (-1: as many as the machine can use,
-    see `_sized_to_the_machine`); its `close()` stops them.
+    With b = batch // processes, a batch holds `image` u8[b r r 3], `label` i32[b] and `mask`
+    bool[b]. The last batch of an epoch is padded with zeros where `mask` is False, so that shapes
+    never change. Images smaller than the view stay whole, u8[b h w 3], beside `cut` i32[b 2 6] (see
+    `images.on_device`). The iterator reads ahead in threads, or in `workers` processes (-1: as many
+    as the machine can use, see `_useful_workers`); its `close()` stops them.
 
-    Raises UserError where `batch` does not divide by `processes`, and in `next` where an image
-    cannot be read.
+    Raises UserError if `batch` does not divide by `processes`, and in `next` if an image cannot be
+    read.
     """
     slots = _Slots(len(split), batch, epochs, seed)
     draw = _TrainExample(split, transform, seed)
@@ -97,28 +98,29 @@ def eval_batches(
 ) -> Batches:
     """Yields this process's share of every batch of a split, once and in order.
 
-    As `train_batches`; `image` is u8[b r r 3], or u8[b 5 r r 3] for five crops. Every process gets
-    the same number of batches. Random crops are a pure function of `seed` and the example's index.
+    Batches are like those of `train_batches`; for five crops `image` is u8[b 5 r r 3]. Every
+    process gets the same number of batches. Random crops depend only on `seed` and the index of
+    the example.
     """
     slots = _Slots(len(split), batch, epochs=1, seed=None)
     return _batches(slots, _EvalExample(split, transform, seed), 0, process, processes, workers)
 
 
-# --- which example is where ---
+# --- the order of examples ---
 
 PADDING = -1
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
-    # The spawn key keeps this stream apart from those of the examples' draws.
+    # the spawn key keeps this stream apart from the draws of the examples
     sequence = np.random.SeedSequence((seed, epoch), spawn_key=(0,))
     return np.random.default_rng(sequence).permutation(n)
 
 
 @dataclass(frozen=True)
 class _Slots:
-    """Slot number -> (epoch, example index or PADDING). Without a seed they are in order."""
+    """The slots of a run by number: (epoch, example index or PADDING), in order if seed is None."""
 
     n: int
     batch: int
@@ -191,7 +193,7 @@ def _padding(split: Split, transform: TrainTransform | View, bad: int) -> dict[s
 
 
 def _bad(split: Split, i: int) -> dict[str, Any]:
-    """Returns the image that could not be read, PADDING for none; {} if that is an error."""
+    """Returns the index of the image that could not be read, or PADDING; {} if it would raise."""
     return {"bad": np.int32(i)} if split.skip else {}
 
 
@@ -201,7 +203,7 @@ def _shape(split: Split, transform: TrainTransform | View) -> tuple[int, ...]:
 
 
 def _dtype(transform: TrainTransform | View) -> np.dtype:
-    """Images are bytes; rows of activations have a dtype (`evaluation.activations`)."""
+    """Returns uint8 for images, and the dtype of rows of activations (`evaluation.activations`)."""
     return np.dtype(getattr(transform, "dtype", np.uint8))
 
 
@@ -234,8 +236,8 @@ def _batches(
     size = share * math.prod(shape) * _dtype(example.transform).itemsize
     if workers < 0:
         in_memory = isinstance(example.split.images, ArrayImages)
-        rows = hasattr(example.transform, "dtype")  # of activations
-        workers = 0 if in_memory or rows else _sized_to_the_machine(share * len(dataset), size)
+        rows = hasattr(example.transform, "dtype")  # rows of activations
+        workers = 0 if in_memory or rows else _useful_workers(share * len(dataset), size)
     workers = min(workers, len(dataset))
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
     if workers:
@@ -265,11 +267,11 @@ def _served(reading: Batches, split: Split) -> Generator[Batch]:
         reading.close()
 
 
-def _sized_to_the_machine(views: int, size: int) -> int:
-    """Returns how many processes are worth starting for so many views, in batches of `size` bytes.
+def _useful_workers(views: int, size: int) -> int:
+    """Returns the number of worker processes that pay off for so many views, `size` bytes a batch.
 
-    None on a small machine, for few views, or outside the commands of this package: a process that
-    is started imports the main module, and only of the commands is it known that this runs nothing.
+    Returns 0 on a small machine, for few views, and outside the commands of this package: a worker
+    process imports the main module, and only that of the commands is known to run nothing then.
     """
     if views < MANY_VIEWS or not is_command():
         return 0
@@ -296,7 +298,7 @@ def _cpus() -> int:
 def _read_options(size: int, readers: int) -> grain.ReadOptions:
     """Returns threads and buffer for each of `readers` processes with batches of `size` bytes.
 
-    A thread makes a whole batch, so there are never more threads than batches that fit the buffer.
+    Each thread makes a whole batch, so there are at most as many threads as batches in the buffer.
     """
     threads = max(1, min(_cpus() // readers, MAX_THREADS))
     buffer = max(2, min(threads + 2, MAX_BUFFER // (size * readers)))
@@ -304,7 +306,7 @@ def _read_options(size: int, readers: int) -> grain.ReadOptions:
 
 
 def _own(batch: Batch) -> Batch:
-    """Copies a worker's batch out of shared memory, which is scarce and complains at exit."""
+    """Copies a worker's batch out of shared memory, which is scarce and warns at exit."""
     return {key: np.array(value) for key, value in batch.items()}
 
 
@@ -322,7 +324,7 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 def _prepare_workers(size: int, workers: int) -> None:
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads its flags, which only absl.app parses
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl.app would parse
     need = WAITING * size * workers
     if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < need:
         raise UserError(

@@ -1,8 +1,8 @@
-"""A training split in the form that is read fastest: small JPEGs in a few large files.
+"""Prepared training splits: small JPEGs in a few large files, which are read fastest.
 
-Images are decoded once, their short side reduced to a size that training can do with, and encoded
-again; shards of them are ArrayRecord files. Only the training split is prepared, so that results
-are those of the images as they are.
+Each image is decoded once, its short side is reduced to a size that suffices for training, and it
+is encoded again into a shard, an ArrayRecord file. Only the training split is prepared, so that
+tests see the original images.
 """
 
 import functools
@@ -33,26 +33,31 @@ from lift_jax.errors import UserError
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
 
-SHARD = 512  # images
-QUALITY, COLOURS = 92, "420"  # of JPEG; colours at half the resolution, as photographs have them
+SHARD = 512  # images in a shard
+QUALITY, COLOURS = 92, "420"  # of JPEG: colours at half the resolution, as in most photographs
 INDEX = "prepared.json"
-HEADER = struct.Struct("<II")  # height and width of the image as it was taken; 0 and 0: unreadable
+HEADER = struct.Struct("<II")  # height and width of the original image; 0 and 0 if unreadable
 
 
 def default_size(resolution: int) -> int:
     """Returns the short side to reduce to: 8/7 of the resolution, 256 pixels for 224.
 
-    A crop of 77 % of a square image, or more, then still has a pixel for each of the view's; the
-    smallest of MDA (8 % of the area) has 72 to a side and is enlarged three times, where one of a
-    photograph of 500 x 375 has 122 and is enlarged as well. To lose nothing there it would take
-    792, more than most photographs of the papers' data sets have to begin with.
+    A crop of at least 77 % of a square image then has a pixel for each pixel of the view. The
+    smallest crop of MDA, 8 % of the area, has a side of 72 pixels and is enlarged three times; that
+    of an original photograph of 500 x 375 pixels has 122 and is enlarged as well. A short side of
+    792 would lose nothing, but most photographs of the papers' data sets are smaller than that.
     """
     return round(resolution * 8 / 7)
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedImages:
-    """A prepared split. `rows` are the places of its images in the shards, `taken` its names."""
+    """A prepared split.
+
+    Attributes:
+        rows: the index of each image in the shards.
+        taken: the original images, which give the names.
+    """
 
     files: tuple[str, ...]
     rows: Int[np.ndarray, "n"]
@@ -65,7 +70,7 @@ class PreparedImages:
         try:
             record = _records(self.files)[int(self.rows[i])]
             height, width = HEADER.unpack_from(record)
-        except Exception as error:  # of grain's reader, which does not say what it raises
+        except Exception as error:  # grain's reader does not document what it raises
             raise UserError(
                 f"Cannot read {self.name(i)} in {Path(self.files[0]).parent}: {error}. Delete that "
                 "folder and prepare it again."
@@ -85,16 +90,16 @@ class PreparedImages:
 
 @functools.lru_cache(maxsize=2)
 def _records(files: tuple[str, ...]) -> Any:
-    """Returns one reader for each process, whatever the number of its threads."""
+    """Returns the reader of the shards, which all threads of a process share."""
     return grain.sources.ArrayRecordDataSource(list(files))
 
 
-# -- where, and whether it is there
+# --- use of a prepared split ---
 
 
 def folder_of(images: EncodedImages, prepared: str) -> Path:
-    """Where the prepared form of a split lies: `prepared` (data.prepared), or in the user's cache,
-    by the names of its images."""
+    """Returns the folder of a prepared split: `prepared` (data.prepared), or one in the user's
+    cache that depends on the names of the images."""
     if prepared:
         return Path(prepared).expanduser()
     names = "\n".join(images.name(i) for i in range(len(images)))
@@ -105,7 +110,8 @@ def folder_of(images: EncodedImages, prepared: str) -> Path:
 def use(data: Dataset, prepared: str) -> Dataset:
     """Returns the data set with its training split read from the prepared form, if any.
 
-    Says so in the notes, or why not. "none" for `prepared` reads the images themselves.
+    The notes say that it is used, or why it is not. If `prepared` is "none", the original images
+    are read.
     """
     images = data.train.images
     if prepared == "none" or not isinstance(images, EncodedImages):
@@ -136,11 +142,11 @@ def use(data: Dataset, prepared: str) -> Dataset:
 
 
 def _stamp(images: EncodedImages) -> str | None:
-    """Fingerprints the images, whichever decoder is used."""
+    """Fingerprints the original images, without regard to data.decode."""
     return fingerprint.fingerprint_images(replace(images, how=replace(images.how, fast=False)))
 
 
-# -- preparing
+# --- preparation ---
 
 
 def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) -> None:
@@ -161,10 +167,10 @@ def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) ->
 def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Console) -> Path:
     """Writes the prepared form of a split to `folder`, `workers` shards at a time; returns it.
 
-    Run again after a kill it continues: shards are written under a temporary name, and their bytes
-    depend on nothing but the images and `size`. Raises UserError for images that are not files, a
-    folder with another set, one that cannot be written, and for the first image that cannot be
-    read, unless the split skips those.
+    A second call continues after a kill: shards get their names when they are complete, and their
+    bytes depend only on the images and `size`. Raises UserError if images are not files, the folder
+    holds other images or cannot be written, or an image cannot be read and the split does not skip
+    such images.
     """
     images = split.images
     if isinstance(images, PreparedImages):
@@ -181,7 +187,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
             json.dump(plan, file)
         count = -(-len(images) // SHARD)
         names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
-        with ThreadPoolExecutor(workers) as pool:  # what takes time runs outside Python's lock
+        with ThreadPoolExecutor(workers) as pool:  # most time is spent outside Python's lock
             tasks = {
                 pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
                 for k, name in enumerate(names)
@@ -214,7 +220,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
 
 
 def check(folder: Path) -> None:
-    """Reads the shards of a prepared split. Raises UserError for one whose checksum is another."""
+    """Checks the shards of a prepared split. Raises UserError if a checksum is wrong."""
     for shard in json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]:
         if (found := _crc(folder / shard["name"])) != shard["crc32"]:
             raise UserError(
@@ -225,7 +231,7 @@ def check(folder: Path) -> None:
 
 def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, size: int) -> None:
     if path.exists():
-        return  # complete: it has its name
+        return  # a shard that has its name is complete
     torn = path.with_name(f".{path.name}.tmp")
     writer = ArrayRecordWriter(str(torn), "group_size:1,uncompressed")
     for i in range(start, min(start + SHARD, len(images))):
@@ -245,7 +251,7 @@ def _record(images: EncodedImages, i: int, size: int) -> bytes:
     """Returns original height and width, then a JPEG: the file's own if it is small enough."""
     picture = images[i]
     height, width = picture.height, picture.width
-    pixels = np.ascontiguousarray(picture)  # also of those that are kept: they must be whole
+    pixels = np.ascontiguousarray(picture)  # also decodes files that are kept, as a check
     header = HEADER.pack(height, width)
     if min(height, width) <= size:
         content = images.content(i)

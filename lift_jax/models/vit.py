@@ -21,8 +21,8 @@ from lift_jax.models.layers import (
     block_border,
 )
 
-# What each block saves for its backward pass (train.remat): its input alone, or also the results
-# of its matrix products with weights. Everything else is computed again.
+# The values that each block saves for its backward pass (train.remat): its input, or also the
+# results of its matrix products with weights. Everything else is computed again.
 REMAT = {
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

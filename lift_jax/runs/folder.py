@@ -1,4 +1,4 @@
-"""The run folder: whether a run may go on in it, and what a finished one says."""
+"""The run folder: checks before a run continues in it, and the contents of a finished one."""
 
 import csv
 import json
@@ -20,8 +20,8 @@ from lift_jax.storage.addresses import is_remote
 from lift_jax.training.monitor import StepRecord
 
 CONFIG, METRICS = "config.json", "metrics.json"
-# What may change while a run continues, for it does not change what is learned; a backbone or a
-# data set at another place is recognised by its content.
+# Settings that may change while a run continues, because they do not change what it learns. A
+# backbone or data set at another path is recognised by its content.
 FREE = (
     "checkpoint",
     "mesh",
@@ -39,14 +39,14 @@ FREE = (
     "data.expected",
 )
 RESULTS = ("zero_shot", "test", "test_adjusted", "test_tte", "test_tte_adjusted")
-ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only where test.adjust asks for them
+ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only with test.adjust
 FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
 GROUPS = ("many", "medium", "few")
 TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
 CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
 
 
-# -- going on in one
+# --- checks before a run continues ---
 
 
 def open_workdir(workdir: str | Path) -> Path:
@@ -67,7 +67,7 @@ def write_config(workdir: Path, about: dict) -> None:
 
 
 def check_config(saved: dict, written: Mapping[str, Any], workdir: Path) -> None:
-    """Raises UserError if the folder's run was made by another config than `written`."""
+    """Raises UserError if the run in the folder has another config than `written`."""
     saved = {key: value for key, value in saved.items() if key != "data_summary"}
     changed = changes(saved, written, FREE)
     if changed:
@@ -78,7 +78,7 @@ def check_config(saved: dict, written: Mapping[str, Any], workdir: Path) -> None
 
 
 def check_content(saved: dict, about: dict, workdir: Path) -> None:
-    """Raises UserError if classes, counts or backbone are not those of the folder's run."""
+    """Raises UserError if classes, counts or backbone differ from those of the folder's run."""
     kinds = {
         "class_names": "other classes",
         "counts": "other training images",
@@ -99,19 +99,19 @@ def stored_metrics(workdir: Path, written: Mapping[str, Any]) -> dict | None:
         about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # not tested yet, or a file that somebody changed: test again
+        return None  # not tested yet, or a changed file: test again
     now = written
     same = about.get("test") == now["test"]
     same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
     return found if same and found.get("test") else None
 
 
-# -- a finished one
+# --- a finished run ---
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says.
+    """The contents of a run folder.
 
     Attributes:
         workdir: the folder.

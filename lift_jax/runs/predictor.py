@@ -1,4 +1,4 @@
-"""Names new images by the classifier of a run.
+"""Predictions for new images by the classifier of a run.
 
 lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
@@ -32,12 +32,12 @@ from lift_jax.storage import atomic
 from lift_jax.tuners import prompt_learning
 
 Given = str | os.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
-SHOWN = 40  # images that the terminal is told of
+SHOWN = 40  # images that are printed
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of an image, best first; none where it could not be read (`error`)."""
+    """The likeliest classes of an image, best first; none if it could not be read (`error`)."""
 
     labels: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class GivenImages:
-    """Images as they are handed over: see `loader` and `data.images.Images`."""
+    """Images as a caller gives them: paths, Pillow images or arrays (see `data.types.Images`)."""
 
     given: Sequence[Given] = field(repr=False)
     how: decode.Decoding
@@ -84,12 +84,12 @@ class Predictor:
     """The classifier of a run folder, for images of any size.
 
     Args:
-        workdir: of a run that has a checkpoint; it may be under way.
-        tte: test-time ensembling of the crops of the run's config, for several times the work;
-            None: where the run has it (test.tte).
-        batch: images at once, at most.
+        workdir: the folder of a run that has a checkpoint; the run may still be training.
+        tte: True for test-time ensembling with the crops of the run's config, at several times the
+            work; None for the run's own setting (test.tte).
+        batch: batch size.
 
-    Raises UserError as `trained.load` does.
+    Raises UserError as `restored.load` does.
     """
 
     def __init__(self, workdir: str | Path, *, tte: bool | None = None, batch: int = 64):
@@ -118,9 +118,10 @@ class Predictor:
     ) -> list[Prediction]:
         """Returns the `top_k` likeliest classes of each image, in the order of the images.
 
-        Images are paths (of folders: all images below), Pillow images, or arrays u8[h w 3]. With
-        `skip` one that cannot be read gets a Prediction with its `error`; without, it raises
-        UserError. So does a folder without images, and a `top_k` below 1.
+        Images are paths (a folder stands for all images below it), Pillow images, or arrays
+        u8[h w 3]. With `skip`, an image that cannot be read gets a Prediction with its `error`.
+        Raises UserError for such an image without `skip`, for a folder without images, and for a
+        `top_k` below 1.
         """
         if top_k < 1:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
@@ -138,9 +139,9 @@ class Predictor:
     def _all(
         self, given: Sequence[Given], skip: bool
     ) -> tuple[Float[np.ndarray, "n c"], dict[int, str]]:
-        """Returns the probabilities of every class, and why images could not be read, by index."""
+        """Returns the probabilities of every class, and the causes of unreadable images."""
         split = Split(GivenImages(given, self._how), np.zeros(len(given)), skip=skip)
-        devices = self._mesh.size  # a few images are not padded to a full batch
+        devices = self._mesh.size  # fewer images than a batch are not padded to its full size
         batch = min(self._batch, 2 ** max(0, len(given) - 1).bit_length())
         batch = -(-batch // devices) * devices
         batches = loader.eval_batches(split, self._view, batch=batch)
@@ -155,8 +156,10 @@ class Predictor:
 
 
 def files(images: Iterable[Given] | Given) -> list[Given]:
-    """The images, those below a folder in place of it. Raises UserError for a folder without any,
-    and for a path that is not there."""
+    """Returns the images, with every folder replaced by the images below it.
+
+    Raises UserError for a folder or pattern without images, and for a path that does not exist.
+    """
     if isinstance(images, str | os.PathLike | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim == 3
     ):
@@ -201,7 +204,7 @@ def show(names: Sequence[str], found: Sequence[Prediction], console: Console) ->
 
 
 def write(path: str | Path, names: Sequence[str], found: Sequence[Prediction]) -> None:
-    """Writes a CSV: an image a row, its classes with their probabilities, or its error."""
+    """Writes a CSV with one row for each image: its classes and probabilities, or its error."""
     most = max((len(one.labels) for one in found), default=0)
     ranks = [
         f"{column}_{rank}" for rank in range(1, most + 1) for column in ("class", "probability")

@@ -29,7 +29,7 @@ FREE = (
     "seed", "train.lr", "checkpoint", "mesh", "train.accum", "train.remat", "data.workers",
     "data.features_gb",
 )  # fmt: skip
-# What the name of a run ends with in the table, for each result.
+# The suffix of a run's name in the table, for each result.
 ROW_ENDINGS = {
     "test": "", "test_adjusted": ", adjusted", "test_tte": ", with TTE",
     "test_tte_adjusted": ", with TTE, adjusted",

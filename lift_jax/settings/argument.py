@@ -1,4 +1,4 @@
-"""How a config file makes its config: defaults, the argument after the colon, the debug patch.
+"""The making of a config by its file: defaults, the argument after the colon, the debug patch.
 
 def get_config(argument=None):
     c = settings.start(argument)

@@ -175,7 +175,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TunerSettings:
-    """What is tuned in the image tower."""
+    """The tuner of the image tower."""
 
     group: ClassVar[str] = "tuner"
 
@@ -257,7 +257,7 @@ class TunerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TextTunerSettings(TunerSettings):
-    """What is tuned in the text tower, where head.kind is text. Fields as in the group tuner."""
+    """The tuner of the text tower with head.kind=text. The fields mean the same as in `tuner`."""
 
     group: ClassVar[str] = "text_tuner"
 
@@ -457,7 +457,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-    """How devices share the work. Each device group of `model` devices holds one copy."""
+    """The mesh of devices. Each group of `model` devices holds one copy of the weights."""
 
     strategy: str = setting(
         "replicate",

@@ -17,7 +17,7 @@ _JOINT = {"coop": "context", "clip_adapter": "text_adapter/down/bias", "proj": "
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint of tuned weights holds.
+    """The contents of a checkpoint of tuned weights.
 
     Attributes:
         layout: whose names it uses, lift or lift_plus.

@@ -280,7 +280,7 @@ def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
         train(split, workers=2)
 
 
-def test_workers_are_sized_to_the_machine(monkeypatch):
+def test_workers_are_useful_workers(monkeypatch):
     """One for four CPUs; threads alone on small machines, for few views, outside our commands."""
     main = SimpleNamespace(__spec__=None)  # as in the installed command, which is a script
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -291,7 +291,7 @@ def test_workers_are_sized_to_the_machine(monkeypatch):
 
     def sized(cpus, views=10**6, size=1):
         monkeypatch.setattr(loader, "_cpus", lambda: cpus)
-        return loader._sized_to_the_machine(views, size)
+        return loader._useful_workers(views, size)
 
     told = []
     monkeypatch.setattr(loader.logging, "log_first_n", lambda level, text, *args: told.append(args))
@@ -304,9 +304,9 @@ def test_workers_are_sized_to_the_machine(monkeypatch):
     assert sized(16) == 0
 
 
-def test_batches_of_workers_sized_to_the_machine(split, whole, monkeypatch, tmp_path):
+def test_batches_of_workers_useful_workers(split, whole, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(loader, "_sized_to_the_machine", lambda *args: asked.append(args) or 2)
+    monkeypatch.setattr(loader, "_useful_workers", lambda *args: asked.append(args) or 2)
     assert_same(train(split, workers=-1), whole)
     assert asked == []  # nothing is decoded
     for i in range(N):

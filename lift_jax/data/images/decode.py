@@ -1,7 +1,7 @@
-"""One encoded image to pixels.
+"""Decoding of one encoded image to pixels.
 
-Every way in which a file can be wrong ends in a `UserError` that names it, also from a loader's
-thread or worker process.
+Every fault of a file ends in a `UserError` that names it, also in a loader's thread or worker
+process.
 """
 
 import io
@@ -21,30 +21,30 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # a file's name may lie about these
-MAX_PIXELS = 89_478_485  # where Pillow starts to suspect a decompression bomb
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # by content, not by name
+MAX_PIXELS = 89_478_485  # the size from which Pillow suspects a decompression bomb
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-KEPT = 1.25  # fast: pixels that are left of a reduced crop, over those that it is resized to
+KEPT = 1.25  # decode=fast: least side of a reduced crop, relative to its size after resizing
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange height and width
 
-# Pillow reads EXIF for the resolution, which nobody uses here, and warns where it is corrupt, as in
-# some images of ImageNet. Too large an image is an error below, so its warning would be a second
-# message. Set once: catching warnings around each image is not safe in threads.
+# Pillow reads the resolution from EXIF, which is not used here, and warns if it is corrupt, as in
+# some images of ImageNet. An image that is too large is an error below, so the warning is not
+# needed. The filters are set once because catching warnings around each image is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become pixels.
+    """The options of decoding.
 
-    `fast` trades exactness for speed: JPEGs are decoded with a fast inverse DCT and with colours
-    that are not smoothed, at a half or fewer eighths where a crop has two and a half times the
-    pixels to a side of what it is resized to (or more), and resized by Pillow's Hamming filter in
-    place of bicubic. On crops of two photographs of 640 x 427 the views of 224 pixels differed by
-    2.1 grey levels of 255 in the mean, 13 at the 99th percentile; where a JPEG is decoded at less,
-    by 2 to 3.5 and 14 to 27. `exif` turns
-    images as their EXIF orientation says; torchvision, and so the papers, ignore it.
+    `fast` trades exactness for speed. JPEGs are decoded with a fast inverse DCT and without
+    smoothing of colours. If the sides of a crop are at least 2.5 times the size that it is resized
+    to, the JPEG is decoded at 4/8 of its size or less. Pillow's Hamming filter replaces bicubic. On
+    crops of two photographs of 640 x 427 pixels, views of 224 pixels differed by 2.1 of 255 grey
+    levels on average and by 13 at the 99th percentile; at a reduced size by 2 to 3.5 and 14 to 27.
+
+    `exif` rotates images by their EXIF orientation. torchvision, and so the papers, ignore it.
     """
 
     fast: bool = False
@@ -55,9 +55,9 @@ class Decoding:
 class Picture:
     """An image whose size is known before its pixels are decoded.
 
-    `height` and `width` are those of the image as it was taken: crops are drawn in them. The pixels
-    may be fewer, by the same factor in both directions, down to `least` of the size; `load(least)`
-    gives them as u8[h w 3], or u8[h w 4] with a fourth channel to be ignored.
+    `height` and `width` are the size of the original image, in which crops are drawn. `load(least)`
+    returns the pixels as u8[h w 3], or as u8[h w 4] with a fourth channel to ignore; both sides may
+    be reduced by the same factor, which is at least `least`.
     """
 
     height: int
@@ -89,9 +89,8 @@ class Picture:
     ) -> UInt8[np.ndarray, "{height} {width} 3"]:
         """Cuts out the box (left, top, right, bottom) and resizes it.
 
-        Cropping first matters: Pillow's `resize(box=...)` also reads pixels outside the box. Only
-        where there are fewer pixels than were taken, and the box ends inside of one, is the rest
-        of that one read.
+        The crop comes first because Pillow's `resize(box=...)` also reads pixels outside the box.
+        If the image was decoded at a reduced size, pixels at the border are read whole.
         """
         least = max(width / (box[2] - box[0]), height / (box[3] - box[1]))
         pixels = self.load(min(1.0, least))
@@ -111,8 +110,8 @@ def _cut(
 ) -> Image.Image:
     """Returns a part of an image for Pillow, in mode RGB.
 
-    Pillow holds four bytes a pixel, so a fourth channel saves it from rearranging them; in mode
-    RGB it then does not resize that one, which takes a fifth of the time.
+    Pillow holds four bytes for each pixel, so a fourth channel saves it from rearranging them. In
+    mode RGB it does not resize the fourth channel, which saves a fifth of the time.
     """
     rows = np.ascontiguousarray(pixels)
     _, width, channels = rows.shape
@@ -139,8 +138,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008
     """Returns the image in the bytes of a file; its pixels are not decoded yet.
 
-    Raises UserError, which names the file and the cause, for whatever is wrong with it: now, or
-    when its pixels are asked for.
+    Raises UserError, which names the file and the cause, if the image is damaged: now, or when its
+    pixels are asked for.
     """
     with _named(name):
         if not content:
@@ -155,7 +154,7 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
     try:
         sizes: Any = simplejpeg.decode_jpeg_header(content)
     except ValueError:
-        return None  # what is wrong with it, Pillow says better
+        return None  # Pillow describes the fault better
     height, width, colours, _ = sizes
     if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
         return None
@@ -172,7 +171,7 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
             return simplejpeg.decode_jpeg(
                 content, "RGBX", fastdct=how.fast, fastupsample=how.fast, **reduced
             )
-        except ValueError:  # damaged, or odd in a way that Pillow bears
+        except ValueError:  # damaged, or unusual in a way that Pillow can read
             return _other(content, name, how).load(1.0)
 
     return Picture(height, width, load, how.fast)
@@ -196,7 +195,7 @@ def _other(content: bytes, name: str, how: Decoding) -> Picture:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Turns whatever is raised inside into a UserError that names the file."""
+    """Turns any exception of the block into a UserError that names the file."""
     try:
         yield
     except UserError:
@@ -207,7 +206,7 @@ def _named(name: str) -> Iterator[None]:
         cause = str(error)
         if isinstance(error, FileNotFoundError):
             cause = "there is no such file"
-        elif isinstance(error, UnidentifiedImageError):  # which names an object in memory
+        elif isinstance(error, UnidentifiedImageError):  # its message names an object in memory
             cause = f"it is no image in a known format ({', '.join(FORMATS)})"
         raise UserError(
             f"Cannot read the image {name}: {cause or type(error).__name__}. "
@@ -218,8 +217,8 @@ def _named(name: str) -> Iterator[None]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode to RGB.
 
-    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits. Raises ValueError where
-    the range of brightness is unknown (floating point, 32-bit integers above 65,535).
+    Transparent pixels are laid over white, and 16-bit grey is scaled to 8 bits. Raises ValueError
+    if the range of brightness is unknown (floating point, 32-bit integers above 65,535).
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         image.load()

@@ -1,10 +1,11 @@
-"""Images smaller than the network's input: sent to the device as they are, cut and enlarged there.
+"""Cutting and enlarging on the device, for images smaller than the network's input.
 
-An image of CIFAR is 3 kB, its view 150 kB. The loader draws what a view shows as for any other
-image (`augment.Cut`) and sends that beside the pixels; the jitted step computes the view. It is
-Pillow's: the same filters, which read nothing outside the box, in the same two passes, each rounded
-to bytes. Sums in another order leave a grey level of difference where a value lies between two:
-bicubic in one of a few thousand, bilinear in one of fifty or fewer (2 levels at most were seen).
+An image of CIFAR takes 3 kB, its view 150 kB. The loader draws the cuts of a view as for any other
+image (`views.Cut`) and sends them beside the pixels; the jitted step computes the view. The view
+equals Pillow's: the same filters, which read nothing outside the box, in the same two passes, each
+rounded to bytes. Because sums run in another order, values halfway between two grey levels can
+differ by one: about one value in a few thousand with bicubic, at most one in fifty with bilinear
+(the largest difference seen was 2 levels).
 """
 
 import jax
@@ -15,10 +16,10 @@ from jaxtyping import Array, Float, Int, Int32, UInt8
 from lift_jax.data.images.views import Cut, TrainTransform, View
 from lift_jax.data.types import ArrayImages, Images
 
-# of either axis of a cut: the first pixel of the box and how many, to how many they are resized,
-# the first of those that is shown, whether they are mirrored, and whether the filter is bicubic
+# Fields of each axis of a cut: first pixel of the box, its size, its size after resizing, the first
+# pixel that is shown, 1 if the view is mirrored, 1 if the filter is bicubic.
 FIELDS = 6
-PADDING = (0, 1, 1, 0, 0, 0)  # where there is no image: any cut that can be computed
+PADDING = (0, 1, 1, 0, 0, 0)  # any cut that can be computed, for rows without an image
 
 
 def sent_shape(images: Images, view: TrainTransform | View) -> tuple[int, int, int] | None:
@@ -54,7 +55,7 @@ def render(
     high, wide = images.shape[1:3]
     down, across = _weights(cuts[..., 0, :], high, res), _weights(cuts[..., 1, :], wide, res)
     pixels = images.astype(jnp.float32)
-    best = jax.lax.Precision.HIGHEST  # accelerators would round the bytes
+    best = jax.lax.Precision.HIGHEST  # else accelerators multiply in bfloat16 or TF32
     rows = _rounded(jnp.einsum("nhwc,n...xw->n...hxc", pixels, across, precision=best))
     views = _rounded(jnp.einsum("n...hxc,n...yh->n...yxc", rows, down, precision=best))
     return views.astype(jnp.uint8)
@@ -75,7 +76,7 @@ def _weights(
     out = jnp.where(mirrored > 0, res - 1 - out, out)
     scale = count / size
     at = start + (out + offset + 0.5) * scale  # on the image, in pixels
-    d = jnp.abs(source + 0.5 - at) / jnp.maximum(scale, 1)  # where it is reduced, filters widen
+    d = jnp.abs(source + 0.5 - at) / jnp.maximum(scale, 1)  # filters widen when reducing
     smooth = jnp.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2)
     smooth = jnp.where(d < 2, smooth, 0)  # Keys' cubic with a = -1/2
     weights = jnp.where(bicubic > 0, smooth, jnp.maximum(1 - d, 0))

@@ -1,8 +1,8 @@
-"""Cuts an image into the square views that a network sees, on the host, as uint8.
+"""Square views of an image, cut and resized on the host as uint8.
 
-Everything here resizes by Pillow and rounds sizes and offsets as torchvision does, so that a
-view is the same grey level for grey level. Normalisation is left to the device: uint8 is a quarter
-of the bytes. Randomness comes only from the generator that is handed in.
+Pillow resizes, and sizes and offsets are rounded as in torchvision, so that every grey level equals
+torchvision's. The device normalises, because uint8 takes a quarter of the bytes of float32. All
+randomness comes from the generator in the arguments.
 """
 
 import math
@@ -18,8 +18,8 @@ from PIL import Image
 from lift_jax.data.images.decode import FILTERS, Picture
 from lift_jax.errors import UserError, unknown
 
-# LIFT+ section on minimalist augmentation: how far the smallest crop has grown towards the whole
-# image at training time t in [0, 1].
+# Growth of the smallest crop, from `min_area` (0) to the whole image (1), at training time t in
+# [0, 1] (LIFT+, minimalist data augmentation).
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "convex": lambda t: 1.0 - math.sqrt(1.0 - t * t),
     "linear": lambda t: t,
@@ -40,7 +40,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 def min_scale(mda: str, epoch: int, epochs: int, min_area: float = 0.08) -> float:
     """Returns s_t, the smallest area share of an MDA crop in `epoch` (0-based) of `epochs`.
 
-    One epoch has no course to follow: it keeps t = 0.
+    A run of one epoch keeps t = 0.
     """
     t = epoch / (epochs - 1) if epochs > 1 else 0.0
     return min_area + (1.0 - min_area) * SCHEDULES[mda](t)
@@ -49,7 +49,7 @@ def min_scale(mda: str, epoch: int, epochs: int, min_area: float = 0.08) -> floa
 def area_bounds(height: int, width: int, low: float) -> tuple[float, float]:
     """Returns the area shares between which an MDA crop is drawn, for a smallest share `low`.
 
-    No square inside the image covers more than q = short side / long side, so both ends stop there.
+    A square inside the image covers at most q = short side / long side, so both bounds stop there.
     """
     q = min(height, width) ** 2 / (height * width)
     return min(low, q), min(1.0, q)
@@ -71,7 +71,7 @@ def mda_box(height: int, width: int, low: float, rng: np.random.Generator) -> Bo
 def rrc_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> Box:
     """Draws a RandomResizedCrop: area share in [min_area, 1], log-uniform aspect in [3/4, 4/3].
 
-    After ten draws that do not fit, it takes the largest centred box of an allowed aspect.
+    After ten draws that do not fit, returns the largest centred box of an allowed aspect.
     """
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1.0)
@@ -117,8 +117,11 @@ def corners(height: int, width: int, res: int) -> list[tuple[int, int]]:
 
 
 class Cut(NamedTuple):
-    """What a view shows: a box of the image, resized to `size` (h, w), and of that the square at
-    `place` (top, left), mirrored or not."""
+    """The part of an image that a view shows.
+
+    The box of the image is resized to `size` (h, w); the view is the square at `place` (top, left)
+    of the result, perhaps mirrored.
+    """
 
     box: Box
     size: tuple[int, int]
@@ -154,11 +157,11 @@ def squares(
     if max(size) <= STRIP * min(size):
         pixels = image.resized(box, width, height, interpolation)
         return [pixels[top : top + res, left : left + res] for top, left in places]
-    # A 1 x 10,000 strip would fill gigabytes, so only the squares are computed. Up to rounding
-    # they are the same; ordinary images are not cut so because Pillow orders its two passes by
-    # size and rounds in between, which on sharp edges shows.
+    # A resized 1 x 10,000 strip would fill gigabytes, so only the squares are computed. They are
+    # equal up to rounding. Other images are resized whole, because Pillow chooses the order of its
+    # two passes by size and rounds in between, which shows on sharp edges.
     source, resample = image.pillow(), image.filter(interpolation)
-    y, x = source.height / height, source.width / width  # source pixels a resized pixel
+    y, x = source.height / height, source.width / width  # source pixels per resized pixel
     ends = source.width, source.height
     boxes = (
         (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
@@ -174,9 +177,9 @@ def squares(
 class TrainTransform:
     """One random view of a training image.
 
-    `kind` is 'mda' (LIFT+: square crop whose smallest area follows the schedule `mda`), 'rrc'
-    (LIFT: RandomResizedCrop from `min_area`) or 'none' (the test view). `flip` mirrors half of
-    the images, whatever the kind. `epochs` is the length of the run, which the schedule needs.
+    `kind` is 'mda' (LIFT+: a square crop whose smallest area follows the schedule `mda`), 'rrc'
+    (LIFT: RandomResizedCrop from `min_area`) or 'none' (the test view). With `flip`, half of the
+    images are mirrored. `epochs` is the length of the run, which the schedule needs.
     """
 
     res: int
@@ -228,10 +231,10 @@ class TrainTransform:
 class TestTransform:
     """The plain view: short side to res + `expand`, then the centred res x res square.
 
-    Tests expand by res // 7; the images that a head starts from are not expanded.
+    Tests expand by res // 7. Images for the start of a head are not expanded.
     """
 
-    __test__ = False  # pytest takes a class of this name for a test case
+    __test__ = False  # else pytest would collect a class of this name
 
     res: int
     interpolation: str = "bicubic"
@@ -317,7 +320,7 @@ class TenCrop(FiveCrop):
     def cuts(self, height: int, width: int) -> list[Cut]:
         """Returns what the views of an image of this size show."""
         five = super().cuts(height, width)
-        # what lies so far from the left of the mirror image lies so far from the right of this one
+        # a square at distance d from the left of the mirror image lies at d from the right here
         return five + [
             cut._replace(place=(cut.place[0], cut.size[1] - self.res - cut.place[1]), mirrored=True)
             for cut in five
@@ -358,8 +361,8 @@ class RandomCrops:
         return cuts
 
 
-View = TestTransform | FiveCrop | RandomCrops  # what a split is tested through
-CROPS = ("five", "ten", "random")  # test-time ensembles: `test.crops`
+View = TestTransform | FiveCrop | RandomCrops  # views for tests
+CROPS = ("five", "ten", "random")  # kinds of test-time ensembles (test.crops)
 
 
 def ensemble(
@@ -367,7 +370,7 @@ def ensemble(
 ) -> View:
     """Returns the views of a test-time ensemble, one of `CROPS`.
 
-    `expand` is for five and ten crops, `views` and `min_area` for random ones.
+    `expand` applies to five and ten crops, `views` and `min_area` to random ones.
     """
     if crops == "random":
         return RandomCrops(res, views, interpolation, min_area)

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), their official binary archives and their long tails.
 
-Long-tailed subsets are those of the literature to the image, whatever the seed: counts
-int(n * (1 / IR)^(c / (C - 1))) in the order of the labels, rows by NumPy's legacy generator.
+The long-tailed subsets hold exactly the images that the literature uses, whatever the seed: class c
+keeps int(n * (1 / IR)^(c / (C - 1))) images, which NumPy's legacy generator draws.
 """
 
 import os
@@ -26,7 +26,7 @@ PAGE = "https://www.cs.toronto.edu/~kriz"
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the two archives. Of a record's label bytes the last is the class."""
+    """One of the two archives. The last of a record's `label_bytes` is the class."""
 
     title: str
     folder: str
@@ -76,9 +76,9 @@ CIFAR100 = Kind(
 def cifar10(settings: DataSettings, seed: int) -> Dataset:
     """Reads CIFAR-10: 50,000 training images (5,000 a class), 10,000 test images, 32 x 32.
 
-    `data.root` is cifar-10-binary.tar.gz, the directory that it unpacks to, or one that holds
-    either; empty, the archive is downloaded once. With IR 100, 50 and 10 the training images are
-    12,406, 13,996 and 20,431.
+    `data.root` names cifar-10-binary.tar.gz, the directory that it unpacks to, or a directory that
+    holds either. If it is empty, the archive is downloaded once. IR 100, 50 and 10 leave 12,406,
+    13,996 and 20,431 training images.
     """
     return _load(CIFAR10, settings)
 
@@ -86,9 +86,9 @@ def cifar10(settings: DataSettings, seed: int) -> Dataset:
 def cifar100(settings: DataSettings, seed: int) -> Dataset:
     """Reads CIFAR-100: 50,000 training images (500 a class), 10,000 test images, 32 x 32.
 
-    `data.root` is as for `cifar10`. With IR 100, 50 and 10 the training images are 10,847, 12,608
-    and 19,573: those of the papers. Classes are grouped as many, medium and few shot by the counts
-    of IR 100, as in LIFT, so that the groups of all three are the same classes.
+    `data.root` works as for `cifar10`. IR 100, 50 and 10 leave 10,847, 12,608 and 19,573 training
+    images, as in the papers. The counts of IR 100 divide the classes into many, medium and few
+    shot, as in LIFT, so that the groups hold the same classes at every IR.
     """
     return _load(CIFAR100, settings)
 
@@ -126,8 +126,8 @@ def _load(kind: Kind, settings: DataSettings) -> Dataset:
 def subset(labels: Int[np.ndarray, "n"], imbalance: float) -> Int[np.ndarray, "m"]:
     """Returns the rows of the long-tailed subset that the literature uses, class by class.
 
-    The counts are cut to integers, and the rows drawn as everywhere: NumPy's legacy generator,
-    seeded with 0, shuffles the rows of one class after another.
+    Counts are truncated to integers. NumPy's legacy generator, seeded with 0, shuffles the rows of
+    one class after another, as in the published code.
     """
     classes = np.unique(labels)
     rng = np.random.RandomState(0)
@@ -142,7 +142,7 @@ def subset(labels: Int[np.ndarray, "n"], imbalance: float) -> Int[np.ndarray, "m
 
 
 def _files(kind: Kind, root: Path) -> dict[str, bytes]:
-    """Returns the files of the archive at `root`: the archive itself, or unpacked."""
+    """Reads the files of the archive at `root`, which is packed or unpacked."""
     for folder in (root, root / kind.folder):
         if all((folder / member).is_file() for member in kind.members):
             return {member: (folder / member).read_bytes() for member in kind.members}
@@ -171,7 +171,7 @@ def _unpack(kind: Kind, archive: Path) -> dict[str, bytes]:
 def _records(
     kind: Kind, content: bytes, name: str
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, "n"]]:
-    """Parses records of the labels and 3 x 32 x 32 pixels. Returns pixels and classes."""
+    """Parses records of labels and 3 x 32 x 32 pixels; returns pixels and classes."""
     size = kind.label_bytes + 3 * SIDE * SIDE
     if not content or len(content) % size:
         raise UserError(

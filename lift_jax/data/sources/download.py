@@ -1,4 +1,4 @@
-"""Archives from their official address into the user's cache: whole and checked, or an error."""
+"""Downloads of archives from their official address into the user's cache, with their checksums."""
 
 import hashlib
 import http.client
@@ -27,12 +27,12 @@ NETWORK = (
     ssl.SSLError,
     TimeoutError,
     ConnectionError,
-)  # of the errors of the system (OSError), those that are not the disk's
+)  # the network's errors; other kinds of OSError come from the disk
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What is downloaded: from where, and what comes if nothing is wrong."""
+    """An archive to download, with the checksum and size that it should have."""
 
     url: str
     md5: str
@@ -44,10 +44,10 @@ class Archive:
 
 
 def fetch(archive: Archive) -> Path:
-    """Returns the archive's place in the user's cache, downloaded if it is not there.
+    """Returns the path of the archive in the user's cache; downloads it if it is not there.
 
-    It comes under a temporary name and is renamed once its checksum is right, so that what lies
-    there is whole, whatever breaks. Raises UserError if it cannot be had.
+    A download gets its name only after its checksum was found right, so that a file of that name is
+    always complete. Raises UserError if the download fails.
     """
     place = cache_folder() / "data" / archive.name
     if place.is_file():
@@ -85,7 +85,7 @@ def _by_hand(archive: Archive) -> str:
 
 @contextmanager
 def _temporary(place: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """A file beside `place` under a name of its own, for several processes may download at once."""
+    """Opens a file beside `place` under a unique name, because several processes may download."""
     place.parent.mkdir(parents=True, exist_ok=True)
     handle, name = mkstemp(dir=place.parent, prefix=f".{place.name}.")
     try:
@@ -96,7 +96,7 @@ def _temporary(place: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _download(archive: Archive, file: BinaryIO) -> str:
-    """Writes what the address holds, with a bar on the terminal; returns its MD5."""
+    """Downloads to `file` behind a progress bar; returns the MD5 of the content."""
     digest, many = hashlib.md5(usedforsecurity=False), 0
     request = urllib.request.Request(archive.url, headers={"User-Agent": "lift_jax"})
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())

@@ -1,13 +1,12 @@
-"""Which image files lie below a directory a class, remembered for large trees.
+"""The index of the image files in a directory per class, cached for large trees.
 
-The index of a tree of `LARGE` images or more is kept in the user's cache. It is used again only
-while every directory of the tree has the stamp that it had then: its times of change and its inode.
-A file or directory that is added, removed or renamed changes the time of the directory it lies in,
-and the tree is read again. A tree that is unpacked or copied over another may bring its old time
-along (mtime), but the file system's own (ctime) cannot be set. A file that is overwritten in place
-keeps its name, so the index stays right. A tree that changed less than two seconds before it was
-read is not kept, for the next change might bear the same time; nor is one on a file system that
-keeps no times.
+The index of a tree with at least `LARGE` images is kept in the user's cache. It is used again while
+every directory of the tree has its old stamp: both times of change (mtime, ctime) and the inode.
+Adding, removing or renaming a file changes the times of its directory, and the tree is then read
+again. Unpacking or copying a tree can restore an old mtime, but not the ctime. Overwriting a file
+in place changes no name, so the index stays right. An index is not kept if the tree changed less
+than two seconds before it was read, because the next change could get the same time, or if the file
+system keeps no times.
 """
 
 import hashlib
@@ -23,14 +22,14 @@ from lift_jax.errors import UserError
 from lift_jax.storage import addresses, cache
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-LARGE = 10_000  # images; fewer are found faster than asked about
-SETTLED = 2_000_000_000  # nanoseconds: the coarsest times of change that file systems keep
+LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
+SETTLED = 2_000_000_000  # nanoseconds: the coarsest resolution of file systems' times
 VERSION = 2
-Stamp = list[int]  # of a directory: its mtime and ctime in nanoseconds, its inode
+Stamp = list[int]  # mtime and ctime of a directory in nanoseconds, and its inode
 
 
 def natural_key(name: str) -> tuple:
-    """Sorts as people count: class_2 before class_10."""
+    """Returns a sort key that orders numbers by value: class_2 comes before class_10."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
@@ -38,10 +37,10 @@ def natural_key(name: str) -> tuple:
 def classes(root: Path) -> tuple[dict[str, list[str]], str]:
     """Returns the image paths, relative to `root`, of each directory in it, in natural order.
 
-    Images may lie in directories below a class's own; links to directories are followed for classes
-    and not below. Hidden files and directories are skipped, and so are class directories without
-    images. The second value is a note: which class directories were skipped, and where the index
-    came from; "" if there is nothing to say.
+    Images may lie in directories below the directory of their class. A class directory may be a
+    link; links to directories below it are not followed. Hidden files and directories, and class
+    directories without images, are skipped. The second value is a note on skipped class directories
+    and on where the index came from, "" if there is nothing to say.
     Raises UserError for a tree without classes or images, and for names that are not UTF-8.
     """
     found, note = _index(root)
@@ -60,8 +59,7 @@ def classes(root: Path) -> tuple[dict[str, list[str]], str]:
 
 
 def _index(root: Path) -> tuple[dict[str, list[str]], str]:
-    """Returns the images of each class directory, empty ones among them, and where the index came
-    from."""
+    """Returns the images of each class directory, also of empty ones, and a note on the index."""
     if addresses.is_remote(root):
         return _of_paths(root, _below(root)), ""
     kept = _cache_file(root)
@@ -82,7 +80,7 @@ def _index(root: Path) -> tuple[dict[str, list[str]], str]:
 
 
 def _read(root: Path) -> tuple[dict[str, list[str]], dict[str, Stamp]]:
-    """Returns the classes, and the stamp of every directory, by its relative path."""
+    """Reads the tree; returns its classes, and the stamp of every directory by relative path."""
     stamps = {"": _stamp(root)}
     entries = _entries(root, "")
     paths: dict[str, list[str]] = {}
@@ -94,7 +92,7 @@ def _read(root: Path) -> tuple[dict[str, list[str]], dict[str, Stamp]]:
 
 
 def _below(root: Path) -> dict[str, list[str]]:
-    """Returns the images by class of a tree at an address, "" for those in no class."""
+    """Returns the images by class of a tree at an address; "" holds images outside classes."""
     fs, start = addresses.file_system(str(root))
     try:
         whole = fs.find(start)
@@ -110,8 +108,7 @@ def _below(root: Path) -> dict[str, list[str]]:
 
 
 def _of_paths(root: Path, paths: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Returns the class directories and their images in natural order. Raises UserError if there
-    are no class directories."""
+    """Sorts class directories and their images naturally. Raises UserError if there are none."""
     loose = len(paths.pop("", []))
     found = {name: sorted(paths[name], key=natural_key) for name in sorted(paths, key=natural_key)}
     if not found:
@@ -127,7 +124,7 @@ def _images(root: Path, first: str, stamps: dict[str, Stamp]) -> list[str]:
     paths, waiting = [], [first]
     while waiting:
         below = waiting.pop()
-        stamps[below] = _stamp(root / below)  # before it is read: a later change shows
+        stamps[below] = _stamp(root / below)  # before reading, so that a later change shows
         for entry in _entries(root, below):
             path = os.path.join(below, entry.name)
             if entry.is_dir(follow_symlinks=False):
@@ -153,14 +150,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link to itself: what it is called decides
+        return False  # a link to itself: its name decides
 
 
 def _stamp(folder: Path) -> Stamp:
     try:
         found = os.stat(folder)
     except OSError:
-        return [0, 0, 0]  # what is wrong is said when it is read
+        return [0, 0, 0]  # reading the directory reports the error
     return [found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
@@ -174,7 +171,7 @@ def _check_name(root: Path, path: str) -> None:
         ) from None
 
 
-# --- what is kept of it ---
+# --- the cached index ---
 
 
 def _cache_file(root: Path) -> Path:
@@ -183,7 +180,7 @@ def _cache_file(root: Path) -> Path:
 
 
 def _remembered(file: Path, root: Path) -> dict[str, list[str]] | None:
-    """Returns the classes that are kept, None where there are none or a directory has changed."""
+    """Returns the cached classes, or None if there are none or a directory has changed."""
     try:
         kept: Any = json.loads(file.read_bytes())
         if (kept["version"], kept["root"]) != (VERSION, os.path.abspath(root)):
@@ -192,7 +189,7 @@ def _remembered(file: Path, root: Path) -> dict[str, list[str]] | None:
             return None
         return kept["classes"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # none yet, or not one of ours: the tree is read
+        return None  # no index, or a damaged one
 
 
 def _remember(
@@ -202,7 +199,7 @@ def _remember(
     temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # a name of its own, for several processes may index the same tree
+        # a unique name, because several processes may index the same tree
         handle, temporary = tempfile.mkstemp(dir=file.parent)
         with open(handle, "w", encoding="utf-8") as stream:
             json.dump(kept, stream)

@@ -1,4 +1,4 @@
-"""Folders: a directory a class."""
+"""Data sets in folders: one directory for each class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from lift_jax.settings.schema import DataSettings
 
 
 def folder(settings: DataSettings, seed: int) -> Dataset:
-    """Reads images that lie in a directory a class, below `data.root`.
+    """Reads images that lie in one directory for each class, below `data.root`.
 
-    Either `train/CLASS/...` with `test/CLASS/...` or `val/CLASS/...` (where both are there, `val`
-    is to choose settings on), or one division (`CLASS/...` or `train/CLASS/...`) of which
-    `data.test_share` of every class is held out by the seed. Labels count the directories in
-    natural order; class names are theirs, or the lines of `data.class_names` (for directories
-    such as n01440764). The index of a large tree is kept: see `index`.
+    Two layouts are read: `train/CLASS/...` with `test/CLASS/...` or `val/CLASS/...` (with both,
+    `val` is the validation split), and a single division (`CLASS/...` or `train/CLASS/...`), of
+    which the seed holds out `data.test_share` of every class. Labels count the directories in
+    natural order. Class names are the names of the directories or the lines of `data.class_names`,
+    which helps with directories such as n01440764. Large trees are indexed: see `folder_index`.
     """
     root = given(settings.root, "data.root")
     held = [name for name in ("test", "val") if (root / name).is_dir()]
@@ -74,7 +74,7 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
 
 
 def split_of(root: Path, found: Mapping[str, Sequence[str]], names: Sequence[str]) -> Split:
-    """Returns the images of the classes `found`, labelled by their place in `names`."""
+    """Returns the images of the classes `found`, labelled by the index of the class in `names`."""
     labels = {name: i for i, name in enumerate(names)}
     paths = [path for files in found.values() for path in files]
     sizes = [len(files) for files in found.values()]
@@ -82,7 +82,7 @@ def split_of(root: Path, found: Mapping[str, Sequence[str]], names: Sequence[str
 
 
 def tested(train: Split, share: float, seed: int, source: Path) -> tuple[Split, Split]:
-    """Holds `share` of a source's images out for the test. Raises UserError if that is none."""
+    """Holds out `share` of each class for the test. Raises UserError if no image remains for it."""
     if not 0 < share < 1:
         raise UserError(
             f"{source} has no test split, so data.test_share of the images is held out: expected a "
@@ -98,7 +98,7 @@ def tested(train: Split, share: float, seed: int, source: Path) -> tuple[Split, 
 
 
 def check_names(root: Path, names: Sequence[str]) -> None:
-    """Raises UserError for directories that differ in case or "_" alone: one class, told twice."""
+    """Raises UserError for directories whose names differ only in case or "_"."""
     seen: dict[str, str] = {}
     for name in names:
         first = seen.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)

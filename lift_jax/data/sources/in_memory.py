@@ -1,9 +1,4 @@
-"""Which data sets there are, by the name that `data.name` gives, and what is cut from any of them.
-
-`data.imbalance` IR long-tails the training images: CIFAR as the literature does (see `cifar`), the
-digits as their docstring says, any other set from its largest class to its smallest (see
-`splits.long_tailed`). `data.val_share` is held out of what remains, to validate on.
-"""
+"""Data sets in memory: scikit-learn's handwritten digits, and made-up images for debug runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +15,12 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def digits(settings: DataSettings, seed: int) -> Dataset:
-    """Returns the real handwritten digits that come with scikit-learn: no download.
+    """Returns the real handwritten digits that come with scikit-learn, without a download.
 
     1,797 images of 8 x 8 pixels with 16 grey levels (the test part of UCI's "Optical Recognition
     of Handwritten Digits"), bright strokes on black, enlarged once to 32 x 32 RGB. `seed` draws
-    30 test images a class and, of the others, n_c = 140 * (1 / IR)^(c / 9) rounded to the nearest:
-    with IR 50 that is 140, 91, 59, 38, 25, 16, 10, 7, 4 and 3 images of "zero" to "nine".
+    30 test images of each class, and n_c = 140 * (1 / IR)^(c / 9), rounded, of the others: with IR
+    50 these are 140, 91, 59, 38, 25, 16, 10, 7, 4 and 3 images of "zero" to "nine".
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -92,7 +87,7 @@ class FakeImages:
 def fake(settings: DataSettings, seed: int) -> Dataset:
     """Makes images for debug runs: 7 colours, 61 training images (25 to 1 a class), 31 to test.
 
-    Nothing is read from disk, and the sizes vary as those of photographs do.
+    Nothing is read from disk. Sizes vary, as photographs' do.
     """
     labels = np.repeat(np.arange(len(COLOURS)), FAKE_COUNTS), np.arange(31) % len(COLOURS)
     train, test = (

@@ -1,7 +1,7 @@
 """iNaturalist's JSON files (2018, 2019, 2021), at any level of the taxonomy.
 
-They have the layout of COCO: `images` (id, file_name), `annotations` (image_id, category_id) and
-`categories` (id, name, and the levels kingdom to genus).
+The files have the layout of COCO: `images` (id, file_name), `annotations` (image_id, category_id)
+and `categories` (id, name, and the levels kingdom to genus).
 """
 
 import json
@@ -21,14 +21,14 @@ Categories = dict[int | str, dict[str, Any]]  # by their ids
 
 
 def inaturalist(settings: DataSettings, seed: int) -> Dataset:
-    """The images of `data.train_list` and, to test, `data.test_list`: JSON of the competition.
+    """Reads the competition's JSON: `data.train_list`, `data.test_list` and, if given, `val_list`.
 
-    The paths in them are relative to `data.root`. `data.class_names` is categories.json, which the
-    organisers published later, where the JSON has numbers for names (2018) or made-up names (2019).
-    Classes are the taxa of `data.level`; labels count them in the order of their names as Python
-    sorts them, as in the authors' code, so that their checkpoints fit. Of taxa with one name
-    (a genus of plants and one of birds), each is a class of its own. As in the papers, one tests on
-    the validation images: those of the test split have no public labels.
+    Paths in the files are relative to `data.root`. Where the JSON has numbers (2018) or made-up
+    words (2019) for names, `data.class_names` names the categories.json that the organisers
+    published later. Classes are the taxa of `data.level`. Labels count them in the order in which
+    Python sorts their names, as in the authors' code, so that their checkpoints fit. Taxa that
+    share a name (a genus of plants and one of birds) are separate classes. The papers test on the
+    validation images, because the test split has no public labels.
     """
     if settings.level not in LEVELS:
         raise unknown("level (data.level)", settings.level, LEVELS)
@@ -81,9 +81,9 @@ def classes(
 
 
 def _taxon(category: Mapping[str, Any], level: str, source: Path) -> tuple[str, ...]:
-    """Returns the names of a category from the kingdom down to a level, as far as they are there.
+    """Returns the names of a category from the kingdom down to a level, "" for absent ones.
 
-    The name of the species is that of the category.
+    The name of the species is the category's name.
     """
     above = [category.get(each, "") for each in LEVELS[: LEVELS.index(level)]]
     key = "name" if level == "species" else level
@@ -109,7 +109,7 @@ def _read(path: Path) -> Any:
 
 
 def _named(content: Any, source: Path) -> Any:
-    """categories.json is a list of its own; the whole file of a competition will do as well."""
+    """Returns the categories of categories.json, or of a competition's whole file."""
     return content if isinstance(content, list) else _entries(content, "categories", source)
 
 

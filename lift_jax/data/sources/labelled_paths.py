@@ -1,4 +1,4 @@
-"""Paths and labels that a list, a table or a JSON file gives, made into a checked data set."""
+"""The common end of lists, tables and JSON files: paths and labels become a checked data set."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""List files: a line `path label` an image."""
+"""List files, with one line `path label` for each image."""
 
 import re
 from collections.abc import Sequence
@@ -11,18 +11,19 @@ from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
 
-DIGITS = 9  # of a label at most, which then fits into 32 bits
+DIGITS = 9  # the longest label, which still fits into 32 bits
 
 
 def list_files(settings: DataSettings, seed: int) -> Dataset:
-    """Images named by text files, `data.train_list`, `data.test_list` and, if given, `val_list`.
+    """Reads list files: `data.train_list`, `data.test_list` and, if given, `data.val_list`.
 
-    Each line is `path label`; the path is relative to `data.root` or absolute, may lead out of it
-    (`../`) and may hold spaces; the label counts from 0. `data.class_names` is a text file with a
-    name a line; without it, classes are named "class 0" and so on. A relative list is looked for
-    here, then in `data.root`. The lists of the field, not shipped here: ImageNet-LT (115,846
-    training, 20,000 validation and 50,000 test images, 1,000 classes), Places-LT (62,500, 7,300 and
-    36,500; 365), iNaturalist 2018 (437,513 and, to test, the 24,426 of its validation; 8,142).
+    Each line is `path label`. The path is relative to `data.root` or absolute; it may hold spaces
+    and lead out of the root (`../`). Labels count from 0. `data.class_names` is a text file with
+    one name in each line; without it, classes are named "class 0" and so on. A relative list is
+    looked for in the working directory, then in `data.root`. The lists of the literature are not
+    shipped: ImageNet-LT (115,846 training, 20,000 validation and 50,000 test images of 1,000
+    classes), Places-LT (62,500, 7,300 and 36,500 images of 365 classes) and iNaturalist 2018
+    (437,513 training images and 24,426 validation images, used as test, of 8,142 classes).
     """
     root = folder(settings.root)
     files = {
@@ -42,7 +43,7 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
 
 
 def read_list(path: Path) -> LabelledPaths:
-    """Reads a list file. Raises UserError, naming the line, for one that is not `path label`."""
+    """Reads a list file. Raises UserError, which names the line, unless each is `path label`."""
     lines, paths, labels = [], [], []
     for number, line in read_lines(path):
         found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
@@ -58,7 +59,7 @@ def read_list(path: Path) -> LabelledPaths:
 
 
 def checked_label(digits: str, place: str) -> int:
-    """Returns a label written in digits. Raises UserError if it is beyond any number of classes."""
+    """Returns a label written in digits. Raises UserError if it has more than `DIGITS` digits."""
     if len(digits.lstrip("0")) > DIGITS:
         raise UserError(f"{place}: the label {digits[:40]} is too large.")
     return int(digits.lstrip("0") or "0")

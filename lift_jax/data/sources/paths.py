@@ -1,6 +1,6 @@
-"""Where the files lie that the config names, and their text.
+"""Paths in the settings group `data`, and the text of the files there.
 
-Also at addresses such as gs://bucket/photos: their paths have the methods of other paths.
+Addresses such as gs://bucket/photos become objects with the methods of other paths.
 """
 
 import os
@@ -14,9 +14,9 @@ from lift_jax.storage import addresses
 
 
 def given(value: str, key: str) -> Path:
-    """Returns the path that a key of the config gives.
+    """Returns the path in a setting.
 
-    Raises UserError if it is empty, and for an address of a kind that cannot be read here.
+    Raises UserError if it is empty, or an address that needs a package which is not installed.
     """
     if not value:
         raise UserError(f"{key} is empty. Set it to where the data set is, as in {key}=/data/set.")
@@ -27,14 +27,14 @@ def given(value: str, key: str) -> Path:
 
 
 def folder(value: str, key: str = "data.root") -> Path:
-    """Returns the directory that a key of the config gives. Raises UserError if there is none."""
+    """Returns the directory in a setting. Raises UserError if it does not exist."""
     if not (path := given(value, key)).is_dir():
         raise UserError(f"There is no directory {path}. Set {key} to where the paths start.")
     return path
 
 
 def file(root: Path, value: str, key: str) -> Path:
-    """Returns the file that a key of the config gives, looked for here and then below `root`."""
+    """Returns the file in a setting, from the working directory or else from `root`."""
     path = given(value, key)
     choices = (path, root / path)
     for choice in choices:
@@ -50,9 +50,9 @@ def file(root: Path, value: str, key: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file in UTF-8, a byte-order mark dropped.
+    """Returns the text of a UTF-8 file without its byte-order mark.
 
-    Raises UserError where it cannot be read, is not UTF-8 or is blank.
+    Raises UserError if it cannot be read, is not UTF-8, or is blank.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")

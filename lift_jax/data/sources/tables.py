@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV or a JSON object a line, with a path and a label or class an image."""
+"""Tables: CSV, TSV or JSON lines, with a path and a label or class for each image."""
 
 import csv
 import io
@@ -18,17 +18,17 @@ from lift_jax.settings.schema import DataSettings
 
 COLUMNS = ("path", "label", "class", "split")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-Row = tuple[str, dict[str, str]]  # where it is, and its values by column
+Row = tuple[str, dict[str, str]]  # its location for messages, and its values by column
 
 
 def table(settings: DataSettings, seed: int) -> Dataset:
-    """Images named by tables, `data.train_list` and, if given, `data.test_list` and `val_list`.
+    """Reads tables: `data.train_list` and, if given, `data.test_list` and `data.val_list`.
 
-    A table ends in .csv or .tsv, with the names of its columns in line 1, or in .jsonl. Columns are
-    `path` (relative to `data.root`), `label` (counted from 0) or `class` (its name) or both, and
-    maybe `split` (train, val or validation, test) where there is one table alone; others are passed
-    over. Without a test split `data.test_share` of every class is held out by the seed. Classes
-    without labels are in natural order, or in that of `data.class_names`, a name a line.
+    The name of a table ends in .csv or .tsv, with the names of its columns in line 1, or in .jsonl.
+    Its columns are `path` (relative to `data.root`), `label` (counted from 0) or `class` (a name)
+    or both. A single table may have a column `split` (train, val or validation, test). Other
+    columns are ignored. Without a test split, the seed holds out `data.test_share` of every class.
+    Without labels, classes are in natural order or in the order of the file `data.class_names`.
     """
     root = paths.folder(settings.root)
     sources = {
@@ -75,7 +75,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Yields the rows that are not blank. Raises UserError for a table that is not whole."""
+    """Yields the rows that are not blank. Raises UserError for missing columns, or without rows."""
     readers = {".csv": _separated, ".tsv": _separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
         raise UserError(
@@ -144,7 +144,7 @@ def _objects(path: Path) -> Iterator[Row]:
         yield place, kept
 
 
-# --- what the rows say ---
+# --- the meaning of rows ---
 
 
 def _split(row: Row) -> str:

@@ -21,13 +21,13 @@ from lift_jax.errors import UserError, unknown
 from lift_jax.settings.schema import DataSettings
 from lift_jax.storage.cache import cache_folder
 
-BATCH = 64  # records that are read at a time while labels are gathered
+BATCH = 64  # records that are read at a time for their labels
 PREPARE = "Prepare it with `tfds build {name} --file_format=array_record --data_dir={root}`"
 
 
 @dataclass(frozen=True, eq=False)
 class TfdsImages(EncodedImages):
-    """The images of a split, encoded as they were prepared. `rows` are their places in it."""
+    """The images of a split, encoded as they were prepared. `rows` are their indices in it."""
 
     home: str
     split: str
@@ -38,10 +38,10 @@ class TfdsImages(EncodedImages):
         return len(self.rows)
 
     def content(self, i: int) -> bytes:
-        """Returns the encoded image. Raises UserError where its shard cannot be read."""
+        """Returns the encoded image. Raises UserError if its shard cannot be read."""
         try:
             return _source(self.home, self.split, self.feature)[int(self.rows[i])][self.feature]
-        # What the readers of records and of protocol buffers raise on damaged bytes is not said.
+        # the readers of records and protocol buffers do not document what damaged bytes raise
         except Exception as error:
             raise _unreadable(self.name(i), error) from error
 
@@ -55,12 +55,12 @@ class TfdsImages(EncodedImages):
 def tfds(settings: DataSettings, seed: int) -> Dataset:
     """Reads an image data set that TFDS has prepared as array_record below `data.root`.
 
-    `data.tfds` is its name, as "imagenet_lt", "cifar100:3.0.2" or "name/config:version"; without a
-    version the highest that is there. The split "test" is the test, where it has labels, and
-    "validation" is to choose settings on; else "validation" is the test. Class names are those of
-    the data set, or the lines of `data.class_names`. Labels lie in the records beside the images,
-    so the first time all of them are read; the labels are then kept in the user's cache for as long
-    as no file beside them changes its size or time.
+    `data.tfds` is its name: "imagenet_lt", "cifar100:3.0.2" or "name/config:version". Without a
+    version, the highest one is read. If the split "test" has labels, it is the test split and
+    "validation" the validation split; otherwise "validation" is the test split. Class names come
+    from the data set or from the lines of `data.class_names`. Labels lie in the records beside the
+    images, so the first run reads all records. The labels are then kept in the user's cache until
+    the size or time of a file of the data set changes.
     """
     root = paths.folder(settings.root)
     home = locate(root, settings.tfds)
@@ -89,13 +89,13 @@ def tfds(settings: DataSettings, seed: int) -> Dataset:
     return Dataset(train, test, tuple(names), val=val[0] if val else None, notes=tuple(notes))
 
 
-# --- where it is ---
+# --- the folder of a version ---
 
 
 def locate(root: Path, name: str) -> Path:
-    """Returns the directory of a data set's version, as ROOT/cifar100/3.0.2.
+    """Returns the directory of a version of a data set, such as ROOT/cifar100/3.0.2.
 
-    Raises UserError, saying what is there, for what is not.
+    Raises UserError, which lists what there is, if it does not exist.
     """
     asked = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\w+\.\w+\.\w+))?", name)
     if not asked:
@@ -127,7 +127,7 @@ def _builder(home: str) -> Any:
 
     try:
         return tensorflow_datasets.builder_from_directory(home)
-    except Exception as error:  # whatever is wrong with its JSON files
+    except Exception as error:  # damaged JSON files raise many kinds
         raise _unreadable(home, error) from error
 
 
@@ -158,10 +158,10 @@ def _features(info: Any, home: Path) -> tuple[str, str]:
     return found[features.Image], found[features.ClassLabel]
 
 
-# --- what is in it ---
+# --- records ---
 
 
-@functools.cache  # of each process its own: open files do not travel
+@functools.cache  # one in each process, because open files cannot be pickled
 def _source(home: str, split: str, image: str) -> Sequence[dict[str, Any]]:
     from tensorflow_datasets import decode
 
@@ -190,7 +190,7 @@ def _split(home: Path, split: str, image: str, label: str, names: Sequence[str])
 
 def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "n"]:
     """Returns the labels of a split: from the cache, or from all of its records."""
-    # all files, for a data set may name its shards as it likes
+    # all files, because the names of shards are not fixed
     files = [home / name for name in sorted(os.listdir(home))]
     stamps = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = hashlib.sha256(json.dumps([stamps, split, label]).encode()).hexdigest()[:20]
@@ -198,7 +198,7 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
     try:
         return np.load(kept, allow_pickle=False)
     except (OSError, ValueError):
-        pass  # none yet
+        pass  # not cached yet
     try:
         source: Any = _source(str(home), split, image)
         found = [
@@ -220,7 +220,7 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
         np.save(partial, labels)
         os.replace(partial, kept)
     except OSError:
-        pass  # without room in the cache they are read again the next time
+        pass  # without room in the cache, the next run reads them again
     return labels
 
 
