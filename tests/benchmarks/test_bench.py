@@ -80,6 +80,7 @@ def test_what_comes_out_of_a_step_lies_where_it_came_from(monkeypatch):
         assert place.is_equivalent_to(leaf.sharding, len(leaf.shape))
 
 
+@pytest.mark.slow
 def test_what_is_computed_again():
     """All of a block is more than what is not a matrix product, and a forward pass at most."""
     none, dots, blocks = (
@@ -195,6 +196,7 @@ def test_ways_of_reading(monkeypatch):
     assert ratios["prepared, short side 256"] > 1.5
 
 
+@pytest.mark.slow
 def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
     """A loader that takes longer than the step, and one that takes as long behind it."""
     config = config_of(train__epochs=12, checkpoint__every_steps=100, test__tte=False)  # 24 steps

@@ -157,6 +157,7 @@ def test_processes_share_the_same_global_batches(split, whole, processes, start)
     assert_same(joined, whole[start:])
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(split, whole):
     for workers in (1, 4):
         assert_same(train(split, workers=workers), whole)
@@ -164,6 +165,7 @@ def test_workers_change_nothing(split, whole):
     assert_same(late, whole[2:])
 
 
+@pytest.mark.slow
 def test_more_workers_than_batches(split, whole):
     found = train(split, workers=5, start_step=EPOCHS * STEPS - 1)
     assert_same(found, whole[-1:])
@@ -304,7 +306,8 @@ def test_workers_are_useful_workers(monkeypatch):
     assert sized(16) == 0
 
 
-def test_batches_of_workers_useful_workers(split, whole, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_batches_of_useful_workers(split, whole, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(loader, "_useful_workers", lambda *args: asked.append(args) or 2)
     assert_same(train(split, workers=-1), whole)
@@ -333,6 +336,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
     (tmp_path / "reads.py").write_text(READS)
     with subprocess.Popen(
@@ -349,6 +353,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_leaves_no_shared_memory(tmp_path):
     """Python complains of it at the end of the process, in which errors keep what is not closed."""
     text = READS.replace("time.sleep(100)", "batches.close(); raise SystemExit(75)")
@@ -386,6 +391,7 @@ def damaged_folder(tmp_path, count=11, damaged=(2, 7, 10)):
     return FileImages(str(tmp_path), [f"{i}.png" for i in range(count)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_masked_and_listed(tmp_path, workers):
     files = damaged_folder(tmp_path)

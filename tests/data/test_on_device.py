@@ -70,6 +70,7 @@ def test_which_images_are_sent_as_they_are(split, tmp_path):
     assert on_device.sent_shape(FileImages(str(tmp_path), ["a.jpg"]), FiveCrop(18)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_hold_the_images_and_their_cuts(split, workers):
     view = training("mda", "bicubic")

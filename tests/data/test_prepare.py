@@ -85,6 +85,7 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_it_continues_and_the_bytes_are_the_same(files, tmp_path):
     """Killed at random moments in a process of its own, then run to its end."""
     code = f"""

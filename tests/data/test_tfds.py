@@ -132,6 +132,7 @@ def test_names_from_a_file(root, tmp_path):
     assert "names 2 classes" in message(lambda: load("tfds", **options))
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_needed(root):
     code = f"""
 import sys

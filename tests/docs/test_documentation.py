@@ -77,6 +77,7 @@ def test_every_command_parses(page, line):
         assert flags.sweep in SWEEPS or flags.sweep.isupper(), f"{page}: {line}"
 
 
+@pytest.mark.slow
 def test_the_first_screens_run(tmp_path, monkeypatch, capsys):
     """Train, predict, report, merge, export, soup, data and bench, as the pages type them."""
     monkeypatch.chdir(tmp_path)

@@ -141,6 +141,7 @@ def outcome(config, workdir):
     return losses, tuned, {k: v for k, v in found.items() if "second" not in k}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {"head__init": "class_mean"}, {"tuner__name": "adaptformer", "tuner__partial": 1},
 ])  # fmt: skip

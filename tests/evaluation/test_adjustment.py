@@ -112,6 +112,7 @@ def other_test(data: Dataset) -> Dataset:
     return Dataset(data.train, test, data.class_names, data.grouped_by, data.val)
 
 
+@pytest.mark.slow
 def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     config, console, load = demo.get_config("debug"), Console(), datasets.load
     config.test.adjust = True

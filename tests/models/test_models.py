@@ -84,6 +84,7 @@ def test_attention_by_hand():
     np.testing.assert_allclose(out, [[[4.0], [7.0]]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [6, 7])
 def test_fused_attention_is_the_same_with_its_gradients(length, causal):

@@ -64,6 +64,7 @@ def test_clip_resnet(golden):
     close(scale * normalised(image) @ normalised(text).T, expected["logits"])
 
 
+@pytest.mark.slow
 def test_clip_resnet_from_torch(golden):
     expected = golden("torch/clip_rn")
     clip = lift_jax.load_backbone(GOLDEN / "torch" / "clip_rn.pth", text_heads=2)
@@ -159,6 +160,7 @@ def test_batch_norm_by_hand():
 WIDER = ResNetConfig(96, 128, 64, (16, 32, 64, 128), (2, 2, 2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CLIP, PLAIN, WIDER])
 def test_the_dtype_is_that_of_the_weights(config):
     graph, arrays = random_tower(config)
@@ -183,6 +185,7 @@ def lowered(config: ResNetConfig):
     return graph, arrays, mesh.put_batch(devices, {"image": images})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CLIP, PLAIN])
 def test_crops_stay_on_their_devices(config):
     """Checks that no image is gathered, as a convolution under vmap would do."""
@@ -197,6 +200,7 @@ def test_crops_stay_on_their_devices(config):
     close(found, tree.merge(graph, leaves).head.classify(jnp.asarray(crops.mean(0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CLIP, PLAIN])
 def test_gradients_are_reduced_and_nothing_else_moves(config):
     graph, leaves, batch = lowered(config)
@@ -220,6 +224,7 @@ def clip_resnet(resolution: int, embed: int, stem: int, *layers: int) -> ResNetC
     return ResNetConfig(resolution, embed, stem, channels, layers, heads=stem * 32 // 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vision", "embed", "text_width", "published"), [
     (clip_resnet(224, 1024, 64, 3, 4, 6, 3), 1024, 512, 102_007_137),
     (clip_resnet(224, 512, 64, 3, 4, 23, 3), 512, 512, 119_688_033),

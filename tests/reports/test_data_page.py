@@ -125,6 +125,7 @@ def test_a_missing_folder_is_an_error(tmp_path):
         look(tmp_path / "nowhere", tmp_path / "W")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     """In a process of its own, because its flags are for the whole process."""
 

@@ -276,6 +276,7 @@ def test_broken_validation_means_are_named(tmp_path, value):
         report.write(tmp_path / "w")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 31, 1201])
 def test_any_number_of_classes(tmp_path, classes):
     make_run(tmp_path / "w", classes=classes, results=("zero_shot", "test"), steps=101)

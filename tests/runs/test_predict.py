@@ -146,6 +146,7 @@ def test_importing_it_defines_no_flag():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_run_on_texts(photos, tmp_path):
     """No classifier of its own, but tuned words: they are encoded again."""
     config = importlib.import_module("configs.folder").get_config("debug,tuner=coop+lora")

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 from PIL import Image
+from support.commands import run_command
 from support.paths import ROOT
 
 from configs import demo, imagenet_lt, inat, places_lt
@@ -403,6 +404,7 @@ def ran(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
     changes = {"ce": {"loss.name": "ce"}, "bad": {"data.name": "fodler"}, "la": {}}
     cells = sweep.settle(demo.get_config("debug"), changes)
@@ -452,6 +454,7 @@ def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
     assert sweep.run_sweep(cells, tmp_path, **options) == table and not ran
 
 
+@pytest.mark.slow
 def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypatch):
     config = demo.get_config("debug")
     cells = sweep.settle(config, {"0": {"test.expand": 0}, "ten": {"test.crops": "ten"}})
@@ -467,6 +470,7 @@ def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypa
     assert [StepRecord(**json.loads(line)).step for line in lines] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_sweep_without_training(tmp_path, ran):
     changes = {"photo": {}, "classname": {"head.prompt": "classname"}}
     cells = sweep.settle(demo.get_config("debug"), changes)
@@ -485,6 +489,7 @@ def test_a_sweep_without_training(tmp_path, ran):
     assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # of a training
 
 
+@pytest.mark.slow
 def test_zero_shot_by_level_of_the_taxonomy(tmp_path):
     taxa = {1: ("Aves", "Corvus", "Corvus corax"), 2: ("Aves", "Pica", "Pica pica"),
             3: ("Insecta", "Apis", "Apis mellifera")}  # fmt: skip
@@ -531,12 +536,11 @@ def test_no_seeds_are_too_few(tmp_path):
     (["--sweep_cells=1/2"], "give --sweep"),
     (["--seeds=2", "--mode=evaluate"], "--mode=evaluate is for a single run"),
 ], ids=str)  # fmt: skip
-def test_mistakes_in_flags_are_one_message(flags, words, tmp_path):
-    command = [sys.executable, "-m", "lift_jax.main", "--config=configs/demo.py:debug"]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path}/run", *flags], cwd=ROOT, capture_output=True, text=True,
-        timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and words in done.stderr
+def test_mistakes_in_flags_are_one_message(flags, words, tmp_path, capsys):
+    workdir = f"--workdir={tmp_path}/run"
+    with pytest.raises(SystemExit) as exit:
+        run_command("train", "--config=configs/demo.py:debug", workdir, *flags)
+    err = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert err.startswith("error: ") and words in err
     assert not (tmp_path / "run").exists()

@@ -312,6 +312,7 @@ def test_random_starts():
     assert (base.get_config().head.random, base.get_config().head.shots) == ("uniform", 100)
 
 
+@pytest.mark.slow
 def test_a_run_from_an_ensemble_and_a_probe(tmp_path, capsys, monkeypatch):
     told = []
     monkeypatch.setattr(

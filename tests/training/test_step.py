@@ -83,6 +83,7 @@ def test_trajectory_of_the_authors(trained):
     np.testing.assert_allclose([rate(step) for step in range(20)], expected["lr"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_as_the_authors_divide_it(golden):
     """They divide the mean of every micro-batch by 2, also that of an epoch's lone last one.
 
@@ -203,6 +204,7 @@ def test_accumulation_is_the_loss_of_the_whole_batch(accum):
         np.testing.assert_allclose(b.tuned[path], a.tuned[path], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_accumulation_of_every_loss(name):
     batch = random_batch(32, 27)

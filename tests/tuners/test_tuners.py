@@ -136,7 +136,12 @@ def test_all_cases_are_tested(expected):
     assert cases.keys() - others == IMAGE.keys() | TEXT.keys()
 
 
-@pytest.mark.parametrize("case", IMAGE)
+QUICK = ("adaptformer", "lora", "full")
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in IMAGE]
+)
 def test_logits_loss_and_gradients_of_the_authors(golden, clip, expected, case):
     text, options = IMAGE[case]
     names = attach.parse_names(text)
@@ -227,6 +232,7 @@ def test_random_entries_start_at_the_frozen_values(clip):
         assert np.array_equal(entries["kernel"][...], theirs[entries["kernel_at"][...]])
 
 
+@pytest.mark.slow
 def test_ssf_behind_the_pooling_of_the_authors(golden):
     expected = golden("clip_rn")
     visual = lift_jax.load_backbone(GOLDEN / "clip_rn.safetensors").visual
@@ -274,6 +280,7 @@ def test_the_rank_of_lora_is_its_methods():
 # -- merging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -301,6 +308,7 @@ ROTARY = VisionConfig(
 MAP = VisionConfig(16, 8, WIDTH, 2, 2, HIDDEN, "gelu_tanh", pool="map", ln_pre=False)
 
 
+@pytest.mark.slow
 def test_layers_without_bias_get_one_when_merged():
     tower = filled(lambda: VisionTransformer(ROTARY, rngs=nnx.Rngs(0)))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
@@ -326,6 +334,7 @@ def test_what_cannot_be_merged_is_named():
 ALL_AT_ONCE = tuple(name for name in attach.TUNERS if name != "vpt_shallow")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [ROTARY, MAP, VIT], ids=["rotary", "map", "cls"])
 def test_the_place_of_prompts_changes_nothing(sizes):
     """Attention is over a set of tokens, as long as positions and angles stay with their tokens."""
@@ -362,6 +371,7 @@ def test_the_start_of_prompts():
         attach.attach(tower, ("vpt_deep",), 5, TunerSettings(place="end"), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [(), ALL_AT_ONCE], ids=["none", "all"])
 def test_last_block_for_the_first_token_alone_is_exact(names, monkeypatch):
     """Compares with a tower in which the last of three blocks returns all tokens."""

@@ -152,6 +152,7 @@ def test_theirs_to_ours_to_theirs(golden, tmp_path, case):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "theirs.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tower", "names", "layout"),
     [
@@ -227,6 +228,7 @@ def entries(frozen):
     return {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
 
 
+@pytest.mark.slow
 def test_the_random_entries_of_lift(golden, tmp_path):
     path = tmp_path / "c.safetensors"
     save_file(checkpoint(golden, "lift_mask"), path)
@@ -584,6 +586,7 @@ def test_random_entries_are_exported_by_their_own_rule_alone(tmp_path, monkeypat
     assert export.export(tmp_path, path) == path and path.exists()
 
 
+@pytest.mark.slow
 def test_an_exported_run_is_tested_from_its_file(run, tmp_path):
     workdir, trained = run
     config = demo.get_config("debug")

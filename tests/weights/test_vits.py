@@ -57,6 +57,7 @@ def test_features(golden, name):
     close(features(GOLDEN / name, golden("clip_openai")["images"]), golden(name)["cls"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_features_at_another_resolution(golden, name):
     expected = golden("dinov2_hf_48" if name == "dinov2_hf" else name)
@@ -215,6 +216,7 @@ def d3(width, layers=12, **more):
 
 
 # the published models, without pooler, classifier and mask token
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "parameters"), [
     ({"model_type": "vit"}, 85_798_656),  # google/vit-base-patch16-224-in21k
     (d2(384), 22_056_192),

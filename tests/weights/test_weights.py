@@ -100,6 +100,7 @@ def test_a_config_that_is_not_json(folder):
         lift_jax.load_backbone(folder)
 
 
+@pytest.mark.slow
 def test_gelu_is_read_from_the_config(folder, golden):
     images = golden("clip_openai")["images"]
     quick = lift_jax.load_backbone(folder).encode_image(images)
