@@ -282,7 +282,7 @@ def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
         train(split, workers=2)
 
 
-def test_workers_are_useful_workers(monkeypatch):
+def test_the_number_of_useful_workers(monkeypatch):
     """One for four CPUs; threads alone on small machines, for few views, outside our commands."""
     main = SimpleNamespace(__spec__=None)  # as in the installed command, which is a script
     monkeypatch.setitem(sys.modules, "__main__", main)
