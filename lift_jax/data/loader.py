@@ -250,21 +250,26 @@ def _batches(
 def _served(reading: Batches, split: Split) -> Generator[Batch]:
     """Yields the batches; stops all reading at their end or when it is closed.
 
-    Unreadable images, which are masked in the batches, are noted in `split.unreadable`. The
-    cause is found by trying again here, for it may have been seen in another process.
+    Unreadable images, which are masked in the batches, are noted in `split.unreadable`.
     """
     try:
         for batch in reading:
-            bad = set(batch.pop("bad").tolist()) if split.skip else set()
-            for i in bad - {PADDING} - split.unreadable.keys():
-                try:
-                    np.asarray(split.images[i])
-                    split.unreadable[i] = "it could be read at a second try"
-                except UserError as error:
-                    split.unreadable[i] = str(error)
+            bad = set(batch.pop("bad").tolist()) - {PADDING} if split.skip else set()
+            for i in bad:
+                if split.images.name(i) not in split.unreadable:
+                    split.unreadable[split.images.name(i)] = _cause(split, i)
             yield batch
     finally:
         reading.close()
+
+
+def _cause(split: Split, i: int) -> str:
+    """Tries again to read image i, which perhaps failed in another process; returns the error."""
+    try:
+        np.asarray(split.images[i])
+        return "it could be read at a second try"
+    except UserError as error:
+        return str(error)
 
 
 def _useful_workers(views: int, size: int) -> int:

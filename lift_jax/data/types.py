@@ -45,13 +45,14 @@ class Split:
     Attributes:
         skip: True if the loader skips images that cannot be read; False if the first of them
             raises UserError.
-        unreadable: the cause for each image that the loader skipped, by index.
+        unreadable: the cause for each image that the loader skipped, by name. A split and its
+            parts share it.
     """
 
     images: Images
     labels: Int[np.ndarray, "n"]
     skip: bool = False
-    unreadable: dict[int, str] = field(default_factory=dict, repr=False)
+    unreadable: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
@@ -63,7 +64,7 @@ class Split:
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "Split":
         """Returns the images at these indices with their labels, in the order of `rows`."""
-        return Split(self.images.take(rows), self.labels[rows])
+        return replace(self, images=self.images.take(rows), labels=self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)

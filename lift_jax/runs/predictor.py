@@ -125,11 +125,11 @@ class Predictor:
         """
         if top_k < 1:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
-        rows, bad = self._all(files(images), skip)
+        rows, errors = self._all(files(images), skip)
         best = np.argsort(-rows, axis=1, kind="stable")[:, :top_k]
         return [
-            Prediction(error=bad[i])
-            if i in bad
+            Prediction(error=errors[i])
+            if errors[i]
             else Prediction(
                 tuple(self.class_names[j] for j in best[i]), tuple(rows[i, best[i]].tolist())
             )
@@ -138,8 +138,8 @@ class Predictor:
 
     def _all(
         self, given: Sequence[Given], skip: bool
-    ) -> tuple[Float[np.ndarray, "n c"], dict[int, str]]:
-        """Returns the probabilities of every class, and the causes of unreadable images."""
+    ) -> tuple[Float[np.ndarray, "n c"], list[str]]:
+        """Returns the probabilities of every class, and why an image is unreadable, else ""."""
         split = Split(GivenImages(given, self._how), np.zeros(len(given)), skip=skip)
         devices = self._mesh.size  # fewer images than a batch are not padded to its full size
         batch = min(self._batch, 2 ** max(0, len(given) - 1).bit_length())
@@ -152,7 +152,8 @@ class Predictor:
         )  # fmt: skip
         found = [self._probabilities(self._leaves, put_batch(self._mesh, rows)) for rows in shown]
         whole = np.concatenate([np.zeros((0, len(self.class_names))), *map(np.asarray, found)])
-        return whole[: len(given)], split.unreadable
+        errors = [split.unreadable.get(split.images.name(i), "") for i in range(len(given))]
+        return whole[: len(given)], errors
 
 
 def files(images: Iterable[Given] | Given) -> list[Given]:
@@ -181,7 +182,7 @@ def files(images: Iterable[Given] | Given) -> list[Given]:
                 raise UserError(f"{path}: there is no such image or folder.")
             found.append(path)
             continue
-        below = [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()]
+        below = [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and not p.is_dir()]
         if not below:
             raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
         found += sorted(below)

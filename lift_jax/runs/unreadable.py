@@ -25,8 +25,9 @@ def record_unreadable(
     before = _read_list(path)
     causes = {image: cause for image, cause in before.items() if image[0] not in anew}
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if split is not None:
-            causes |= {(name, split.images.name(i)): c for i, c in sorted(split.unreadable.items())}
+        if split is not None and split.unreadable:
+            images = map(split.images.name, range(len(split)))
+            causes |= {(name, i): split.unreadable[i] for i in images if i in split.unreadable}
     if causes == before:
         return
     atomic.write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])

@@ -100,6 +100,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     mesh = prepare_mesh(s.mesh, s.train, s.test)
     data = datasets.load(s.data, s.seed)
     check_validation(data, s.test, s.data.name)
+    check_readable(data)
     print_data(data, console)
     prompts = class_prompts.texts(data.class_names, s.head.prompt, s.head.descriptors)
 
@@ -173,6 +174,22 @@ def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
             "and test/ (folder), data.val_list (list, table, inaturalist), or data.val_share=0.1, "
             "which holds that share of the training images out."
         )
+
+
+def check_readable(data: Dataset) -> None:
+    """Raises UserError for a split that skips unreadable images and has no other ones."""
+    for name, split in (("training", data.train), ("validation", data.val), ("test", data.test)):
+        if split is None or not split.skip:
+            continue
+        error = None
+        for i in range(len(split)):
+            try:
+                np.asarray(split.images[i])
+                break  # usually the first image
+            except UserError as e:
+                error = error or e
+        else:
+            raise UserError(f"None of the {len(split):,} {name} images can be read. {error}")
 
 
 def print_data(data: Dataset, console: Console) -> None:

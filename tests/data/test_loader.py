@@ -401,9 +401,10 @@ def test_bad_images_are_masked_and_listed(tmp_path, workers):
     assert all(batch.keys() == {"image", "label", "mask"} for batch in batches)
     seen = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
     assert seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert sorted(split.unreadable) == [2, 7, 10]
-    for i, cause in split.unreadable.items():
-        assert f"{i}.png" in cause and "truncated" in cause
+    bad = [files.name(i) for i in (2, 7, 10)]
+    assert set(split.unreadable) == set(bad)
+    for name, cause in split.unreadable.items():
+        assert name in cause and "truncated" in cause
 
     transform = TrainTransform(8, "mda", "bicubic", "convex", 0.08, True, 3)
     split = Split(files, labels, skip=True)
@@ -411,7 +412,15 @@ def test_bad_images_are_masked_and_listed(tmp_path, workers):
     epochs = np.array([list(batch["label"][batch["mask"]]) for batch in batches], dtype=object)
     for epoch in epochs.reshape(3, 3):
         assert sorted(np.concatenate(epoch)) == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert sorted(split.unreadable) == [2, 7, 10]
+    assert set(split.unreadable) == set(bad)
+
+
+def test_a_part_of_a_split_skips_unreadable_images_as_the_whole_does(tmp_path):
+    split = Split(damaged_folder(tmp_path), np.arange(11), skip=True)
+    part = split.take(np.array([10, 3, 2]))
+    batches = list(loader.eval_batches(part, TestTransform(8), batch=3))
+    assert batches[0]["label"][batches[0]["mask"]].tolist() == [3]
+    assert set(split.unreadable) == {split.images.name(2), split.images.name(10)}
 
 
 def test_without_leave_a_bad_image_is_an_error(tmp_path):
@@ -427,8 +436,8 @@ def test_the_list_of_bad_images_outlives_stops_and_tests(tmp_path):
             for _ in range(2)
         ]
         for split, found in zip(splits, (train, test), strict=True):
-            split.unreadable.update({i: f"cause {i}, of {name}" for i, name in enumerate("abcde")
-                              if i in found})  # fmt: skip
+            split.unreadable.update({split.images.name(i): f"cause {i}, of {name}"
+                              for i, name in enumerate("abcde") if i in found})  # fmt: skip
         console = Console(record=True, width=200)
         unreadable.record_unreadable(Dataset(*splits, ("a",)), tmp_path, 0, console, **options)
         return console.export_text()

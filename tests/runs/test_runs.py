@@ -197,6 +197,31 @@ def test_a_folder_of_images_and_an_unreadable_one(tmp_path):
         train_and_test(config_of("folder", **changes), tmp_path / "run2")
 
 
+@pytest.mark.parametrize("head", ["class_mean", "linear_probe"])
+def test_unreadable_images_are_skipped_by_the_head_as_well(tmp_path, head):
+    root = tmp_path / "photos"
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.random.default_rng(i).integers(0, 255, (41, 53, 3), np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    bad = root / "train" / "cat" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:300])
+    changes = {"data__name": "folder", "data__root": str(root), "data__on_bad_image": "skip"}
+    changes |= {"head__init": head, "head__shots": 3}
+    found = train_and_test(config_of("folder", **changes), tmp_path / "run")
+    assert found["test"]["images"] == 6
+    listed = (tmp_path / "run" / "bad_images.csv").read_text().splitlines()[1:]
+    assert len(listed) == 1 and str(bad) in listed[0]
+
+    for path in (root / "test").glob("*/*.png"):
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="None of the 6 test images can be read"):
+        train_and_test(config_of("folder", **changes), tmp_path / "run2")
+    assert not list((tmp_path / "run2").rglob("checkpoints/*"))
+
+
 def test_classes_without_images_are_named(tmp_path, capsys):
     for i in range(4):
         Image.new("RGB", (40, 50), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")

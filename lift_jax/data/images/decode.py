@@ -20,9 +20,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
+from lift_jax.storage.regular import read_regular
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # by content, not by name
 MAX_PIXELS = 89_478_485  # the size from which Pillow suspects a decompression bomb
+MAX_BYTES = 2**30  # of a file: twice what so many pixels of 16 bits take without compression
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 KEPT = 1.25  # decode=fast: least side of a reduced crop, relative to its size after resizing
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange height and width
@@ -131,8 +133,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         if addresses.is_remote(name := os.fspath(path)):
             fs, place = addresses.file_system(name)
             return fs.cat_file(place)
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular(path, MAX_BYTES)
 
 
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008

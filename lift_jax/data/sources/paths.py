@@ -11,6 +11,9 @@ from etils import epath
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
+from lift_jax.storage.regular import read_regular
+
+MAX_BYTES = 2**32  # of a text file; the JSON of iNaturalist 2021 has 0.7 GB
 
 
 def given(value: str, key: str) -> Path:
@@ -55,7 +58,9 @@ def read_text(path: Path) -> str:
     Raises UserError if it cannot be read, is not UTF-8, or is blank.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        remote = addresses.is_remote(path)
+        content = path.read_bytes() if remote else read_regular(path, MAX_BYTES)
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"Cannot read the text file {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
