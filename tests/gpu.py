@@ -35,6 +35,7 @@ ONE_DEVICE = [
     "tests/models/test_heads.py", "tests/models/test_models.py", "tests/training/test_losses.py",
     "tests/tuners/test_tuners.py", "tests/training/test_step.py",
 ]  # fmt: skip
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 CLASSES, COPIES, BATCH, EPOCHS = 64, 100, 128, 6  # 300 steps
 
 
@@ -126,6 +127,8 @@ def prepared(small: bool, folder: Path) -> str:
     flags = ["--config=folder:debug"] if small else ["--config=folder"]
     if not small:
         backbone = fullsize.write("b16", "hugging_face", folder / "b16")
+        for file in TOKENIZER:  # any that fits the vocabulary will do for random weights
+            shutil.copy(ROOT / "lift_jax" / "demo" / "tiny_clip" / file, backbone)
         flags += [f"--config.model.backbone={backbone}", f"--config.train.batch={BATCH}"]
         flags += [f"--config.train.epochs={EPOCHS}", "--config.model.precision=bfloat16"]
     flags += ["--config.data.name=folder", f"--config.data.root={folder}/photos"]
