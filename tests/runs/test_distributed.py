@@ -15,7 +15,7 @@ from support.runs import train_and_test
 
 from configs import folder
 from lift_jax.errors import UserError
-from lift_jax.parallel import signals
+from lift_jax.parallel import meeting, signals
 from lift_jax.parallel.processes import start
 from lift_jax.runs import log
 from lift_jax.runs.folder import METRICS, RESULTS
@@ -144,10 +144,53 @@ def test_one_that_fails_ends_the_other_with_its_error(tmp_path):
     assert own.removeprefix("error: ")[:60] in said[0]
 
 
+def test_a_failure_of_process_0_is_told_before_its_coordinator_ends(tmp_path):
+    processes = start_processes(tmp_path / "W", 2, 2, "--config.data.name=folder", each=[
+        [f"--config.data.root={root}"] for root in (tmp_path / "nowhere", small_folder(tmp_path))
+    ])  # fmt: skip
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 1], said
+    assert "nowhere" in errors(said[0])[0] and "Process 0 (on" in errors(said[1])[0]
+
+
+def small_folder(parent, classes=("cat", "dog")):
+    """Makes a data set of 12 images of each class; returns its folder."""
+    for name in classes:
+        for i in range(12):
+            path = parent / "-".join(classes) / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40 + i, 50), (9 * i, 0, 200)).save(path)
+    return parent / "-".join(classes)
+
+
+def errors(said):
+    """Returns the lines of errors in what a process said."""
+    return [line for line in said.splitlines() if line.startswith("error:")]
+
+
+@pytest.mark.parametrize(("each", "key", "values"), [
+    (([], ["--config.train.lr=0.5"]), "train.lr", ("0.02 on process 0", "0.5 on process 1")),
+    (("cat-dog", "cat-fox"), "the class names", ("cat, dog on process 0", "cat, fox on process 1")),
+])  # fmt: skip
+def test_processes_that_differ_do_not_train(tmp_path, each, key, values):
+    if isinstance(each[0], str):
+        roots = [small_folder(tmp_path, name.split("-")) for name in each]
+        each = [["--config.data.name=folder", f"--config.data.root={root}"] for root in roots]
+    processes = start_processes(tmp_path / "W", 2, 2, each=each)
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    (line,) = errors(said[0])
+    assert errors(said[1]) == [line]
+    assert f"The processes differ in {key}: " in line
+    assert all(f"{value} (on {socket.gethostname()})" in line for value in values)
+    assert not list((tmp_path / "W").glob("*"))
+
+
 @pytest.fixture
 def started(monkeypatch):
-    """The arguments of jax.distributed.initialize, which is not called."""
+    """The arguments of jax.distributed.initialize, which is not called, nor do processes meet."""
     calls = []
+    monkeypatch.setattr(meeting, "meet", lambda *arguments: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR")):
@@ -174,6 +217,7 @@ def test_flags(started):
     assert (call["process_id"], call["num_processes"]) == (1, 3)
     assert call["cluster_detection_method"] == "deactivate"
     assert call["heartbeat_timeout_seconds"] <= 100  # the others of a dead process end soon
+    assert call["initialization_timeout"] == meeting.SECONDS
 
 
 SRUN = {
