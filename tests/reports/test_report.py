@@ -322,6 +322,15 @@ def test_runs_of_the_same_folder_name_stay_apart(tmp_path):
     assert f"{tmp_path / 'y' / 'w'}: zero-shot" in page.texts
 
 
+def test_a_number_that_an_older_version_did_not_measure_is_a_dash(tmp_path):
+    found = make_run(tmp_path / "w", results=("test",))
+    before = Page(report.write(tmp_path / "w")).texts
+    edit(tmp_path / "w" / "metrics.json", lambda v: v["test"].pop("gmean"))
+    after = Page(report.write(tmp_path / "w")).texts
+    gmean = f"{found['test']['gmean']:.2f}"
+    assert after.count("–") == before.count("–") + before.count(gmean) > before.count("–")
+
+
 def edit(path, change):
     value = json.loads(path.read_text())
     change(value)
@@ -338,7 +347,8 @@ def edit(path, change):
         ("config.json", lambda p: edit(p, lambda v: v["tuner"].clear()), "tuner.name"),
         ("metrics.json", lambda p: p.unlink(), "cannot read"),
         ("metrics.json", lambda p: edit(p, lambda v: v.pop("seconds")), "seconds"),
-        ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("few")), "few in test"),
+        ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("overall")), "overall in test"),
+        ("metrics.json", lambda p: edit(p, lambda v: v.update(test=[])), "overall in test"),
         (
             "metrics.json",
             lambda p: edit(p, lambda v: v.update(zero_shot=None, test=None, test_tte=None)),
