@@ -12,7 +12,7 @@ HOSTS = ["a", "b", "c"]
 
 @pytest.fixture
 def run_all(monkeypatch):
-    """A function that calls `agree` with the values of each process; returns their errors."""
+    """Returns a function that calls `agree` with values of each process and returns the errors."""
     local = threading.local()
 
     def run(*everyones):

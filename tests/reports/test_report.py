@@ -1,4 +1,4 @@
-"""Reports of made-up run folders: complete, self-contained, and clear about broken files."""
+"""Tests of reports of made-up run folders: complete, self-contained, and clear about damage."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def make_run(workdir, classes=5, results=("zero_shot", "test", "test_tte"), step
 
 
 class Page(HTMLParser):
-    """The texts of a page, everything that it points to, and what its tables and images lie in."""
+    """The texts of a page, its links, and the elements around its tables and images."""
 
     def __init__(self, path):
         super().__init__()

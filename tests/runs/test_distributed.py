@@ -1,4 +1,4 @@
-"""Several processes as one program: real ones on this machine, and what launchers tell."""
+"""Tests of several processes as one program: real ones here, and settings of launchers."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def start_processes(workdir, count, devices, *arguments, each=((), ()), before="
 
 
 def test_two_processes_are_one_program(tmp_path):
-    """2 processes of 4 devices against 1 of 8: equal losses (1e-5) and equal metrics."""
+    """2 processes of 4 devices give the losses (1e-5) and metrics of 1 process of 8."""
     processes = start_processes(tmp_path / "two", 2, 4)
     config = folder.get_config("debug")
     config.update_from_flattened_dict(CHANGES)
@@ -78,7 +78,7 @@ def test_two_processes_are_one_program(tmp_path):
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
-    """The run that two processes of 4 devices began ends on one of 8 as if it had been its own.
+    """One process of 8 devices ends a run that two processes of 4 began as if it were its own.
 
     The head is cut over all devices of both processes, and gathered for the checkpoint.
     """
@@ -125,7 +125,7 @@ def test_one_that_dies_ends_the_other_by_its_name(tmp_path):
 
 
 def test_one_that_fails_ends_the_other_with_its_error(tmp_path):
-    """Only process 1 has a list with a mistake in it."""
+    """Both end with the error of process 1, whose list alone has a mistake."""
     names = [tmp_path / f"names_{i}.txt" for i in range(2)]
     for i in range(2):
         Image.new("RGB", (40, 50), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
@@ -188,7 +188,7 @@ def test_processes_that_differ_do_not_train(tmp_path, each, key, values):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The arguments of jax.distributed.initialize, which is not called, nor do processes meet."""
+    """Returns the arguments of jax.distributed.initialize; neither it nor the meeting is run."""
     calls = []
     monkeypatch.setattr(meeting, "meet", lambda *arguments: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
