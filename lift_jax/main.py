@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 from lift_jax.commands import shared
 from lift_jax.errors import DiskError, UserError, fail, unknown
-from lift_jax.parallel import meeting
 from lift_jax.settings.config_file import ConfigFile
 
 MODES = ("train", "evaluate", "zero_shot")
@@ -60,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--process_count", type=int, default=0, metavar="N", help="total number of processes"
     )
     several.add_argument(
-        "--connect_seconds", type=float, default=meeting.SECONDS, metavar="S",
-        help=f"time that the processes wait for each other (default {meeting.SECONDS:g})",
+        "--connect_seconds", type=float, default=0, metavar="S",
+        help="time that the processes wait for each other (default 60; 300 without --coordinator)",
     )  # fmt: skip
 
 

@@ -23,13 +23,16 @@ from lift_jax.parallel import exchange, meeting
 
 # Seconds after which a silent process counts as dead; the others then end and name its number.
 HEARTBEAT = 60
+# Seconds that JAX waits for the processes of an environment that it knows, whose machines may start
+# minutes apart and are started again if that fails. It takes up to twice as long.
+ENVIRONMENT_SECONDS = 300
 
 
 def start(
     coordinator: str = "",
     process_id: int = -1,
     process_count: int = 0,
-    seconds: float = meeting.SECONDS,
+    seconds: float = 0,
 ) -> None:
     """Connects this process with the others; does nothing for a single process.
 
@@ -39,7 +42,8 @@ def start(
         coordinator: HOST:PORT of process 0, reachable from all; "" asks the environment.
         process_id: number of this process, from 0; -1 asks the environment.
         process_count: number of processes; 0 asks the environment.
-        seconds: time that the processes wait for each other.
+        seconds: time that the processes wait for each other; 0 stands for `meeting.SECONDS`, or
+            `ENVIRONMENT_SECONDS` if the environment is asked.
 
     Raises UserError if the flags contradict each other or the other processes cannot be reached.
     """
@@ -59,6 +63,7 @@ def start(
         arguments["cluster_detection_method"] = "deactivate"
     if devices := _gpus_of_whole_node():
         arguments["local_device_ids"] = devices
+    seconds = seconds or (meeting.SECONDS if all(given) else ENVIRONMENT_SECONDS)
     if all(given):
         meeting.meet(coordinator, process_id, process_count, seconds)
     try:

@@ -232,6 +232,7 @@ def test_srun(started, monkeypatch):
     assert (started[0]["process_id"], started[0]["num_processes"]) == (1, 2)
     assert started[0]["coordinator_address"] is None  # JAX reads the list of nodes
     assert "local_device_ids" not in started[0]
+    assert started[0]["initialization_timeout"] == 300
     # one process for the four GPUs of a node takes all; one for each takes what JAX gives it
     set_environment(monkeypatch, SLURM_GPUS_ON_NODE="4")
     start()
