@@ -11,6 +11,7 @@ runs of a table of the papers; both continue as well.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--process_count", type=int, default=0, metavar="N", help="total number of processes"
     )
+    several.add_argument(
+        "--connect_seconds", type=float, default=0, metavar="S",
+        help="time that the processes wait for each other (default 60; 300 without --coordinator)",
+    )  # fmt: skip
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -67,7 +72,7 @@ def run(flags: argparse.Namespace) -> None:
     if not flags.workdir:
         raise UserError(USAGE)
 
-    import jax
+    from lift_jax.parallel import exchange
 
     shared.quiet_libraries()
     shared.use_compile_cache()
@@ -75,7 +80,7 @@ def run(flags: argparse.Namespace) -> None:
         run_here(chosen, flags)
     except UserError as e:
         status = fail(e)
-        if isinstance(e, DiskError) or jax.process_count() > 1:
+        if isinstance(e, DiskError) or exchange.count() > 1:
             # else libraries tell of the same disk on their way out, or JAX waits for the others
             sys.stdout.flush()
             os._exit(status)
@@ -90,27 +95,40 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
     import jax
     from rich.console import Console
 
-    from lift_jax.parallel import processes
+    from lift_jax.parallel import processes, software
+    from lift_jax.parallel.agreement import agree
     from lift_jax.parallel.failures import end_together
     from lift_jax.reports import report
     from lift_jax.runs import remote
     from lift_jax.runs.train_and_test import train_and_test
     from lift_jax.settings.parse import parse
 
-    processes.start(flags.coordinator, flags.process_id, flags.process_count)
+    processes.start(flags.coordinator, flags.process_id, flags.process_count, flags.connect_seconds)
     hosts = processes.all_hosts()
-    console = Console(quiet=jax.process_index() != 0)
-    processes.print_hosts(hosts, console)
-    with (
-        end_together(hosts, flags.coordinator),
-        remote.local_copy(flags.workdir, console) as workdir,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(end_together(hosts, flags.coordinator))
+        agree(software.versions() | asked_for(chosen, flags))  # before a device is touched
+        agree(software.devices())
+        console = Console(quiet=jax.process_index() != 0)
+        processes.print_hosts(hosts, console)
+        workdir = stack.enter_context(remote.local_copy(flags.workdir, console))
         if flags.sweep or flags.sweep_cells or flags.seeds != 1:
             run_table(chosen, workdir, flags)
             return
         train_and_test(parse(chosen.config), workdir, flags.mode)
         if jax.process_index() == 0:
             print(f"Report: {report.write(workdir)}")
+
+
+def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:
+    """Returns what the user asked for, as text by key, in which all processes must agree."""
+    from lift_jax.settings.common import common_settings
+    from lift_jax.settings.parse import to_dict
+
+    keys = ("mode", "sweep", "sweep_cells", "seeds")
+    asked = {f"--{key}": str(getattr(flags, key)) for key in keys}
+    asked |= common_settings(to_dict(chosen.config))
+    return asked | {"the text of the config file": chosen.path.read_text(encoding="utf-8")}
 
 
 def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and damaged at random moments, and end as if nothing had been.
+"""Runs that are killed, starved and damaged at random moments, and must end as if undisturbed.
 
     python -m tests.chaos --runs=30 --seed=0
 
@@ -40,11 +40,11 @@ SECONDS = 300  # after which a process that has not ended counts as hanging
 
 
 class Fault(Exception):
-    """What must not have happened."""
+    """A difference or a failure that must not happen."""
 
 
 def start(workdir: Path, processes: int = 1, devices: int = 1, limit: int = 0):
-    """Starts the command, in each of the processes; `limit` bytes are the most of one file."""
+    """Starts the command in each process; `limit` is the largest size of a file in bytes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +67,7 @@ def start(workdir: Path, processes: int = 1, devices: int = 1, limit: int = 0):
 
 
 def finish(processes) -> tuple[list[int], str]:
-    """Waits for their ends. Raises Fault for one that hangs."""
+    """Waits until the processes end. Raises Fault if one hangs."""
     said = []
     for process in processes:
         try:
@@ -121,12 +121,12 @@ def tear(workdir: Path, rng: random.Random) -> str:
 
 
 def begins_on(fault: str) -> str:
-    """The layout on which a run begins."""
+    """Returns the layout on which a run begins."""
     return "2 processes" if fault == "one_of_two" else "1 device"
 
 
 def one_run(fault: str, workdir: Path, rng: random.Random) -> tuple[str, str]:
-    """Hits a run, and continues it to its end: what was done, and on what it ended."""
+    """Hits a run and continues it to its end; returns what was done, and on what it ended."""
     first = begins_on(fault)
     last = rng.choice([first, first, *LAYOUTS])
     moment = rng.randrange(1, STEPS)
@@ -174,7 +174,7 @@ def end(workdir: Path, layout: str) -> str:
 
 
 def compare(workdir: Path, expected: dict[str, np.ndarray], exact: bool) -> float:
-    """The largest difference of a tuned leaf, as a share of its largest weight."""
+    """Returns the largest difference of a tuned leaf, as a share of its largest weight."""
     found = export.read_tuned(workdir)
     if found.keys() != expected.keys():
         raise Fault("other leaves")
@@ -188,7 +188,7 @@ def compare(workdir: Path, expected: dict[str, np.ndarray], exact: bool) -> floa
 
 
 def straight(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The tuned leaves of runs that are left alone, by the layout."""
+    """Returns the tuned leaves of undisturbed runs, by layout."""
     found = {}
     for layout in sorted({begins_on(fault) for fault in FAULTS}):
         end(folder / layout, layout)

@@ -1,4 +1,4 @@
-"""A strict session: eight CPU devices and no silent dtype promotion; warnings are errors.
+"""The setup of a strict session: eight CPU devices, no silent promotion, warnings are errors.
 
 Compiling is most of what the tests cost. So programs are hardly optimised, and each is compiled
 once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,cpu (and
@@ -33,7 +33,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
-    """Caches of this session, also for the processes it starts.
+    """Sets the caches of this session, also for the processes that it starts.
 
     Converted weights are each worker's own; compiled programs are shared by all workers.
     """
@@ -57,7 +57,7 @@ MAPS, MANY_MAPS = Path("/proc/self/maps"), 20_000
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forgets compiled programs now and then.
+    """Forgets compiled programs from time to time.
 
     Each takes two dozen memory maps, of which Linux gives a process 65,530: one more and it dies in
     the midst of compiling.

@@ -7,8 +7,7 @@ from importlib import metadata
 import jax
 
 import lift_jax
-
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+from lift_jax.parallel.software import LIBRARIES
 
 
 def describe_system() -> str:

@@ -1,6 +1,7 @@
 """Failures of one process among several, which end all of them with an error that names it.
 
 Otherwise the surviving processes would wait in a collective until JAX's heartbeat aborts them.
+Process 0 leaves last, because JAX kills all others as soon as its coordinator is gone.
 """
 
 import json
@@ -13,15 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import jax
-
 from lift_jax.errors import UserError
-from lift_jax.parallel import processes
+from lift_jax.parallel import exchange, meeting
 from lift_jax.parallel.signals import STOPPED
 
 ENDED_BY_ANOTHER = 1  # exit status of a process that ends because another one failed
 GRACE = 5.0  # seconds in which a process may meet the same error itself, before it shows another's
 CONNECT = 30.0  # seconds until a connection attempt or a silent stranger is given up
+LEAVE = GRACE + 5  # seconds that process 0 waits for the others after a failure
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def end_together(hosts: Sequence[str], coordinator: str = "") -> Iterator[None]:
         hosts: host name of each process, from `processes.all_hosts`.
         coordinator: HOST:PORT of process 0; "" uses the host name of process 0.
     """
-    if jax.process_count() == 1:
+    if exchange.count() == 1:
         yield
         return
     links = _connect(hosts, coordinator)
@@ -54,7 +54,7 @@ def end_together(hosts: Sequence[str], coordinator: str = "") -> Iterator[None]:
         failure = repr(e)
         raise
     finally:
-        links.report(failure)
+        links.leave(failure)
 
 
 class _Links:
@@ -63,16 +63,31 @@ class _Links:
     def __init__(self, hosts: Sequence[str]):
         self._hosts = hosts
         self._sockets: dict[int, socket.socket] = {}
+        self._threads: list[threading.Thread] = []
+        self._leaving = threading.Event()
 
     def add(self, other: int, link: socket.socket) -> None:
         """Takes the connection to process `other`, and listens to it."""
         self._sockets[other] = link
-        threading.Thread(target=self._listen, args=(other, link), daemon=True).start()
+        thread = threading.Thread(target=self._listen, args=(other, link), daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
-    def report(self, failure: str, process: int | None = None) -> None:
-        """Tells the connected processes how one has ended (this one by default); "" means well."""
-        ended = jax.process_index() if process is None else process
-        line = json.dumps([ended, failure]).encode() + b"\n"
+    def leave(self, failure: str) -> None:
+        """Tells the connected processes how this one ends; "" means well.
+
+        After a failure process 0 waits until the others have ended too.
+        """
+        self._leaving.set()
+        self._report(failure, exchange.number())
+        if failure and exchange.number() == 0:
+            deadline = time.monotonic() + LEAVE
+            for thread in self._threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _report(self, failure: str, process: int) -> None:
+        """Tells the connected processes how process `process` has ended."""
+        line = json.dumps([process, failure]).encode() + b"\n"
         for link in self._sockets.values():
             try:
                 link.sendall(line)
@@ -92,14 +107,15 @@ class _Links:
         self._end(other, None)
 
     def _end(self, process: int, failure: str | None) -> None:
-        """Ends this process because of another one; None means that it gave no reason."""
+        """Ends this process because of another one; None means that it gave no reason.
+
+        Nothing happens if this process is ending by itself.
+        """
+        if self._leaving.wait(0 if failure is None else GRACE):
+            return
         name = f"Process {process} (on {self._hosts[process]})"
-        if failure is None:
-            what = f"{name} died"
-        else:
-            time.sleep(GRACE)
-            what = f"{name} failed: {failure}\n{name} has ended"
-        self.report(failure or "it died", process)
+        what = f"{name} died" if failure is None else f"{name} failed: {failure}\n{name} has ended"
+        self._report(failure or "it died", process)
         sys.stdout.flush()
         print(
             f"error: {what}, and the others end with it. Fix the cause, and run the same command "
@@ -112,11 +128,10 @@ class _Links:
 
 def _connect(hosts: Sequence[str], coordinator: str) -> _Links:
     """Returns the links of this process: process 0 accepts those of all others."""
-    links, first = _Links(hosts), jax.process_index() == 0
-    server = socket.create_server(("", 0), backlog=jax.process_count()) if first else None
-    port, token = processes.from_first(
-        lambda: (server.getsockname()[1] if server else 0, secrets.token_hex(16))
-    )
+    links = _Links(hosts)
+    server = meeting.listen(0) if exchange.number() == 0 else None
+    own = [server.getsockname()[1] if server else 0, secrets.token_hex(16)]
+    port, token = json.loads(exchange.gather(json.dumps(own))[0])
     if server is None:
         host = coordinator.rpartition(":")[0].strip("[]") or hosts[0]
         _connect_to_first(host, port, token, links)
@@ -134,7 +149,7 @@ def _connect_to_first(host: str, port: int, token: str, links: _Links) -> None:
         print(f"Process 0 cannot be watched ({host}:{port}: {e}).", file=sys.stderr)
         return
     link.settimeout(None)
-    link.sendall(f"{token} {jax.process_index()}\n".encode())
+    link.sendall(f"{token} {exchange.number()}\n".encode())
     _keep_alive(link)
     links.add(0, link)
 
@@ -143,25 +158,12 @@ def _accept(server: socket.socket, token: str, links: _Links) -> None:
     """Adds a link for every process that connects and knows the token; never returns."""
     while True:
         link, _ = server.accept()
-        words = _first_line(link).split()
+        words = meeting.read_line(link, CONNECT).split()
         if len(words) == 2 and secrets.compare_digest(words[0], token):
             _keep_alive(link)
             links.add(int(words[1]), link)
         else:
             link.close()  # not one of our processes
-
-
-def _first_line(link: socket.socket) -> str:
-    """Returns the first line that comes over a connection, "" if none comes in time."""
-    link.settimeout(CONNECT)
-    line = b""
-    try:
-        while not line.endswith(b"\n") and len(line) < 99:
-            line += link.recv(1) or b"\n"
-    except OSError:
-        return ""
-    link.settimeout(None)
-    return line.decode(errors="replace")
 
 
 def _keep_alive(link: socket.socket) -> None:

@@ -7,6 +7,7 @@ enough. Elsewhere (Kubernetes, or by hand) every process gets flags.
 import glob
 import importlib.util
 import json
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -18,12 +19,21 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from lift_jax.errors import UserError
+from lift_jax.parallel import exchange, meeting
 
 # Seconds after which a silent process counts as dead; the others then end and name its number.
 HEARTBEAT = 60
+# Seconds that JAX waits for the processes of an environment that it knows, whose machines may start
+# minutes apart and are started again if that fails. It takes up to twice as long.
+ENVIRONMENT_SECONDS = 300
 
 
-def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -> None:
+def start(
+    coordinator: str = "",
+    process_id: int = -1,
+    process_count: int = 0,
+    seconds: float = 0,
+) -> None:
     """Connects this process with the others; does nothing for a single process.
 
     Call it before anything touches a device.
@@ -32,6 +42,8 @@ def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -
         coordinator: HOST:PORT of process 0, reachable from all; "" asks the environment.
         process_id: number of this process, from 0; -1 asks the environment.
         process_count: number of processes; 0 asks the environment.
+        seconds: time that the processes wait for each other; 0 stands for `meeting.SECONDS`, or
+            `ENVIRONMENT_SECONDS` if the environment is asked.
 
     Raises UserError if the flags contradict each other or the other processes cannot be reached.
     """
@@ -51,8 +63,15 @@ def start(coordinator: str = "", process_id: int = -1, process_count: int = 0) -
         arguments["cluster_detection_method"] = "deactivate"
     if devices := _gpus_of_whole_node():
         arguments["local_device_ids"] = devices
+    seconds = seconds or (meeting.SECONDS if all(given) else ENVIRONMENT_SECONDS)
+    if all(given):
+        meeting.meet(coordinator, process_id, process_count, seconds)
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **arguments)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=HEARTBEAT,
+            initialization_timeout=math.ceil(seconds),
+            **arguments,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Cannot connect the processes (coordinator {coordinator or 'of the environment'}, "
@@ -81,13 +100,7 @@ def _check_flags(coordinator: str, process_id: int, process_count: int) -> None:
 
 def all_hosts() -> list[str]:
     """Returns the host name of every process, by process number. All processes call it."""
-    if jax.process_count() == 1:
-        return [socket.gethostname()]
-    name = np.zeros(64, np.uint8)
-    host = socket.gethostname().encode()[: len(name)]
-    name[: len(host)] = np.frombuffer(host, np.uint8)
-    names = multihost_utils.process_allgather(name)
-    return [bytes(row).rstrip(b"\0").decode() for row in names]
+    return exchange.gather(socket.gethostname())
 
 
 def print_hosts(hosts: Sequence[str], console: Console) -> None:

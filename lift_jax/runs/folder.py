@@ -180,9 +180,12 @@ def load(workdir: str | Path) -> Run:
     metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
     metrics |= _read_json(workdir / "metrics.json", (*always, *FACTS))
     for key in RESULTS:
-        if metrics[key] is not None and (missing := set(NAMES) - set(metrics[key])):
-            missing = ", ".join(sorted(missing))
-            raise UserError(f"{workdir / 'metrics.json'}: expected {missing} in {key}, found none.")
+        if metrics[key] is None:
+            continue
+        if not isinstance(metrics[key], dict) or "overall" not in metrics[key]:
+            raise UserError(f"{workdir / 'metrics.json'}: expected overall in {key}, found none.")
+        # a run of an older version lacks the numbers that were added since
+        metrics[key] = dict.fromkeys(NAMES) | metrics[key]
     if all(metrics[key] is None for key in RESULTS):
         raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
     rows = _read_classes(workdir / "per_class.csv", class_columns(metrics))

@@ -8,10 +8,12 @@ from rich.console import Console
 
 from lift_jax.errors import UserError
 from lift_jax.parallel import processes
+from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, results
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
+from lift_jax.settings.common import common_settings
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
 from lift_jax.training import checkpoint, loop, losses
@@ -25,8 +27,9 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
 
     `mode` evaluate tests the newest checkpoint of `workdir`, zero_shot the untuned CLIP. Raises
     UserError for anything in the settings, the data, the weights or the folder that the user can
-    mend.
+    mend, and in all processes if their settings, data or weights differ.
     """
+    agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
     console = Console(quiet=jax.process_index() != 0)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best

@@ -24,10 +24,12 @@ from lift_jax.data import loader
 from lift_jax.errors import UserError
 from lift_jax.evaluation import tables
 from lift_jax.parallel import processes
+from lift_jax.parallel.agreement import agree
 from lift_jax.reports import report
 from lift_jax.runs import log
 from lift_jax.runs.folder import CONFIG, METRICS, open_workdir
 from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
 from lift_jax.sweeps import table
 from lift_jax.sweeps.table import COLUMNS, TITLES, Row
@@ -78,6 +80,8 @@ def run_sweep(
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1.")
     chosen = take(list(cells), part)
+    for name, config in cells.items():
+        agree({f"{k} (cell {name!r})": v for k, v in common_settings(to_dict(config)).items()})
     workdir = open_workdir(workdir)
     runs = {
         name: {workdir / name / f"seed_{s}": seeded(c, s) for s in range(c.seed, c.seed + seeds)}

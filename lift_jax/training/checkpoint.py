@@ -11,7 +11,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manag
         ),
         create=False,
     )
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        yield manager
+    try:
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            yield manager
+    finally:
+        with suppress(OSError):  # it holds checkpoints
+            folder.rmdir()
 
 
 def save(manager: Manager, state: State, about: dict, score: float | None = None) -> None:

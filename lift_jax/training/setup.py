@@ -3,6 +3,8 @@
 `build` calls the steps in order; each step is a function below it.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lift_jax.data import class_prompts, datasets, loader
+from lift_jax.data.agreement import agree_on_data
 from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
@@ -23,6 +26,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier, Tower, Vision
 from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
+from lift_jax.parallel import exchange
+from lift_jax.parallel.agreement import agree
 from lift_jax.parallel.mesh import check_batch, make_mesh
 from lift_jax.settings.rules import check_shots
 from lift_jax.settings.schema import (
@@ -99,6 +104,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     names = check_names(s)  # before anything slow
     mesh = prepare_mesh(s.mesh, s.train, s.test)
     data = datasets.load(s.data, s.seed)
+    agree_on_data(data)
     check_validation(data, s.test, s.data.name)
     check_readable(data)
     print_data(data, console)
@@ -107,6 +113,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
     backbone = prepare_backbone(s.model, placement, console)
+    agree_on_weights(backbone, s.model.backbone, prompts)
     cache = Cache(
         s.data.features_gb, backbone.fingerprint, mesh, s.test.batch, s.data.workers, console
     )
@@ -226,6 +233,35 @@ def prepare_backbone(model: ModelSettings, placement: Placement, console: Consol
     for note in backbone.config.notes:
         console.print(f"Backbone: {note}", markup=False)
     return backbone
+
+
+def agree_on_weights(backbone: Backbone, name: str, prompts: Sequence[Sequence[str]]) -> None:
+    """Raises UserError in all processes unless all have the same backbone and texts of the classes.
+
+    Args:
+        backbone: the backbone.
+        name: its name, beside whose weights the tokenizer lies.
+        prompts: texts of each class.
+    """
+    if exchange.count() == 1:
+        return
+    held = {
+        "the weights of the image side (model.backbone)": backbone.fingerprint,
+        "the weights of the text side (model.backbone)": backbone.text_fingerprint,
+        "the texts of the classes": json.dumps(prompts, ensure_ascii=False),
+    }
+    if text := backbone.config.text:
+        try:
+            tokenizer = load_tokenizer(name, text.context, text.vocab)
+            tokens = _digest(tokenizer([t for own in prompts for t in own]).tobytes())
+        except UserError:  # the head starts otherwise then (head.init)
+            tokens = "no tokenizer"
+        held["the tokens of these texts"] = tokens
+    agree(held)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def use_remat(visual: Tower, remat: str) -> None:
@@ -410,6 +446,7 @@ def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
     shapes = {path: leaf.shape for path, leaf in tuned.items()}
     entries = {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
     read = authors.read(file, shapes, mask=mask, entries=entries)
+    agree({f"the weights of {p} (model.tuned)": _digest(a.tobytes()) for p, a in read.items()})
     return {path: jnp.asarray(array) for path, array in read.items()}
 
 

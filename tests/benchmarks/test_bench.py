@@ -1,4 +1,4 @@
-"""The bench: what it reads off a compiled step, and that both of its ways run."""
+"""Tests of the bench: the costs that it reads off a compiled step, and runs of both commands."""
 
 import re
 import subprocess
@@ -48,7 +48,7 @@ def test_only_the_tuned_gradient_crosses_the_network():
 
 
 def test_frozen_weights_and_a_large_head_are_cut_over_the_model_axis(monkeypatch):
-    """With mesh (1, 8) a device holds an eighth and what is small, and gathers the rest twice."""
+    """With mesh (1, 8) a device holds an eighth and small leaves, and gathers the rest twice."""
     whole, plain = compiled(mesh__data=8)
     monkeypatch.setattr(mesh, "LARGE_HEAD", 1)
     cut, program = compiled(mesh__strategy="fsdp")
@@ -82,7 +82,7 @@ def test_what_comes_out_of_a_step_lies_where_it_came_from(monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_computed_again():
-    """All of a block is more than what is not a matrix product, and a forward pass at most."""
+    """Recomputing blocks costs more than recomputing all but products: a forward pass at most."""
     none, dots, blocks = (
         compiled(train__remat=remat)[1].cost_analysis()["flops"]
         for remat in ("none", "dots", "blocks")
@@ -118,7 +118,7 @@ def test_flops_by_hand():
 
 
 def test_flops_of_a_step_by_hand():
-    """A forward pass, and the same again for what flows back, from the lowest tuner on."""
+    """A step costs a forward pass, and the same again backward from the lowest tuner on."""
     made = make_problem(parse(config_of(tuner__name="none")), VISION, 24, bfloat16=False)
     n, t, d, hidden = 32, 17, 64, 256
     stem = 2 * n * 16 * (3 * 8 * 8) * d
@@ -169,7 +169,7 @@ def test_mistakes():
 
 
 def test_ahead_of_time():
-    """In a process of its own, for it chooses the number of devices."""
+    """The bench compiles for 16 devices, in a new process because it sets their number."""
     done = subprocess.run(
         [sys.executable, "-m", "lift_jax.bench", "--config=configs/inat.py:debug", "--aot",
          "--devices=16", "--classes=7", "--images=437513"],
@@ -181,7 +181,7 @@ def test_ahead_of_time():
 
 
 def test_ways_of_reading(monkeypatch):
-    """Few images, for what is told; the ratios are for a quiet machine."""
+    """The bench compares all ways of reading; few images suffice for what it prints."""
     monkeypatch.setattr(data, "COUNT", 2)
     console = Console(record=True, width=150)
     ratios = data.measure(console)
@@ -198,7 +198,7 @@ def test_ways_of_reading(monkeypatch):
 
 @pytest.mark.slow
 def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
-    """A loader that takes longer than the step, and one that takes as long behind it."""
+    """The share is high if loading outlasts a step, and low if it hides behind the step."""
     config = config_of(train__epochs=12, checkpoint__every_steps=100, test__tte=False)  # 24 steps
     config.head.init = "none"
     make, batches = make_train_step, loader.train_batches
@@ -218,12 +218,12 @@ def test_the_share_of_waiting_is_that_of_the_device(monkeypatch, tmp_path):
         train_and_test(config, folder)
         return log.read_log(folder / log.LOG)[-1].wait
 
-    assert waited(0.2, 0.0) > 0.5  # of a machine that does other work beside
+    assert waited(0.2, 0.0) > 0.5  # low, since the machine may be busy
     assert waited(0.05, 0.1) < 0.3
 
 
 class SlowStep:
-    """A step whose loss comes late, traced, compiled and asked about as the one that it is."""
+    """A training step whose loss arrives late; everything else is that of the wrapped step."""
 
     def __init__(self, inner, seconds):
         self.inner, self.seconds = inner, seconds
@@ -246,7 +246,7 @@ class SlowStep:
 
 
 class Slow:
-    """A loss that the device has only a while later."""
+    """A loss that the device returns after a delay."""
 
     def __init__(self, loss, seconds):
         self.loss, self.seconds = loss, seconds

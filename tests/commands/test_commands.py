@@ -1,4 +1,4 @@
-"""The command line: help, one line for each mistake, and modules that are no commands."""
+"""Tests of the command line: help, one line for each mistake, and modules that are no commands."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Mutated lists, tables and JSON: images with the labels that the file gives them, or an error."""
+"""Tests of mutated lists, tables and JSON: the images and labels of the file, or an error."""
 
 import csv
 import io
@@ -74,7 +74,7 @@ def parse(kind, content):
 
 
 def mutate(content, rng):
-    """Changes, removes, doubles or moves bytes or lines, a few times."""
+    """Changes, removes, doubles or moves a few bytes or lines."""
     body = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         kind, at = rng.integers(0, 7), int(rng.integers(0, max(1, len(body))))

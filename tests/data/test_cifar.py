@@ -1,4 +1,4 @@
-"""CIFAR's archives: what is in them, the long tails of the papers, and their download."""
+"""Tests of CIFAR's archives: their content, the long tails of the papers, and the download."""
 
 import errno
 import hashlib
@@ -114,7 +114,7 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(ten, tmp_path, monkeypatch):
-    """A server with the archive of CIFAR-10, and an empty cache."""
+    """Starts a server with the archive of CIFAR-10; the cache is empty."""
     server = Server(ten[1])
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()

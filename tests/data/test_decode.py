@@ -1,4 +1,4 @@
-"""One encoded image to pixels: which they are, and what is said of a file that has none."""
+"""Tests of decoding: the pixels of an image, and the error for a file that is none."""
 
 import io
 import subprocess
@@ -131,7 +131,7 @@ def test_unreadable_images_name_file_cause_and_remedy(tmp_path, content, cause):
 
 
 def test_two_thousand_damaged_files(tmp_path):
-    """Bytes changed, cut and added: each is an image or a UserError that names the file."""
+    """A file with bytes changed, cut or added gives an image, or a UserError that names it."""
     rng, outcomes = np.random.default_rng(0), Counter()
     noise = Image.fromarray(rng.integers(0, 256, (24, 30, 3), np.uint8))
     kinds = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {}),
@@ -172,7 +172,7 @@ def test_corrupt_exif_is_silent_outside_of_tests(tmp_path):
 
 
 def smooth(height, width, seed=0):
-    """A picture with edges and slopes, as photographs have."""
+    """Returns a picture with edges and slopes, like a photograph."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
@@ -221,7 +221,7 @@ def test_views_have_the_pixels_of_pillow():
 
 
 def test_fast_views_are_near():
-    """Bounds on what the docstring of Decoding states, on a photograph of 427 x 640 pixels."""
+    """The bounds in the docstring of Decoding hold on a photograph of 427 x 640 pixels."""
     photo = Image.fromarray(load_sample_images().images[0])
     for width, box, found in ((500, (31, 12, 331, 312), 500), (1500, (5, 7, 805, 807), 563)):
         content = encoded(photo.resize((width, width * 2 // 3)), quality=90)
@@ -233,7 +233,7 @@ def test_fast_views_are_near():
 
 
 def test_boxes_are_those_of_the_image_as_it_was_taken():
-    """A picture that holds a third of the pixels: the same part of it."""
+    """A picture with a third of the pixels shows the same part of the image."""
     rng = np.random.default_rng(0)
     third = rng.integers(0, 256, (20, 30, 3), np.uint8)
     picture = decode.Picture(60, 90, lambda least: third)

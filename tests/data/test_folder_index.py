@@ -1,4 +1,4 @@
-"""The index of a tree of images: what it holds, when it is kept, and what makes it stale."""
+"""Tests of the index of a tree of images: its content, and when it is kept or stale."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from lift_jax.data.sources import folder_index
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A tree of two classes that changed long ago, large enough to be kept."""
+    """Returns a tree of two classes that changed long ago and is large enough to be kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(folder_index, "LARGE", 3)
     root = tmp_path / "tree"

@@ -1,4 +1,4 @@
-"""iNaturalist's JSON: classes of every level and their order, images and labels that belong."""
+"""Tests of iNaturalist's JSON: the classes of each level, their order, images and labels."""
 
 import json
 
@@ -19,7 +19,7 @@ ORDER = ["Corvus corax", "Oenanthe crocata", "Oenanthe deserti", "Zea mays", TAX
 
 
 def categories(numbers=False):
-    """As the JSON of 2019 and 2021; with numbers for names as that of 2018."""
+    """Returns the categories as in 2019 and 2021, or with numbers for names as in 2018."""
     if numbers:
         return [{"id": i, "name": str(i), "supercategory": "Life"} for i in TAXA]
     levels = ("kingdom", "class", "genus", "name")
@@ -27,7 +27,7 @@ def categories(numbers=False):
 
 
 def content(folder, of, numbers=False):
-    """Images of the categories `of`, in another order than their annotations."""
+    """Returns images of the categories `of`, in another order than their annotations."""
     images = [
         {"id": 100 + i, "file_name": f"{folder}/{c}/{i}.jpg", "license": 1}
         for i, c in enumerate(of)
@@ -65,7 +65,7 @@ def inat(tmp_path):
 
 
 def pairs(split, names):
-    """The category in each path, and the class it is given."""
+    """Returns the category in each path with the class that it is given."""
     found = [
         (int(path.split("/")[-2]), names[c])
         for path, c in zip(all_names(split), split.labels, strict=True)

@@ -1,4 +1,4 @@
-"""The order of batches: the same for any number of workers and processes, and from any step."""
+"""Tests of the order of batches: equal for any number of workers and processes, from any step."""
 
 import os
 import pickle
@@ -26,12 +26,12 @@ RES = 4
 N = 37  # prime: a partial last batch for every batch size
 EPOCHS = 3
 BATCH = 8
-STEPS = 5  # of an epoch: 4 full batches and 5 images
+STEPS = 5  # an epoch has 4 full batches and 5 images
 
 
 @pytest.fixture(scope="module")
 def split():
-    """Image i is made of noise, and its label is i: a label says which image it is."""
+    """Returns a split of noise in which the label of image i is i."""
     pixels = np.random.default_rng(0).integers(0, 256, (N, 11, 13, 3), np.uint8)
     return Split(ArrayImages(pixels, "noise", np.arange(N)), np.arange(N))
 
@@ -283,7 +283,7 @@ def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
 
 
 def test_the_number_of_useful_workers(monkeypatch):
-    """One for four CPUs; threads alone on small machines, for few views, outside our commands."""
+    """From 8 CPUs on, four CPUs get a worker; few views and users' scripts get threads alone."""
     main = SimpleNamespace(__spec__=None)  # as in the installed command, which is a script
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(entry, "_IS_COMMAND", False)
@@ -299,7 +299,7 @@ def test_the_number_of_useful_workers(monkeypatch):
     monkeypatch.setattr(loader.logging, "log_first_n", lambda level, text, *args: told.append(args))
     assert [sized(cpus) for cpus in (1, 4, 7, 8, 16, 96)] == [0, 0, 0, 2, 4, 24]
     assert sized(16, views=19_999) == 0 and not told
-    assert sized(96, size=1000) == 12  # of 50,000 bytes of shared memory, 4 batches each
+    assert sized(96, size=1000) == 12  # 50,000 bytes of shared memory, 4 batches each
     assert sized(96, size=10_000) == 0
     assert [args[-2:] for args in told] == [(12, 24), (0, 24)]
     monkeypatch.setattr(entry, "_IS_COMMAND", False)  # a user's own module or script
@@ -355,7 +355,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_stops_early_leaves_no_shared_memory(tmp_path):
-    """Python complains of it at the end of the process, in which errors keep what is not closed."""
+    """Python prints no warning of leaked memory at the end of the process."""
     text = READS.replace("time.sleep(100)", "batches.close(); raise SystemExit(75)")
     (tmp_path / "reads.py").write_text(text)
     done = subprocess.run(
@@ -382,7 +382,7 @@ def test_user_errors_survive_the_way_between_processes():
 
 
 def damaged_folder(tmp_path, count=11, damaged=(2, 7, 10)):
-    """A split of image files, some of which are cut short."""
+    """Returns a split of image files, some of which are cut short."""
     for i in range(count):
         rng = np.random.default_rng(i)
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")

@@ -1,4 +1,4 @@
-"""Small images that are cut and enlarged on the device: the views that the host would make."""
+"""Tests of small images that the device cuts and enlarges: the views equal those of the host."""
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ def test_views_of_the_device_are_those_of_the_host(split, view):
 
 
 def test_pixels_outside_of_the_box_are_not_read(split):
-    """White around a black box: whatever were read of it would show."""
+    """No white of the surroundings shows in the view of a black box."""
     images = np.full((1, HIGH, WIDE, 3), 255, np.uint8)
     images[:, 3:9, 5:11] = 0
     cut = on_device.fields(VIEWS[0].cuts(HIGH, WIDE, np.random.default_rng(0), 0), VIEWS[0])

@@ -1,4 +1,4 @@
-"""Preparing a training split: what is written, that it survives a kill, and when it is used."""
+"""Tests of preparing a training split: the files, kills, and when the prepared form is used."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ QUIET = Console(quiet=True)
 
 
 def smooth(height, width, seed):
-    """Grey, for colours are kept at half the resolution."""
+    """Returns a grey picture, because colours are kept at half the resolution."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), np.uint8))
     grey = small.convert("L").convert("RGB")
@@ -35,7 +35,7 @@ def smooth(height, width, seed):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twelve images: JPEGs, every fourth a PNG."""
+    """Makes twelve images: JPEGs, and every fourth a PNG."""
     root = tmp_path_factory.mktemp("images")
     names = [f"{i}.{'png' if i % 4 == 3 else 'jpg'}" for i in range(12)]
     for i, name in enumerate(names):
@@ -87,7 +87,7 @@ def digests(folder):
 
 @pytest.mark.slow
 def test_killed_it_continues_and_the_bytes_are_the_same(files, tmp_path):
-    """Killed at random moments in a process of its own, then run to its end."""
+    """A process that is killed at random moments and run again writes the same bytes."""
     code = f"""
 import sys, time; import numpy as np; from pathlib import Path; from rich.console import Console
 from lift_jax.data import fingerprint, prepare, types

@@ -1,4 +1,4 @@
-"""Test-time ensembling of random resized crops: what is drawn, and that it is always the same."""
+"""Tests of test-time ensembling of random resized crops: the boxes, and that they repeat."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ VIEWS = ensemble("random", 8, "bilinear", expand=0, views=3, min_area=0.2)
 
 
 def rows(seed=0, batch=4, processes=1) -> np.ndarray:
-    """The views of all images, in order, as the processes together read them."""
+    """Returns the views of all images, in order, as the processes together read them."""
     shares = [
         list(loader.eval_batches(
             SPLIT, VIEWS, seed=seed, batch=batch, process=p, processes=processes

@@ -1,4 +1,4 @@
-"""Data sets: what is in them, which images a seed draws, and what a mistake in them says."""
+"""Tests of data sets: their content, the images that a seed draws, and messages of mistakes."""
 
 import os
 import pickle
@@ -158,7 +158,7 @@ def test_an_archive_of_something_else_is_named(tmp_path):
 
 @pytest.fixture
 def pets(tmp_path):
-    """Two splits of three classes whose natural order is not the alphabetical one."""
+    """Makes two splits of three classes whose natural order is not alphabetical."""
     for name, many in (("cat 10", 3), ("cat 2", 2), ("Dog", 1)):
         for i in range(many):
             draw(tmp_path / "train" / name / f"{i}.png", (i, len(name), 0))
@@ -187,7 +187,7 @@ def test_val_is_to_choose_settings_on_where_there_is_a_test(pets):
 def test_names_of_folders_from_a_file(pets):
     (pets / "names.txt").write_text("small cat\nbig cat\nhound\n")
     data = load("folder", root=pets, class_names="names.txt")
-    assert data.class_names == ("small cat", "big cat", "hound")  # of "cat 2", "cat 10", "Dog"
+    assert data.class_names == ("small cat", "big cat", "hound")  # folders "cat 2", "cat 10", "Dog"
     assert data.counts.tolist() == [2, 3, 1] and data.test.labels.tolist() == [0, 2]
     (pets / "names.txt").write_text("small cat\nbig cat\n")
     said = message(lambda: load("folder", root=pets, class_names="names.txt"))
@@ -391,7 +391,7 @@ def test_mistakes_in_the_catalogue():
     said = message(lambda: load("folder", root="here", train_list="train.txt"))
     assert "data.train_list is 'train.txt'" in said and "list, table, inaturalist" in said
     assert "belongs to inaturalist" in message(lambda: load("digits", level="genus"))
-    assert len(load("fake", train_list="train2018.json").train) == 61  # of a config's debug run
+    assert len(load("fake", train_list="train2018.json").train) == 61  # as in a debug run
     assert "data.imbalance" in message(lambda: load("digits", imbalance=float("nan")))
 
 

@@ -1,4 +1,4 @@
-"""What is held out of a data set, and the long tails that are cut from one."""
+"""Tests of the images that are held out, and of the long tails that are cut."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from lift_jax.data.types import ArrayImages, Dataset, Split
 
 
 def balanced(counts, test=5):
-    """Images whose pixel is their row, in an order that mixes the classes."""
+    """Returns images whose pixel is their row, in an order that mixes the classes."""
 
     def split(counts):
         labels = np.repeat(np.arange(len(counts)), counts)

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL: which columns say what, and what a wrong row says."""
+"""Tests of CSV, TSV and JSONL: the columns that are read, and the message of a wrong row."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared: read from array_record, and without TensorFlow."""
+"""Tests of data sets that TFDS has prepared, read from array_record without TensorFlow."""
 
 import io
 import json
@@ -19,7 +19,7 @@ NAMES = ["fox", "hare", "owl"]
 
 
 def png(value):
-    """An image whose every pixel is its number, so that it can be told apart."""
+    """Returns an image whose every pixel is its number, so that images can be told apart."""
     stream = io.BytesIO()
     Image.new("RGB", (9, 7), (value, 100, 200)).save(stream, "PNG")
     return stream.getvalue()
@@ -84,9 +84,7 @@ def test_images_and_labels_are_those_that_were_written(root):
 
 def test_labels_are_read_once(root, monkeypatch):
     first = load("tfds", root=root, tfds="pets:1.0.0")
-    monkeypatch.setattr(
-        tfds_module, "_source", lambda *_: [{"label": 0}]
-    )  # of which no split is made
+    monkeypatch.setattr(tfds_module, "_source", lambda *_: [{"label": 0}])  # no split is made of it
     again = load("tfds", root=root, tfds="pets:1.0.0")
     assert again.train.labels.tolist() == first.train.labels.tolist()
 

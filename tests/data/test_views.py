@@ -1,4 +1,4 @@
-"""Views against torchvision's and the authors' own results, and the bounds of every random crop."""
+"""Tests of views against results of torchvision and the authors, and of the bounds of crops."""
 
 import pickle
 from collections import Counter
@@ -51,7 +51,7 @@ def train(kind="mda", res=RES, flip=False, mda="convex", min_area=0.08, epochs=5
 
 
 def assert_same(found, expected):
-    """At most one grey level apart on 99.9 % of the values, and three anywhere."""
+    """Asserts that 99.9 % of the values differ by at most one grey level, and all by three."""
     assert found.dtype == np.uint8
     assert found.shape == expected.shape
     off = np.abs(found.astype(int) - expected.astype(int))

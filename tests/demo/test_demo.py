@@ -1,4 +1,4 @@
-"""The demo's glyphs, captions and pretraining, and the tiny CLIP that is embedded."""
+"""Tests of the demo's glyphs, captions and pretraining, and of the tiny CLIP that is embedded."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The documentation: its commands parse and run, its links resolve, its settings are current."""
+"""Tests of the documentation: commands parse and run, links resolve, settings are current."""
 
 import re
 import shlex
@@ -79,7 +79,7 @@ def test_every_command_parses(page, line):
 
 @pytest.mark.slow
 def test_the_first_screens_run(tmp_path, monkeypatch, capsys):
-    """Train, predict, report, merge, export, soup, data and bench, as the pages type them."""
+    """Train, predict, report, merge, export, soup, data and bench run as the pages type them."""
     monkeypatch.chdir(tmp_path)
     short = ["--config.train.epochs=1", "--config.test.tte=False"]
     run_command("train", "--config=demo", "--workdir=runs/demo", *short)

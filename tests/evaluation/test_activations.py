@@ -1,4 +1,4 @@
-"""Activations that are kept: the same numbers with and without them, and when they are not used."""
+"""Tests of kept activations: results do not change with them, and when they are not used."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ RESNET = ResNetConfig(16, 32, 4, (4, 8), (1, 1))
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where rows are kept, empty."""
+    """Returns the empty folder in which rows are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "lift_jax" / "features"
 
@@ -89,7 +89,7 @@ def tuned_of(tower, names, **options):
     "name", [*attach.TUNERS, *(rule for rule in rules.PATH_RULES if rule != "bn"), "none"]
 )
 def test_the_lowest_tuned_block(name, tower):
-    """Of three blocks; every tuner begins in its first one."""
+    """The lowest tuned block of three is found for every tuner; without any it is 3."""
     names = () if name == "none" else (name,)
     for options, by_hand in (({}, 0), ({"partial": 1}, 2), ({"layers": "1,2"}, 1)):
         expected = by_hand if names else 3
@@ -127,7 +127,7 @@ def config_of(**changes):
 
 
 def outcome(config, workdir):
-    """Losses, tuned leaves at the end, and results of a run."""
+    """Returns the losses, last tuned leaves and results of a run."""
     tuned, test = {}, results.test
 
     def tested(config, setup, state, *more):
@@ -230,7 +230,7 @@ def test_processes_may_hold_rows_in_another_order(tower, folder, monkeypatch):
     wanted = read(cache_of(), tower).split.images.rows
 
     def strided(devices, batch):
-        """As two processes have it: the first holds every other row."""
+        """Puts a batch as two processes do: the first holds every other row."""
         order = np.arange(8).reshape(4, 2).T.reshape(-1)
         return put(devices, {key: value[order] for key, value in batch.items()})
 
@@ -248,7 +248,7 @@ def test_a_damaged_file_is_computed_again(damage, tower, folder):
         "flip": good[:100] + bytes([good[100] ^ 1]) + good[101:], "cut": good[:-1], "empty": b"",
         "other key": good[:-1] + (b"0" if good[-1:] != b"0" else b"1"),
     }[damage]  # fmt: skip
-    file.unlink()  # for the first reading has it mapped
+    file.unlink()  # because the first reading has mapped it
     file.write_bytes(wrong)
     cache = cache_of()
     again = read(cache, tower)
@@ -312,7 +312,7 @@ def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
         file_of[i] = read(cache, tower, split=splits[i]).split.images.file
         seconds = time.time() - 60 + i  # the clock of a file system may be coarse
         os.utime(file_of[i], (seconds, seconds))
-    read(cache, tower, split=splits[0])  # which makes it the last used
+    read(cache, tower, split=splits[0])  # now it is the last one used
     file_of[2] = read(cache, tower, split=splits[2]).split.images.file
     assert {*folder.iterdir()} == {file_of[0], file_of[2]}
 

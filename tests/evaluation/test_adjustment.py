@@ -1,4 +1,4 @@
-"""Post-hoc logit adjustment: worked by hand, and chosen without a look at the test split."""
+"""Tests of post-hoc logit adjustment: by hand, and chosen without the test split."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ MEANS = {  # percent, of tau up to and without the next
 
 
 def counted(leads, labels, shifts, monkeypatch) -> metrics.Counts:
-    """The counts of logits (lead, 0) through the jitted step, padded to the devices."""
+    """Returns the counts of logits (lead, 0) through the jitted step, padded to the devices."""
     monkeypatch.setattr(forward, "make_predict", lambda *_: lambda leaves, batch: batch["image"])
     devices = mesh.make_mesh()
     n = len(labels)
@@ -55,7 +55,7 @@ def test_the_tau_of_four_images_by_hand(monkeypatch):
     np.testing.assert_allclose(shifts[10, 0] - shifts[10, 1], np.log(3), rtol=1e-6)
     counts = counted(LEADS, LABELS, shifts, monkeypatch)
     tau, found = adjustment.choose(counts)
-    assert tau == 1.4  # of those that give 100 % the smallest
+    assert tau == 1.4  # the smallest that gives 100 %
     for t in adjustment.TAUS:
         assert found[str(t)] == MEANS[max(start for start in MEANS if start <= t)], t
     assert adjustment.select(counts, 0)["correct"].tolist() == [2, 0]
@@ -84,7 +84,7 @@ def test_classes_without_training_images_count_as_the_smallest():
 
 @dataclass
 class Turned:
-    """Images of another set, upside down."""
+    """The images of another set, upside down."""
 
     images: Images
 
@@ -99,7 +99,7 @@ class Turned:
 
 
 def with_val(data: Dataset) -> Dataset:
-    """The set with the training images as the validation split."""
+    """Returns the set with the training images as the validation split."""
     return Dataset(
         data.train, data.test, data.class_names, data.grouped_by,
         val=data.train,
@@ -107,7 +107,7 @@ def with_val(data: Dataset) -> Dataset:
 
 
 def other_test(data: Dataset) -> Dataset:
-    """The set with another test split: other images and labels."""
+    """Returns the set with other images and labels to test."""
     test = Split(Turned(data.test.images), data.test.labels[::-1])
     return Dataset(data.train, test, data.class_names, data.grouped_by, data.val)
 

@@ -1,4 +1,4 @@
-"""The margin of test-time ensembling, and the sums over batches."""
+"""Tests of the margin of test-time ensembling, and of the sums over batches."""
 
 import jax
 import numpy as np

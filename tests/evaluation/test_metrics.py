@@ -1,4 +1,4 @@
-"""Metrics against the evaluators of LIFT and LIFT+, and answers by hand where those go wrong."""
+"""Tests of metrics against the authors' evaluators, and by hand where those go wrong."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Heads: logits against the authors' and by hand, weights, precision, and the scale."""
+"""Tests of heads: logits against the authors' and by hand, weights, precision, and the scale."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""ViT and text towers and the zero-shot head against golden numbers; attention by hand."""
+"""Tests of ViT, text towers and zero-shot head against golden numbers; attention by hand."""
 
 import json
 

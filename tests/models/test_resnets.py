@@ -1,4 +1,4 @@
-"""CLIP's ResNet in OpenAI's naming, and the towers of both kinds of ResNet."""
+"""Tests of CLIP's ResNet in OpenAI's naming, and of the towers of both kinds of ResNet."""
 
 import re
 

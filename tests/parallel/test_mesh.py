@@ -1,4 +1,4 @@
-"""What lies where: the rule that cuts weights, and what it refuses."""
+"""Tests of the mesh: the rule that splits weights, and the weights that it refuses."""
 
 import jax
 import pytest
@@ -11,11 +11,11 @@ P = jax.P
 
 @pytest.mark.parametrize(("shape", "model", "spec"), [
     ((64, 256), 8, P(None, "model")), ((256, 64), 8, P("model", None)),
-    ((64, 64), 4, P("model", None)),  # of equal axes the first
-    ((197, 768), 8, P(None, "model")),  # the longest that comes out even
+    ((64, 64), 4, P("model", None)),  # the first of equal axes
+    ((197, 768), 8, P(None, "model")),  # the longest that divides evenly
     ((3, 3, 32, 64), 2, P(None, None, None, "model")),
     ((768,), 8, P()), ((), 8, P()),  # vectors are copied
-    ((7, 5), 8, P()),  # small, and not to be cut
+    ((7, 5), 8, P()),  # small, and not divisible
     ((64, 256), 1, P()),
 ])  # fmt: skip
 def test_the_rule(shape, model, spec):

@@ -1,4 +1,4 @@
-"""`python -m lift_jax.data`: what it finds in a data set, and what it says and writes."""
+"""Tests of `python -m lift_jax.data`: its findings in a data set, its output and its files."""
 
 import csv
 import shutil
@@ -19,7 +19,7 @@ from lift_jax.reports import data_page
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three classes with a copy across splits, one across labels, one within, and a torn file."""
+    """Makes three classes with copies across splits, across labels and within, and a torn file."""
     rng = np.random.default_rng(0)
     for split, counts in {"train": (6, 4, 2), "test": (2, 1, 0)}.items():
         for name, count in zip(("fox", "hare", "$tick"), counts, strict=True):
@@ -127,7 +127,7 @@ def test_a_missing_folder_is_an_error(tmp_path):
 
 @pytest.mark.slow
 def test_the_command(tmp_path):
-    """In a process of its own, because its flags are for the whole process."""
+    """The command runs in a new process, because its flags are for the whole process."""
 
     def run(*arguments):
         command = [sys.executable, "-m", "lift_jax.data", *arguments]

@@ -1,4 +1,4 @@
-"""Reports of made-up run folders: complete, self-contained, and clear about broken files."""
+"""Tests of reports of made-up run folders: complete, self-contained, and clear about damage."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def make_run(workdir, classes=5, results=("zero_shot", "test", "test_tte"), step
 
 
 class Page(HTMLParser):
-    """The texts of a page, everything that it points to, and what its tables and images lie in."""
+    """The texts of a page, its links, and the elements around its tables and images."""
 
     def __init__(self, path):
         super().__init__()
@@ -323,6 +323,15 @@ def test_runs_of_the_same_folder_name_stay_apart(tmp_path):
     assert f"{tmp_path / 'y' / 'w'}: zero-shot" in page.texts
 
 
+def test_a_number_that_an_older_version_did_not_measure_is_a_dash(tmp_path):
+    found = make_run(tmp_path / "w", results=("test",))
+    before = Page(report.write(tmp_path / "w")).texts
+    edit(tmp_path / "w" / "metrics.json", lambda v: v["test"].pop("gmean"))
+    after = Page(report.write(tmp_path / "w")).texts
+    gmean = f"{found['test']['gmean']:.2f}"
+    assert after.count("–") == before.count("–") + before.count(gmean) > before.count("–")
+
+
 def edit(path, change):
     value = json.loads(path.read_text())
     change(value)
@@ -339,7 +348,8 @@ def edit(path, change):
         ("config.json", lambda p: edit(p, lambda v: v["tuner"].clear()), "tuner.name"),
         ("metrics.json", lambda p: p.unlink(), "cannot read"),
         ("metrics.json", lambda p: edit(p, lambda v: v.pop("seconds")), "seconds"),
-        ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("few")), "few in test"),
+        ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("overall")), "overall in test"),
+        ("metrics.json", lambda p: edit(p, lambda v: v.update(test=[])), "overall in test"),
         (
             "metrics.json",
             lambda p: edit(p, lambda v: v.update(zero_shot=None, test=None, test_tte=None)),

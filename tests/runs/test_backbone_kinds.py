@@ -1,4 +1,4 @@
-"""Every kind of backbone through a whole run of the demo, with and without a text tower."""
+"""Tests of every kind of backbone in a whole run of the demo, with and without a text tower."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ def run(backbone: Path | str, workdir: Path, mode: str = "train", **changes) -> 
 
 @pytest.fixture(scope="module")
 def with_tokenizer(tmp_path_factory):
-    """The golden CLIP with the demo's tokenizer, whose end token is the largest id."""
+    """Makes the golden CLIP with the demo's tokenizer, whose end token is the largest id."""
     folder = Path(shutil.copytree(GOLDEN / "clip_hf", tmp_path_factory.mktemp("clip") / "clip"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(DEMO / name, folder / name)
@@ -47,7 +47,7 @@ def with_tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def optimised():
-    """Compiles as a user's run does, where running would take longer than that."""
+    """Compiles as a user's run does, if running unoptimised would take longer than that."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -120,7 +120,7 @@ def test_class_means_by_the_authors_numbers(golden):
 
 
 def test_class_means_of_images():
-    """At most so many whole images of each class; one without images keeps its row."""
+    """At most head.shots whole images of each class count; a class without images keeps its row."""
     images = np.random.default_rng(0).integers(0, 256, (7, 40, 32, 3), np.uint8)
     labels = np.array([0, 2, 0, 0, 2, 0, 3])
     backbone = lift_jax.load_backbone(GOLDEN / "hf_vit")

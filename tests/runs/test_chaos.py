@@ -1,4 +1,4 @@
-"""Each fault of chaos.py once: the short form of `python -m tests.chaos`."""
+"""Tests of each fault of chaos.py, once: the short form of `python -m tests.chaos`."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Several processes as one program: real ones on this machine, and what launchers tell."""
+"""Tests of several processes as one program: real ones here, and settings of launchers."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from support.runs import train_and_test
 
 from configs import folder
 from lift_jax.errors import UserError
-from lift_jax.parallel import signals
+from lift_jax.parallel import meeting, signals
 from lift_jax.parallel.processes import start
 from lift_jax.runs import log
 from lift_jax.runs.folder import METRICS, RESULTS
@@ -56,7 +56,7 @@ def start_processes(workdir, count, devices, *arguments, each=((), ()), before="
 
 
 def test_two_processes_are_one_program(tmp_path):
-    """2 processes of 4 devices against 1 of 8: equal losses (1e-5) and equal metrics."""
+    """2 processes of 4 devices give the losses (1e-5) and metrics of 1 process of 8."""
     processes = start_processes(tmp_path / "two", 2, 4)
     config = folder.get_config("debug")
     config.update_from_flattened_dict(CHANGES)
@@ -78,7 +78,7 @@ def test_two_processes_are_one_program(tmp_path):
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
-    """The run that two processes of 4 devices began ends on one of 8 as if it had been its own.
+    """One process of 8 devices ends a run that two processes of 4 began as if it were its own.
 
     The head is cut over all devices of both processes, and gathered for the checkpoint.
     """
@@ -125,7 +125,7 @@ def test_one_that_dies_ends_the_other_by_its_name(tmp_path):
 
 
 def test_one_that_fails_ends_the_other_with_its_error(tmp_path):
-    """Only process 1 has a list with a mistake in it."""
+    """Both end with the error of process 1, whose list alone has a mistake."""
     names = [tmp_path / f"names_{i}.txt" for i in range(2)]
     for i in range(2):
         Image.new("RGB", (40, 50), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
@@ -144,10 +144,53 @@ def test_one_that_fails_ends_the_other_with_its_error(tmp_path):
     assert own.removeprefix("error: ")[:60] in said[0]
 
 
+def test_a_failure_of_process_0_is_told_before_its_coordinator_ends(tmp_path):
+    processes = start_processes(tmp_path / "W", 2, 2, "--config.data.name=folder", each=[
+        [f"--config.data.root={root}"] for root in (tmp_path / "nowhere", small_folder(tmp_path))
+    ])  # fmt: skip
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 1], said
+    assert "nowhere" in errors(said[0])[0] and "Process 0 (on" in errors(said[1])[0]
+
+
+def small_folder(parent, classes=("cat", "dog")):
+    """Makes a data set of 12 images of each class; returns its folder."""
+    for name in classes:
+        for i in range(12):
+            path = parent / "-".join(classes) / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40 + i, 50), (9 * i, 0, 200)).save(path)
+    return parent / "-".join(classes)
+
+
+def errors(said):
+    """Returns the lines of errors in what a process said."""
+    return [line for line in said.splitlines() if line.startswith("error:")]
+
+
+@pytest.mark.parametrize(("each", "key", "values"), [
+    (([], ["--config.train.lr=0.5"]), "train.lr", ("0.02 on process 0", "0.5 on process 1")),
+    (("cat-dog", "cat-fox"), "the class names", ("cat, dog on process 0", "cat, fox on process 1")),
+])  # fmt: skip
+def test_processes_that_differ_do_not_train(tmp_path, each, key, values):
+    if isinstance(each[0], str):
+        roots = [small_folder(tmp_path, name.split("-")) for name in each]
+        each = [["--config.data.name=folder", f"--config.data.root={root}"] for root in roots]
+    processes = start_processes(tmp_path / "W", 2, 2, each=each)
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    (line,) = errors(said[0])
+    assert errors(said[1]) == [line]
+    assert f"The processes differ in {key}: " in line
+    assert all(f"{value} (on {socket.gethostname()})" in line for value in values)
+    assert not list((tmp_path / "W").glob("*"))
+
+
 @pytest.fixture
 def started(monkeypatch):
-    """The arguments of jax.distributed.initialize, which is not called."""
+    """Returns the arguments of jax.distributed.initialize; neither it nor the meeting is run."""
     calls = []
+    monkeypatch.setattr(meeting, "meet", lambda *arguments: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR")):
@@ -174,6 +217,7 @@ def test_flags(started):
     assert (call["process_id"], call["num_processes"]) == (1, 3)
     assert call["cluster_detection_method"] == "deactivate"
     assert call["heartbeat_timeout_seconds"] <= 100  # the others of a dead process end soon
+    assert call["initialization_timeout"] == meeting.SECONDS
 
 
 SRUN = {
@@ -188,6 +232,7 @@ def test_srun(started, monkeypatch):
     assert (started[0]["process_id"], started[0]["num_processes"]) == (1, 2)
     assert started[0]["coordinator_address"] is None  # JAX reads the list of nodes
     assert "local_device_ids" not in started[0]
+    assert started[0]["initialization_timeout"] == 300
     # one process for the four GPUs of a node takes all; one for each takes what JAX gives it
     set_environment(monkeypatch, SLURM_GPUS_ON_NODE="4")
     start()

@@ -1,4 +1,4 @@
-"""The log survives kills and continuations; progress and tables show what they were given."""
+"""Tests of the log, which survives kills and continuations, and of progress and tables."""
 
 import io
 import json

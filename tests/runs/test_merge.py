@@ -1,4 +1,4 @@
-"""Merged runs: the logits of the tuned model from a backbone without tuners."""
+"""Tests of merged runs: a backbone without tuners gives the logits of the tuned model."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ def config_of(**changes):
 
 
 def logits_of(run, config, images):
-    """By the tuned model, as `train` tests it."""
+    """Returns the logits of the tuned model, as `train` tests it."""
     setup = build(parse(config), Console(quiet=True))
     model = tree.merge(setup.graph, export.read_tuned(run) | setup.frozen)
     return np.asarray(jax.jit(model)(images))
@@ -74,7 +74,7 @@ def test_a_merged_run_gives_its_logits(changes, tmp_path, capsys):
 
 
 def test_merged_texts_are_the_zero_shot_classifier(tmp_path):
-    """Of the merged backbone, with the tokenizer beside it."""
+    """The merged backbone with its tokenizer is a zero-shot classifier equal to the tuned one."""
     changes = {"tuner__name": "proj+lora", "text_tuner__name": "ssf", "train__lr": 0.1}
     found = train_and_test(config_of(**changes), tmp_path / "run")
     merge.write(tmp_path / "run", tmp_path / "merged")

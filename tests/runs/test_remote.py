@@ -1,4 +1,4 @@
-"""Run folders at an address: a fake of gs:// that lies in a folder, and real file:// addresses."""
+"""Tests of run folders at an address: a fake of gs:// in a folder, and real file:// addresses."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
 
 class Bucket(LocalFileSystem):
-    """What gcsfs looks like from outside: paths without a leading slash, here below `base`."""
+    """A file system like gcsfs: its paths have no leading slash, and lie below `base` here."""
 
     protocol = ("gs",)
     cachable = False
@@ -64,7 +64,7 @@ def bucket(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(bucket):
-    """Folders of images up there, and a list of them; the same here."""
+    """Makes folders of images and a list of them, at an address and the same here."""
     for place in (bucket / "photos", bucket.parent / "photos"):
         for number, name in enumerate(("cat", "dog", "fox 10", "fox 9")):
             (place / name).mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_a_command_for_folders_says_so(tmp_path):
 
 
 def test_killed_it_continues_from_the_address(tmp_path):
-    """A real process with its own copy, killed once something is up there; then another one."""
+    """A process that is killed after its first upload is continued by another with its own copy."""
     up = tmp_path / "up"
     command = [
         sys.executable, "-c",

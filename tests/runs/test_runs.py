@@ -1,4 +1,4 @@
-"""Whole runs, as a user starts them: every config, killed and continued, on 1 and 8 devices."""
+"""Tests of whole runs, as a user starts them: every config, kills, 1 and 8 devices."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ def config_of(name: str, argument: str = "debug", **changes):
 def start(workdir: Path, *flags: str, config="configs/demo.py:debug", devices=1):
     """Starts the command in a process of its own."""
     flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags_of_xla}  # of two counts the last one holds
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla}  # the last of two counts holds
     command = [sys.executable, "-m", "lift_jax.main", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=environment, text=True,
@@ -57,7 +57,7 @@ def logged(workdir: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """An uninterrupted run on one device."""
+    """Returns an uninterrupted run on one device."""
     workdir = tmp_path_factory.mktemp("straight")
     process = start(workdir, *LONGER)
     out, err = process.communicate(timeout=300)

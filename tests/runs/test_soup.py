@@ -1,4 +1,4 @@
-"""Soups: the mean of the tuned leaves of runs, tested like any run."""
+"""Tests of soups: the mean of the tuned leaves of runs, tested like any run."""
 
 import csv
 import importlib
@@ -27,7 +27,7 @@ def config_of(argument="debug", **changes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs of two steps each, of other learning rates and seeds."""
+    """Makes two runs of two steps each, with different learning rates and seeds."""
     folder = tmp_path_factory.mktemp("runs")
     train_and_test(config_of(), folder / "a")
     train_and_test(config_of(train__lr=0.1, seed=3, checkpoint__keep=3), folder / "b")

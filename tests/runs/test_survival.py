@@ -1,4 +1,4 @@
-"""What a run survives: requests to stop, damaged checkpoints, a full disk."""
+"""Tests of what a run survives: requests to stop, damaged checkpoints, a full disk."""
 
 import gc
 import json
@@ -108,7 +108,7 @@ def test_the_best_by_validation_is_kept_tested_and_exported(tmp_path):
     options = {"train.epochs": 4, "train.lr": 0.3, "data.val_share": 0.3, "checkpoint.best": True,
                "checkpoint.keep": 1, "checkpoint.every_steps": 1000}  # fmt: skip
     config.update_from_flattened_dict(options)
-    scores = {2: 30.0, 4: 70.0, 6: 70.0, 8: 50.0}  # of epochs' ends, not what the model gives
+    scores = {2: 30.0, 4: 70.0, 6: 70.0, 8: 50.0}  # made up, by step at an epoch's end
 
     def validator(config, setup, console):
         assert len(setup.data.val) > 0
@@ -154,7 +154,7 @@ def made_state(step):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Checkpoints of steps 1, 2 and 3."""
+    """Makes checkpoints of steps 1, 2 and 3."""
     workdir = tmp_path_factory.mktemp("saved")
     with checkpoint.open_manager(workdir, 3) as manager:
         for step in (1, 2, 3):
@@ -179,7 +179,7 @@ def assert_equal(found, step):
 
 @pytest.fixture
 def collected():
-    """orbax leaves failed tasks behind; what they say at their end belongs to this test."""
+    """Collects the failed tasks of orbax, so that their warnings belong to this test."""
     yield
     gc.collect()
 
@@ -210,7 +210,7 @@ def test_it_is_what_was_saved(saved, tmp_path):
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("how", ["cut", "flip", "remove"])
 def test_no_damage_goes_unseen(saved, tmp_path, how):
-    """Each file of the newest checkpoint: the state is right, or that of the one before, told."""
+    """Whichever file is damaged, the state is right, or a warning names the one before."""
     files = files_of(saved)
     assert len(files) > 4
     fallen_back = 0

@@ -1,4 +1,4 @@
-"""Config files: found by name or path, run, and changed from the command line."""
+"""Tests of config files: found by name or path, run, and changed from the command line."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def test_shipped_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch
 
 
 def test_an_installed_package_brings_the_configs(tmp_path):
-    """Lays the files out as `pip install .` does (pyproject.toml, package-dir)."""
+    """The configs are found in files laid out as `pip install .` does (package-dir)."""
     installed = tmp_path / "site" / "lift_jax"
     shutil.copytree(ROOT / "lift_jax", installed, ignore=shutil.ignore_patterns("tiny_clip"))
     shutil.copytree(ROOT / "configs", installed / "configs")

@@ -1,4 +1,4 @@
-"""From a config to typed settings: types, ranges, missing and unknown keys, resolved values."""
+"""Tests of parsing: types, ranges, missing and unknown keys, resolved values."""
 
 import dataclasses
 import json

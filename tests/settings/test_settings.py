@@ -1,4 +1,4 @@
-"""The config's argument, the methods' presets and the rules."""
+"""Tests of the config's argument, the methods' presets and the rules."""
 
 import importlib
 
@@ -86,7 +86,7 @@ def test_shots_belong_to_a_start_from_images(changes):
 def test_shots_without_effect_are_told_where_auto_is_text():
     config = base.get_config()
     config.head.shots = 10
-    head = parse(config).head  # whether there are texts is seen with the backbone
+    head = parse(config).head  # the backbone shows if there are texts
     check_shots(head, "class_mean")
     with pytest.raises(UserError, match="starts from 'text' \\(by head.init=auto\\)"):
         check_shots(head, "text")

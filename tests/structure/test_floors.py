@@ -1,4 +1,4 @@
-"""The package is a house: imports go one way between its rooms (folders).
+"""Tests of the structure: imports go one way between the rooms (folders) of the package.
 
 `python tests/structure/test_floors.py` prints the rooms, lowest first, with what each imports.
 """

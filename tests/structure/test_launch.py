@@ -1,4 +1,4 @@
-"""The launch scripts: clean shell, valid YAML, and the commands that they would run."""
+"""Tests of the launch scripts: clean shell, valid YAML, and the commands that they would run."""
 
 import os
 import re
@@ -28,7 +28,7 @@ FAKE = """#!/bin/bash
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-    """Fake srun, scontrol, gcloud and python on PATH; returns what they were called with."""
+    """Puts fake srun, scontrol, gcloud and python3 on PATH; returns a function to list calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("srun", "scontrol", "gcloud", "python3"):
@@ -119,7 +119,7 @@ def test_tpu_create_setup_delete(recorded):
 
 @pytest.mark.parametrize(("statuses", "runs"), [([0], 1), ([75, 75, 0], 3), ([2], 1), ([1, 0], 2)])
 def test_tpu_start_runs_until_it_is_finished(recorded, tmp_path, statuses, runs):
-    """What it sends to the workers is run here, with a program that exits as told."""
+    """The script for the workers restarts a program that exits as told, until it is finished."""
     dry = launch("tpu_vm.sh", "start", "--dry-run", *RUN, **TPU)
     assert recorded() == []
     gcloud = shlex.split(dry.stdout)
@@ -159,7 +159,7 @@ def test_tpu_mistakes(recorded, arguments, environment, words):
 
 
 def test_jobsets():
-    """Their parts fit together: counts, name of the first pod, the status that is no failure."""
+    """Counts, the name of the first pod and the status that is no failure fit together."""
     sets = list(yaml.safe_load_all((LAUNCH / "gke_jobset.yaml").read_text()))
     assert [one["metadata"]["labels"]["variant"] for one in sets] == ["tpu", "gpu"]
     for one in sets:
@@ -206,7 +206,7 @@ def test_skypilot():
 
 
 def test_dockerfile():
-    """Every file it copies is there, and it takes each target that it names."""
+    """Every file that it copies exists, and it takes each target that it names."""
     text = (LAUNCH / "Dockerfile").read_text()
     for source in re.findall(r"^COPY (\S+)", text, re.MULTILINE):
         assert (LAUNCH.parent / source).exists(), source

@@ -1,4 +1,4 @@
-"""Where the tests find their data and the repository."""
+"""The paths of the tests' data and of the repository."""
 
 from pathlib import Path
 

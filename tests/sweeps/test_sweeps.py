@@ -1,4 +1,4 @@
-"""Sweeps and seed studies: their cells, what is run and what is not run again, and their tables."""
+"""Tests of sweeps and seed studies: cells, runs that are skipped or repeated, and tables."""
 
 import csv
 import importlib
@@ -209,7 +209,7 @@ def test_wrong_parts(part):
 
 
 def write_run(folder: Path, c, results: dict[str, tuple], steps: int = 2) -> None:
-    """A finished run of 61 training images: two steps of 32."""
+    """Writes a finished run of 61 training images: two steps of 32."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(
         json.dumps({**to_dict(c), "data_summary": {"counts": [60, 1]}})
@@ -231,7 +231,7 @@ def runs_of(cells, workdir: Path, seeds: int):
 
 @pytest.fixture
 def written(tmp_path):
-    """Two cells of two seeds and of one of two; the many-shot group is empty."""
+    """Writes two seeds of one cell and one of another, without a many-shot class."""
     cells = sweep.settle(demo.get_config("debug"), {"ce": {"loss.name": "ce"}, "la": {}})
     runs = runs_of(cells, tmp_path, 2)
     zero = (50.0, None, 40.0, 60.0, 52.0)
@@ -250,7 +250,7 @@ def test_the_table_by_hand(written, tmp_path):
     assert [row.tuned for row in table] == [0, 1234, 1234, 1234, 1234]
     ce = table[1]
     assert ce.mean("overall") == 85.0
-    assert ce.std("overall") == pytest.approx(50**0.5)  # of a sample: ((5^2 + 5^2) / 1)^0.5
+    assert ce.std("overall") == pytest.approx(50**0.5)  # sample: ((5^2 + 5^2) / 1)^0.5
     assert (ce.mean("many"), ce.std("many")) == (None, None)
     assert (ce.mean("few"), ce.std("few")) == (3.0, 0.0)
     assert ce.difference == 1.0 and table[2].difference is None
@@ -385,7 +385,7 @@ def test_notes_say_what_is_published():
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Programs that several runs have in common are compiled once."""
+    """Keeps compiled programs, because several runs share them."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -393,7 +393,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """The run folders that `train.run` is called for, CELL/seed_S."""
+    """Returns the list of the run folders, CELL/seed_S, that are run."""
     calls, run = [], sweep.train_and_test
 
     def counted(settings, workdir, *args):
@@ -486,7 +486,7 @@ def test_a_sweep_without_training(tmp_path, ran):
         assert row.mean("overall") == found["zero_shot"]["overall"] and found["test"] is None
     assert sweep.run_sweep(cells, tmp_path, title="prompts", mode="zero_shot") == table
     assert len(ran) == 2
-    assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # of a training
+    assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # not trained
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""How the head starts: against the authors' numbers, by hand, and as `build` makes it."""
+"""Tests of the head's start: the authors' numbers, answers by hand, and whole setups."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ SILENT = Console(quiet=True)
 
 
 def split(features, labels, size=7):
-    """Features in batches, as `image_features` yields them."""
+    """Returns features in batches, as `image_features` yields them."""
     return [(features[i : i + size], labels[i : i + size]) for i in range(0, len(labels), size)]
 
 
@@ -83,7 +83,7 @@ def test_class_means_by_hand():
 
 
 def test_a_probe_by_hand():
-    """Features on the axes: by symmetry each class looks along its own and against the others'."""
+    """With features on the axes, each class points along its own axis and against the others."""
     start = head_init.unit_row_head(4, 3, jax.random.key(0))
     axes = np.eye(3, dtype=np.float32)
     three = head_init.head_from_linear_probe(split(axes, np.array([3, 0, 1])), start, SILENT)
@@ -91,17 +91,17 @@ def test_a_probe_by_hand():
     np.testing.assert_allclose(three[jnp.array([3, 0, 1])], by_hand, atol=1e-4)
     assert np.array_equal(three[2], start[2])  # no images of it
 
-    # of two classes scikit-learn has one row of weights
+    # scikit-learn has one row of weights for two classes
     rows, labels = np.array([[-2, 0], [0, 0], [0, 0]], np.float32), np.array([2, 0, 0])
     two = head_init.head_from_linear_probe(split(rows, labels), start[:, :2], SILENT)
     np.testing.assert_allclose(two[jnp.array([2, 0])], [[-1, 0], [1, 0]], atol=1e-6)
 
 
 def test_a_probe_weighs_classes_alike():
-    """By symmetry the lower class looks straight down, however many more are left than right."""
+    """The lower class points straight down, although more images lie left than right."""
     rows = np.array([[-1, 1]] * 40 + [[1, 1]] * 2 + [[0, -1]] * 4, np.float32)
     labels = np.repeat([0, 1, 2], [40, 2, 4])
-    order = np.random.default_rng(0).permutation(46)  # in which batches come
+    order = np.random.default_rng(0).permutation(46)  # of the batches
     left, right, low = head_init.head_from_linear_probe(
         split(rows[order], labels[order]), jnp.zeros((3, 2)), SILENT
     )
@@ -137,7 +137,7 @@ class Colour(nnx.Module):
 
 @pytest.mark.parametrize("shots", [1, 3, 0])
 def test_features_of_so_many_images_a_class(shots):
-    """Each image once, with its label, on 8 devices in batches that are not full; by the seed."""
+    """At most `shots` images a class come, once each, on 8 devices in partly full batches."""
     colours = np.random.default_rng(0).integers(0, 256, (21, 3), np.uint8)
     pixels = np.broadcast_to(colours[:, None, None], (21, 6, 4, 3))
     images = ArrayImages(pixels, "", np.arange(21))
@@ -206,7 +206,7 @@ def test_texts_of_a_class():
 
 
 def test_a_class_is_the_mean_of_its_texts(demo, monkeypatch):
-    """Of unit length each and again; any number of texts a class, in chunks of any size."""
+    """A class is the unit mean of unit text features, for any number of texts and chunk size."""
     backbone, tokenizer = demo
     texts = [["a zero", "the digit zero", "nothing"], ["one"], ["a two", "two"]]
     flat = [text for own in texts for text in own]
@@ -273,7 +273,7 @@ def test_descriptors_are_read_before_anything_slow(tmp_path, monkeypatch):
 
 
 def test_classes_without_images_start_from_their_texts(tmp_path):
-    """In both ways through images; the others do not."""
+    """If images start the head, classes without any start from their texts, and others do not."""
     lists = image_lists(tmp_path)
     text = head_of(**lists, head__init="text")
     for kind in ("class_mean", "linear_probe"):
@@ -284,7 +284,7 @@ def test_classes_without_images_start_from_their_texts(tmp_path):
 
 
 def image_lists(folder: Path) -> dict[str, str]:
-    """Images of zero and two, and none of one."""
+    """Makes lists with images of zero and two, and none of one."""
     rng = np.random.default_rng(0)
     for i in range(6):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{i}.png")
@@ -299,7 +299,7 @@ def image_lists(folder: Path) -> dict[str, str]:
 
 
 def test_random_starts():
-    """Rows of unit length, but LIFT's linear head is Kaiming normal."""
+    """Rows have unit length, but LIFT's linear head is Kaiming normal."""
     for kind, random in (("linear", "uniform"), ("cosine", "kaiming_normal")):
         rows = head_of(head__init="none", head__kind=kind, head__random=random)
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Parts of the training loop: when it saves, what it validates, and its plan."""
+"""Tests of parts of the training loop: saving, validation, and the plan."""
 
 from types import SimpleNamespace
 
@@ -38,13 +38,13 @@ def state_of(value=1.0):
     (None, [4, 8, 10]), (lambda _: 50.0, [4, 5, 8, 10]),
 ])  # fmt: skip
 def test_when_a_checkpoint_is_due(validate, steps):
-    """Expects every fourth step and the last; with validation also the end of each epoch."""
+    """Every fourth step and the last are saved; with validation also the end of each epoch."""
     saver = Saver(None, EVERY, {}, 0, validate)
     assert [step for step in range(1, 11) if saver.due(step, PLAN)] == steps
 
 
 def test_a_state_is_validated_at_the_end_of_an_epoch():
-    """Expects one validation for two checkpoints, and its result on a line."""
+    """Two checkpoints have one validation, whose result is on a line."""
     validated, output = [], Recorded()
     saver = Saver(None, EVERY, {}, 0, lambda state: validated.append(state) or 62.5)
     state = state_of()
@@ -57,7 +57,7 @@ def test_a_state_is_validated_at_the_end_of_an_epoch():
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_weights_that_are_not_finite_are_not_saved(value):
-    """Expects an error that names the step, and neither a validation nor a checkpoint."""
+    """An error names the step; nothing is validated or saved."""
     output = Recorded()
     saver = Saver(None, EVERY, {}, 0, lambda _: pytest.fail("validated"))
     with pytest.raises(UserError, match="not finite after step 5.*last good.*Lower train.lr"):
@@ -66,7 +66,7 @@ def test_weights_that_are_not_finite_are_not_saved(value):
 
 
 def test_the_plan_of_a_run():
-    """Expects the number of images, and the learning rate of each epoch by the schedule."""
+    """The plan has the number of images, and the learning rate of each epoch by the schedule."""
     rate = schedule(0.02, 3, 4)
     setup = SimpleNamespace(
         steps_per_epoch=4, rate=rate, data=SimpleNamespace(train=np.zeros(13))

@@ -1,4 +1,4 @@
-"""Losses against stored values and gradients of the reference, and their conduct on padding."""
+"""Tests of losses against values and gradients of the reference, and of their padding."""
 
 import inspect
 
@@ -59,7 +59,7 @@ def test_priors_margins_and_weights_equal_the_reference(golden):
 
 
 L2, L3, L43 = np.log([2, 3, 4 / 3])
-HALF, THREE_QUARTERS = [[0.0, 0.0]], [[0.0, L3]]  # what the softmax of these gives class 1
+HALF, THREE_QUARTERS = [[0.0, 0.0]], [[0.0, L3]]  # probability of class 1
 
 
 @pytest.mark.parametrize(("name", "counts", "options", "logits", "labels", "by_hand"), [
@@ -122,7 +122,7 @@ def test_a_batch_without_rows_costs_nothing(name):
 @pytest.mark.parametrize("counts", [[1], [1, 0], [900, 1], [5, 0, 1]], ids=str)
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_extremes_are_finite(name, counts):
-    """Counts of 0 and 1, one and two classes, logits of +-1e4, float32 and bfloat16."""
+    """Losses are finite for counts of 0 and 1, one class, logits of +-1e4, and bfloat16."""
     classes = len(counts)
     graded = jax.jit(jax.value_and_grad(losses.make(name, counts)))
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -224,7 +224,7 @@ def test_mistakes_are_named():
     ((3, 4), 3, None, r"logits of shape \(3, 4\).* 2 columns"),
     ((2,), 2, None, r"logits of shape \(2,\)"),
     ((3, 2), 2, None, r"labels of shape \(2,\).* 3 rows"),
-    ((3, 2), 3, 1, r"a mask of \(1,\).* 3 rows"),  # which would broadcast
+    ((3, 2), 3, 1, r"a mask of \(1,\).* 3 rows"),  # it would broadcast
 ])  # fmt: skip
 def test_shapes_that_do_not_belong_together(logits, labels, mask, words):
     mask = None if mask is None else np.ones(mask, bool)

@@ -1,4 +1,4 @@
-"""The length of a run, and the monitor that follows its steps."""
+"""Tests of the length of a run, and of the monitor that follows its steps."""
 
 import jax.numpy as jnp
 import pytest
@@ -10,7 +10,7 @@ PLAN = Plan(images=10, batch=4, steps_per_epoch=3, rates=[0.2, 0.1], start=0)
 
 
 def test_the_steps_of_a_run_by_hand():
-    """Expects two epochs of batches of 4, 4 and 2 images."""
+    """A run has two epochs of batches of 4, 4 and 2 images."""
     assert PLAN.total == 6
     found = [PLAN.epoch_and_images(step) for step in range(1, 7)]
     assert found == [(0, 4), (0, 4), (0, 2), (1, 4), (1, 4), (1, 2)]
@@ -18,7 +18,7 @@ def test_the_steps_of_a_run_by_hand():
 
 
 def test_an_epoch_of_one_batch():
-    """Expects one batch, which holds all images, in every epoch."""
+    """One batch holds all images in every epoch."""
     plan = Plan(images=3, batch=8, steps_per_epoch=1, rates=[0.1] * 5, start=2)
     assert plan.total == 5 and all(plan.ends_epoch(step) for step in range(1, 6))
     assert plan.epoch_and_images(5) == (4, 3)
@@ -38,7 +38,7 @@ def monitored(losses, start=0, seconds=0.0):
 
 
 def test_records_follow_the_device_in_order():
-    """Expects each record `LAG` steps later, the last ones by `finish`, with the epoch's rate."""
+    """Each record comes `LAG` steps later, the last ones by `finish`, with the epoch's rate."""
     records, numbers = monitored([3.0, 2.5, 2.0, 1.5], start=1, seconds=100.0)
     assert numbers == [max(0, i + 1 - LAG) for i in range(4)]
     assert [record.step for record in records] == [2, 3, 4, 5]
@@ -52,7 +52,7 @@ def test_records_follow_the_device_in_order():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run(value):
-    """Expects the step, the epoch and the value in the error, and no record of that step."""
+    """The error has the step, the epoch and the value; that step has no record."""
     records = []
     monitor = Monitor(PLAN, records.append, UserError, 0.0)
     with pytest.raises(UserError, match=rf"The loss of step 4 \(epoch 2\) is {value}"), monitor:

@@ -1,4 +1,4 @@
-"""The steps of the setup, each by itself. Whole setups are built in the tests of runs."""
+"""Tests of the steps of the setup, each by itself; the tests of runs build whole setups."""
 
 from dataclasses import replace
 
@@ -54,13 +54,13 @@ def resnet():
 
 @pytest.fixture(scope="module")
 def clip():
-    """The smallest backbone with a text tower."""
+    """Returns the smallest backbone with a text tower."""
     return lift_jax.load_backbone("debug")
 
 
 @pytest.fixture(scope="module")
 def images_only():
-    """A backbone without a text tower."""
+    """Returns a backbone without a text tower."""
     return lift_jax.load_backbone(GOLDEN / "hf_vit")
 
 
@@ -71,7 +71,7 @@ def images_only():
     ("none", ()), ("lora+ssf", ("lora", "ssf")), ("coop", ()), ("coop+lora", ("lora",)),
 ])  # fmt: skip
 def test_the_tuners_of_the_image_tower(tuner, names):
-    """Expects the names without the tuners of text features."""
+    """The names come without the tuners of text features."""
     config = base.get_config()
     config.tuner.name = tuner
     assert check_names(parse(config)) == names
@@ -164,7 +164,7 @@ def test_without_a_text_tower_there_are_no_class_texts(images_only):
 
 
 def test_a_missing_tokenizer_is_an_error_unless_the_start_is_open(clip, monkeypatch, printed):
-    """Expects a warning with head.init=auto, and otherwise the tokenizer's own error."""
+    """A warning appears with head.init=auto, and otherwise the tokenizer's own error."""
 
     def missing(*_):
         raise UserError("There is no tokenizer.")
@@ -204,7 +204,7 @@ def test_shots_belong_to_a_start_from_images(clip):
 
 
 def test_the_start_where_no_image_is_read(clip):
-    """Expects texts, or rows of unit length without texts, whatever the images would give."""
+    """The head starts from texts, or unit rows without texts, whatever the images would give."""
     width, texts = clip.visual.width, jnp.eye(5, clip.config.embed)
     from_texts = head_init.head_from_texts(texts, clip.image_proj[...])
     at_random = head_init.unit_row_head(5, width, jax.random.key(3))
@@ -251,7 +251,7 @@ def test_something_must_be_trained(vit):
 
 
 def test_weights_are_split_and_listed(printed):
-    """Expects the tuner in the last block and the head, each with its kind of parameters."""
+    """The tuner in the last block and the head are trained, each with its kind of parameters."""
     tower = VisionTransformer(VisionConfig(8, 4, 8, 2, 2, 16), rngs=nnx.Rngs(0))
     head = CosineHead(jnp.ones((5, 8)))
     tuner = TunerSettings(name="adaptformer", dim=2, partial=1)
@@ -281,7 +281,7 @@ def test_blocks_must_exist():
 
 
 def test_precisions():
-    """Expects float32 by default on CPUs, on which the tests run."""
+    """The default on CPUs, where the tests run, is float32."""
     assert uses_bfloat16("bfloat16") and not uses_bfloat16("float32")
     assert uses_bfloat16("auto") == (jax.default_backend() != "cpu")
     assert stays_float32("head/weight") and stays_float32("head/image_proj")
@@ -293,7 +293,7 @@ def test_precisions():
     (False, False, "float32"), (True, False, "bfloat16"), (True, True, "float32"),
 ])  # fmt: skip
 def test_the_image_tower_is_loaded_in_its_precision(bfloat16, exact, expected):
-    """Expects the tower on all devices, and other leaves in float32."""
+    """The tower is on all devices in its precision, and other leaves are float32."""
     placement = Placement(mesh.make_mesh(), bfloat16, exact)
     array = np.ones((4, 4), np.float16)
     tower = placement.loaded("visual/stem/kernel", array)
@@ -302,7 +302,7 @@ def test_the_image_tower_is_loaded_in_its_precision(bfloat16, exact, expected):
 
 
 def test_leaves_of_both_classifiers_are_placed_once():
-    """Expects shared leaves to be the same arrays, and float32 for those of the heads."""
+    """Shared leaves are the same arrays, and those of the heads are float32."""
     placement = Placement(mesh.make_mesh(), bfloat16=True, exact=True)
     tower = {"visual/a": jnp.ones((2, 2)), "visual/b": jnp.arange(2)}
     own = {"visual/tuners/c": jnp.ones(2), "head/bias": jnp.ones(3)}

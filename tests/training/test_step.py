@@ -1,4 +1,4 @@
-"""Training steps: the golden trajectory, freezing, accumulation, padding, sharding."""
+"""Tests of training steps: the golden trajectory, freezing, accumulation, padding, sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ TRAJECTORIES = {  # tuners, their options, and the loss
 
 @pytest.fixture(scope="module", params=TRAJECTORIES)
 def trained(request, golden):
-    """The 20 golden steps, run by us: losses, first and last leaves, what was expected."""
+    """Returns our run of the 20 golden steps: losses, first and last leaves, expected values."""
     name, options, (loss_name, loss_options) = TRAJECTORIES[request.param]
     data, expected = golden("trajectory_data"), golden(f"trajectory_{request.param}")
     model, is_trainable = classifier(expected["init/classifier.weight"], (name,), **options)
@@ -136,7 +136,7 @@ def test_the_step_compiles_once(trained):
 
 
 def test_semantic_head_of_the_authors(golden):
-    """Prompts to head: the trajectory's first classifier comes from its tokens."""
+    """The trajectory's first classifier comes from the tokens of its prompts."""
     from lift_jax.training import head_init
 
     data, expected = golden("trajectory_data"), golden("trajectory_adaptformer_la")
@@ -164,7 +164,7 @@ def random_batch(n, real, k=None, seed=0):
 
 
 def tiny(weight):
-    """A classifier of one block, which compiles in seconds."""
+    """Returns a classifier of one block, which compiles in seconds."""
     visual = VisionTransformer(VisionConfig(32, 16, 128, 1, 2, 8), rngs=nnx.Rngs(0))
     attach.attach(visual, ("adaptformer",), len(weight), rngs=nnx.Rngs(0))
     return Classifier(visual, CosineHead(jnp.asarray(weight))), rules.trainable((), 1)

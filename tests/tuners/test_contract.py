@@ -1,4 +1,4 @@
-"""The contract of all tuners: in every kind of tower, alone and with each other tuner."""
+"""Tests of the contract of all tuners: in every kind of tower, alone and with each other."""
 
 import itertools
 import re
@@ -239,7 +239,7 @@ def test_contract_of_what_texts_give(name, kind, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in IN_BLOCKS if n != "vpt_shallow"])
 def test_what_texts_give_goes_with_every_tuner_of_both_towers(name):
-    """Combines the tuners of the text features with a tuner in the blocks of both towers."""
+    """The tuners of the text features train together with a tuner in the blocks of both towers."""
     _, images, (graph, tuned, frozen) = joint_model(tuple(SHARED), "vit", (name,), (name,))
     parts = [joint_model((one,), "vit")[2][1].keys() for one in SHARED]
     parts += [joint_model((), "vit", *own)[2][1].keys() for own in (((name,),), ((), (name,)))]

@@ -1,4 +1,4 @@
-"""The head on tuned texts: golden numbers, its start, memory, whole runs, and mistakes."""
+"""Tests of the head on tuned texts: golden numbers, start, memory, whole runs, mistakes."""
 
 import json
 import shutil
@@ -112,7 +112,7 @@ def test_logits_loss_and_gradients_are_the_authors(golden, case):
     whole = author_leaves.leaves(expected, f"{case}/grad/", tuned)
     for path, grad in whole.items():
         np.testing.assert_allclose(grads[path], grad, rtol=1e-4, atol=1e-6, err_msg=path)
-    for path in grads.keys() - whole.keys():  # of larger leaves every 13th entry is stored
+    for path in grads.keys() - whole.keys():  # larger leaves: every 13th entry
         name = path.removeprefix("head/")
         found = np.asarray(grads[path])
         stored = expected[f"{case}/gradsub/{name}"]
@@ -205,7 +205,7 @@ def test_the_words_of_the_prompt_itself_change_nothing(golden):
 
 
 def test_chunks_and_devices_change_nothing(golden, monkeypatch):
-    """Encodes ten texts at once, in chunks of 3, and in chunks of 1 on each of 8 devices."""
+    """Ten texts at once, in chunks of 3, and in chunks of 1 on 8 devices give the same features."""
     tokens = golden("clip_openai")["tokens"]
     devices, pull = mesh.make_mesh(4, 2), np.random.default_rng(0).normal(size=(10, 64))
     found = []
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_the_authors_names_comes_back(golden, tmp_path):
 
 
 def test_coop_with_8142_classes_fits_into_12_gb():
-    """Takes XLA's own estimate for a step of CLIP ViT-B/16 at batch size 32, texts of 77 tokens."""
+    """XLA estimates less for a step of CLIP ViT-B/16 at batch size 32, with texts of 77 tokens."""
     config = BackboneConfig(
         vision=VisionConfig(resolution=224, patch=16, width=768, layers=12, heads=12, mlp=3072),
         text=TextConfig(vocab=49408, context=77, width=512, layers=12, heads=8, mlp=2048),
@@ -390,7 +390,7 @@ def test_mistakes_are_one_message(changes, message):
 
 
 def test_a_run_goes_on_with_its_own_text_tower_alone():
-    """Checks that the fingerprint covers the text tower if the texts are tuned."""
+    """The fingerprint covers the text tower if the texts are tuned."""
     checksums = {"visual/stem": "1", "text/tokens": "2", "text_proj": "3"}
     own, others = (
         [native.fingerprint(DEBUG, changed, texts) for texts in (False, True)]
@@ -423,7 +423,7 @@ def test_without_a_text_tower_there_are_no_texts(tmp_path):
 
 
 def test_a_word_must_be_a_token():
-    """Expects an error for a tokenizer with two tokens a word."""
+    """A tokenizer with two tokens a word is an error."""
 
     def tokenizer(texts):
         row = np.zeros((1, 77), np.int32)

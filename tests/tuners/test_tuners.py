@@ -1,4 +1,4 @@
-"""Each tuner: the authors' golden numbers, merging, prompts, settings and sizes.
+"""Tests of each tuner: the authors' golden numbers, merging, prompts, settings and sizes.
 
 test_contract.py tests what holds for all of them.
 """
@@ -374,7 +374,7 @@ def test_the_start_of_prompts():
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [(), ALL_AT_ONCE], ids=["none", "all"])
 def test_last_block_for_the_first_token_alone_is_exact(names, monkeypatch):
-    """Compares with a tower in which the last of three blocks returns all tokens."""
+    """The features equal those of a tower whose last block returns all tokens."""
     _, images, (graph, tuned, frozen) = tuned_model(names, "vit", 3, parts="attn+mlp+ln")
     visual = tree.merge(graph, stirred(tuned) | frozen).visual
     call, shortened = Block.__call__, []

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code: their logits, round trips, and files that do not fit."""
+"""Tests of the authors' checkpoints: logits, round trips, and files that do not fit."""
 
 import json
 import os
@@ -284,7 +284,7 @@ def test_biases_that_a_layer_lacks_are_left_out_of_the_order():
     all_, some = (v.blocks[0].tuners["aft"].qkv for v in (tower, lacking))
     assert np.array_equal(all_["kernel_at"][...], some["kernel_at"][...])
     at = np.asarray(all_["bias_at"][...])
-    assert ((at >= 12) & (at < 24)).any()  # of k, the second third
+    assert ((at >= 12) & (at < 24)).any()  # the second third holds k
     kept = np.concatenate([at[at < 12], at[at >= 24] - 12])
     assert np.array_equal(some["bias_at"][...], kept)
 

@@ -1,4 +1,4 @@
-"""Configs with a wrong value in each place, and variants that a config or the names show."""
+"""Tests of configs with a wrong value in each place, and of variants that configs or names show."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Names of backbones to local files: downloads, failures, and use without a network."""
+"""Tests of finding backbones by name: downloads, failures, and use without a network."""
 
 import errno
 import hashlib

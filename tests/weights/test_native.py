@@ -1,4 +1,4 @@
-"""Converted copies: they are cached, exact, rebuilt if damaged, and never left half-written."""
+"""Tests of converted copies: cached, exact, rebuilt if damaged, and never half-written."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""OpenCLIP's format: features of the towers, and options that are read, ignored or refused."""
+"""Tests of OpenCLIP's format: features, and options that are read, ignored or refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""PyTorch's files: those of PyTorch are read exactly, damaged and malicious ones are refused."""
+"""Tests of PyTorch's files: real ones are read exactly, damaged and malicious ones refused."""
 
 import copyreg
 import mmap

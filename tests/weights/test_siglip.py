@@ -1,4 +1,4 @@
-"""SigLIP, SigLIP 2's NaFlex and CLIP in Hugging Face's layout: features and wrong files."""
+"""Tests of SigLIP, SigLIP 2's NaFlex and CLIP in Hugging Face's layout, and of wrong files."""
 
 import json
 import shutil

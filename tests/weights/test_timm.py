@@ -1,4 +1,4 @@
-"""timm's ViT and ResNet, from folders of its hub and from bare weights."""
+"""Tests of timm's ViT and ResNet, from folders of its hub and from bare weights."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The three kinds of tokenizer, and tokenizer files that are missing or broken."""
+"""Tests of the three kinds of tokenizer, and of files that are missing or broken."""
 
 import json
 import shutil

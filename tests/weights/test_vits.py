@@ -1,4 +1,4 @@
-"""Hugging Face's ViT, DINOv2 and DINOv3 against golden features, and files that are wrong."""
+"""Tests of Hugging Face's ViT, DINOv2 and DINOv3 against golden features, and of wrong files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Weights and configs that are wrong in the likely ways, and the round trip through a folder."""
+"""Tests of weights and configs that are wrong in likely ways, and of the round trip."""
 
 import json
 import shutil
