@@ -10,7 +10,14 @@ from typing import NoReturn
 
 from lift_jax.errors import UserError, fail, near
 from lift_jax.parallel import entry
-from lift_jax.settings.config_file import ConfigFile, find, open_config, override, run_file
+from lift_jax.settings.config_file import (
+    ConfigFile,
+    find,
+    open_config,
+    override,
+    run_file,
+    split_argument,
+)
 from lift_jax.settings.schema import all_entries
 
 PREFIX, NEGATED = "--config.", "--noconfig."
@@ -131,7 +138,7 @@ def define_tuners(file: str | None) -> None:
     Raises UserError if there is no such file, or running it fails.
     """
     if file:
-        run_file(find(file.partition(":")[0]))
+        run_file(find(split_argument(file)[0]))
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
+from lift_jax.storage.names import expand_user
 
 SHARD = 512  # images
 QUALITY, COLOURS = 92, "420"  # of JPEG; colours at half the resolution, as photographs have them
@@ -96,7 +97,7 @@ def folder_of(images: EncodedImages, prepared: str) -> Path:
     """Where the prepared form of a split lies: `prepared` (data.prepared), or in the user's cache,
     by the names of its images."""
     if prepared:
-        return Path(prepared).expanduser()
+        return expand_user(prepared)
     names = "\n".join(images.name(i) for i in range(len(images)))
     key = hashlib.sha256(f"{images.how.exif}\n{names}".encode(errors="surrogateescape"))
     return cache_folder() / "prepared" / key.hexdigest()[:24]

@@ -13,6 +13,7 @@ from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
+from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
     "overall": "overall",
@@ -73,14 +74,14 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     The bars show the headline result of each run. Raises UserError if a file of a run is missing or
     broken, or `out` cannot be made.
     """
-    paths = [Path(workdir).resolve() for workdir in workdirs]
+    paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
     runs = {path.name if unique else str(path): folder.load(path) for path in paths}
     bars = {}
     for name, run in runs.items():
         key, _ = headline(run)
         bars[f"{name}: {run.labels[key]}"] = run.results[key]
-    out = Path(out)
+    out = expand_user(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

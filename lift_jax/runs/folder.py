@@ -17,6 +17,7 @@ from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
 from lift_jax.storage import atomic
 from lift_jax.storage.addresses import is_remote
+from lift_jax.storage.names import expand_user
 from lift_jax.training.monitor import StepRecord
 
 CONFIG, METRICS = "config.json", "metrics.json"
@@ -53,11 +54,12 @@ def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder. Raises UserError if that fails."""
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    path = Path(workdir).expanduser()
+    path = expand_user(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"Cannot make the run folder {path} (--workdir): {e.strerror}.") from e
+    except (OSError, ValueError) as e:  # ValueError for a name that no system allows
+        why = getattr(e, "strerror", None) or e
+        raise UserError(f"Cannot make the run folder {path} (--workdir): {why}.") from e
     return path
 
 
@@ -165,7 +167,7 @@ def load(workdir: str | Path) -> Run:
     """
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    workdir = Path(workdir)
+    workdir = expand_user(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
     path = workdir / "config.json"

@@ -50,7 +50,10 @@ class RunLog:
         self._file = open(path, "a", encoding="utf-8")
         # The suffix keeps two files that are begun in the same second apart.
         self._events = SummaryWriter(
-            str(self.workdir), purge_step=step + 1, filename_suffix=f".{step}"
+            # absolute, for tensorboardX sends what begins with "gs:" or "s3:" elsewhere
+            str(self.workdir.absolute()),
+            purge_step=step + 1,
+            filename_suffix=f".{step}",
         )
         return kept[-1].seconds if kept else 0.0
 

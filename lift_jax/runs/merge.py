@@ -13,6 +13,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone
 from lift_jax.runs import restored
 from lift_jax.runs.restored import RestoredRun
+from lift_jax.storage.names import expand_user
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.weights.load import save_converted
@@ -48,7 +49,7 @@ def write(run: str | Path, to: str | Path) -> None:
     A classifier made of tuned texts has no head file: it is the backbone's zero-shot classifier.
     Raises UserError as `merge_run` does, if the folder exists, and if it cannot be written.
     """
-    to = Path(to).expanduser()
+    to = expand_user(to)
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     backbone, trained = merge_run(run)

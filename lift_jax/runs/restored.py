@@ -18,6 +18,7 @@ from lift_jax.models.heads import Head
 from lift_jax.runs import export, folder
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
+from lift_jax.storage.names import expand_user
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
 from lift_jax.training.placement import stays_float32, uses_bfloat16
@@ -52,7 +53,7 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
     Raises UserError if there is no checkpoint or it cannot be read, and if the backbone has other
     weights than that of the run.
     """
-    run = Path(run).expanduser()
+    run = expand_user(run)
     tuned = export.read_tuned(run)
     settings, class_names, backbone_fingerprint = read_settings(run)
     try:

@@ -1,5 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         atomic.disk_errors(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
-        checkpoint.open_manager(workdir, keep, best) as manager,
+        checkpoint.open_manager(workdir, keep, best, partial(warn, console)) as manager,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -59,17 +60,25 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
                 lambda: folder.stored_metrics(workdir, settings.written)
             )
             if done == total and finished:
-                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
+                console.print(
+                    f"{workdir} is finished, all {total} steps are done. Its results:",
+                    markup=False,
+                )
                 results.show(finished, settings, console)
                 return finished
             if 0 < done < total:
-                console.print(f"Continuing {workdir} after step {done} of {total}.")
+                console.print(f"Continuing {workdir} after step {done} of {total}.", markup=False)
             if done < total:
                 state = train(settings, setup, state, manager, workdir, console)
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
         return results.test(settings, setup, state, workdir, console)
+
+
+def warn(console: Console, line: str) -> None:
+    """Prints a warning."""
+    console.print(f"Warning: {line}", markup=False)
 
 
 def check_mode(mode: str, workdir: Path, *, has_checkpoint: bool, tuned: str) -> None:

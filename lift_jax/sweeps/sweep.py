@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from lift_jax.data import loader
 from lift_jax.errors import UserError
@@ -123,7 +124,7 @@ class Sweep:
     def run(self, folder: Path, config: ConfigDict) -> None:
         """Runs one cell with one seed; adds a UserError to `failed`."""
         where = str(folder.relative_to(self.workdir))
-        self.console.rule(f"{self.title}: {where}")
+        self.console.rule(escape(f"{self.title}: {where}"))
         try:
             if jax.process_index() == 0 and self.mode == "train":
                 borrow(folder, config, self.runs)

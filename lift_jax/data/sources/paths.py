@@ -11,6 +11,7 @@ from etils import epath
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
+from lift_jax.storage.names import expand_user
 
 
 def given(value: str, key: str) -> Path:
@@ -23,7 +24,7 @@ def given(value: str, key: str) -> Path:
     if addresses.is_remote(value):
         addresses.file_system(value)
         return cast(Path, epath.Path(value))
-    return Path(value).expanduser()
+    return expand_user(value)
 
 
 def folder(value: str, key: str = "data.root") -> Path:
