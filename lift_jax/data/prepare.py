@@ -30,6 +30,7 @@ from lift_jax.data.images.decode import Picture, open_image
 from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
+from lift_jax.storage import lock
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
@@ -164,8 +165,8 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
 
     Run again after a kill it continues: shards are written under a temporary name, and their bytes
     depend on nothing but the images and `size`. Raises UserError for images that are not files, a
-    folder with another set, one that cannot be written, and for the first image that cannot be
-    read, unless the split skips those.
+    folder with another set, one that cannot be written or that another process writes, and for the
+    first image that cannot be read, unless the split skips those.
     """
     images = split.images
     if isinstance(images, PreparedImages):
@@ -177,35 +178,42 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     begun = folder / f".{INDEX}.begun"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_plan(folder, (folder / INDEX, begun), plan)
-        with open_replacement(begun) as file:
-            json.dump(plan, file)
-        count = -(-len(images) // SHARD)
-        names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
-        with ThreadPoolExecutor(workers) as pool:  # what takes time runs outside Python's lock
-            tasks = {
-                pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
-                for k, name in enumerate(names)
-            }
-            try:
-                for task in track(as_completed(tasks), "Preparing", len(tasks), console=console):
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        shards = [
-            {"name": name, "bytes": (folder / name).stat().st_size, "crc32": _crc(folder / name)}
-            for name in names
-        ]
-        written = len(_records(tuple(str(folder / name) for name in names)))
-        if written != len(images):
-            raise UserError(
-                f"{folder} holds {written} records, expected {len(images)}. Delete it and prepare "
-                "it again."
-            )
-        with open_replacement(folder / INDEX) as file:
-            json.dump(plan | {"shards": shards}, file, indent=1)
-        begun.unlink()
+        with lock.one_writer(folder):
+            _check_plan(folder, (folder / INDEX, begun), plan)
+            with open_replacement(begun) as file:
+                json.dump(plan, file)
+            count = -(-len(images) // SHARD)
+            names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
+            with ThreadPoolExecutor(workers) as pool:  # what takes time runs outside Python's lock
+                tasks = {
+                    pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
+                    for k, name in enumerate(names)
+                }
+                try:
+                    for task in track(
+                        as_completed(tasks), "Preparing", len(tasks), console=console
+                    ):
+                        task.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            shards = [
+                {
+                    "name": name,
+                    "bytes": (folder / name).stat().st_size,
+                    "crc32": _crc(folder / name),
+                }
+                for name in names
+            ]
+            written = len(_records(tuple(str(folder / name) for name in names)))
+            if written != len(images):
+                raise UserError(
+                    f"{folder} holds {written} records, expected {len(images)}. Delete it and "
+                    "prepare it again."
+                )
+            with open_replacement(folder / INDEX) as file:
+                json.dump(plan | {"shards": shards}, file, indent=1)
+            begun.unlink()
     except OSError as error:
         raise UserError(
             f"Cannot write {folder}: {error.strerror or error}. Make room or choose another folder "

@@ -1,6 +1,7 @@
 """Merging of a run: its tuners folded into the backbone, which then costs no more than untuned."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,9 +54,20 @@ def write(run: str | Path, to: str | Path) -> None:
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     backbone, trained = merge_run(run)
-    save_converted(backbone, to, trained.settings.model.backbone)
-    if not isinstance(trained.classifier.head, TunedTextHead):
-        write_head(trained, to)
+    try:
+        to.mkdir(parents=True)  # of two processes one makes it
+    except FileExistsError as e:
+        raise UserError(f"{to} exists (--to). Remove it, or give another name.") from e
+    except OSError as e:
+        raise UserError(f"Cannot make {to} (--to): {e.strerror}.") from e
+    try:
+        save_converted(backbone, to, trained.settings.model.backbone)
+        if not isinstance(trained.classifier.head, TunedTextHead):
+            write_head(trained, to)
+    except UserError:
+        with suppress(OSError):  # a folder with something in it stays
+            to.rmdir()
+        raise
 
 
 def write_head(trained: RestoredRun, folder: Path) -> None:

@@ -65,12 +65,13 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     mean = mean_leaves([export.read_tuned(path) for path in paths])
     optimizer = sgd(lambda step: 0.0, settings.train.momentum, settings.train.weight_decay)
     state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
-    with checkpoint.open_manager(workdir, settings.checkpoint.keep) as manager:
-        summary = abouts[0]["data_summary"]
-        checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
-        checkpoint.wait(manager)
-    (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
-    results = train_and_test(settings, workdir, "evaluate")
+    keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]
+    with folder.writing(workdir):
+        with checkpoint.open_manager(workdir, keep) as manager:
+            checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
+            checkpoint.wait(manager)
+        (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
+        results = train_and_test(settings, workdir, "evaluate")
     rows = {str(path): member.metrics for path, member in zip(paths, members, strict=True)}
     write_results(workdir, rows | {"soup": results})
     return results

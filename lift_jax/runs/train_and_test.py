@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lift_jax.errors import UserError
 from lift_jax.parallel import processes
-from lift_jax.runs import folder, results
+from lift_jax.runs import folder, log, results
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
@@ -30,12 +30,14 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
     """
     workdir = folder.open_workdir(workdir)
     console = Console(quiet=jax.process_index() != 0)
+    tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
     with (
+        folder.writing(workdir),
         atomic.disk_errors(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
-        checkpoint.open_manager(workdir, keep, best, partial(warn, console)) as manager,
+        checkpoint.open_manager(workdir, keep, best, tell) as manager,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -54,10 +56,12 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if saved is not None:
             folder.check_content(saved, results.describe(settings.written, setup), workdir)
             state = checkpoint.restore(manager, state, console, best and mode == "evaluate")
+            if jax.process_index() == 0:
+                log.mend_log(workdir / log.LOG, tell)
         if mode == "train":
             done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
             finished = processes.from_first(
-                lambda: folder.stored_metrics(workdir, settings.written)
+                lambda: folder.stored_metrics(workdir, settings.written, tell)
             )
             if done == total and finished:
                 console.print(

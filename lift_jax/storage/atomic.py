@@ -50,6 +50,13 @@ def move_aside(path: Path, aside: Path) -> Path:
     return aside
 
 
+def make_way(path: Path) -> None:
+    """Moves a folder aside that lies where a file is to be written, and says so."""
+    if path.is_dir():
+        aside = move_aside(path, path.with_name(f"damaged_{path.name}"))
+        warn(f"{path} is a folder, where a file belongs. It was moved to {aside}.")
+
+
 @contextmanager
 def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Opens a text file that replaces `path` when the block ends.
@@ -57,9 +64,7 @@ def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     If the block raises, `path` stays as it was. A folder of that name is moved aside.
     """
     path = Path(path)
-    if path.is_dir():
-        aside = move_aside(path, path.with_name(f"damaged_{path.name}"))
-        warn(f"{path} is a folder, where a file belongs. It was moved to {aside}.")
+    make_way(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:

@@ -27,7 +27,7 @@ from lift_jax.evaluation import tables
 from lift_jax.parallel import processes
 from lift_jax.reports import report
 from lift_jax.runs import log
-from lift_jax.runs.folder import CONFIG, METRICS, open_workdir
+from lift_jax.runs.folder import CONFIG, METRICS, changed_files, open_workdir, writing
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import parse, same, to_dict
 from lift_jax.sweeps import table
@@ -88,11 +88,12 @@ def run_sweep(
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
     console = Console(quiet=jax.process_index() != 0)
     sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole=not part)
-    for name in chosen:
-        for folder, config in runs[name].items():
-            if not processes.from_first(partial(finished, folder, config, mode)):
-                sweep.run(folder, config)
-    return sweep.show()
+    with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
+        for name in chosen:
+            for folder, config in runs[name].items():
+                if not processes.from_first(partial(finished, folder, config, mode)):
+                    sweep.run(folder, config)
+        return sweep.show()
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,9 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
         steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not begun, not tested yet, or a file was changed by hand
+    whole = whole and not changed_files(folder)
     return found if whole and same(about, to_dict(config), IDLE) else None
 
 

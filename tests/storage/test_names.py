@@ -45,7 +45,9 @@ def test_checkpoints_lie_below_any_name(tmp_path, name, inside):
         found = checkpoint.restore(manager, made_state(0), Console())
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(made_state(2)), strict=True):
         assert np.array_equal(a, b)
-    tuned, about = checkpoint.read_tuned(workdir, pytest.fail)
+    found = checkpoint.read_tuned(workdir, pytest.fail)
+    assert found is not None
+    tuned, about = found
     assert np.array_equal(tuned["visual/a"], np.full((3, 2), 2)) and about == {"seed": 7}
 
 
