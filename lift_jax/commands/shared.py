@@ -167,7 +167,13 @@ def use_compile_cache() -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions."""
-    from absl import logging
+    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions.
 
-    logging.set_verbosity(logging.ERROR)
+    So does asyncio, which shows the other errors of a checkpoint that orbax gave up at the first.
+    """
+    import logging
+
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -319,17 +319,17 @@ def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            rows, found = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise UserError(
             f"{path}: cannot read: {error.strerror}. A finished run writes it."
         ) from error
     except (csv.Error, ValueError) as error:
         raise UserError(f"{path}: expected a CSV table; {error}.") from error
-    if tuple(reader.fieldnames or ()) != tuple(columns):
+    if tuple(found) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(reader.fieldnames or ['none'])}."
+            f"found {', '.join(found) or 'none'}."
         )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or row["group"] not in GROUPS:

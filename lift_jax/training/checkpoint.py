@@ -33,6 +33,7 @@ from lift_jax.training.state import State
 
 FOLDER = "checkpoints"  # in the run folder
 METRICS = "metrics"  # folder in a checkpoint, and file in that folder, of its score
+ABOUT = "about"  # folder of the description, and key of its own checksum
 CHECKSUMS = "checksums"  # key in the description of a checkpoint
 SCORE = "score"  # key of the validation accuracy in a checkpoint's metrics
 PACE_STEPS = 10  # number of steps over which a run's pace is first measured
@@ -125,7 +126,7 @@ def save(manager: Manager, state: State, about: dict, score: float | None = None
         return
     wait(manager)  # orbax would, too
     sums, step = checksums(host), int(host.step)
-    about = {**about, CHECKSUMS: sums}
+    about = {**about, CHECKSUMS: {**sums, ABOUT: _about_checksum(about)}}
     args = ocp.args.Composite(state=ocp.args.StandardSave(host), about=ocp.args.JsonSave(about))
     with _writing(manager):
         manager.orbax.save(step, args=args, metrics=None if score is None else {SCORE: score})
@@ -282,7 +283,7 @@ def _move_broken_away(folder: Path, warn: Warn) -> None:
 
 def _read_state(manager: Checkpoints, step: int, like: State) -> State:
     """Reads the state of one checkpoint. Raises ValueError if a checksum or the step is wrong."""
-    expected = _read(manager, step, "about", ocp.args.JsonRestore())[CHECKSUMS]
+    _, expected = _split(_read(manager, step, ABOUT, ocp.args.JsonRestore()))
     state = _read(manager, step, "state", ocp.args.StandardRestore(like))
     _compare(checksums(state), expected)
     if int(state.step) != step:
@@ -337,8 +338,8 @@ def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] 
 
 def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
     """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
-    about = json.loads((checkpoint / "about" / "metadata").read_text(encoding="utf-8"))
-    expected = about.pop(CHECKSUMS)
+    text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
+    about, expected = _split(json.loads(text))
     reader = ocp.PyTreeCheckpointer()
     saved = reader.metadata(checkpoint / "state").item_metadata
     if saved is None:
@@ -426,8 +427,25 @@ def _newest_first(manager: Checkpoints) -> list[int]:
 
 
 def _about(manager: Checkpoints, step: int) -> dict:
-    about = _read(manager, step, "about", ocp.args.JsonRestore())
-    return {key: value for key, value in about.items() if key != CHECKSUMS}
+    return _split(_read(manager, step, ABOUT, ocp.args.JsonRestore()))[0]
+
+
+def _split(about: dict) -> tuple[dict, dict[str, int]]:
+    """Returns a description and the checksums that are saved with it.
+
+    Raises ValueError if it is not the one that was saved; earlier versions saved no checksum of it.
+    """
+    if not isinstance(about, dict) or not isinstance(about.get(CHECKSUMS), dict):
+        raise ValueError("its description is not one of a checkpoint")
+    about = dict(about)
+    sums = about.pop(CHECKSUMS)
+    if sums.get(ABOUT, _about_checksum(about)) != _about_checksum(about):
+        raise ValueError("its description is not the one that was saved")
+    return about, sums
+
+
+def _about_checksum(about: dict) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 def _read(manager: Checkpoints, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
