@@ -41,6 +41,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         return
     try:
         with atomic.disk_errors(folder):
+            atomic.make_way(folder / f".writer{part}.lock")
             lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
