@@ -47,7 +47,7 @@ def run(flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from lift_jax.reports.data_page import prepare_split, show_data
-    from lift_jax.runs.folder import open_workdir
+    from lift_jax.runs.folder import open_workdir, writing
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
@@ -55,4 +55,6 @@ def run(flags: argparse.Namespace) -> None:
         prepare_split(settings, flags.prepare_size, Console())
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
-    show_data(as_they_are, open_workdir(flags.workdir), flags.read, Console())
+    workdir = open_workdir(flags.workdir)
+    with writing(workdir):
+        show_data(as_they_are, workdir, flags.read, Console())

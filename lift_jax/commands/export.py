@@ -39,7 +39,7 @@ def run(flags: argparse.Namespace) -> None:
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
-    with local_copy(flags.run, Console(stderr=True)) as run:
+    with local_copy(flags.run, Console(stderr=True), writes=False) as run:
         path = export(run, flags.to, flags.layout)
     found = authors.describe(path)
     print(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")

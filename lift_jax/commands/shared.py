@@ -10,7 +10,14 @@ from typing import NoReturn
 
 from lift_jax.errors import UserError, fail, near
 from lift_jax.parallel import entry
-from lift_jax.settings.config_file import ConfigFile, find, open_config, override, run_file
+from lift_jax.settings.config_file import (
+    ConfigFile,
+    find,
+    open_config,
+    override,
+    run_file,
+    split_argument,
+)
 from lift_jax.settings.schema import all_entries
 
 PREFIX, NEGATED = "--config.", "--noconfig."
@@ -131,7 +138,7 @@ def define_tuners(file: str | None) -> None:
     Raises UserError if there is no such file, or running it fails.
     """
     if file:
-        run_file(find(file.partition(":")[0]))
+        run_file(find(split_argument(file)[0]))
 
 
 @contextlib.contextmanager
@@ -160,7 +167,13 @@ def use_compile_cache() -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions."""
-    from absl import logging
+    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions.
 
-    logging.set_verbosity(logging.ERROR)
+    So does asyncio, which shows the other errors of a checkpoint that orbax gave up at the first.
+    """
+    import logging
+
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

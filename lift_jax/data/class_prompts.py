@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError, near
+from lift_jax.storage.names import expand_user
 
 ENSEMBLE = Path(__file__).with_name("class_prompts.txt")
 
@@ -23,7 +24,7 @@ def texts(class_names: Sequence[str], prompt: str, descriptors: str = "") -> lis
     Raises UserError if the file cannot be read, is not of this form, or lacks phrases for a class.
     """
     if prompt == "descriptor":
-        return _read_descriptors(class_names, Path(descriptors).expanduser())
+        return _read_descriptors(class_names, expand_user(descriptors))
     if prompt == "ensemble":
         lines = ENSEMBLE.read_text(encoding="utf-8").splitlines()
         templates = [line for line in lines if not line.startswith("#")]

@@ -30,8 +30,10 @@ from lift_jax.data.images.decode import Picture, open_image
 from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
+from lift_jax.storage import lock
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
+from lift_jax.storage.names import expand_user
 
 SHARD = 512  # images in a shard
 QUALITY, COLOURS = 92, "420"  # of JPEG: colours at half the resolution, as in most photographs
@@ -101,7 +103,7 @@ def folder_of(images: EncodedImages, prepared: str) -> Path:
     """Returns the folder of a prepared split: `prepared` (data.prepared), or one in the user's
     cache that depends on the names of the images."""
     if prepared:
-        return Path(prepared).expanduser()
+        return expand_user(prepared)
     names = "\n".join(images.name(i) for i in range(len(images)))
     key = hashlib.sha256(f"{images.how.exif}\n{names}".encode(errors="surrogateescape"))
     return cache_folder() / "prepared" / key.hexdigest()[:24]
@@ -169,8 +171,8 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
 
     A second call continues after a kill: shards get their names when they are complete, and their
     bytes depend only on the images and `size`. Raises UserError if images are not files, the folder
-    holds other images or cannot be written, or an image cannot be read and the split does not skip
-    such images.
+    holds other images, cannot be written or is being written by another process, or an image cannot
+    be read and the split does not skip such images.
     """
     images = split.images
     if isinstance(images, PreparedImages):
@@ -182,35 +184,42 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     begun = folder / f".{INDEX}.begun"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_plan(folder, (folder / INDEX, begun), plan)
-        with open_replacement(begun) as file:
-            json.dump(plan, file)
-        count = -(-len(images) // SHARD)
-        names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
-        with ThreadPoolExecutor(workers) as pool:  # most time is spent outside Python's lock
-            tasks = {
-                pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
-                for k, name in enumerate(names)
-            }
-            try:
-                for task in track(as_completed(tasks), "Preparing", len(tasks), console=console):
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        shards = [
-            {"name": name, "bytes": (folder / name).stat().st_size, "crc32": _crc(folder / name)}
-            for name in names
-        ]
-        written = len(_records(tuple(str(folder / name) for name in names)))
-        if written != len(images):
-            raise UserError(
-                f"{folder} holds {written} records, expected {len(images)}. Delete it and prepare "
-                "it again."
-            )
-        with open_replacement(folder / INDEX) as file:
-            json.dump(plan | {"shards": shards}, file, indent=1)
-        begun.unlink()
+        with lock.one_writer(folder):
+            _check_plan(folder, (folder / INDEX, begun), plan)
+            with open_replacement(begun) as file:
+                json.dump(plan, file)
+            count = -(-len(images) // SHARD)
+            names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
+            with ThreadPoolExecutor(workers) as pool:  # most time is spent outside Python's lock
+                tasks = {
+                    pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
+                    for k, name in enumerate(names)
+                }
+                try:
+                    for task in track(
+                        as_completed(tasks), "Preparing", len(tasks), console=console
+                    ):
+                        task.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            shards = [
+                {
+                    "name": name,
+                    "bytes": (folder / name).stat().st_size,
+                    "crc32": _crc(folder / name),
+                }
+                for name in names
+            ]
+            written = len(_records(tuple(str(folder / name) for name in names)))
+            if written != len(images):
+                raise UserError(
+                    f"{folder} holds {written} records, expected {len(images)}. Delete it and "
+                    "prepare it again."
+                )
+            with open_replacement(folder / INDEX) as file:
+                json.dump(plan | {"shards": shards}, file, indent=1)
+            begun.unlink()
     except OSError as error:
         raise UserError(
             f"Cannot write {folder}: {error.strerror or error}. Make room or choose another folder "

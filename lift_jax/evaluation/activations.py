@@ -170,7 +170,9 @@ class Cache:
         file = self._file(visual, k, split, view, image_fingerprint)
         rows = file.read()
         if _on_all_processes(rows is not None):
-            self.console.print(f"Activations: {file.summary}, as they were kept.", soft_wrap=True)
+            self.console.print(
+                f"Activations: {file.summary}, as they were kept.", soft_wrap=True, markup=False
+            )
         else:
             rows = self._compute(visual, k, images, file)
         if rows is None:
@@ -207,7 +209,9 @@ class Cache:
         if not _on_all_processes(self._has_room(file)):
             return None
         folder = file.path.parent
-        self.console.print(f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True)
+        self.console.print(
+            f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True, markup=False
+        )
         computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
         if not self._write(file, computed):
             return None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -37,5 +38,7 @@ def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:
     for name, summary in rows.items():
         if summary is not None:
             values = (summary[column] for column in columns)
-            table.add_row(name, *("–" if value is None else f"{value:.2f}" for value in values))
+            table.add_row(
+                escape(name), *("–" if value is None else f"{value:.2f}" for value in values)
+            )
     return table

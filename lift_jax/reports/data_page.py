@@ -278,15 +278,22 @@ def prepare_split(settings: Settings, size: int, console: Console) -> None:
     if isinstance(split.images, prepare.PreparedImages):
         folder = Path(split.images.files[0]).parent
         prepare.check(folder)
-        console.print(f"{folder} is complete and its checksums are right: training uses it.")
+        console.print(
+            f"{folder} is complete and its checksums are right: training uses it.", markup=False
+        )
         return
     if not isinstance(split.images, EncodedImages):
         raise UserError(f"data.name={settings.data.name} has nothing to prepare: it is in memory.")
     size = size or prepare.default_size(preview_resolution(settings.model, console))
     target = settings.data.prepared
     target_folder = prepare.folder_of(split.images, target)
-    console.print(f"{len(split):,} images to {target_folder}, short side at most {size} pixels.")
+    console.print(
+        f"{len(split):,} images to {target_folder}, short side at most {size} pixels.",
+        markup=False,
+    )
     prepare.prepare(split, target_folder, size=size, workers=os.cpu_count() or 1, console=console)
     total = sum(path.stat().st_size for path in target_folder.iterdir())
     flag = f" Give --config.data.prepared={target} for it." if target else ""
-    console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")
+    console.print(
+        f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}", markup=False
+    )

@@ -12,7 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
+from lift_jax.storage.atomic import make_way
 from lift_jax.training.monitor import StepRecord
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,8 +35,10 @@ DOTTED = 60  # most classes or steps that are drawn one by one; more get a runni
 
 def write(figure: Figure, path: Path) -> bytes:
     """Writes a figure as PNG, complete or not at all; returns the bytes of the file."""
+    _take_as_letters(figure)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=160)
+    make_way(path)
     torn = path.with_name(f".{path.name}.tmp")
     torn.write_bytes(data.getvalue())
     torn.replace(path)
@@ -132,7 +137,6 @@ def views_figure(
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
-        line[0].yaxis.label.set_parse_math(False)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(column, fontsize=8)
     return figure
@@ -172,7 +176,7 @@ def comparison_figure(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
             np.arange(len(metrics)) + (i - (len(runs) - 1) / 2) * width,
             [value or 0 for value in values],
             width * 0.94,
-            label=name,
+            label=f" {name}" if name.startswith("_") else name,  # else the legend lacks it
             color=PALETTE[i % len(PALETTE)],
             hatch=("", "//", "..")[i // len(PALETTE) % 3],
             edgecolor="white",
@@ -184,9 +188,7 @@ def comparison_figure(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
     axes.set_xticks(range(len(metrics)), metrics)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
-    legend = figure.legend(loc="outside lower left", frameon=False, ncols=2)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    figure.legend(loc="outside lower left", frameon=False, ncols=2)
     return _clean(figure)
 
 
@@ -241,8 +243,6 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
         axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
         return
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    for label in axes.get_xticklabels():
-        label.set_parse_math(False)  # a name may hold dollar signs
 
 
 def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:
@@ -269,6 +269,20 @@ def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarr
     total = np.convolve(np.where(known, values, 0.0), window, "same")
     number = np.convolve(known.astype(np.float64), window, "same")
     return np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0.5)
+
+
+def _take_as_letters(figure: Figure) -> None:
+    """Takes the dollar signs of names as letters; only the numbers of an axis are formulas."""
+    numbers = {
+        tick
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if not isinstance(axis.get_major_formatter(), FixedFormatter)
+        for tick in axis.get_ticklabels(which="both")
+    }
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
 
 
 def _clean(figure: Figure) -> Figure:

@@ -13,6 +13,8 @@ from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
+from lift_jax.storage import atomic
+from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
     "overall": "overall",
@@ -40,9 +42,20 @@ ONE_CROP = {"test_tte": "test", "test_tte_adjusted": "test_adjusted"}  # of each
 def write(workdir: str | Path) -> Path:
     """Writes report.html and report_*.png into a run folder; returns the page's path.
 
-    Raises UserError if a file of the run is missing or broken.
+    Raises UserError if a file of the run is missing or broken, or another process writes there.
     """
     run = folder.load(workdir)
+    if changed := folder.changed_files(run.workdir):
+        atomic.warn(
+            f"{run.workdir}: {', '.join(changed)} is not what the run wrote. Run the run's command "
+            "again to make it anew."
+        )
+    with folder.writing(run.workdir), atomic.disk_errors(run.workdir):
+        return _write(run)
+
+
+def _write(run: Run) -> Path:
+    """Writes the page of a run and its figures; returns the page's path."""
     key, reason = headline(run)
     figure = figures.class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
     name = run.workdir.resolve().name
@@ -73,18 +86,26 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     The bars show the headline result of each run. Raises UserError if a file of a run is missing or
     broken, or `out` cannot be made.
     """
-    paths = [Path(workdir).resolve() for workdir in workdirs]
+    paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
     runs = {path.name if unique else str(path): folder.load(path) for path in paths}
     bars = {}
     for name, run in runs.items():
         key, _ = headline(run)
         bars[f"{name}: {run.labels[key]}"] = run.results[key]
-    out = Path(out)
+    out = expand_user(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot make the folder (--out): {error.strerror}.") from error
+    with folder.writing(out), atomic.disk_errors(out):
+        return _write_comparison(out, runs, bars)
+
+
+def _write_comparison(
+    out: Path, runs: Mapping[str, Run], bars: Mapping[str, Mapping[str, Any]]
+) -> Path:
+    """Writes the page of several runs and its figure; returns the page's path."""
     image = page.figure(
         figures.comparison_figure(bars), out / "report_compare.png", "Accuracy of the runs"
     )

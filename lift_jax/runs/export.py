@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from lift_jax.errors import UserError
+from lift_jax.storage import atomic
+from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
 from lift_jax.weights import authors
 
@@ -23,7 +24,7 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
     Raises UserError as `read_tuned` does, if the file exists or cannot be written, and if the
     layout is unknown or has no name for a tuned weight.
     """
-    run, to = Path(run).expanduser(), Path(to).expanduser()
+    run, to = expand_user(run), expand_user(to)
     if to.suffix != ".safetensors":
         raise UserError(f"--to is {to}; it must end in .safetensors, the format of the file.")
     if to.exists():
@@ -47,28 +48,21 @@ def read_mask(run: Path) -> str:
 
 
 def read_tuned(run: Path) -> dict[str, np.ndarray]:
-    """Returns the tuned leaves of a run's best checkpoint by validation, without scores the newest.
+    """Returns the tuned leaves of a run folder, those of `read_checkpoint`."""
+    return read_checkpoint(run)[0]
 
-    Nothing in the folder is changed, so the run may be under way. Raises UserError if there is no
-    checkpoint or it cannot be read.
+
+def read_checkpoint(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the tuned leaves of a run's best checkpoint by validation, without scores the newest,
+    and its description of the run: the settings and a summary of the data.
+
+    If it is damaged, a warning says so and the one before is read. Nothing in the folder is
+    changed, so the run may be under way. Raises UserError if there is no checkpoint or none can be
+    read.
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")
-    step = checkpoint.best_or_newest_step(run)
-    if step is None:
+    found = checkpoint.read_tuned(run, atomic.warn)
+    if found is None:
         raise UserError(f"{run} holds no checkpoint. Train first: lift-jax train.")
-    folder = (run / "checkpoints" / str(step) / "state").absolute()
-    reader = ocp.PyTreeCheckpointer()
-    try:
-        saved = reader.metadata(folder).item_metadata
-        if saved is None:
-            raise ValueError("it is damaged")
-        tuned = {"tuned": saved.tree["tuned"]}
-        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tuned)
-        args = ocp.args.PyTreeRestore(item=tuned, restore_args=host, partial_restore=True)
-        return reader.restore(folder, args=args)["tuned"]
-    except (ValueError, KeyError, OSError) as e:
-        raise UserError(
-            f"Cannot read the checkpoint {folder.parent}: {e}\nDelete that folder to use "
-            "the checkpoint before it."
-        ) from e
+    return found

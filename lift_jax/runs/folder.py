@@ -2,7 +2,10 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,16 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.evaluation.metrics import NAMES
 from lift_jax.evaluation.tables import result_names
+from lift_jax.parallel import processes
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
-from lift_jax.storage import atomic
+from lift_jax.storage import atomic, lock
 from lift_jax.storage.addresses import is_remote
+from lift_jax.storage.names import expand_user
 from lift_jax.training.monitor import StepRecord
 
-CONFIG, METRICS = "config.json", "metrics.json"
+CONFIG, METRICS, PER_CLASS = "config.json", "metrics.json", "per_class.csv"
+SUMS, SEALED = "checksums.json", (CONFIG, METRICS, PER_CLASS)
 # Settings that may change while a run continues, because they do not change what it learns. A
 # backbone or data set at another path is recognised by its content.
 FREE = (
@@ -53,12 +59,25 @@ def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder. Raises UserError if that fails."""
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    path = Path(workdir).expanduser()
+    path = expand_user(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"Cannot make the run folder {path} (--workdir): {e.strerror}.") from e
+    except (OSError, ValueError) as e:  # ValueError for a name that no system allows
+        why = getattr(e, "strerror", None) or e
+        raise UserError(f"Cannot make the run folder {path} (--workdir): {why}.") from e
     return path
+
+
+@contextmanager
+def writing(workdir: Path, part: str = "") -> Iterator[None]:
+    """Keeps other programs from writing in a run folder; see `lock.one_writer`.
+
+    Of several processes of this program process 0 holds the lock. Raises UserError, in all of them,
+    if another program writes there.
+    """
+    with ExitStack() as stack:
+        processes.from_first(lambda: stack.enter_context(lock.one_writer(workdir, part)))
+        yield
 
 
 def write_config(workdir: Path, about: dict) -> None:
@@ -93,17 +112,80 @@ def check_content(saved: dict, about: dict, workdir: Path) -> None:
             )
 
 
-def stored_metrics(workdir: Path, written: Mapping[str, Any]) -> dict | None:
-    """Returns the results in the folder, if they were made by the same test settings."""
+def stored_metrics(
+    workdir: Path, written: Mapping[str, Any], warn: Callable[[str], None]
+) -> dict | None:
+    """Returns the results in the folder, if they were made by the same test settings.
+
+    Returns None if there are none yet. If a file of theirs is damaged `warn` says so, and the
+    result is None as well.
+    """
+    if not (workdir / METRICS).exists() and not (workdir / SUMS).exists():
+        return None
     try:
-        about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # not tested yet, or a changed file: test again
-    now = written
-    same = about.get("test") == now["test"]
-    same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
+        run = load(workdir)
+        if changed := changed_files(workdir):
+            raise UserError(f"{workdir}: {', '.join(changed)} is not what the run wrote.")
+    except UserError as e:
+        warn(f"{e} The run is tested again, which makes it anew.")
+        return None
+    same = run.config.get("test") == written["test"]
+    same &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]
+    found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
     return found if same and found.get("test") else None
+
+
+def seal(workdir: Path) -> None:
+    """Writes checksums.json: the CRC-32 of the files of results, by which damage is noticed."""
+    atomic.write_json(workdir / SUMS, {name: _crc(workdir / name) for name in SEALED})
+
+
+def changed_files(workdir: Path) -> list[str]:
+    """Returns the names of the files of results that are not what the run wrote.
+
+    Returns none for a run of a version that wrote no checksums.
+    """
+    path = workdir / SUMS
+    if not os.path.lexists(path):
+        return []
+    try:
+        sums = json.loads(path.read_text(encoding="utf-8"))
+        return [name for name in SEALED if sums.get(name) != _crc(workdir / name)]
+    except (OSError, ValueError, AttributeError):
+        return [SUMS]
+
+
+def _crc(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
+
+
+def mend_config(workdir: Path, saved: dict[str, Any], warn: Callable[[str], None]) -> dict:
+    """Returns config.json of a run, or if that is damaged the description in its checkpoint.
+
+    Args:
+        workdir: the run folder.
+        saved: the description in the checkpoint. What may change while a run continues, or is not
+            in it, is taken from config.json.
+        warn: shows a line that says what is wrong with config.json.
+
+    Raises UserError if neither can be read.
+    """
+    path = workdir / CONFIG
+    try:
+        about = _read_json(path, ())
+        wrong = [line for line in changes(saved, about, FREE) if ": 'absent' -> " not in line]
+    except UserError as e:
+        if "data_summary" not in saved:
+            raise
+        warn(f"{e} The settings are taken from the checkpoint.")
+        return saved
+    if wrong:
+        warn(
+            f"{path} is not that of the checkpoint ({wrong[0][:100]}). The settings are taken from "
+            "the checkpoint."
+        )
+        return saved
+    return about
 
 
 # --- a finished run ---
@@ -165,7 +247,7 @@ def load(workdir: str | Path) -> Run:
     """
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    workdir = Path(workdir)
+    workdir = expand_user(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
     path = workdir / "config.json"
@@ -240,17 +322,17 @@ def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            rows, found = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise UserError(
             f"{path}: cannot read: {error.strerror}. A finished run writes it."
         ) from error
     except (csv.Error, ValueError) as error:
         raise UserError(f"{path}: expected a CSV table; {error}.") from error
-    if tuple(reader.fieldnames or ()) != tuple(columns):
+    if tuple(found) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(reader.fieldnames or ['none'])}."
+            f"found {', '.join(found) or 'none'}."
         )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or row["group"] not in GROUPS:

@@ -7,14 +7,14 @@ drops such a line.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from tensorboardX import SummaryWriter
 
 from lift_jax.errors import UserError
-from lift_jax.storage.atomic import open_replacement
+from lift_jax.storage.atomic import move_aside, open_replacement
 from lift_jax.training.monitor import StepRecord
 
 LOG = "log.jsonl"
@@ -50,7 +50,10 @@ class RunLog:
         self._file = open(path, "a", encoding="utf-8")
         # The suffix keeps two files that are begun in the same second apart.
         self._events = SummaryWriter(
-            str(self.workdir), purge_step=step + 1, filename_suffix=f".{step}"
+            # absolute, for tensorboardX sends what begins with "gs:" or "s3:" elsewhere
+            str(self.workdir.absolute()),
+            purge_step=step + 1,
+            filename_suffix=f".{step}",
         )
         return kept[-1].seconds if kept else 0.0
 
@@ -112,6 +115,40 @@ def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
                     f"{path}: line {number} is not a training step (a JSON object of {keys}); "
                     f"found {line[:60]!r}. Remove the line."
                 ) from error
+    return steps
+
+
+def mend_log(path: Path, warn: Callable[[str], None]) -> None:
+    """Moves a damaged training log aside and keeps the lines of it that can be read.
+
+    A log that is missing becomes an empty one, for its lines cannot be made again. `warn` says so.
+    """
+    if not path.exists():
+        warn(f"{path}, the training log, is missing. The run goes on without what it held.")
+        path.touch()
+        return
+    try:
+        read_log(path)
+    except UserError as error:
+        aside = move_aside(path, path.with_name(f"damaged_{path.name}"))
+        kept = _readable(aside)
+        with open_replacement(path) as file:
+            file.writelines(_line(record) for record in kept)
+        warn(f"{error} It was moved to {aside}, and {len(kept)} lines of it are kept.")
+
+
+def _readable(path: Path) -> list[StepRecord]:
+    """Returns the steps of a damaged log that can be read; none if the file cannot."""
+    steps = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            steps.append(StepRecord(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
     return steps
 
 

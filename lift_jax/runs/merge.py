@@ -1,6 +1,7 @@
 """Merging of a run: its tuners folded into the backbone, which then costs no more than untuned."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone
 from lift_jax.runs import restored
 from lift_jax.runs.restored import RestoredRun
+from lift_jax.storage.names import expand_user
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.weights.load import save_converted
@@ -48,13 +50,24 @@ def write(run: str | Path, to: str | Path) -> None:
     A classifier made of tuned texts has no head file: it is the backbone's zero-shot classifier.
     Raises UserError as `merge_run` does, if the folder exists, and if it cannot be written.
     """
-    to = Path(to).expanduser()
+    to = expand_user(to)
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     backbone, trained = merge_run(run)
-    save_converted(backbone, to, trained.settings.model.backbone)
-    if not isinstance(trained.classifier.head, TunedTextHead):
-        write_head(trained, to)
+    try:
+        to.mkdir(parents=True)  # of two processes one makes it
+    except FileExistsError as e:
+        raise UserError(f"{to} exists (--to). Remove it, or give another name.") from e
+    except OSError as e:
+        raise UserError(f"Cannot make {to} (--to): {e.strerror}.") from e
+    try:
+        save_converted(backbone, to, trained.settings.model.backbone)
+        if not isinstance(trained.classifier.head, TunedTextHead):
+            write_head(trained, to)
+    except UserError:
+        with suppress(OSError):  # a folder with something in it stays
+            to.rmdir()
+        raise
 
 
 def write_head(trained: RestoredRun, folder: Path) -> None:

@@ -29,6 +29,7 @@ from lift_jax.models import tree
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
 from lift_jax.runs import restored
 from lift_jax.storage import atomic
+from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
 Given = str | os.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
@@ -170,8 +171,8 @@ def files(images: Iterable[Given] | Given) -> list[Given]:
         if not isinstance(image, str | os.PathLike):
             found.append(image)
             continue
-        path = Path(image).expanduser()
-        if not path.exists() and glob.has_magic(str(path)):
+        path = expand_user(image)
+        if not os.path.lexists(path) and glob.has_magic(str(path)):
             matching = sorted(glob.glob(str(path), recursive=True))
             if not matching:
                 raise UserError(f"{path}: no image or folder matches this pattern.")

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,25 +17,27 @@ from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 from rich.console import Console
 
 from lift_jax.errors import UserError
+from lift_jax.storage import lease
 from lift_jax.storage.addresses import file_system, is_remote
 from lift_jax.storage.cache import cache_folder
+from lift_jax.storage.names import expand_user
 
 SECONDS = 15.0  # between two uploads
 MARKER = "_CHECKPOINT_METADATA"  # the file of a checkpoint that is uploaded last and deleted first
 
 
 @contextmanager
-def local_copy(address: str, console: Console) -> Iterator[str]:
-    """Yields a local copy of the run folder at an address, and uploads its changes.
+def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[str]:
+    """Yields a local copy of the run folder at an address, and uploads its changes if it `writes`.
 
     Process 0 downloads the folder first, and uploads every 15 seconds and at the end; other
-    processes get an empty folder. A path of this machine is yielded as it is.
+    processes get an empty folder. A path of this machine is yielded, with ~ expanded.
 
-    Raises UserError if the address cannot be used, and if the last upload fails: the message then
-    names the local copy, which is kept.
+    Raises UserError if the address cannot be used, if another process writes there, and if the last
+    upload fails: the message then names the local copy, which is kept.
     """
     if not is_remote(address):
-        yield address
+        yield str(expand_user(address))
         return
     parent = cache_folder() / "remote"
     parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +47,27 @@ def local_copy(address: str, console: Console) -> Iterator[str]:
         shutil.rmtree(folder)
         return
     mirror = Mirror(address, folder)
-    mirror.pull()
-    console.print(f"{address} is worked on in {folder}.", markup=False, highlight=False)
+    if not writes:
+        mirror.pull()
+        yield str(folder)
+        shutil.rmtree(folder)
+        return
+    with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
+        mirror.pull()
+        console.print(f"{address} is worked on in {folder}.", markup=False, highlight=False)
+        with _uploading(mirror, console):
+            yield str(folder)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _uploading(mirror: "Mirror", console: Console) -> Iterator[None]:
+    """Uploads changes now and then, and at the end. Raises UserError if that last time fails."""
     done = threading.Event()
     thread = threading.Thread(target=_upload_until, args=(done, mirror, console), daemon=True)
     thread.start()
     try:
-        yield str(folder)
+        yield
     finally:
         done.set()
         thread.join()
@@ -59,11 +75,11 @@ def local_copy(address: str, console: Console) -> Iterator[str]:
             mirror.push()
         except Exception as error:  # every kind of file system has errors of its own
             raise UserError(
-                f"Cannot send to {address}: {error}. The run folder is kept in {folder}: copy it "
-                f"to {address}, and run the same command to continue."
+                f"Cannot send to {mirror.address}: {error}. The run folder is kept in "
+                f"{mirror.folder}: copy it to {mirror.address}, and run the same command to "
+                "continue."
             ) from error
-        console.print(f"Written to {address}.", markup=False, highlight=False)
-        shutil.rmtree(folder)
+        console.print(f"Written to {mirror.address}.", markup=False, highlight=False)
 
 
 def _upload_until(done: threading.Event, mirror: "Mirror", console: Console) -> None:
@@ -91,6 +107,7 @@ class Mirror:
     def __init__(self, address: str, folder: Path):
         self.address, self.folder = address, folder
         self.fs, self.root = file_system(address)
+        self.may_write: Callable[[], bool] = lambda: True
         self._sent: dict[str, tuple[int, int]] = {}  # size and time of change, by relative path
 
     def pull(self) -> None:
@@ -104,7 +121,8 @@ class Mirror:
             names = {path.removeprefix(prefix): path for path in map(str, paths)}
             complete = {_checkpoint(name) for name in names if name.endswith(MARKER)}
             for name, path in names.items():
-                if _checkpoint(name) not in complete | {""}:
+                claim = name.startswith(f"{lease.CLAIMS}/")
+                if claim or _checkpoint(name) not in complete | {""}:
                     continue
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +132,15 @@ class Mirror:
             raise UserError(f"Cannot read {self.root} (--workdir): {error}") from error
 
     def push(self) -> None:
-        """Uploads new and changed files, and deletes at the address what has been deleted here."""
+        """Uploads new and changed files, and deletes at the address what has been deleted here.
+
+        Raises UserError if another process writes there meanwhile.
+        """
+        if not self.may_write():
+            raise UserError(
+                f"the claim to it was not renewed for {lease.STALE / 60:g} minutes, and another "
+                "process may write there"
+            )
         local = self._local_files()
         # a checkpoint that is half deleted here is deleted whole, else it would count as damaged
         going = {_checkpoint(name) for name in self._sent.keys() - local.keys()} - {""}

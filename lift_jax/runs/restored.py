@@ -1,6 +1,5 @@
 """The classifier of a run folder, restored without the images that it was trained on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from lift_jax.models.heads import Head
 from lift_jax.runs import export, folder
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
+from lift_jax.storage import atomic
+from lift_jax.storage.names import expand_user
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
 from lift_jax.training.placement import stays_float32, uses_bfloat16
@@ -52,9 +53,9 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
     Raises UserError if there is no checkpoint or it cannot be read, and if the backbone has other
     weights than that of the run.
     """
-    run = Path(run).expanduser()
-    tuned = export.read_tuned(run)
-    settings, class_names, backbone_fingerprint = read_settings(run)
+    run = expand_user(run)
+    tuned, saved = export.read_checkpoint(run)
+    settings, class_names, backbone_fingerprint = read_settings(run, saved)
     try:
         names = check_names(settings)
     except UserError as e:
@@ -101,17 +102,18 @@ def restored_leaf(
     return frozen.astype(jnp.bfloat16) if halved else frozen
 
 
-def read_settings(run: Path) -> tuple[Settings, tuple[str, ...], str]:
+def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str, ...], str]:
     """Returns the settings of a run, its class names and its backbone's fingerprint.
 
-    Raises UserError if config.json is broken or was written by another version.
+    `saved` is the description in its checkpoint, which is taken if config.json is damaged. Raises
+    UserError if that is damaged, too, or was written by another version.
     """
     file = run / folder.CONFIG
+    about = dict(folder.mend_config(run, saved, atomic.warn))
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
         summary = about.pop("data_summary")
         names, backbone_fingerprint = summary["class_names"], summary["backbone_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError) as e:
         raise UserError(
             f"Cannot read {file}, which holds the settings and classes of the run: {e}. Put back "
             "the file that the run wrote."

@@ -51,6 +51,7 @@ def test(
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / folder.METRICS, found)
+        folder.seal(workdir)
     unreadable.record_unreadable(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, settings, console)
     return found
@@ -213,7 +214,7 @@ def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) 
         + tuple(float(accuracy[row][c]) if row in accuracy else None for row in results)
         for c, name in enumerate(data.class_names)
     )
-    atomic.write_csv(workdir / "per_class.csv", header, rows)
+    atomic.write_csv(workdir / folder.PER_CLASS, header, rows)
 
 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:

@@ -20,6 +20,7 @@ from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import changes, parse
 from lift_jax.settings.schema import DataSettings
 from lift_jax.storage import atomic
+from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
 from lift_jax.training.optimizer import sgd
 from lift_jax.training.state import State
@@ -45,7 +46,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     Raises UserError for fewer than two runs, for a run that is not finished or differs from the
     first in config, classes, images or backbone, and if `workdir` holds a run.
     """
-    paths = [Path(run).expanduser() for run in runs]
+    paths = [expand_user(run) for run in runs]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise UserError("A soup is made of two runs or more, each of them once.")
     workdir = folder.open_workdir(workdir)
@@ -64,12 +65,13 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     mean = mean_leaves([export.read_tuned(path) for path in paths])
     optimizer = sgd(lambda step: 0.0, settings.train.momentum, settings.train.weight_decay)
     state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
-    with checkpoint.open_manager(workdir, settings.checkpoint.keep) as manager:
-        summary = abouts[0]["data_summary"]
-        checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
-        checkpoint.wait(manager)
-    (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
-    results = train_and_test(settings, workdir, "evaluate")
+    keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]
+    with folder.writing(workdir):
+        with checkpoint.open_manager(workdir, keep) as manager:
+            checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
+            checkpoint.wait(manager)
+        (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
+        results = train_and_test(settings, workdir, "evaluate")
     rows = {str(path): member.metrics for path, member in zip(paths, members, strict=True)}
     write_results(workdir, rows | {"soup": results})
     return results

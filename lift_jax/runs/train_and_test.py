@@ -1,5 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from lift_jax.errors import UserError
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
-from lift_jax.runs import folder, results
+from lift_jax.runs import folder, log, results
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
@@ -32,12 +33,14 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
     agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
     console = Console(quiet=jax.process_index() != 0)
+    tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
     with (
+        folder.writing(workdir),
         atomic.disk_errors(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
-        checkpoint.open_manager(workdir, keep, best) as manager,
+        checkpoint.open_manager(workdir, keep, best, tell) as manager,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -56,23 +59,33 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if saved is not None:
             folder.check_content(saved, results.describe(settings.written, setup), workdir)
             state = checkpoint.restore(manager, state, console, best and mode == "evaluate")
+            if jax.process_index() == 0:
+                log.mend_log(workdir / log.LOG, tell)
         if mode == "train":
             done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
             finished = processes.from_first(
-                lambda: folder.stored_metrics(workdir, settings.written)
+                lambda: folder.stored_metrics(workdir, settings.written, tell)
             )
             if done == total and finished:
-                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
+                console.print(
+                    f"{workdir} is finished, all {total} steps are done. Its results:",
+                    markup=False,
+                )
                 results.show(finished, settings, console)
                 return finished
             if 0 < done < total:
-                console.print(f"Continuing {workdir} after step {done} of {total}.")
+                console.print(f"Continuing {workdir} after step {done} of {total}.", markup=False)
             if done < total:
                 state = train(settings, setup, state, manager, workdir, console)
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
         return results.test(settings, setup, state, workdir, console)
+
+
+def warn(console: Console, line: str) -> None:
+    """Prints a warning."""
+    console.print(f"Warning: {line}", markup=False)
 
 
 def check_mode(mode: str, workdir: Path, *, has_checkpoint: bool, tuned: str) -> None:

@@ -5,6 +5,7 @@ from any folder (`demo`, `inat`); a path works as well (`configs/demo.py`, `mine
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def shipped_names() -> list[str]:
 
 def find(name: str) -> Path:
     """Returns the file of a config's name or path. Raises UserError if there is none."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if (SHIPPED / f"{name}.py").is_file() and path.parent == Path():
         return SHIPPED / f"{name}.py"
     if path.is_file():
@@ -81,12 +82,25 @@ def run_file(path: Path) -> ModuleType:
     return module
 
 
+def split_argument(text: str) -> tuple[str, str]:
+    """Returns the name or path and the argument of `NAME_OR_PATH:ARGUMENT`.
+
+    A path with colons of its own is taken as far as there is such a file.
+    """
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        name = ":".join(parts[:count])
+        if os.path.isfile(os.path.expanduser(name)):
+            return name, ":".join(parts[count:])
+    return parts[0], ":".join(parts[1:])
+
+
 def open_config(text: str) -> ConfigFile:
     """Returns the config of `NAME_OR_PATH` or `NAME_OR_PATH:ARGUMENT`.
 
     Raises UserError for a file that is missing, cannot be run, or gives no config.
     """
-    name, _, argument = text.partition(":")
+    name, argument = split_argument(text)
     path = find(name)
     module = run_file(path)
     get_config: Any = getattr(module, "get_config", None)

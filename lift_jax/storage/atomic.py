@@ -5,6 +5,8 @@ import errno
 import json
 import math
 import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,13 +35,36 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def warn(line: str) -> None:
+    """Prints a warning on standard error."""
+    print(f"Warning: {line}", file=sys.stderr)
+
+
+def move_aside(path: Path, aside: Path) -> Path:
+    """Renames a damaged file or folder in place of an earlier one of that name; returns `aside`."""
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
+    path.rename(aside)
+    return aside
+
+
+def make_way(path: Path) -> None:
+    """Moves a folder aside that lies where a file is to be written, and says so."""
+    if path.is_dir():
+        aside = move_aside(path, path.with_name(f"damaged_{path.name}"))
+        warn(f"{path} is a folder, where a file belongs. It was moved to {aside}.")
+
+
 @contextmanager
 def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Opens a text file that replaces `path` when the block ends.
 
-    If the block raises, `path` stays as it was.
+    If the block raises, `path` stays as it was. A folder of that name is moved aside.
     """
     path = Path(path)
+    make_way(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:

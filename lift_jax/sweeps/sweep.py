@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from lift_jax.data import loader
 from lift_jax.errors import UserError
@@ -27,7 +28,7 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.reports import report
 from lift_jax.runs import log
-from lift_jax.runs.folder import CONFIG, METRICS, open_workdir
+from lift_jax.runs.folder import CONFIG, METRICS, changed_files, open_workdir, writing
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
@@ -91,11 +92,12 @@ def run_sweep(
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
     console = Console(quiet=jax.process_index() != 0)
     sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole=not part)
-    for name in chosen:
-        for folder, config in runs[name].items():
-            if not processes.from_first(partial(finished, folder, config, mode)):
-                sweep.run(folder, config)
-    return sweep.show()
+    with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
+        for name in chosen:
+            for folder, config in runs[name].items():
+                if not processes.from_first(partial(finished, folder, config, mode)):
+                    sweep.run(folder, config)
+        return sweep.show()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Sweep:
     def run(self, folder: Path, config: ConfigDict) -> None:
         """Runs one cell with one seed; adds a UserError to `failed`."""
         where = str(folder.relative_to(self.workdir))
-        self.console.rule(f"{self.title}: {where}")
+        self.console.rule(escape(f"{self.title}: {where}"))
         try:
             if jax.process_index() == 0 and self.mode == "train":
                 borrow(folder, config, self.runs)
@@ -216,8 +218,9 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
         steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not begun, not tested yet, or a file was changed by hand
+    whole = whole and not changed_files(folder)
     return found if whole and same(about, to_dict(config), IDLE) else None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 
 from lift_jax.reports import figures
@@ -88,12 +89,12 @@ def texts(row: Row) -> list[str]:
 
 
 def rich_table(title: str, table: Sequence[Row]) -> Table:
-    made = Table(title=f"{title}: accuracy in %", title_justify="left")
+    made = Table(title=f"{escape(title)}: accuracy in %", title_justify="left")
     columns = headings(table)
     for i, heading in enumerate(columns):
         made.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in table:
-        made.add_row(*texts(row)[: len(columns)])
+        made.add_row(*map(escape, texts(row)[: len(columns)]))
     return made
 
 

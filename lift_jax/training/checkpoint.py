@@ -7,11 +7,13 @@ processes, so only its disk needs to be reliable.
 """
 
 import json
+import math
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,59 @@ from rich.console import Console
 from lift_jax.errors import DiskError, UserError
 from lift_jax.parallel import processes
 from lift_jax.parallel.mesh import put
+from lift_jax.storage import atomic
+from lift_jax.storage.names import plain_name
 from lift_jax.training.state import State
 
+FOLDER = "checkpoints"  # in the run folder
+METRICS = "metrics"  # folder in a checkpoint, and file in that folder, of its score
+ABOUT = "about"  # folder of the description, and key of its own checksum
 CHECKSUMS = "checksums"  # key in the description of a checkpoint
 SCORE = "score"  # key of the validation accuracy in a checkpoint's metrics
 PACE_STEPS = 10  # number of steps over which a run's pace is first measured
-Manager = ocp.CheckpointManager | None  # None in all processes but process 0
+Warn = Callable[[str], None]  # shows a line
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """A checkpoint that has not been read back yet: step, checksums, and arrays of its shapes."""
+
+    step: int
+    checksums: dict[str, int]
+    like: State
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run folder.
+
+    Attributes:
+        orbax: reads and writes them.
+        directory: their folder, by the name that the user knows.
+        unproven: the newest one, until it has been read back.
+    """
+
+    orbax: ocp.CheckpointManager
+    directory: Path
+    unproven: Unproven | None = None
+
+    def line(self, error: Exception) -> str:
+        """Returns the first line of an error's message, with the name that the user knows."""
+        return _line(error).replace(str(self.orbax.directory), str(self.directory))
+
+
+Manager = Checkpoints | None  # None in all processes but process 0
 
 
 @contextmanager
-def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manager]:
+def open_manager(
+    workdir: Path, keep: int, best: bool = False, warn: Warn = atomic.warn
+) -> Iterator[Manager]:
     """Opens the manager of `workdir`/checkpoints, which saves in the background and atomically.
 
-    It keeps the newest `keep` checkpoints, and with `best` also the one with the best score. Yields
-    None in all processes but process 0.
+    It keeps the newest `keep` checkpoints, and with `best` also the one with the best score. Scores
+    that cannot be read are moved aside, and `warn` says so. Yields None in all processes but
+    process 0. Raises UserError if the folder cannot be made.
     """
     if jax.process_index() != 0:
         yield None
@@ -47,11 +88,17 @@ def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manag
     def score(metrics: dict[str, float]) -> float:
         return metrics[SCORE]
 
-    folder = (workdir / "checkpoints").absolute()
+    folder = (workdir / FOLDER).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"{folder} is a file; the folder of the checkpoints belongs there. Put the folder "
+            "back, or move the file away to begin anew."
+        )
+    folder.mkdir(exist_ok=True)
     # A killed save leaves its folder. Orbax cleans in a thread that may outlive the program.
     for unfinished in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
         shutil.rmtree(unfinished)
-    folder.mkdir(exist_ok=True)
+    _move_broken_away(folder, warn)
     kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
     if best:
         kept += [policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)]
@@ -64,8 +111,8 @@ def open_manager(workdir: Path, keep: int, best: bool = False) -> Iterator[Manag
         create=False,
     )
     try:
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            yield manager
+        with plain_name(folder) as plain, ocp.CheckpointManager(plain, options=options) as manager:
+            yield Checkpoints(manager, folder)
     finally:
         with suppress(OSError):  # it holds checkpoints
             folder.rmdir()
@@ -81,25 +128,37 @@ def save(manager: Manager, state: State, about: dict, score: float | None = None
     host = to_host(state)
     if manager is None:
         return
-    about = {**about, CHECKSUMS: checksums(host)}
+    wait(manager)  # orbax would, too
+    sums, step = checksums(host), int(host.step)
+    about = {**about, CHECKSUMS: {**sums, ABOUT: _about_checksum(about)}}
     args = ocp.args.Composite(state=ocp.args.StandardSave(host), about=ocp.args.JsonSave(about))
     with _writing(manager):
-        manager.save(int(host.step), args=args, metrics=None if score is None else {SCORE: score})
+        manager.orbax.save(step, args=args, metrics=None if score is None else {SCORE: score})
+    shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), host)
+    manager.unproven = Unproven(step, sums, shapes)
 
 
 def wait(manager: Manager) -> None:
-    """Waits until all checkpoints are written. Raises DiskError if one cannot be written."""
-    if manager is not None:
-        with _writing(manager):
-            manager.wait_until_finished()
+    """Waits until all checkpoints are written, and reads the newest one back.
+
+    Raises DiskError if one cannot be written, or is not on the disk as it was saved.
+    """
+    if manager is None or manager.unproven is None:
+        return
+    newest, manager.unproven = manager.unproven, None
+    with _writing(manager):
+        manager.orbax.wait_until_finished()
+        state = _read_state(manager, newest.step, newest.like)
+        if checksums(state) != newest.checksums:  # an older one of the same step, not replaced
+            raise ValueError(f"{manager.directory}/{newest.step} does not hold what was saved")
 
 
 def newest_path(manager: Manager) -> str:
     """Returns the path of the newest complete checkpoint, as words for a message."""
     if manager is None:
         return "that of process 0"
-    manager.wait_until_finished()
-    step = manager.latest_step()
+    wait(manager)
+    step = manager.orbax.latest_step()
     return f"{manager.directory}/{step}" if step is not None else "none yet"
 
 
@@ -111,14 +170,14 @@ def read_about(manager: Manager) -> dict | None:
 
     def read() -> dict | None:
         assert manager is not None
-        faults = {}
+        faults: dict[int, str] = {}
         for step in _newest_first(manager):
             try:
                 return _about(manager, step)
             except Exception as e:  # damage surfaces as nearly every kind of exception
-                faults[step] = e
+                faults[step] = manager.line(e)
         if faults:
-            raise _all_damaged(manager, faults)
+            raise _all_damaged(manager.directory, faults)
         return None
 
     return processes.from_first(read)
@@ -144,68 +203,159 @@ def restore(manager: Manager, like: State, console: Console, best: bool = False)
     return structure.unflatten(placed)
 
 
-def _restore(manager: ocp.CheckpointManager, like: State, console: Console, best: bool) -> State:
+def _restore(manager: Checkpoints, like: State, console: Console, best: bool) -> State:
     """Reads the first undamaged checkpoint, as NumPy arrays; moves the damaged ones aside."""
-    faults = {}
+    faults: dict[int, str] = {}
     for step in _best_first(manager) if best else _newest_first(manager):
         try:
             state = _read_state(manager, step, like)
         # Damage surfaces as nearly every kind of exception, and the remedy is the same for all.
         except Exception as e:
-            faults[step] = e
+            faults[step] = manager.line(e)
             continue
-        for damaged, error in faults.items():
+        for damaged, fault in faults.items():
             aside = _move_aside(manager, damaged)
             console.print(
-                f"Warning: the checkpoint of step {damaged} is damaged ({_line(error)}). It was "
+                f"Warning: the checkpoint of step {damaged} is damaged ({fault}). It was "
                 f"moved to {aside}, and the run continues from step {step}.",
                 markup=False,
             )
         if faults:
-            manager.reload()
+            manager.orbax.reload()
         return state
-    raise _all_damaged(manager, faults)
+    raise _all_damaged(manager.directory, faults)
 
 
-def _best_first(manager: ocp.CheckpointManager) -> list[int]:
+def _best_first(manager: Checkpoints) -> list[int]:
     """Returns the steps of the checkpoints by falling score; those without a score come last."""
     steps = _newest_first(manager)
-    scores = {step: (manager.metrics(step) or {}).get(SCORE, -1.0) for step in steps}
-    if max(scores.values(), default=-1.0) < 0:
+    if not (scores := _scores(manager.directory, steps)):
         raise UserError(
             f"checkpoint.best is set, but no checkpoint in {manager.directory} has been "
             "validated: the run was trained without. Leave it out to test the newest."
         )
-    return sorted(steps, key=lambda step: (scores[step], step), reverse=True)
+    return _by_score(steps, scores)
 
 
-def _read_state(manager: ocp.CheckpointManager, step: int, like: State) -> State:
-    """Reads the state of one checkpoint. Raises ValueError if a checksum is wrong."""
-    expected = _read(manager, step, "about", ocp.args.JsonRestore())[CHECKSUMS]
+def _by_score(steps: Iterable[int], scores: Mapping[int, float]) -> list[int]:
+    """Returns steps by falling score, of equal scores the later first, those without one last."""
+    return sorted(steps, key=lambda step: (scores.get(step, -math.inf), step), reverse=True)
+
+
+def _scores(folder: Path, steps: Iterable[int]) -> dict[int, float]:
+    """Returns the scores of the checkpoints that have one and whose score can be read."""
+    scores = {}
+    for step in steps:
+        try:
+            scores[step] = _score(folder / str(step))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return scores
+
+
+def _score(checkpoint: Path) -> float:
+    """Returns the score of one checkpoint. Raises OSError without, ValueError for a broken one."""
+    score = json.loads((checkpoint / METRICS / METRICS).read_text(encoding="utf-8"))[SCORE]
+    if not isinstance(score, int | float):
+        raise ValueError(f"{score!r} is no number")
+    return float(score)
+
+
+def _move_broken_away(folder: Path, warn: Warn) -> None:
+    """Moves what orbax stumbles over out of the folder of checkpoints: broken scores, stray files.
+
+    A checkpoint whose score is broken stays, as one that has not been validated.
+    """
+    for path in sorted(folder.iterdir()):
+        if not path.name.isdigit():
+            continue
+        if not path.is_dir():
+            aside = atomic.move_aside(path, folder.parent / f"damaged_checkpoint_{path.name}")
+            warn(f"{path} is not the folder of a checkpoint. It was moved to {aside}.")
+        elif (path / METRICS).exists():
+            try:
+                _score(path)
+            except (OSError, ValueError, KeyError, TypeError) as e:
+                name = f"damaged_checkpoint_{path.name}_{METRICS}"
+                aside = atomic.move_aside(path / METRICS, folder.parent / name)
+                warn(
+                    f"the validation accuracy of the checkpoint of step {path.name} is damaged "
+                    f"({_line(e)}). It was moved to {aside}, and that checkpoint counts as not "
+                    "validated."
+                )
+
+
+def _read_state(manager: Checkpoints, step: int, like: State) -> State:
+    """Reads the state of one checkpoint. Raises ValueError if a checksum or the step is wrong."""
+    _, expected = _split(_read(manager, step, ABOUT, ocp.args.JsonRestore()))
     state = _read(manager, step, "state", ocp.args.StandardRestore(like))
-    wrong = [name for name, value in checksums(state).items() if expected.get(name) != value]
-    if wrong:
-        raise ValueError(f"the values of {wrong[0]} are not those that were saved")
+    _compare(checksums(state), expected)
+    if int(state.step) != step:
+        raise ValueError(f"it holds step {int(state.step)}")
     return state
 
 
-def best_or_newest_step(workdir: Path) -> int | None:
-    """Returns the step with the best score, or the newest if none has a score.
+def _compare(found: Mapping[str, int], saved: Mapping[str, int]) -> None:
+    """Raises ValueError, which names a leaf, if checksums are not those that were saved."""
+    if wrong := [name for name, value in found.items() if saved.get(name) != value]:
+        raise ValueError(f"the values of {wrong[0]} are not those that were saved")
 
-    Returns None if there is no checkpoint. Changes nothing, so the run may be in progress.
+
+def best_first(workdir: Path) -> list[int]:
+    """Returns the steps of a run folder's checkpoints by falling score, or else the newest first.
+
+    Changes nothing, so the run may be in progress.
     """
-    folder = (workdir / "checkpoints").absolute()
+    folder = workdir / FOLDER
     if not folder.is_dir():
+        return []
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    return _by_score(steps, _scores(folder, steps))
+
+
+def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] | None:
+    """Returns the tuned leaves of the best checkpoint by validation, without scores of the newest,
+    and its description of the run. Returns None if there is no checkpoint.
+
+    If it is damaged, `warn` says so and the one before is read. Changes nothing, so the run may be
+    in progress. Raises UserError if none can be read.
+    """
+    folder = (workdir / FOLDER).absolute()
+    if not (steps := best_first(workdir)):
         return None
-    steps = ocp.utils.checkpoint_steps(folder)
-    scores = {}
-    for step in steps:
-        path = folder / str(step) / "metrics" / "metrics"
-        if path.exists():
-            scores[step] = json.loads(path.read_text(encoding="utf-8"))[SCORE]
-    return (
-        max(scores, key=lambda step: (scores[step], step)) if scores else max(steps, default=None)
-    )
+    faults: dict[int, str] = {}
+    with plain_name(folder) as plain:
+        for step in steps:
+            try:
+                found = _read_tuned(plain / str(step), step)
+            except Exception as e:  # damage surfaces as nearly every kind of exception
+                faults[step] = _line(e).replace(str(plain), str(folder))
+                continue
+            for damaged, fault in faults.items():
+                warn(
+                    f"the checkpoint {folder}/{damaged} is damaged ({fault}). The one of step "
+                    f"{step} is used."
+                )
+            return found
+    raise _all_damaged(folder, faults)
+
+
+def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
+    text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
+    about, expected = _split(json.loads(text))
+    reader = ocp.PyTreeCheckpointer()
+    saved = reader.metadata(checkpoint / "state").item_metadata
+    if saved is None:
+        raise ValueError("its metadata cannot be read")
+    wanted = {"step": saved.tree["step"], "tuned": saved.tree["tuned"]}
+    host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
+    found = reader.restore(checkpoint / "state", args=args)
+    _compare(checksums(State(found["step"], found["tuned"], ())), expected)
+    if int(found["step"]) != step:
+        raise ValueError(f"it holds step {int(found['step'])}")
+    return found["tuned"], about
 
 
 def to_host(state: State) -> State:
@@ -276,36 +426,47 @@ class Cadence:
         self._next = step + processes.from_first(steps)
 
 
-def _newest_first(manager: ocp.CheckpointManager) -> list[int]:
-    return sorted(manager.all_steps(), reverse=True)
+def _newest_first(manager: Checkpoints) -> list[int]:
+    return sorted(manager.orbax.all_steps(), reverse=True)
 
 
-def _about(manager: ocp.CheckpointManager, step: int) -> dict:
-    about = _read(manager, step, "about", ocp.args.JsonRestore())
-    return {key: value for key, value in about.items() if key != CHECKSUMS}
+def _about(manager: Checkpoints, step: int) -> dict:
+    return _split(_read(manager, step, ABOUT, ocp.args.JsonRestore()))[0]
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, item: str, args: ocp.args.CheckpointArgs
-) -> Any:
-    return manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+def _split(about: dict) -> tuple[dict, dict[str, int]]:
+    """Returns a description and the checksums that are saved with it.
+
+    Raises ValueError if it is not the one that was saved; earlier versions saved no checksum of it.
+    """
+    if not isinstance(about, dict) or not isinstance(about.get(CHECKSUMS), dict):
+        raise ValueError("its description is not one of a checkpoint")
+    about = dict(about)
+    sums = about.pop(CHECKSUMS)
+    if sums.get(ABOUT, _about_checksum(about)) != _about_checksum(about):
+        raise ValueError("its description is not the one that was saved")
+    return about, sums
 
 
-def _move_aside(manager: ocp.CheckpointManager, step: int) -> Path:
+def _about_checksum(about: dict) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+
+
+def _read(manager: Checkpoints, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+    return manager.orbax.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+
+def _move_aside(manager: Checkpoints, step: int) -> Path:
     """Moves a damaged checkpoint out of its folder and returns its new path."""
-    folder = Path(manager.directory)
-    aside = folder.parent / f"damaged_checkpoint_{step}"
-    if aside.exists():
-        shutil.rmtree(aside)
-    (folder / str(step)).rename(aside)
-    return aside
+    name = f"damaged_checkpoint_{step}"
+    return atomic.move_aside(manager.directory / str(step), manager.directory.parent / name)
 
 
-def _all_damaged(manager: ocp.CheckpointManager, faults: dict[int, Exception]) -> UserError:
-    lines = "\n  ".join(f"{manager.directory}/{step}: {_line(e)}" for step, e in faults.items())
+def _all_damaged(folder: Path, faults: dict[int, str]) -> UserError:
+    lines = "\n  ".join(f"{folder}/{step}: {fault}" for step, fault in faults.items())
     return UserError(
         f"No checkpoint of this run can be read:\n  {lines}\nRestore them from a copy, delete "
-        f"{manager.directory} to begin anew, or give another --workdir."
+        f"{folder} to begin anew, or give another --workdir."
     )
 
 
@@ -315,13 +476,14 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _writing(manager: Checkpoints) -> Iterator[None]:
     """Turns errors of the block into a DiskError."""
     try:
         yield
     # Orbax writes in the background and re-raises whatever went wrong there.
     except Exception as e:
         raise DiskError(
-            f"Cannot save a checkpoint in {manager.directory}: {_line(e)}. Those that are complete "
-            "are intact: make room, or the folder writable, and run the same command to continue."
+            f"Cannot save a checkpoint in {manager.directory}: {manager.line(e)}. Those that are "
+            "complete are intact: make room, or the folder writable, and run the same command to "
+            "continue."
         ) from e

@@ -17,6 +17,7 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 
 from lift_jax.errors import UserError, unknown
+from lift_jax.storage.names import expand_user
 from lift_jax.weights.author_contents import (
     MASKS,
     Contents,
@@ -52,7 +53,7 @@ def read(
             unexpected, of another shape or not finite, all faults in one message with the
             settings that fit the checkpoint; if aft trains other entries.
     """
-    tensors, held, masks = _open(Path(path).expanduser())
+    tensors, held, masks = _open(expand_user(path))
     table = table_of(shapes, held.layout)
     wanted = contents_of(held.layout, shapes)
     if "aft" in held.tuners and "aft" in wanted.tuners:
@@ -84,7 +85,7 @@ def describe(path: str | Path) -> Contents:
 
     Raises UserError if the file cannot be read or is of another kind.
     """
-    return _open(Path(path).expanduser())[1]
+    return _open(expand_user(path))[1]
 
 
 def write(path: str | Path, leaves: Mapping[str, ArrayLike], layout: str = "lift_plus") -> None:
@@ -93,7 +94,7 @@ def write(path: str | Path, leaves: Mapping[str, ArrayLike], layout: str = "lift
     `layout` is lift or lift_plus. Raises UserError for another layout, for leaves that the layout
     has no name for, and if the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     table = table_of(leaves, layout)
     arrays = {leaf: np.asarray(array, np.float32) for leaf, array in leaves.items()}
     about = {"format": "pt", "layout": layout}

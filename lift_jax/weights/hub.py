@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import logging
 
 from lift_jax.errors import UserError, unknown
+from lift_jax.storage.names import expand_user
 from lift_jax.weights import tokenizer
 from lift_jax.weights.files.source import (
     CONFIG,
@@ -84,7 +85,7 @@ def locate(name: str) -> Path:
     known, _, revision = name.partition("@")
     if known in NAMES:
         return _download(NAMES[known], revision or None)
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if name and path.exists():
         return path
     hub_name = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", name)

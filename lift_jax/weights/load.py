@@ -21,6 +21,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
 from lift_jax.weights.files.source import PREPROCESSOR, Source, open_source
@@ -116,7 +117,7 @@ def sizes(name_or_path: str | Path) -> BackboneConfig:
     """
     if str(name_or_path) == "debug":
         return DEBUG
-    path = hub.DEMO if str(name_or_path) == "demo" else Path(name_or_path).expanduser()
+    path = hub.DEMO if str(name_or_path) == "demo" else expand_user(name_or_path)
     if not path.exists():
         raise UserError(
             f"The backbone {name_or_path} is not on this machine. Give its file or folder, or load "

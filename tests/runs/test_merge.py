@@ -99,18 +99,27 @@ def test_what_cannot_be_merged(tmp_path, capsys):
         merge.write(run, tmp_path / "there")
     with pytest.raises(UserError, match="expected a run folder"):
         merge.write(tmp_path / "no", tmp_path / "merged")
-    about = json.loads((run / "config.json").read_text())
+    saved = run / "checkpoints/2/about/metadata"
+    about, kept = json.loads((run / "config.json").read_text()), saved.read_text()
+    sums = {"checksums": json.loads(kept)["checksums"]}
+    del sums["checksums"]["about"]  # as of an earlier version
     about["data_summary"]["backbone_fingerprint"] = "another"
     about["tuner"]["name"] = "none"
     (run / "config.json").write_text(json.dumps(about))
+    saved.write_text(json.dumps(about | sums))
     with pytest.raises(UserError, match="debug has other weights than that of"):
         merge.write(run, tmp_path / "merged")
     del about["tuner"]["parts"]
     (run / "config.json").write_text(json.dumps(about))
+    saved.write_text(json.dumps(about | sums))
     with pytest.raises(UserError, match="config.json lacks the setting 'parts'"):
         merge.write(run, tmp_path / "merged")
     (run / "config.json").write_text("{")
-    with pytest.raises(UserError, match="Cannot read .*config.json"):
+    saved.write_text(json.dumps(sums))
+    with pytest.raises(UserError, match="config.json: expected JSON"):
+        merge.write(run, tmp_path / "merged")
+    saved.write_text(kept)  # which holds the settings, too
+    with pytest.raises(UserError, match="tuned coop, which cannot be merged"):
         merge.write(run, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 

@@ -119,7 +119,7 @@ def test_the_best_by_validation_is_kept_tested_and_exported(tmp_path):
         found = train_and_test(config, tmp_path)
     assert found["steps"] == 6  # the later of two that are equally good
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert kept == [6, 8] and checkpoint.best_or_newest_step(tmp_path) == 6
+    assert kept == [6, 8] and checkpoint.best_first(tmp_path) == [6, 8]
     assert train_and_test(config, tmp_path) == found  # finished
     config.checkpoint.best = False
     assert train_and_test(config, tmp_path, "evaluate")["steps"] == 8

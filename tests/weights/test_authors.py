@@ -605,7 +605,7 @@ def test_mistakes_of_the_command(run, tmp_path, capsys):
     for flags, words in (
         ([f"--run={tmp_path}/none", f"--to={new}"], "expected a run folder"),
         ([f"--run={tmp_path}", f"--to={new}"], "holds no checkpoint"),
-        ([f"--run={damaged}", f"--to={new}"], "Cannot read the checkpoint"),
+        ([f"--run={damaged}", f"--to={new}"], "No checkpoint of this run can be read"),
         ([f"--run={workdir}", f"--to={there}"], "exists"),
         ([f"--run={workdir}", f"--to={tmp_path}/c.pth.tar"], "must end in .safetensors"),
         ([f"--run={workdir}", f"--to={new}", "--layout=lfit"], "Did you mean 'lift'"),

@@ -11,6 +11,7 @@ from etils import epath
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
+from lift_jax.storage.names import expand_user
 from lift_jax.storage.regular import read_regular
 
 MAX_BYTES = 2**32  # of a text file; the JSON of iNaturalist 2021 has 0.7 GB
@@ -26,7 +27,7 @@ def given(value: str, key: str) -> Path:
     if addresses.is_remote(value):
         addresses.file_system(value)
         return cast(Path, epath.Path(value))
-    return Path(value).expanduser()
+    return expand_user(value)
 
 
 def folder(value: str, key: str = "data.root") -> Path:

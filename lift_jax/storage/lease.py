@@ -1,0 +1,130 @@
+"""One writer an address: claims that processes lay there and renew as long as they live.
+
+Object stores have no locks. So each process writes a small file of its own, .writers/NAME.json, and
+then looks for those of others. One that has not been renewed for `STALE` seconds belongs to a
+process that is gone. Their age is taken from the times that the store gives, of which all are by
+the same clock, so that the clocks of the machines do not matter.
+"""
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lift_jax.errors import UserError
+from lift_jax.storage.lock import describe, this_process
+
+CLAIMS = ".writers"  # the folder of the claims, which is no part of the run
+RENEW = 30.0  # seconds between two renewals of a claim
+STALE = 300.0  # seconds without renewal after which a claim counts no more
+
+
+@contextmanager
+def one_writer(fs: Any, root: str, address: str) -> Iterator[Callable[[], bool]]:
+    """Keeps other processes from writing at an address, and yields a function that returns True as
+    long as this process may write there.
+
+    Of two that begin in the same second both may be refused. Raises UserError at once, naming the
+    holder, if another process writes there, and if the address cannot be written.
+
+    Args:
+        fs, root: fsspec's file system of the address, and the path in it.
+        address: for messages.
+    """
+    own = f"{root}/{CLAIMS}/{uuid.uuid4().hex}.json"
+    claim = json.dumps({**this_process(), "machine": _machine()}).encode()
+    try:
+        fs.makedirs(f"{root}/{CLAIMS}", exist_ok=True)
+        fs.pipe_file(own, claim)
+        holder = _living(fs, root, own)
+    except Exception as error:  # every kind of file system has errors of its own
+        _remove(fs, own)
+        raise UserError(f"Cannot write to {address} (--workdir): {error}") from error
+    if holder is not None:
+        _remove(fs, own)
+        raise UserError(
+            f"{address} is being written by {describe(holder)}. Wait until it ends, stop it, or "
+            f"give another folder. (If it is gone, try again in {STALE / 60:g} minutes.)"
+        )
+    done, renewed = threading.Event(), [time.monotonic()]
+    thread = threading.Thread(target=_renew, args=(fs, own, claim, done, renewed), daemon=True)
+    thread.start()
+    try:
+        yield lambda: time.monotonic() - renewed[-1] < STALE
+    finally:
+        done.set()
+        thread.join()
+        _remove(fs, own)
+
+
+def _living(fs: Any, root: str, own: str) -> dict[str, Any] | None:
+    """Returns who else writes at an address, None for nobody. Removes the claims of the dead."""
+    fs.invalidate_cache()
+    now = fs.modified(own)
+    for path in map(str, fs.ls(f"{root}/{CLAIMS}", detail=False)):
+        if path.rpartition("/")[2] == own.rpartition("/")[2]:
+            continue
+        holder: dict[str, Any] = {}
+        try:
+            age = (now - fs.modified(path)).total_seconds()
+            holder = json.loads(fs.cat_file(path))
+        except FileNotFoundError:
+            continue  # ended meanwhile
+        except ValueError:  # it is being written
+            age = 0.0
+        if age < STALE and not _is_dead(holder):
+            return {key: holder.get(key, "?") for key in ("host", "process", "since")}
+        _remove(fs, path)
+    return None
+
+
+def _renew(fs: Any, own: str, claim: bytes, done: threading.Event, renewed: list[float]) -> None:
+    """Renews a claim until `done` is set, and appends each time to `renewed`.
+
+    Ends early if another process has removed the claim, which it does with a stale one.
+    """
+    while not done.wait(RENEW):
+        now = time.monotonic()
+        try:
+            fs.invalidate_cache()
+            if not fs.exists(own):
+                renewed.append(-STALE)
+                return
+            fs.pipe_file(own, claim)
+        except Exception:  # no network for a while: the next renewal tries again
+            continue
+        renewed.append(now)
+
+
+def _remove(fs: Any, path: str) -> None:
+    try:
+        fs.rm_file(path)
+    except Exception:  # it is gone, or will count as stale
+        pass
+
+
+def _machine() -> str:
+    """Returns what processes share that see each other: boot of the machine, and process table."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Returns True if a holder ran on this machine and does no more; False if that is unknown."""
+    if not holder.get("machine") or holder["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return False

@@ -1,0 +1,68 @@
+"""Names of files and folders as data: any name that the system allows is taken letter by letter."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lift_jax.errors import UserError
+from lift_jax.storage.cache import cache_folder
+
+# Names in which no library sees a pattern, an address or a format. Orbax looks for its files by
+# glob patterns that begin with the folder's own name, and etils takes /gs/x for gs://x.
+PLAIN = re.compile(r"(/[\w.+=,@ -]+)+")
+ADDRESSES = re.compile(r"/(gs|s3|az|hf)(/|$)")
+
+
+def expand_user(given: str | os.PathLike[str]) -> Path:
+    """Returns a path that a user typed, with ~ and ~user at its start replaced by the home folder.
+
+    A ~ that names nobody's home is a letter like others, and so is that of "./~".
+    """
+    path = Path(os.path.expanduser(given))
+    # `Path` drops "./", so the path is made absolute lest it be expanded a second time
+    return path.absolute() if str(path).startswith("~") else path
+
+
+def is_plain(path: Path) -> bool:
+    """Returns True if no library reads more into an absolute path than its letters."""
+    return bool(PLAIN.fullmatch(str(path))) and not ADDRESSES.match(str(path))
+
+
+@contextmanager
+def plain_name(folder: Path) -> Iterator[Path]:
+    """Yields an absolute path of a folder in which no library sees anything but letters.
+
+    That is its own path, or a link to the folder, which is removed at the end. Raises UserError if
+    there is no place for such a link.
+    """
+    folder = folder.absolute()
+    if is_plain(folder):
+        yield folder
+        return
+    place = _place_of_links(folder)
+    try:
+        link = place / "folder"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # the link, not what it leads to
+
+
+def _place_of_links(folder: Path) -> Path:
+    """Makes a new folder with a plain path, outside of those that systems empty if it can be."""
+    for parent in (cache_folder() / "links", Path(tempfile.gettempdir()), Path("/tmp")):
+        if is_plain(parent.absolute()):
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+                return Path(tempfile.mkdtemp(dir=parent.absolute()))
+            except OSError:
+                continue
+    raise UserError(
+        f"{str(folder)!r} has letters in its name that orbax, which saves checkpoints, gives a "
+        "meaning, and neither the cache folder ($XDG_CACHE_HOME) nor /tmp has room for a link to "
+        "it. Give another run folder, or make one of those writable."
+    )
