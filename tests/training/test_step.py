@@ -25,6 +25,8 @@ from lift_jax.training.optimizer import freeze, schedule, sgd
 from lift_jax.training.step import make_train_step
 from lift_jax.tuners import attach, rules
 
+several = pytest.mark.skipif(jax.device_count() < 2, reason="a single device: nothing is split")
+
 
 def classifier(weight, names=("adaptformer",), **options):
     clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
@@ -239,6 +241,7 @@ def test_the_optax_mask_and_the_split_agree(names):
     assert isinstance(optax.apply_updates(whole, updates), dict)
 
 
+@several
 def test_ensemble_is_the_mean_of_the_logits_and_stays_sharded():
     rng = np.random.default_rng(1)
     model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32))
@@ -256,6 +259,7 @@ def test_ensemble_is_the_mean_of_the_logits_and_stays_sharded():
     np.testing.assert_allclose(logits, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
 
 
+@several
 def test_only_tuned_gradients_cross_the_devices():
     """The compiled data-parallel step's collectives move the tuned gradients and three scalars."""
     import re
