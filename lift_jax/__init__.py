@@ -37,9 +37,16 @@ def __getattr__(name: str):
 
 # `python -m lift_jax.NAME` imports this package first, while argv[0] is "-m"
 RUNNABLE = ("lift_jax", "lift_jax.__main__", "lift_jax.main", "lift_jax.demo.pretrain")
-if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:
+PROGRAMS = ("lift-jax", "lift_jax/__main__.py", "lift_jax/main.py")  # also argv[0] of their workers
+_program = sys.argv[0] if sys.argv else ""
+_module = ""
+if _program == "-m" and "-m" in sys.orig_argv:
     _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:
-        from lift_jax.commands.dispatch import redirect
+if _module.partition(".")[0] == "lift_jax" or _program.replace("\\", "/").endswith(PROGRAMS):
+    from lift_jax.commands.ending import handle_interrupts
 
-        redirect(_module, sys.orig_argv)
+    handle_interrupts()
+if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:
+    from lift_jax.commands.dispatch import redirect
+
+    redirect(_module, sys.orig_argv)

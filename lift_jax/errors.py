@@ -1,6 +1,5 @@
 """The one exception that means "the user can mend this", and the messages for mistyped names."""
 
-import difflib
 import sys
 from collections.abc import Iterable
 
@@ -14,6 +13,8 @@ class UserError(Exception):
 
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Returns the known names that `name` was most likely meant to be, best first."""
+    import difflib  # imported here because every command imports this module
+
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
 
 

@@ -12,11 +12,11 @@ runs of a table of the papers; both continue as well.
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 
 from lift_jax.commands import shared
+from lift_jax.commands.ending import leave, stop
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.settings.config_file import ConfigFile
 
@@ -82,12 +82,10 @@ def run(flags: argparse.Namespace) -> None:
         status = fail(e)
         if isinstance(e, DiskError) or exchange.count() > 1:
             # else libraries tell of the same disk on their way out, or JAX waits for the others
-            sys.stdout.flush()
-            os._exit(status)
+            leave(status)
         raise SystemExit(status) from None
     except KeyboardInterrupt:
-        print("\nStopped. Run the same command to continue from the last checkpoint.")
-        raise SystemExit(130) from None
+        stop("Stopped. Run the same command to continue from the last checkpoint.")
 
 
 def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:

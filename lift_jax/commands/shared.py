@@ -1,13 +1,13 @@
 """Helpers of all commands: one way of parsing, and one line for each mistake of a user."""
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from lift_jax.commands.ending import errors_as_lines
 from lift_jax.errors import UserError, fail, near
 from lift_jax.parallel import entry
 from lift_jax.settings.config_file import (
@@ -139,19 +139,6 @@ def define_tuners(file: str | None) -> None:
     """
     if file:
         run_file(find(split_argument(file)[0]))
-
-
-@contextlib.contextmanager
-def errors_as_lines() -> Iterator[None]:
-    """Ends the program without a trace: a mistake of the user with a line and exit status 2, Ctrl-C
-    with 130."""
-    try:
-        yield
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        os._exit(130)  # one that came while XLA compiled lets the usual end of the program crash
 
 
 def use_compile_cache() -> None:

@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -316,7 +317,11 @@ def _own(batch: Batch) -> Batch:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends this worker process when the one that started it is gone, also if that was killed."""
+    """Ends this worker process when the one that started it is gone, also if that was killed.
+
+    Ctrl-C reaches all processes of a terminal; a worker leaves it to the one that started it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
