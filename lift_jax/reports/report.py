@@ -13,7 +13,7 @@ from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
-from lift_jax.storage import atomic
+from lift_jax.storage import atomic, lock
 from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
@@ -50,7 +50,7 @@ def write(workdir: str | Path) -> Path:
             f"{run.workdir}: {', '.join(changed)} is not what the run wrote. Run the run's command "
             "again to make it anew."
         )
-    with folder.writing(run.workdir), atomic.disk_errors(run.workdir):
+    with lock.one_writer(run.workdir), atomic.disk_errors(run.workdir):
         return _write(run)
 
 
@@ -98,7 +98,7 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot make the folder (--out): {error.strerror}.") from error
-    with folder.writing(out), atomic.disk_errors(out):
+    with lock.one_writer(out), atomic.disk_errors(out):
         return _write_comparison(out, runs, bars)
 
 

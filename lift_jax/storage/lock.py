@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
 
     Raises UserError at once, naming the holder, if another process writes there.
     """
-    lock = filelock.FileLock(folder / f".writer{part}.lock", fallback_to_soft=False)
+    file = folder / f".writer{part}.lock"
+    lock = filelock.FileLock(file, fallback_to_soft=False)
     about = folder / f".writer{part}.json"
     place = about.resolve()
     if place in _HELD:
@@ -41,7 +42,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         return
     try:
         with atomic.disk_errors(folder):
-            atomic.make_way(folder / f".writer{part}.lock")
+            atomic.make_way(file)
             lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
@@ -63,7 +64,9 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         yield
     finally:
         _HELD.discard(place)
-        about.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only; both files may stay
+            about.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)  # filelock sees that a file it waited for is no more
         lock.release()
 
 

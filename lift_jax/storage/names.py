@@ -1,4 +1,4 @@
-"""Names of files and folders as data: any name that the system allows is taken letter by letter."""
+"""Names of files and folders as data: any name that the system allows is taken by the letter."""
 
 import os
 import re
