@@ -1,7 +1,6 @@
 """The run folder: whether a run may go on in it, and what a finished one says."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.evaluation.metrics import NAMES
 from lift_jax.evaluation.tables import result_names
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
+from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage import atomic
 from lift_jax.storage.addresses import is_remote
+from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training.monitor import StepRecord
 
 CONFIG, METRICS = "config.json", "metrics.json"
@@ -96,13 +97,13 @@ def check_content(saved: dict, about: dict, workdir: Path) -> None:
 def stored_metrics(workdir: Path, written: Mapping[str, Any]) -> dict | None:
     """Returns the results in the folder, if they were made by the same test settings."""
     try:
-        about = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = read_json(workdir / CONFIG, most_bytes=RUN_BYTES)
+        found = read_json(workdir / METRICS, most_bytes=RUN_BYTES)
+    except UserError:
         return None  # not tested yet, or a file that somebody changed: test again
-    now = written
-    same = about.get("test") == now["test"]
-    same &= about.get("checkpoint", {}).get("best") == now["checkpoint"]["best"]
+    now, kept = written, about.get("checkpoint")
+    same = about.get("test") == now["test"] and isinstance(kept, dict)
+    same = same and kept.get("best") == now["checkpoint"]["best"]
     return found if same and found.get("test") else None
 
 
@@ -168,23 +169,8 @@ def load(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
-    path = workdir / "config.json"
-    config = _read_json(path, ("data_summary", "label", *(group for group, _ in TITLE)))
-    summary = config.pop("data_summary")
-    if not isinstance(summary, dict) or "class_names" not in summary:
-        raise UserError(f"{path}: expected data_summary to hold class_names.")
-    for group, key in TITLE:
-        if not isinstance(config[group], dict) or key not in config[group]:
-            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
-    always = [key for key in RESULTS if key not in ADJUSTED]
-    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
-    metrics |= _read_json(workdir / "metrics.json", (*always, *FACTS))
-    for key in RESULTS:
-        if metrics[key] is not None and (missing := set(NAMES) - set(metrics[key])):
-            missing = ", ".join(sorted(missing))
-            raise UserError(f"{workdir / 'metrics.json'}: expected {missing} in {key}, found none.")
-    if all(metrics[key] is None for key in RESULTS):
-        raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
+    config, summary = read_config(workdir)
+    metrics = read_metrics(workdir / METRICS)
     rows = _read_classes(workdir / "per_class.csv", class_columns(metrics))
     if len(rows) != len(summary["class_names"]):
         raise UserError(
@@ -211,6 +197,69 @@ def load(workdir: str | Path) -> Run:
         raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
 
 
+def read_config(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the settings of a run by group, and the summary of its data.
+
+    Raises UserError, which names file and key, for a config.json that is broken, or whose classes
+    are no texts.
+    """
+    path = workdir / CONFIG
+    config = _read_json(path, ("data_summary", "label", *(group for group, _ in TITLE)))
+    summary = config.pop("data_summary")
+    if not isinstance(summary, dict) or "class_names" not in summary:
+        raise UserError(f"{path}: expected data_summary to hold class_names.")
+    names = summary["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{path}: data_summary.class_names is {shown(names)}; expected a list of texts."
+        )
+    for group in SETTING_GROUPS:
+        if group in config and not isinstance(config[group], dict):
+            raise UserError(
+                f"{path}: {group} is {shown(config[group])}; expected a group of settings."
+            )
+    for group, key in TITLE:
+        if key not in config[group]:
+            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
+        if not isinstance(config[group][key], str):
+            raise UserError(f"{path}: {group}.{key} is {shown(config[group][key])}; expected text.")
+    if not isinstance(config["label"], str):
+        raise UserError(f"{path}: label is {shown(config['label'])}; expected text.")
+    return config, summary
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Returns a run's metrics.json, with None for the results that it does not have.
+
+    Raises UserError, which names file and key, for a file that is broken or has no result.
+    """
+    always = [key for key in RESULTS if key not in ADJUSTED]
+    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
+    metrics |= _read_json(path, (*always, *FACTS))
+    for key in RESULTS:
+        values = metrics[key]
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {key} is {shown(values)}; expected a result.")
+        if missing := set(NAMES) - set(values):
+            missing = ", ".join(sorted(missing))
+            raise UserError(f"{path}: expected {missing} in {key}, found none.")
+        for name in NAMES:
+            _check_number(path, f"{key}.{name}", values[name])
+    for key in FACTS:
+        _check_number(path, key, metrics[key])
+    if all(metrics[key] is None for key in RESULTS):
+        raise UserError(f"{path}: expected at least one result, found none.")
+    return metrics
+
+
+def _check_number(path: Path, key: str, value: Any) -> None:
+    """Raises UserError unless a value is a number, or null for one that there is not."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"{path}: {key} is {shown(value)}; expected a number.")
+
+
 def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the columns of per_class.csv; results that are absent or None may have none."""
     adjusted = [key for key in ADJUSTED if found.get(key) is not None]
@@ -218,16 +267,7 @@ def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read: {error.strerror}. A finished run writes it."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON; {error}.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {str(value)[:60]}.")
+    value = read_json(path, most_bytes=RUN_BYTES, remedy="A finished run writes it.")
     if missing := [key for key in keys if key not in value]:
         raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
     return value

@@ -1,6 +1,5 @@
 """The classifier of a run folder, restored without the images that it was trained on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
@@ -108,14 +107,15 @@ def read_settings(run: Path) -> tuple[Settings, tuple[str, ...], str]:
     """
     file = run / folder.CONFIG
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        summary = about.pop("data_summary")
-        names, backbone_fingerprint = summary["class_names"], summary["backbone_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        about, summary = folder.read_config(run)
+    except UserError as e:
+        raise UserError(f"{e} Put back the file that the run wrote.") from e
+    backbone_fingerprint = summary.get("backbone_fingerprint")
+    if not isinstance(backbone_fingerprint, str):
         raise UserError(
-            f"Cannot read {file}, which holds the settings and classes of the run: {e}. Put back "
-            "the file that the run wrote."
-        ) from e
+            f"{file}: data_summary.backbone_fingerprint is {shown(backbone_fingerprint)}; expected "
+            "text. Put back the file that the run wrote."
+        )
     for key in all_entries():
         group, _, name = key.rpartition(".")
         if name not in (about.get(group, {}) if group else about):
@@ -123,4 +123,8 @@ def read_settings(run: Path) -> tuple[Settings, tuple[str, ...], str]:
                 f"{file} lacks the setting {name!r} ({key}): another version of lift_jax wrote it. "
                 "Use that version, or add the setting (`lift-jax settings` lists them all)."
             )
-    return parse(about), tuple(names), backbone_fingerprint
+    try:
+        settings = parse(about)
+    except UserError as e:
+        raise UserError(f"{file}: {e}") from e
+    return settings, tuple(summary["class_names"]), backbone_fingerprint

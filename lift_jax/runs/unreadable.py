@@ -43,5 +43,5 @@ def _read_list(path: Path) -> Mapping[tuple[str, str], str]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return {(row["split"], row["path"]): row["cause"] for row in csv.DictReader(file)}
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError, csv.Error):
         return {}

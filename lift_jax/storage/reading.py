@@ -1,7 +1,7 @@
 """Reading of files from outside: text and JSON within limits of size, depth and numbers.
 
-A file that somebody else wrote may hold anything. What these functions return is plain: valid UTF-8,
-no key twice, no number that a float or 64 bits cannot hold, and no nesting beyond `DEEPEST`.
+A file that somebody else wrote may hold anything. What these functions return is plain: valid
+UTF-8, no key twice, no number that a float or 64 bits cannot hold, and no nesting beyond `DEEPEST`.
 """
 
 import json
@@ -16,6 +16,7 @@ from lift_jax.errors import UserError
 
 MEGABYTE = 10**6
 CONFIG_BYTES = 64 * MEGABYTE  # configs, indexes and metadata: a thousand times the usual size
+RUN_BYTES = 500 * MEGABYTE  # files of a run folder, which name every class
 DATA_BYTES = 4_000 * MEGABYTE  # lists of images; those of iNaturalist 2021 have 1 GB
 DEEPEST = 100  # objects and lists inside each other
 LONGEST_INTEGER = 20  # characters: 64 bits, signed or not
@@ -103,8 +104,7 @@ def parse_json(content: str | bytes, where: str, kind: type = dict, remedy: str 
     text = decode(content, where, remedy) if isinstance(content, bytes) else content
     if _deeper(raw):
         raise UserError(
-            f"{where} nests lists or objects more than {DEEPEST} deep; expected plain JSON. "
-            f"{remedy}".strip()
+            f"{where} is not JSON: lists or objects nest more than {DEEPEST} deep. {remedy}".strip()
         )
     try:
         value = json.loads(

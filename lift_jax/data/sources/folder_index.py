@@ -17,10 +17,10 @@ import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses, cache
+from lift_jax.storage.reading import DATA_BYTES, read_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LARGE = 10_000  # images; fewer are found faster than asked about
@@ -185,13 +185,16 @@ def _cache_file(root: Path) -> Path:
 def _remembered(file: Path, root: Path) -> dict[str, list[str]] | None:
     """Returns the classes that are kept, None where there are none or a directory has changed."""
     try:
-        kept: Any = json.loads(file.read_bytes())
+        kept = read_json(file, most_bytes=DATA_BYTES)
         if (kept["version"], kept["root"]) != (VERSION, os.path.abspath(root)):
             return None
         if any(_stamp(root / below) != stamp for below, stamp in kept["stamps"].items()):
             return None
-        return kept["classes"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = kept["classes"]
+        lists = [images for images in found.values() if isinstance(images, list)]
+        whole = len(lists) == len(found) and all(isinstance(p, str) for each in lists for p in each)
+        return found if whole else None
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # none yet, or not one of ours: the tree is read
 
 

@@ -10,7 +10,7 @@ from typing import cast
 from etils import epath
 
 from lift_jax.errors import UserError
-from lift_jax.storage import addresses
+from lift_jax.storage import addresses, reading
 
 
 def given(value: str, key: str) -> Path:
@@ -52,17 +52,9 @@ def file(root: Path, value: str, key: str) -> Path:
 def read_text(path: Path) -> str:
     """Returns the text of a file in UTF-8, a byte-order mark dropped.
 
-    Raises UserError where it cannot be read, is not UTF-8 or is blank.
+    Raises UserError where it cannot be read, is too large, is not UTF-8 or is blank.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"Cannot read the text file {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}."
-            " Save it as UTF-8."
-        ) from error
+    text = reading.read_text(path, reading.DATA_BYTES)
     if not text.strip():
         raise UserError(f"The text file {path} is empty.")
     return text
