@@ -127,7 +127,7 @@ def sizes(name_or_path: str | Path) -> BackboneConfig:
     if described is not None:
         return described[0]
     source = open_source(path)
-    return conversion.format_of(source).read_config(source)
+    return conversion.read_sizes(source, conversion.format_of(source))
 
 
 def convert(

@@ -183,7 +183,7 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
             + ". Give heads= to load_backbone, or --heads= to lift-jax convert."
         )
     return VisionConfig(
-        resolution=round((tokens - 1) ** 0.5) * patch,
+        resolution=round(max(0, tokens - 1) ** 0.5) * patch,
         patch=patch,
         width=width,
         layers=bare.depth(source, "blocks."),
