@@ -68,6 +68,8 @@ DEPTHS = {
     for name in NAMES
     if any(part in name for part in ("_l14", "_l16", "_h14"))
 }
+# What the hub's client raises where a reply is JSON of another kind than a hub's.
+OTHER_REPLY = (TypeError, LookupError, AttributeError, AssertionError)
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 
 # the files that are read beside the weights
@@ -144,10 +146,7 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
         if chosen.endswith(".index.json"):
             for shard in shard_names(read_json(file), str(file)):
                 fetch(shard)
-    # the last three are errors of the client where the hub's reply is JSON of another kind
-    except (
-        httpx2.HTTPError, OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError
-    ) as e:  # fmt: skip
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError, *OTHER_REPLY) as e:
         raise _failure(repository, revision, e) from e
     return file.parent
 
@@ -219,7 +218,7 @@ def _failure(repository: str, revision: str | None, error: Exception) -> UserErr
             f"The cache {cache} cannot be written: make room there, or set HF_HOME to a folder on "
             "another disk."
         )
-    elif isinstance(cause, json.JSONDecodeError | TypeError | LookupError | AttributeError):
+    elif isinstance(cause, (json.JSONDecodeError, *OTHER_REPLY)):
         remedy = f"Its reply is not that of a hub: check {constants.ENDPOINT} (HF_ENDPOINT)."
     elif isinstance(cause, ValueError):
         remedy = "Check the name: expected owner/repository or owner/repository@revision."

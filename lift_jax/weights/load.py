@@ -200,7 +200,14 @@ def _load(file: Path, place: Place) -> Backbone:
     config, checksums = described
     for note in config.notes:
         logging.info(note)
-    return _assemble(config, native.load(file, checksums, place), checksums)
+    leaves = native.load(file, checksums, place)
+    shapes = {path: leaf.shape for path, leaf in abstract(config).items()}
+    if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
+        raise UserError(
+            f"{file}: its weights have other names or shapes than its sizes say. Delete the file "
+            "and convert it again."
+        )
+    return _assemble(config, leaves, checksums)
 
 
 def _assemble(config: BackboneConfig, leaves: tree.Tree, checksums: dict[str, str]) -> Backbone:

@@ -189,6 +189,8 @@ def _config(raw: Any) -> BackboneConfig:
 
     Raises TypeError, KeyError or ValueError for other fields or values.
     """
+    if not isinstance(raw, dict) or not isinstance(raw["vision"], dict):
+        raise TypeError(f"the config is {shown(raw)}")
     kind = VisionConfig if "patch" in raw["vision"] else ResNetConfig
     text = None if raw["text"] is None else _sizes(TextConfig, raw["text"])
     towers = {"vision": _sizes(kind, raw["vision"]), "text": text}
@@ -201,6 +203,8 @@ def _sizes(kind: type, raw: dict[str, Any], made: Mapping[str, Any] | None = Non
 
     Raises TypeError for a value of another type than its field's, and for other fields.
     """
+    if not isinstance(raw, dict):
+        raise TypeError(f"the sizes of a {kind.__name__} are {shown(raw)}")
     hints = typing.get_type_hints(kind)
     values = dict(made or {})
     for key, value in raw.items():

@@ -78,7 +78,7 @@ def shard_names(index: dict[str, Any], where: str) -> list[str]:
     if len(names) > MOST_SHARDS:
         raise UserError(f"{where} names {len(names)} shards; expected at most {MOST_SHARDS}.")
     for name in names:
-        if Path(name).name != name or "\0" in name:
+        if name == ".." or Path(name).name != name or "\0" in name:
             raise UserError(
                 f"{where} names a shard outside its folder: {name!r}. Move the shard into the "
                 "folder of the index and correct the name."
