@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterable
 
+LONGEST_NAME = 500  # characters of what may be a mistyped name
+
 
 class UserError(Exception):
     """A mistake in the input: commands print its message alone, without a stack trace.
@@ -13,6 +15,8 @@ class UserError(Exception):
 
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Returns the known names that `name` was most likely meant to be, best first."""
+    if len(name) > LONGEST_NAME:
+        return []  # no name at all, and the comparison would take long
     import difflib  # imported here because every command imports this module
 
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
@@ -23,7 +27,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     meant = near(name, known)
     guess = f" Did you mean {' or '.join(repr(m) for m in meant)}?" if meant else ""
-    return UserError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")
+    return UserError(f"Unknown {kind} {shown(name)}.{guess} Known: {', '.join(known)}.")
+
+
+def shown(value: object) -> str:
+    """Returns a value as messages show it: in one line, cut after 80 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deep nesting
+        return f"{type(value).__name__} too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class DiskError(UserError):

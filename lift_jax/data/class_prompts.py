@@ -1,12 +1,11 @@
 """The texts that describe each class to the text tower: one or several a class (LIFT, table 13)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lift_jax.errors import UserError, near
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.reading import DATA_BYTES, read_json
 
 ENSEMBLE = Path(__file__).with_name("class_prompts.txt")
 
@@ -38,7 +37,9 @@ def _spelled(name: str) -> str:
 
 
 def _read_descriptors(class_names: Sequence[str], path: Path) -> list[list[str]]:
-    by_class = {_spelled(name): phrases for name, phrases in _read_object(path).items()}
+    remedy = "head.descriptors is a file {class name: [phrase, ...]}."
+    given = read_json(path, most_bytes=DATA_BYTES, remedy=remedy)
+    by_class = {_spelled(name): phrases for name, phrases in given.items()}
     missing = [name for name in class_names if _spelled(name) not in by_class]
     if missing:
         listed = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
@@ -59,19 +60,3 @@ def _read_descriptors(class_names: Sequence[str], path: Path) -> list[list[str]]
                 f"{str(phrases)[:60]!r}."
             )
     return [by_class[_spelled(name)] for name in class_names]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises UserError if there is none."""
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UserError(f"Cannot read {path} (head.descriptors): {e.strerror}.") from e
-    except ValueError as e:  # JSONDecodeError, or UnicodeDecodeError
-        raise UserError(f"{path} (head.descriptors) is not JSON in UTF-8: {e}.") from e
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} (head.descriptors): expected an object, {{class name: [phrase, ...]}}; found "
-            f"{str(content)[:60]!r}."
-        )
-    return content

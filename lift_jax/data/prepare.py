@@ -29,15 +29,18 @@ from lift_jax.data import fingerprint
 from lift_jax.data.images.decode import Picture, open_image
 from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.storage import lock
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.reading import DATA_BYTES, read_json
 
 SHARD = 512  # images in a shard
 QUALITY, COLOURS = 92, "420"  # of JPEG: colours at half the resolution, as in most photographs
 INDEX = "prepared.json"
+PLAN = {"stamp": str, "size": int, "quality": int, "count": int}  # keys of the index
+PART = {"name": str, "bytes": int, "crc32": int}  # and those of each of its shards
 HEADER = struct.Struct("<II")  # height and width of the original image; 0 and 0 if unreadable
 
 
@@ -119,16 +122,11 @@ def use(data: Dataset, prepared: str) -> Dataset:
     if prepared == "none" or not isinstance(images, EncodedImages):
         return data
     folder = folder_of(images, prepared)
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        files = [folder / shard["name"] for shard in index["shards"]]
-        sizes = [shard["bytes"] for shard in index["shards"]]
-    except FileNotFoundError:
+    if not os.path.lexists(folder / INDEX):
         return data
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / INDEX} is damaged ({error}). Delete {folder} and prepare it again."
-        ) from error
+    index = _read_plan(folder / INDEX, ("shards",))
+    files = [folder / shard["name"] for shard in index["shards"]]
+    sizes = [shard["bytes"] for shard in index["shards"]]
     why = ""
     if index["stamp"] != _stamp(images):
         why = "the images have changed since"
@@ -151,12 +149,31 @@ def _stamp(images: EncodedImages) -> str | None:
 # --- preparation ---
 
 
+def _read_plan(path: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns what a folder was or is to be prepared by. Raises UserError for a damaged file.
+
+    `more` names the keys beside those of the plan.
+    """
+    remedy = f"Delete {path.parent} and prepare it again."
+    found = read_json(path, most_bytes=DATA_BYTES, remedy=remedy)
+    kinds = PLAN | {key: list for key in more}
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind:
+            raise UserError(f"{path} is damaged: {key} is {shown(found.get(key))}. {remedy}")
+    for shard in found["shards"] if more else ():
+        if not isinstance(shard, dict) or any(type(shard.get(k)) is not t for k, t in PART.items()):
+            raise UserError(f"{path} is damaged: a shard is {shown(shard)}. {remedy}")
+        if "/" in shard["name"] or "\0" in shard["name"]:
+            raise UserError(f"{path} names a shard outside its folder: {shard['name']!r}. {remedy}")
+    return found
+
+
 def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) -> None:
     """Raises UserError if a folder was begun with other images or another size."""
     for path in files:
         if not path.exists():
             continue
-        found = json.loads(path.read_text())
+        found = _read_plan(path)
         if found["stamp"] != plan["stamp"]:
             raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
         if any(found[key] != plan[key] for key in plan):
@@ -230,7 +247,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
 
 def check(folder: Path) -> None:
     """Checks the shards of a prepared split. Raises UserError if a checksum is wrong."""
-    for shard in json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]:
+    for shard in _read_plan(folder / INDEX, ("shards",))["shards"]:
         if (found := _crc(folder / shard["name"])) != shard["crc32"]:
             raise UserError(
                 f"{folder / shard['name']} is damaged: its checksum (CRC-32) is {found:08x}, not "

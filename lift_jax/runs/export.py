@@ -1,6 +1,5 @@
 """The tuned weights of a run folder, as they are and under the names of the authors' code."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training import checkpoint
 from lift_jax.weights import authors
 
@@ -39,8 +39,8 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
 def read_mask(run: Path) -> str:
     """Returns the setting tuner.mask of a run. Raises UserError if config.json does not hold it."""
     try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))["tuner"]["mask"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        return read_json(run / "config.json", most_bytes=RUN_BYTES)["tuner"]["mask"]
+    except (UserError, KeyError, TypeError) as e:
         raise UserError(
             f"{run / 'config.json'} does not hold the setting tuner.mask, by which aft has chosen "
             "its entries. Put back the file that the run wrote."

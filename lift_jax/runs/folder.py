@@ -1,7 +1,6 @@
 """The run folder: checks before a run continues in it, and the contents of a finished one."""
 
 import csv
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,15 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.evaluation.metrics import NAMES
 from lift_jax.evaluation.tables import result_names
 from lift_jax.parallel import processes
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
+from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage import atomic, lock
 from lift_jax.storage.addresses import is_remote
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training.monitor import StepRecord
 
 CONFIG, METRICS, PER_CLASS = "config.json", "metrics.json", "per_class.csv"
@@ -131,7 +132,7 @@ def stored_metrics(
         return None
     same = run.config.get("test") == written["test"]
     same &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]
-    found = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
+    found = read_json(workdir / METRICS, most_bytes=RUN_BYTES)
     return found if same and found.get("test") else None
 
 
@@ -149,9 +150,9 @@ def changed_files(workdir: Path) -> list[str]:
     if not os.path.lexists(path):
         return []
     try:
-        sums = json.loads(path.read_text(encoding="utf-8"))
+        sums = read_json(path)
         return [name for name in SEALED if sums.get(name) != _crc(workdir / name)]
-    except (OSError, ValueError, AttributeError):
+    except (UserError, OSError):
         return [SUMS]
 
 
@@ -173,6 +174,7 @@ def mend_config(workdir: Path, saved: dict[str, Any], warn: Callable[[str], None
     path = workdir / CONFIG
     try:
         about = _read_json(path, ())
+        checked_config(path, about)
         wrong = [line for line in changes(saved, about, FREE) if ": 'absent' -> " not in line]
     except UserError as e:
         if "data_summary" not in saved:
@@ -250,26 +252,8 @@ def load(workdir: str | Path) -> Run:
     workdir = expand_user(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: expected a run folder (--workdir of a run), found none.")
-    path = workdir / "config.json"
-    config = _read_json(path, ("data_summary", "label", *(group for group, _ in TITLE)))
-    summary = config.pop("data_summary")
-    if not isinstance(summary, dict) or "class_names" not in summary:
-        raise UserError(f"{path}: expected data_summary to hold class_names.")
-    for group, key in TITLE:
-        if not isinstance(config[group], dict) or key not in config[group]:
-            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
-    always = [key for key in RESULTS if key not in ADJUSTED]
-    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
-    metrics |= _read_json(workdir / "metrics.json", (*always, *FACTS))
-    for key in RESULTS:
-        if metrics[key] is None:
-            continue
-        if not isinstance(metrics[key], dict) or "overall" not in metrics[key]:
-            raise UserError(f"{workdir / 'metrics.json'}: expected overall in {key}, found none.")
-        # a run of an older version lacks the numbers that were added since
-        metrics[key] = dict.fromkeys(NAMES) | metrics[key]
-    if all(metrics[key] is None for key in RESULTS):
-        raise UserError(f"{workdir / 'metrics.json'}: expected at least one result, found none.")
+    config, summary = checked_config(workdir / CONFIG, _read_json(workdir / CONFIG, ()))
+    metrics = read_metrics(workdir / METRICS)
     rows = _read_classes(workdir / "per_class.csv", class_columns(metrics))
     if len(rows) != len(summary["class_names"]):
         raise UserError(
@@ -296,6 +280,69 @@ def load(workdir: str | Path) -> Run:
         raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
 
 
+def checked_config(path: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the settings by group and the summary of the data, of the content of config.json.
+
+    Raises UserError, which names file and key, if groups or types are not those of a config.
+    """
+    config = dict(about)
+    _require(path, config, ("data_summary", "label", *(group for group, _ in TITLE)))
+    summary = config.pop("data_summary")
+    if not isinstance(summary, dict) or "class_names" not in summary:
+        raise UserError(f"{path}: expected data_summary to hold class_names.")
+    names = summary["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{path}: data_summary.class_names is {shown(names)}; expected a list of texts."
+        )
+    for group in SETTING_GROUPS:
+        if group in config and not isinstance(config[group], dict):
+            raise UserError(
+                f"{path}: {group} is {shown(config[group])}; expected a group of settings."
+            )
+    for group, key in TITLE:
+        if key not in config[group]:
+            raise UserError(f"{path}: expected the setting {group}.{key}, found none.")
+        if not isinstance(config[group][key], str):
+            raise UserError(f"{path}: {group}.{key} is {shown(config[group][key])}; expected text.")
+    if not isinstance(config["label"], str):
+        raise UserError(f"{path}: label is {shown(config['label'])}; expected text.")
+    return config, summary
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Returns a run's metrics.json, with None for the results that it does not have.
+
+    Raises UserError, which names file and key, for a file that is broken or has no result.
+    """
+    always = [key for key in RESULTS if key not in ADJUSTED]
+    metrics: dict[str, Any] = dict.fromkeys(ADJUSTED)
+    metrics |= _read_json(path, (*always, *FACTS))
+    for key in RESULTS:
+        values = metrics[key]
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {key} is {shown(values)}; expected a result.")
+        if "overall" not in values:
+            raise UserError(f"{path}: expected overall in {key}, found none.")
+        # a run of an older version lacks the numbers that were added since
+        metrics[key] = dict.fromkeys(NAMES) | values
+        for name in NAMES:
+            _check_number(path, f"{key}.{name}", metrics[key][name])
+    for key in FACTS:
+        _check_number(path, key, metrics[key])
+    if all(metrics[key] is None for key in RESULTS):
+        raise UserError(f"{path}: expected at least one result, found none.")
+    return metrics
+
+
+def _check_number(path: Path, key: str, value: Any) -> None:
+    """Raises UserError unless a value is a number, or null for one that there is not."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"{path}: {key} is {shown(value)}; expected a number.")
+
+
 def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the columns of per_class.csv; results that are absent or None may have none."""
     adjusted = [key for key in ADJUSTED if found.get(key) is not None]
@@ -303,19 +350,14 @@ def class_columns(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read: {error.strerror}. A finished run writes it."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON; {error}.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {str(value)[:60]}.")
+    value = read_json(path, most_bytes=RUN_BYTES, remedy="A finished run writes it.")
+    _require(path, value, keys)
+    return value
+
+
+def _require(path: Path, value: Mapping[str, Any], keys: Sequence[str]) -> None:
     if missing := [key for key in keys if key not in value]:
         raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
-    return value
 
 
 def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

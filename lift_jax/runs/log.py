@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 
 from lift_jax.errors import UserError
 from lift_jax.storage.atomic import move_aside, open_replacement
+from lift_jax.storage.reading import RUN_BYTES, parse_json, read_bytes
 from lift_jax.training.monitor import StepRecord
 
 LOG = "log.jsonl"
@@ -100,15 +101,12 @@ def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
 
     Raises UserError if the file cannot be read or any other line is broken.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the training log: {error.strerror}.") from error
+    lines = read_bytes(Path(path), RUN_BYTES).decode(errors="replace").splitlines()
     steps = []
     for number, line in enumerate(lines, 1):
         try:
-            steps.append(StepRecord(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            steps.append(_record(line, f"{path}: line {number}"))
+        except (UserError, TypeError) as error:
             if number < len(lines):
                 keys = ", ".join(field.name for field in dataclasses.fields(StepRecord))
                 raise UserError(
@@ -146,10 +144,21 @@ def _readable(path: Path) -> list[StepRecord]:
         return []
     for line in lines:
         try:
-            steps.append(StepRecord(**json.loads(line)))
-        except (ValueError, TypeError):
+            steps.append(_record(line, str(path)))
+        except (UserError, TypeError):
             continue
     return steps
+
+
+def _record(line: str, where: str) -> StepRecord:
+    """Returns the step of a line. Raises UserError or TypeError if it holds anything else."""
+    record = StepRecord(**parse_json(line, where))
+    for field in dataclasses.fields(StepRecord):
+        kinds = int if field.type in (int, "int") else (int, float)
+        value = getattr(record, field.name)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise TypeError(f"{field.name} is no number")
+    return record
 
 
 def _line(record: StepRecord) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
@@ -109,15 +109,13 @@ def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str
     UserError if that is damaged, too, or was written by another version.
     """
     file = run / folder.CONFIG
-    about = dict(folder.mend_config(run, saved, atomic.warn))
-    try:
-        summary = about.pop("data_summary")
-        names, backbone_fingerprint = summary["class_names"], summary["backbone_fingerprint"]
-    except (KeyError, TypeError) as e:
+    about, summary = folder.checked_config(file, folder.mend_config(run, saved, atomic.warn))
+    backbone_fingerprint = summary.get("backbone_fingerprint")
+    if not isinstance(backbone_fingerprint, str):
         raise UserError(
-            f"Cannot read {file}, which holds the settings and classes of the run: {e}. Put back "
-            "the file that the run wrote."
-        ) from e
+            f"{file}: data_summary.backbone_fingerprint is {shown(backbone_fingerprint)}; expected "
+            "text. Put back the file that the run wrote."
+        )
     for key in all_entries():
         group, _, name = key.rpartition(".")
         if name not in (about.get(group, {}) if group else about):
@@ -125,4 +123,8 @@ def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str
                 f"{file} lacks the setting {name!r} ({key}): another version of lift_jax wrote it. "
                 "Use that version, or add the setting (`lift-jax settings` lists them all)."
             )
-    return parse(about), tuple(names), backbone_fingerprint
+    try:
+        settings = parse(about)
+    except UserError as e:
+        raise UserError(f"{file}: {e}") from e
+    return settings, tuple(summary["class_names"]), backbone_fingerprint

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lift_jax.errors import UserError, near, unknown
+from lift_jax.errors import UserError, near, shown, unknown
 from lift_jax.settings.schema import GROUPS, TYPE_NAMES, all_entries
 
 PACKAGE = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def override(config: ConfigDict, assignments: Sequence[tuple[str, str | None]]) 
             meant = near(key, known)
             guess = f" Did you mean {' or '.join(meant)}?" if meant else ""
             raise UserError(
-                f"The config has no such key: {key} (--config.{key}).{guess} "
+                f"The config has no such key: {key:.80} (--config.{key:.80}).{guess} "
                 "`lift-jax settings` lists all."
             )
         kind = known[key].type
@@ -146,7 +146,7 @@ def override(config: ConfigDict, assignments: Sequence[tuple[str, str | None]]) 
             raise UserError(f"--config.{key} needs a value: {TYPE_NAMES[kind]}.")
         value = parse_text("true" if text is None else text, kind)
         if value is None:
-            raise UserError(f"--config.{key} is {text!r}; expected {TYPE_NAMES[kind]}.")
+            raise UserError(f"--config.{key} is {shown(text)}; expected {TYPE_NAMES[kind]}.")
         config.update_from_flattened_dict({key: value})
 
 

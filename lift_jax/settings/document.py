@@ -9,7 +9,8 @@ from lift_jax.settings.schema import GROUPS, TYPE_NAMES, Entry, entries
 INTRODUCTION = """# Settings
 
 Set one on the command line, `--config.train.lr=0.01`, or in a config file, `c.train.lr = 0.01`.
-`lift-jax settings train.lr` prints the same text. This page is written by
+`lift-jax settings train.lr` prints the same text. A text is one line of at most 1,000 characters;
+a path, an address or a prompt of at most 4,096. This page is written by
 `lift-jax settings --markdown`.
 """
 

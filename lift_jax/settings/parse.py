@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lift_jax.errors import UserError, unknown
+from lift_jax.errors import UserError, shown, unknown
 from lift_jax.settings.rules import check_rules, tuners_of_texts
 from lift_jax.settings.schema import (
     GROUPS,
@@ -30,8 +30,31 @@ def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
 
 
 def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config as plain dicts, lists and numbers, as config.json holds it."""
-    return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
+    """Returns a config as plain dicts, lists and numbers, as config.json holds it.
+
+    Raises UserError for a value that JSON has no form for.
+    """
+    try:
+        text = config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        key, value = _unwritable(config)
+        raise UserError(
+            f"The config's {key} is {shown(value)}; expected true or false, a number or text, as "
+            f"`lift-jax settings` lists."
+        ) from error
+
+
+def _unwritable(config: Any, key: str = "") -> tuple[str, Any]:
+    """Returns the first key of a config, and its value, that JSON has no form for."""
+    for name, value in config.items():
+        inner = f"{key}.{name}".strip(".")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            is_group = isinstance(value, Mapping | ConfigDict) and not key
+            return _unwritable(value, inner) if is_group else (inner, value)
+    return key, config
 
 
 def typed(written: Mapping[str, Any]) -> Settings:
@@ -40,7 +63,9 @@ def typed(written: Mapping[str, Any]) -> Settings:
     def values(group: str) -> dict[str, Any]:
         given = written.get(group, {}) if group else written
         if not isinstance(given, Mapping):
-            raise UserError(f"The config's {group} is {given!r}; expected a group of settings.")
+            raise UserError(
+                f"The config's {group} is {shown(given)}; expected a group of settings."
+            )
         known = {entry.key.rpartition(".")[2]: entry for entry in entries(group)}
         if more := [key for key in given if key not in known and (group or key not in GROUPS)]:
             raise unknown(

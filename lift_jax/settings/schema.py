@@ -6,14 +6,18 @@ as an `ml_collections.ConfigDict`; `parse` checks one against this schema and re
 """
 
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
-from lift_jax.errors import UserError, unknown
+from lift_jax.errors import UserError, shown, unknown
 
 BLOCK_PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln1", "ln2")}
 INF = math.inf
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
+LARGEST_SEED = 2**63 - 1  # what JAX takes
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,13 @@ class About:
 
     Attributes:
         meaning: a sentence for people.
-        low, high: the range of a number, ends included.
+        low, high: the range of a number, ends included. Every number has a largest value, so that
+            no sum, product or allocation grows beyond what the work can do with; it is far
+            above what any use needs.
         exclusive: which ends are excluded: "low", "high" or "".
         choices: the values of a text, empty where any text is taken.
+        longest: the largest number of characters of a text.
+        path: True for a text that is, or may be, a path or an address.
         by_method: True if LIFT and LIFT+ differ in it.
         only_for: the value of the group's `name` (or one of several tuners) that has this option.
         settable: False for a field that is not a setting of its group.
@@ -35,6 +43,8 @@ class About:
     high: float = INF
     exclusive: str = ""
     choices: tuple[str, ...] = ()
+    longest: int = 1000
+    path: bool = False
     by_method: bool = False
     only_for: str = ""
     settable: bool = True
@@ -42,19 +52,20 @@ class About:
     @property
     def range(self) -> str:
         """Returns the range as it is written in messages, "" where there is none."""
-        if self.low == 0 and "low" in self.exclusive and self.high == INF:
-            return "positive"
         if self.high == INF:
-            return "" if self.low == -INF else f"at least {self.low:g}"
+            return ""
+        if self.high > 1:
+            least = "positive" if "low" in self.exclusive else f"at least {self.low:g}"
+            return f"{least} and at most {self.high:,}"
         left = "(" if "low" in self.exclusive else "["
         right = ")" if "high" in self.exclusive else "]"
         return f"in {left}{self.low:g}, {self.high:g}{right}"
 
     def contains(self, value: float) -> bool:
-        """Returns True if a number lies in the range; NaN and infinity never do."""
+        """Returns True if a number lies in the range; NaN never does."""
         above = value > self.low if "low" in self.exclusive else value >= self.low
         below = value < self.high if "high" in self.exclusive else value <= self.high
-        return above and below and math.isfinite(value)
+        return above and below
 
 
 def setting(default: Any, meaning: str, **about: Any) -> Any:
@@ -76,22 +87,34 @@ class DataSettings:
         "Data set: folder, list, table, inaturalist, tfds, cifar10, cifar100, digits or fake.",
     )
     root: str = setting(
-        "", "Folder that holds the images. For cifar10 and cifar100, empty downloads them."
+        "",
+        "Folder that holds the images. For cifar10 and cifar100, empty downloads them.",
+        longest=4096,
+        path=True,
     )
     train_list: str = setting(
         "",
         "Training images. For list: a text file of lines `path label`. For table: a .csv, .tsv or "
         ".jsonl file with the columns path, label or class, and optionally split. For inaturalist: "
         "the JSON of the competition. Paths are relative to data.root.",
+        longest=4096,
+        path=True,
     )
-    test_list: str = setting("", "Test images, in the form of data.train_list.")
+    test_list: str = setting(
+        "", "Test images, in the form of data.train_list.", longest=4096, path=True
+    )
     val_list: str = setting(
-        "", "Validation images, in the form of data.train_list. Empty: no such file."
+        "",
+        "Validation images, in the form of data.train_list. Empty: no such file.",
+        longest=4096,
+        path=True,
     )
     class_names: str = setting(
         "",
         "Text file with one class name a line, in the order of the labels. For inaturalist: "
         "categories.json, where the training JSON has numbers instead of names (2018).",
+        longest=4096,
+        path=True,
     )
     level: str = setting(
         "species",
@@ -103,7 +126,10 @@ class DataSettings:
         "array_record.",
     )
     test_share: float = setting(
-        0.2, "For a folder or table without a test split: share of each class that is held out."
+        0.2,
+        "For a folder or table without a test split: share of each class that is held out.",
+        low=0,
+        high=1,
     )
     val_share: float = setting(
         0.0,
@@ -117,6 +143,7 @@ class DataSettings:
         "Size of the largest class divided by the smallest, for cutting a long tail from any data "
         "set. 1 keeps all images.",
         low=1,
+        high=10**9,
     )
     expected: str = setting(
         "",
@@ -127,6 +154,7 @@ class DataSettings:
         "Gigabytes of activations to keep in the cache folder. Without augmentation, activations "
         "that enter the lowest tuned block are computed once and read instead of images. 0: none.",
         low=0,
+        high=10**6,
     )
     decode: str = setting(
         "exact",
@@ -136,6 +164,8 @@ class DataSettings:
     prepared: str = setting(
         "",
         "Folder that `lift-jax data --prepare` wrote. Empty: the user's cache. none: not used.",
+        longest=4096,
+        path=True,
     )
     exif: bool = setting(False, "Turn images by their EXIF orientation. The papers do not.")
     on_bad_image: str = setting(
@@ -148,6 +178,7 @@ class DataSettings:
         "Worker processes that decode images. 0: threads. -1: one process for four CPUs if there "
         "are at least eight CPUs and 20,000 images to read, otherwise threads.",
         low=-1,
+        high=4096,
     )
 
 
@@ -156,15 +187,23 @@ class ModelSettings:
     """The pre-trained backbone."""
 
     backbone: str = setting(
-        "clip_vit_b16", "Backbone: a name, a folder, a file, or owner/repository[@revision]."
+        "clip_vit_b16",
+        "Backbone: a name, a folder, a file, or owner/repository[@revision].",
+        longest=4096,
+        path=True,
     )
     resolution: int = setting(
-        0, "Image size in pixels, a multiple of the patch size. 0: as pre-trained.", low=0
+        0,
+        "Image size in pixels, a multiple of the patch size. 0: as pre-trained.",
+        low=0,
+        high=16_384,
     )
     tuned: str = setting(
         "",
         "File of tuned weights to start from: a checkpoint of the authors' code, or what "
         "`lift-jax export` wrote.",
+        longest=4096,
+        path=True,
     )
     precision: str = setting(
         "auto",
@@ -191,8 +230,9 @@ class TunerSettings:
         "Bottleneck width, or LoRA's rank. 0: the size that gives the tuner about as many "
         "parameters as the head.",
         low=0,
+        high=10**6,
     )
-    partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0)
+    partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0, high=10_000)
     layers: str = setting(
         "", "Blocks to tune, counted from 0, instead of tuner.partial: 0,2 or 3:7 (3 to 6)."
     )
@@ -215,7 +255,9 @@ class TunerSettings:
         high=1,
         only_for="aft",
     )
-    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, only_for="aft")
+    seed: int = setting(
+        0, "For aft: seed of the choice of entries.", low=0, only_for="aft", high=LARGEST_SEED
+    )
     mask: str = setting(
         "each",
         "For aft: each chooses entries of every kernel and bias separately (LIFT+); joint draws "
@@ -235,6 +277,7 @@ class TunerSettings:
         "For vpt: number of prompts in each block. 0: about as many parameters as the head has.",
         low=0,
         by_method=True,
+        high=10**5,
     )
     place: str = setting(
         "start",
@@ -262,13 +305,13 @@ class TextTunerSettings(TunerSettings):
     group: ClassVar[str] = "text_tuner"
 
     name: str = setting("none", "Tuner of the text tower, as tuner.name.")
-    dim: int = setting(4, "Bottleneck width, or LoRA's rank. 0: automatic.", low=0)
-    partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0)
+    dim: int = setting(4, "Bottleneck width, or LoRA's rank. 0: automatic.", low=0, high=10**6)
+    partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0, high=10_000)
     layers: str = setting("", "Blocks to tune, as tuner.layers.")
     parts: str = setting("attn+mlp", "Parts of a block that ssf and aft tune, as tuner.parts.")
     ratio: float = setting(0.0, "For aft: share of the entries that is tuned.", low=0, high=1)
-    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0)
-    prompts: int = setting(2, "For vpt: number of prompts in each block.", low=0)
+    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, high=LARGEST_SEED)
+    prompts: int = setting(2, "For vpt: number of prompts in each block.", low=0, high=10**5)
     init: str = not_settable("kaiming_uniform")  # `parse` takes tuner.init
     mask: str = not_settable("each")
     budget: str = not_settable("joint")
@@ -285,7 +328,7 @@ class CoopSettings:
         choices=("random", "photo"),
         only_for="coop",
     )
-    tokens: int = setting(4, "Number of learned words.", low=1, only_for="coop")
+    tokens: int = setting(4, "Number of learned words.", low=1, only_for="coop", high=10_000)
     place: str = setting(
         "end",
         "Position of the class name among the learned words.",
@@ -298,7 +341,7 @@ class CoopSettings:
 class ClipAdapterSettings:
     """Bottlenecks on the projected features (tuner.name=clip_adapter)."""
 
-    dim: int = setting(4, "Width of both bottlenecks.", low=1, only_for="clip_adapter")
+    dim: int = setting(4, "Width of both bottlenecks.", low=1, only_for="clip_adapter", high=10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +353,9 @@ class HeadSettings:
         "cosine, linear, l2norm or layernorm; text: the texts of the classes, as in CLIP, instead "
         "of a classifier; auto: text if a tuner changes the texts, otherwise cosine.",
     )
-    scale: float = setting(25.0, "Scale of the cosine head's logits.", low=0, exclusive="low")
+    scale: float = setting(
+        25.0, "Scale of the cosine head's logits.", low=0, exclusive="low", high=10**6
+    )
     init: str = setting(
         "auto",
         "Start of the head. text: from the class names; class_mean, linear_probe: from training "
@@ -322,6 +367,7 @@ class HeadSettings:
         "Largest number of images of each class for class_mean and linear_probe. 0: all.",
         low=0,
         by_method=True,
+        high=10**9,
     )
     random: str = setting(
         "uniform",
@@ -334,9 +380,13 @@ class HeadSettings:
         "a photo of a {}.",
         "Prompt of a class: a template with {} for the name, or classname (the name alone), "
         "ensemble (CLIP's 80 templates), descriptor.",
+        longest=4096,
     )
     descriptors: str = setting(
-        "", "For head.prompt=descriptor: a JSON file, {class name: [phrase, ...]}."
+        "",
+        "For head.prompt=descriptor: a JSON file, {class name: [phrase, ...]}.",
+        longest=4096,
+        path=True,
     )
 
 
@@ -345,17 +395,26 @@ class LossSettings:
     """The loss and its options, each of one loss."""
 
     name: str = setting("la", "la, bs, ce, focal, ldam, cb, grw or lade.")
-    tau: float = setting(1.0, "Strength of the logit adjustment.", only_for="la")
+    tau: float = setting(1.0, "Strength of the logit adjustment.", only_for="la", low=0, high=10**6)
     gamma: float = setting(
-        2.0, "How much less rows count that are already right.", only_for="focal"
+        2.0, "How much less rows count that are already right.", only_for="focal", low=0, high=10**6
     )
-    max_margin: float = setting(0.5, "Margin of the smallest class.", only_for="ldam")
-    scale: float = setting(0.0, "Scale of the margins. 0: head.scale.", only_for="ldam")
+    max_margin: float = setting(
+        0.5, "Margin of the smallest class.", only_for="ldam", low=0, high=10**6
+    )
+    scale: float = setting(
+        0.0, "Scale of the margins. 0: head.scale.", only_for="ldam", low=0, high=10**6
+    )
     beta: float = setting(
-        0.9999, "0 weighs all classes alike, values near 1 by 1 / images.", only_for="cb"
+        0.9999,
+        "0 weighs all classes alike, values near 1 by 1 / images.",
+        only_for="cb",
+        low=0,
+        high=1,
+        exclusive="high",
     )
-    exponent: float = setting(1.0, "Exponent of 1 / images.", only_for="grw")
-    weight: float = setting(0.1, "Weight of the second term.", only_for="lade")
+    exponent: float = setting(1.0, "Exponent of 1 / images.", only_for="grw", low=0, high=10**6)
+    weight: float = setting(0.1, "Weight of the second term.", only_for="lade", low=0, high=10**6)
 
     @property
     def options(self) -> dict[str, float]:
@@ -371,10 +430,10 @@ class LossSettings:
 class TrainSettings:
     """Training: length, batches, optimizer and augmentation."""
 
-    epochs: int = setting(5, "Number of epochs.", low=1, by_method=True)
-    batch: int = setting(128, "Batch size over all devices and processes.", low=1)
+    epochs: int = setting(5, "Number of epochs.", low=1, by_method=True, high=10**5)
+    batch: int = setting(128, "Batch size over all devices and processes.", low=1, high=10**7)
     accum: int = setting(
-        1, "Micro-batches a step, which use less memory and change nothing else.", low=1
+        1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
     )
     remat: str = setting(
         "none",
@@ -388,9 +447,10 @@ class TrainSettings:
         low=0,
         exclusive="low",
         by_method=True,
+        high=10**6,
     )
     momentum: float = setting(0.9, "Momentum of SGD.", low=0, high=1, exclusive="high")
-    weight_decay: float = setting(5e-4, "Weight decay of SGD.", low=0)
+    weight_decay: float = setting(5e-4, "Weight decay of SGD.", low=0, high=10**6)
     augment: str = setting(
         "mda",
         "mda (minimalist augmentation), rrc (random resized crops) or none.",
@@ -416,7 +476,9 @@ class TestSettings:
 
     __test__ = False  # pytest collects classes whose names begin with Test
 
-    batch: int = setting(128, "Batch size of tests, over all devices and processes.", low=1)
+    batch: int = setting(
+        128, "Batch size of tests, over all devices and processes.", low=1, high=10**7
+    )
     interpolation: str = setting("bicubic", "bicubic or bilinear.", by_method=True)
     tte: bool = setting(True, "Test-time ensembling: average the logits of several crops as well.")
     crops: str = setting(
@@ -430,8 +492,9 @@ class TestSettings:
         "For five and ten crops: pixels by which the image is larger than its crops. The default "
         "24 is meant for 224 pixels or more, and is scaled with the resolution below that.",
         low=0,
+        high=16_384,
     )
-    views: int = setting(10, "For random crops: their number.", low=1)
+    views: int = setting(10, "For random crops: their number.", low=1, high=10**5)
     adjust: bool = setting(
         False,
         "Also test with logits less tau log prior of the training images; tau is chosen on the "
@@ -443,11 +506,14 @@ class TestSettings:
 class CheckpointSettings:
     """When checkpoints are saved, and which are kept."""
 
-    every_steps: int = setting(500, "Steps between two checkpoints.", low=1)
+    every_steps: int = setting(500, "Steps between two checkpoints.", low=1, high=10**12)
     every_minutes: float = setting(
-        10.0, "Minutes between two checkpoints, approximately. 0: by steps alone.", low=0
+        10.0,
+        "Minutes between two checkpoints, approximately. 0: by steps alone.",
+        low=0,
+        high=10**9,
     )
-    keep: int = setting(2, "Number of newest checkpoints that are kept.", low=1)
+    keep: int = setting(2, "Number of newest checkpoints that are kept.", low=1, high=10**9)
     best: bool = setting(
         False,
         "Validate after each epoch, keep the checkpoint with the best mean accuracy over the "
@@ -464,9 +530,11 @@ class MeshSettings:
         "replicate, or fsdp: split frozen weights and large heads over the model axis.",
         choices=("replicate", "fsdp"),
     )
-    data: int = setting(0, "Number of device groups. 0: all that mesh.model leaves.", low=0)
+    data: int = setting(
+        0, "Number of device groups. 0: all that mesh.model leaves.", low=0, high=10**6
+    )
     model: int = setting(
-        0, "Devices in a group. 0: one, or with fsdp the devices of a process.", low=0
+        0, "Devices in a group. 0: one, or with fsdp the devices of a process.", low=0, high=10**6
     )
 
 
@@ -480,7 +548,10 @@ class Settings:
 
     label: str = setting("", "Name of the tuned model in tables.", by_method=True)
     seed: int = setting(
-        0, "Seed of the head, the tuners, the order of images and their crops.", low=0
+        0,
+        "Seed of the head, the tuners, the order of images and their crops.",
+        low=0,
+        high=LARGEST_SEED,
     )
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -529,18 +600,49 @@ def all_entries() -> dict[str, Entry]:
 
 def check_value(entry: Entry, value: Any) -> Any:
     """Returns a value of the setting's type. Raises UserError for another type or out of range."""
-    if entry.type is float and type(value) is int:
+    about = entry.about
+    # a whole number that a float cannot hold lies outside every range
+    if entry.type is float and type(value) is int and about.contains(value):
         value = float(value)
-    if type(value) is not entry.type:
+    if type(value) is not entry.type and not (entry.type is float and type(value) is int):
         raise UserError(
-            f"{entry.key} is {value!r}; expected {TYPE_NAMES[entry.type]}, as in the default "
+            f"{entry.key} is {shown(value)}; expected {TYPE_NAMES[entry.type]}, as in the default "
             f"{entry.default!r}."
         )
-    about = entry.about
+    if isinstance(value, str):
+        return check_text(entry, value)
+    if about.range and not about.contains(value):
+        raise UserError(f"{entry.key} is {shown(value)}; it must be {about.range}.")
+    return value + 0.0 if entry.type is float else value  # the sum turns -0.0 into 0.0
+
+
+def check_text(entry: Entry, value: str) -> str:
+    """Returns a text. Raises UserError if it is too long, or can be neither printed nor a path."""
+    about, longest = entry.about, entry.about.longest
     if about.choices and value not in about.choices:
         raise unknown(entry.key, value, about.choices)
-    if about.range and not about.contains(value):
-        raise UserError(f"{entry.key} is {value}; it must be {about.range}.")
+    if len(value) > longest:
+        raise UserError(
+            f"{entry.key} has {len(value):,} characters; expected at most {longest:,}. It begins "
+            f"{value[:40]!r}."
+        )
+    if odd := [letter for letter in value if unicodedata.category(letter) in ("Cc", "Cs")]:
+        raise UserError(
+            f"{entry.key} is {shown(value)}; expected text in one line, found the character "
+            f"{odd[0]!r}."
+        )
+    if not about.path or "://" in value:
+        return value
+    if any(len(name.encode()) > LONGEST_NAME for name in value.split("/")):
+        raise UserError(
+            f"{entry.key} is {shown(value)}; expected a path, whose names have at most "
+            f"{LONGEST_NAME} bytes each."
+        )
+    if value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"{entry.key} is {shown(value)}: {error}") from error
     return value
 
 

@@ -5,7 +5,6 @@ ordinary run folder, CELL/seed_S. Finished runs are not run again, so a sweep co
 stopped, and several machines that share the folder may each take a part of the cells.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from lift_jax.runs.folder import CONFIG, METRICS, changed_files, open_workdir, w
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
+from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.sweeps import table
 from lift_jax.sweeps.table import COLUMNS, TITLES, Row
 from lift_jax.training.classifier import check_names
@@ -212,13 +212,13 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
     left to `train_and_test`, which compares their content.
     """
     try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        about = read_json(folder / CONFIG, most_bytes=RUN_BYTES)
+        found = read_json(folder / METRICS, most_bytes=RUN_BYTES)
         images = sum(about.pop("data_summary")["counts"])
         steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None  # not begun, not tested yet, or a file was changed by hand
     whole = whole and not changed_files(folder)
     return found if whole and same(about, to_dict(config), IDLE) else None

@@ -18,10 +18,10 @@ from numpy.typing import DTypeLike
 from rich.console import Console
 from rich.progress import track
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
-from lift_jax.weights import native, positions, rename
+from lift_jax.weights import expected, native, positions, rename
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import huggingface, openai, openclip, siglip, timm, vits
 
@@ -67,7 +67,7 @@ def format_of(source: Source) -> Format:
             return form
     kind = source.config.get("model_type") or source.config.get("architecture")
     says = (
-        f"its config.json says {kind!r}"
+        f"its config.json says {shown(kind)}"
         if kind
         else f"its names begin {first_names(source.tensors)}"
     )
@@ -75,6 +75,16 @@ def format_of(source: Source) -> Format:
         f"{source.where} is of no kind that can be read: {says}. Expected CLIP (OpenAI, Hugging "
         "Face, OpenCLIP), SigLIP, ViT, DINOv2 or DINOv3 (Hugging Face), or ViT or ResNet of timm."
     )
+
+
+def read_sizes(source: Source, form: Format, **sizes: Any) -> BackboneConfig:
+    """Returns the sizes of a source by its format.
+
+    Raises UserError as the format's `read_config`, and for sizes that its tensors cannot have.
+    """
+    config = form.read_config(source, **sizes)
+    expected.check(config, source.tensors, source.where)
+    return config
 
 
 @functools.lru_cache(maxsize=4)
@@ -100,7 +110,7 @@ def write(
     """
     form = format_of(source)
     _check_sizes(form, source.where, sizes)
-    stored = form.read_config(source, **sizes)
+    stored = read_sizes(source, form, **sizes)
     table, method = form.table(source), form.resize(source)
     shapes = {path: leaf.shape for path, leaf in abstract(stored).items()}
     notes = (*stored.notes, *_left_out(source, form, table, shapes))

@@ -1,5 +1,7 @@
 """The names of backbones, and the download of their files from the Hugging Face hub."""
 
+import json
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from absl import logging
 from lift_jax.errors import UserError, unknown
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import tokenizer
+from lift_jax.weights.files.headers import shard_names
 from lift_jax.weights.files.source import (
     CONFIG,
     OPEN_CLIP,
@@ -66,6 +69,8 @@ DEPTHS = {
     for name in NAMES
     if any(part in name for part in ("_l14", "_l16", "_h14"))
 }
+# What the hub's client raises where a reply is JSON of another kind than a hub's.
+OTHER_REPLY = (TypeError, LookupError, AttributeError, AssertionError)
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 
 # the files that are read beside the weights
@@ -86,14 +91,14 @@ def locate(name: str) -> Path:
     if known in NAMES:
         return _download(NAMES[known], revision or None)
     path = expand_user(name)
-    if name and path.exists():
+    if name and os.path.exists(path):
         return path
     hub_name = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", name)
     if hub_name and not name.endswith(SUFFIXES):
         return _download(hub_name[1], hub_name[2])
     if "/" in name or name.endswith(SUFFIXES):
         raise UserError(
-            f"The backbone {name} does not exist: no such file or folder. Check the path "
+            f"The backbone {name:.300} does not exist: no such file or folder. Check the path "
             "(model.backbone)."
         )
     raise unknown("backbone (model.backbone)", known, [*NAMES, "demo", "debug"])
@@ -139,10 +144,10 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
                 f"{', '.join(order)}; found {', '.join(sorted(names))}. Choose another repository."
             )
         file = fetch(chosen)
-        shard_of = read_json(file).get("weight_map") if chosen.endswith(".index.json") else None
-        for shard in sorted(set(shard_of.values())) if isinstance(shard_of, dict) else ():
-            fetch(shard)
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as e:
+        if chosen.endswith(".index.json"):
+            for shard in shard_names(read_json(file), str(file)):
+                fetch(shard)
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError, *OTHER_REPLY) as e:
         raise _failure(repository, revision, e) from e
     return file.parent
 
@@ -162,7 +167,10 @@ def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exce
         info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         # This also notes in the cache which commit a branch or tag means, for offline use.
         commit = api.resolve_revision(repository, revision=revision).resolved
-        return commit, {file.rfilename for file in info.siblings or ()}, None
+        names = {file.rfilename for file in info.siblings or ()}
+        if not all(isinstance(name, str) for name in (commit, *names)):
+            raise TypeError("the hub's reply holds other values than names")
+        return commit, names, None
     except (httpx2.TransportError, OfflineModeIsEnabled) as e:
         unreachable = e
     except HfHubHTTPError as e:
@@ -211,6 +219,8 @@ def _failure(repository: str, revision: str | None, error: Exception) -> UserErr
             f"The cache {cache} cannot be written: make room there, or set HF_HOME to a folder on "
             "another disk."
         )
+    elif isinstance(cause, (json.JSONDecodeError, *OTHER_REPLY)):
+        remedy = f"Its reply is not that of a hub: check {constants.ENDPOINT} (HF_ENDPOINT)."
     elif isinstance(cause, ValueError):
         remedy = "Check the name: expected owner/repository or owner/repository@revision."
     else:

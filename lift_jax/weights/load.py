@@ -128,7 +128,7 @@ def sizes(name_or_path: str | Path) -> BackboneConfig:
     if described is not None:
         return described[0]
     source = open_source(path)
-    return conversion.format_of(source).read_config(source)
+    return conversion.read_sizes(source, conversion.format_of(source))
 
 
 def convert(
@@ -201,7 +201,14 @@ def _load(file: Path, place: Place) -> Backbone:
     config, checksums = described
     for note in config.notes:
         logging.info(note)
-    return _assemble(config, native.load(file, checksums, place), checksums)
+    leaves = native.load(file, checksums, place)
+    shapes = {path: leaf.shape for path, leaf in abstract(config).items()}
+    if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
+        raise UserError(
+            f"{file}: its weights have other names or shapes than its sizes say. Delete the file "
+            "and convert it again."
+        )
+    return _assemble(config, leaves, checksums)
 
 
 def _assemble(config: BackboneConfig, leaves: tree.Tree, checksums: dict[str, str]) -> Backbone:

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import os
+import typing
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.storage.cache import cache_folder
+from lift_jax.storage.reading import parse_json
+from lift_jax.weights import expected
 from lift_jax.weights.files.source import read_safetensors
 
 NAME = "backbone.safetensors"
@@ -131,12 +134,17 @@ def _header(kinds: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
 def describe(file: Path) -> tuple[BackboneConfig, dict[str, str]] | None:
     """Returns (sizes, checksums by path) of a converted file, or None for any other file."""
     try:
-        about = json.loads(read_safetensors(file)[2][KEY])
+        tensors, _, texts = read_safetensors(file)
+        about = parse_json(texts[KEY], f"{file}: its metadata")
         if about["version"] != VERSION:
             return None
-        return _config(about["config"]), about["checksums"]
+        config, checksums = _config(about["config"]), about["checksums"]
+        if not isinstance(checksums, dict) or checksums.keys() != tensors.keys():
+            return None
+        expected.check(config, tensors, str(file))
     except (UserError, KeyError, TypeError, ValueError):
         return None
+    return config, checksums
 
 
 def load(
@@ -176,16 +184,43 @@ def _copy(array: np.ndarray) -> np.ndarray:
     return copied
 
 
-def _config(raw: dict[str, Any]) -> BackboneConfig:
+def _config(raw: Any) -> BackboneConfig:
     """Returns the sizes from what dataclasses.asdict and JSON made of them.
 
-    Raises TypeError or KeyError for other fields.
+    Raises TypeError, KeyError or ValueError for other fields or values.
     """
+    if not isinstance(raw, dict) or not isinstance(raw["vision"], dict):
+        raise TypeError(f"the config is {shown(raw)}")
+    kind = VisionConfig if "patch" in raw["vision"] else ResNetConfig
+    text = None if raw["text"] is None else _sizes(TextConfig, raw["text"])
+    towers = {"vision": _sizes(kind, raw["vision"]), "text": text}
+    rest = {key: value for key, value in raw.items() if key not in towers}
+    return _sizes(BackboneConfig, rest, towers)
 
-    def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
-    vision = tuples(raw["vision"])
-    kind = VisionConfig if "patch" in vision else ResNetConfig
-    text = None if raw["text"] is None else TextConfig(**tuples(raw["text"]))
-    return BackboneConfig(**tuples(raw) | {"vision": kind(**vision), "text": text})
+def _sizes(kind: type, raw: dict[str, Any], made: Mapping[str, Any] | None = None) -> Any:
+    """Returns a config of this kind from its fields; `made` has those that are configs.
+
+    Raises TypeError for a value of another type than its field's, and for other fields.
+    """
+    if not isinstance(raw, dict):
+        raise TypeError(f"the sizes of a {kind.__name__} are {shown(raw)}")
+    hints = typing.get_type_hints(kind)
+    values = dict(made or {})
+    for key, value in raw.items():
+        values[key] = tuple(value) if isinstance(value, list) else value
+        if not _fits(values[key], hints[key]):
+            raise TypeError(f"{key} is {shown(value)}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns True if a value is of the type that a field of a config has."""
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        whole = isinstance(value, tuple) and (inner[-1] is Ellipsis or len(value) == len(inner))
+        return whole and all(_fits(each, inner[0]) for each in value)
+    if args := typing.get_args(hint):  # int | None
+        return any(_fits(value, each) for each in args)
+    kinds = (int, float) if hint is float else hint
+    return isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)

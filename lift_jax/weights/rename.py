@@ -23,6 +23,8 @@ import numpy as np
 
 from lift_jax.errors import UserError, near
 
+NEARBY = 300  # names among which a near one is looked for, which takes long
+
 Table = list[tuple[str, str, str]]
 
 
@@ -137,7 +139,7 @@ def to_ours(
     used = {name for name, _ in wanted.values()}
     extra = sorted(set(source) - used - set(ignored(source, ignore)))
     fitting, faults = _fit(source, shapes, wanted, extra)
-    unexpected = [f"unexpected  {name}" for name in extra]
+    unexpected = [f"unexpected  {name:.200}" for name in extra]
     incomplete = bool(faults or unexpected)
     for path, ours in fitting.items():
         if not np.isfinite(ours).all():
@@ -166,7 +168,7 @@ def _fit(
     fitting, faults = {}, []
     for path, (name, layout) in wanted.items():
         if name not in source:
-            close = near(name, extra)
+            close = near(name, extra[:NEARBY])
             hint = f" (near: {', '.join(close)})" if close else ""
             faults.append(f"missing     {name}{hint}")
             continue

@@ -165,9 +165,15 @@ def test_damage_is_seen(files, tmp_path):
     again = replace(again, files=tuple(shutil.copy(file, tmp_path) for file in again.files))
     with pytest.raises(UserError, match="Cannot read .*prepare it again"):
         again[5]
+    index = json.loads((folder / prepare.INDEX).read_text())
     (folder / prepare.INDEX).write_text("{")
-    with pytest.raises(UserError, match="prepared.json is damaged"):
+    with pytest.raises(UserError, match="prepared.json is not JSON.*prepare it again"):
         prepare.use(original, str(folder))
+    elsewhere = index["shards"][0] | {"name": "../a"}
+    for broken in ({}, {"stamp": 5}, index | {"shards": [5]}, index | {"shards": [elsewhere]}):
+        (folder / prepare.INDEX).write_text(json.dumps(broken))
+        with pytest.raises(UserError, match="prepared.json (is|names).*prepare it again"):
+            prepare.use(original, str(folder))
 
 
 def test_unreadable_images(tmp_path):

@@ -125,7 +125,7 @@ def test_mistakes_in_a_csv(table, text, words):
         ('["0.png", 1]\n', ["line 1", "a JSON object"]),
         ('{"path": "0.png", "label": 1.0}\n', ["line 1", "'label' is 1.0"]),
         ('{"path": "0.png", "label": true}\n', ["'label' is true"]),
-        ('{"path": "\\ud800", "label": 1}\n', ["line 1", "expected a path"]),
+        ('{"path": "\\ud800", "label": 1}\n', ["line 1", "half a character"]),
         ('{"path": "0.png", "label": -1}\n', ["'-1'"]),
         (
             '{"path": "0.png", "label": 0}\n{"path": "1.png", "class": "x"}\n',

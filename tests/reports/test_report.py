@@ -341,12 +341,12 @@ def edit(path, change):
 @pytest.mark.parametrize(
     "name, damage, message",
     [
-        ("config.json", lambda p: p.unlink(), "cannot read: No such file"),
-        ("config.json", lambda p: p.write_text("{"), "expected JSON"),
+        ("config.json", lambda p: p.unlink(), "No such file"),
+        ("config.json", lambda p: p.write_text("{"), "not JSON"),
         ("config.json", lambda p: p.write_text("[]"), "expected a JSON object"),
         ("config.json", lambda p: edit(p, lambda v: v.pop("data_summary")), "data_summary"),
         ("config.json", lambda p: edit(p, lambda v: v["tuner"].clear()), "tuner.name"),
-        ("metrics.json", lambda p: p.unlink(), "cannot read"),
+        ("metrics.json", lambda p: p.unlink(), "No such file"),
         ("metrics.json", lambda p: edit(p, lambda v: v.pop("seconds")), "seconds"),
         ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("overall")), "overall in test"),
         ("metrics.json", lambda p: edit(p, lambda v: v.update(test=[])), "overall in test"),
@@ -373,7 +373,7 @@ def edit(path, change):
             lambda p: p.write_text(p.read_text().replace(",307,", ",x,")),
             "expected numbers",
         ),
-        ("log.jsonl", lambda p: p.unlink(), "cannot read the training log"),
+        ("log.jsonl", lambda p: p.unlink(), "No such file"),
         ("log.jsonl", lambda p: p.write_text("?\n" + p.read_text()), "line 1"),
     ],
 )
@@ -383,7 +383,7 @@ def test_broken_files_are_named(tmp_path, name, damage, message):
     if message is None:
         report.write(tmp_path / "w")
         return
-    with pytest.raises(UserError, match=f"{name}: .*{message}"):
+    with pytest.raises(UserError, match=f"{name}.*{message}"):
         report.write(tmp_path / "w")
 
 

@@ -249,7 +249,7 @@ def test_head_and_zero_shot_start_from_the_same_texts(demo, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ("{", "not JSON"), ("[1]", "expected an object.*found '.1.'"), ("\xff", "not JSON in UTF-8"),
+    ("{", "not JSON"), ("[1]", "holds .1.; expected a JSON object"), ("\xff", "not text in UTF-8"),
     ('{"Hares": ["a"], "red fox": ["b"]}', "no phrases for 1 of 2 classes: 'hare'.*by 'Hares'"),
     ('{"hare": [], "red_fox": ["b"]}', "class 'hare'.*found '..'"),
     ('{"hare": ["a", 3], "red fox": ["b"]}', "class 'hare'.*found"),

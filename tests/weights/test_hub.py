@@ -58,6 +58,8 @@ class Routes(BaseHTTPRequestHandler):
         commit = self.server.branches.get(revision, revision)
         if commit not in self.server.commits:
             return self.refuse(404, "RevisionNotFound")
+        if self.server.reply is not None:
+            return self.answer(self.server.reply, Content_Type="application/json")
         siblings = [{"rfilename": name} for name in self.server.commits[commit]]
         info = {"id": REPOSITORY, "sha": commit, "siblings": siblings}
         return self.answer(json.dumps(info).encode(), Content_Type="application/json")
@@ -94,6 +96,7 @@ class Hub(ThreadingHTTPServer):
         self.commits: dict[str, dict[str, bytes]] = {}
         self.branches = {"main": NEW, "v1": OLD}
         self.refusal: tuple[int, str] | None = None  # status and code of the answer to every file
+        self.reply: bytes | None = None  # what is said about the repository, instead of the truth
         self.down = False
         self.fragile = "model.safetensors"
         self.cuts: list[int] = []  # lengths in bytes after which the next answers break
@@ -229,6 +232,39 @@ def test_refusals_say_what_to_do(local_hub, name, refusal, words):
     with pytest.raises(UserError) as error:
         hub.locate(name)
     assert name in str(error.value) and re.search(words, str(error.value), re.DOTALL)
+
+
+ABOUT = {"id": REPOSITORY, "sha": NEW, "siblings": [{"rfilename": "config.json"}]}
+
+
+@pytest.mark.parametrize("reply", [
+    b"", b"[]", b"null", b"5", b'"a"', b"{}", b"<html>", b'{"sha": ', b"\xff", b"[" * 100_000,
+    *(json.dumps(ABOUT | changed).encode() for changed in (
+        {"siblings": 5}, {"siblings": [5]}, {"siblings": [{"rfilename": 5}]}, {"siblings": [{}]},
+        {"siblings": "a"}, {"sha": 5}, {"sha": None}, {"siblings": None}, {"id": 5, "sha": []},
+    )),
+])  # fmt: skip
+def test_replies_of_another_kind(local_hub, reply):
+    local_hub.reply = reply
+    with pytest.raises(UserError) as error:
+        hub.locate(REPOSITORY)
+    message = str(error.value)
+    assert REPOSITORY in message and message.count("\n") < 2 and len(message) < 600
+
+
+@pytest.mark.parametrize("config", [b"[]", b"null", b"<html>", b"[" * 100_000, b'{"a": NaN}'])
+def test_a_config_of_another_kind(local_hub, config):
+    local_hub.commits[NEW] = {"config.json": config, "model.safetensors": b"new"}
+    with pytest.raises(UserError, match="config.json.*Get the file again"):
+        hub.locate(REPOSITORY)
+
+
+@pytest.mark.parametrize("shard", [5, None, "../a", "", ["a"], "a/b"])
+def test_an_index_of_other_values(local_hub, shard):
+    index = json.dumps({"weight_map": {"a": shard}}).encode()
+    local_hub.commits[NEW] = {"config.json": CLIP, "model.safetensors.index.json": index}
+    with pytest.raises(UserError, match="index.json.*(weight_map|outside its folder)"):
+        hub.locate(REPOSITORY)
 
 
 def test_without_a_network_the_cache_is_used(local_hub, monkeypatch):

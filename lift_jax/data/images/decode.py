@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
-from lift_jax.storage.regular import read_regular
+from lift_jax.storage.reading import open_regular
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # by content, not by name
 MAX_PIXELS = 89_478_485  # the size from which Pillow suspects a decompression bomb
@@ -133,7 +133,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         if addresses.is_remote(name := os.fspath(path)):
             fs, place = addresses.file_system(name)
             return fs.cat_file(place)
-        return read_regular(path, MAX_BYTES)
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise ValueError(f"the file has {size:,} bytes, too many for an image")
+            return file.read()
 
 
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008

@@ -16,10 +16,10 @@ import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses, cache
+from lift_jax.storage.reading import DATA_BYTES, read_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
@@ -182,13 +182,16 @@ def _cache_file(root: Path) -> Path:
 def _remembered(file: Path, root: Path) -> dict[str, list[str]] | None:
     """Returns the cached classes, or None if there are none or a directory has changed."""
     try:
-        kept: Any = json.loads(file.read_bytes())
+        kept = read_json(file, most_bytes=DATA_BYTES)
         if (kept["version"], kept["root"]) != (VERSION, os.path.abspath(root)):
             return None
         if any(_stamp(root / below) != stamp for below, stamp in kept["stamps"].items()):
             return None
-        return kept["classes"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = kept["classes"]
+        lists = [images for images in found.values() if isinstance(images, list)]
+        whole = len(lists) == len(found) and all(isinstance(p, str) for each in lists for p in each)
+        return found if whole else None
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no index, or a damaged one
 
 

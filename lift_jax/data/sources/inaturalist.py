@@ -4,7 +4,6 @@ The files have the layout of COCO: `images` (id, file_name), `annotations` (imag
 and `categories` (id, name, and the levels kingdom to genus).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lift_jax.data.sources.paths import file, folder, read_text
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError, unknown
 from lift_jax.settings.schema import DataSettings
+from lift_jax.storage.reading import parse_json
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 Categories = dict[int | str, dict[str, Any]]  # by their ids
@@ -102,10 +102,7 @@ def _taxon(category: Mapping[str, Any], level: str, source: Path) -> tuple[str, 
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from error
+    return parse_json(read_text(path), str(path), object)
 
 
 def _named(content: Any, source: Path) -> Any:

@@ -10,11 +10,8 @@ from typing import cast
 from etils import epath
 
 from lift_jax.errors import UserError
-from lift_jax.storage import addresses
+from lift_jax.storage import addresses, reading
 from lift_jax.storage.names import expand_user
-from lift_jax.storage.regular import read_regular
-
-MAX_BYTES = 2**32  # of a text file; the JSON of iNaturalist 2021 has 0.7 GB
 
 
 def given(value: str, key: str) -> Path:
@@ -56,19 +53,9 @@ def file(root: Path, value: str, key: str) -> Path:
 def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file without its byte-order mark.
 
-    Raises UserError if it cannot be read, is not UTF-8, or is blank.
+    Raises UserError if it cannot be read, is too large, is not UTF-8, or is blank.
     """
-    try:
-        remote = addresses.is_remote(path)
-        content = path.read_bytes() if remote else read_regular(path, MAX_BYTES)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"Cannot read the text file {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}."
-            " Save it as UTF-8."
-        ) from error
+    text = reading.read_text(path, reading.DATA_BYTES)
     if not text.strip():
         raise UserError(f"The text file {path} is empty.")
     return text

@@ -15,6 +15,7 @@ from lift_jax.data.sources.lists import checked_label, gapless
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
+from lift_jax.storage.reading import parse_json
 
 COLUMNS = ("path", "label", "class", "split")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -127,12 +128,7 @@ def _separated(path: Path) -> Iterator[Row]:
 def _objects(path: Path) -> Iterator[Row]:
     for number, line in paths.read_lines(path):
         place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place} is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: expected a JSON object, found {line[:100]}.")
+        row = parse_json(line, place)
         kept = {}
         for key in (key for key in COLUMNS if key in row):
             value = row[key]

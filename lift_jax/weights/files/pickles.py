@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from lift_jax.weights.files import headers
+
 # The largest pickle in bytes. It has room for the names and shapes of about 20 thousand tensors.
 # The limit bounds the time and memory that a malicious file can take.
 LARGEST_PICKLE = 4 * 2**20
@@ -80,19 +82,15 @@ def _tensor(
     if bits:
         raise ForeignError("a tensor to be negated or conjugated")
     dtype, memory = expect(storage, _Storage)
-    if len(expect(shape, tuple)) != len(expect(strides, tuple)) or len(shape) > 32:
+    if len(expect(shape, tuple)) != len(expect(strides, tuple)):
         raise ValueError("the shape of a tensor does not fit its strides")
-    for number in (offset, *shape, *strides):
+    for number in (offset, *strides):
         _count(number)
-    size, item, count = math.prod(shape), dtype.itemsize, len(memory) // dtype.itemsize
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if size > count:  # with strides of 0, a few numbers could expand beyond all memory
+    count = len(memory) // dtype.itemsize
+    # with strides of 0, a few numbers could expand beyond all memory
+    if math.prod(headers.check_shape(shape)) > count:
         raise ForeignError(f"a tensor of shape {shape} that repeats {count} elements")
-    if size and last >= count:
-        raise ValueError(f"a tensor of shape {shape} does not fit its storage of {count} elements")
-    if not size:
-        return np.zeros(shape, dtype)
-    return np.ndarray(shape, dtype, memory, offset * item, [stride * item for stride in strides])
+    return headers.tensor(memory, dtype, shape, offset, strides)
 
 
 # The functions that a pickle may call. Arguments are as untrusted as names, so each function takes

@@ -1,6 +1,5 @@
 """Source: an opened file or folder of weights, with its tensors and the configs beside them."""
 
-import json
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,10 @@ import numpy as np
 import safetensors
 
 from lift_jax.errors import UserError
+from lift_jax.storage import reading
+from lift_jax.storage.reading import parse_json
 from lift_jax.weights.files import torch_archive
+from lift_jax.weights.files.headers import shard_names, tensor
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -82,7 +84,9 @@ def open_source(path: Path) -> Source:
                 setattr(source, key, read_json(file.parent / name))
     source.where = str(file)
     source.files.append(file)
-    shards = _shards(file) if file.name.endswith(".index.json") else []
+    shards = []
+    if file.name.endswith(".index.json"):
+        shards = [file.parent / name for name in shard_names(read_json(file), str(file))]
     source.files += shards
     for shard in shards or [file]:
         tensors, pages, metadata = _read(shard)
@@ -90,22 +94,6 @@ def open_source(path: Path) -> Source:
         source.metadata |= metadata
         source._pages.append(pages)
     return source
-
-
-def _shards(index: Path) -> list[Path]:
-    """Returns the files that an index names. Raises UserError for none, or for one elsewhere."""
-    shard_of = read_json(index).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise UserError(
-            f"{index} has no weight_map: expected the names of shards. Get the file again."
-        )
-    shards = [index.parent / name for name in sorted(set(shard_of.values()))]
-    if outside := [shard for shard in shards if shard.parent != index.parent]:
-        raise UserError(
-            f"{index} names a shard outside its folder: {outside[0]}. Move the shard into "
-            f"{index.parent} and correct the name."
-        )
-    return shards
 
 
 def weight_file(folder: Path) -> Path:
@@ -142,15 +130,7 @@ def weight_names(config: Path | None) -> tuple[str, ...]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises UserError if the file cannot be read or holds another value."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise UserError(f"Cannot read {path} as JSON ({e}). Get the file again.") from e
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path} holds {str(value)[:40]!r}; expected a JSON object. Get the file again."
-        )
-    return value
+    return reading.read_json(path, remedy="Get the file again.")
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]:
@@ -160,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]
     """
     if path.is_file() and torch_archive.is_torch_file(path):
         file = torch_archive.read(path)
-        if "tuner" in file.contents:
+        if isinstance(file.contents, dict) and "tuner" in file.contents:
             raise UserError(
                 f"{path} is a checkpoint of LIFT's or LIFT+'s own code: it holds the tuned weights "
                 "and no backbone. Give it as model.tuned, beside the backbone that was tuned."
@@ -173,15 +153,10 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]
 def _config_of(texts: dict[str, str], path: Path) -> dict[str, Any]:
     """Returns the JSON object under "config" in a file's metadata, or an empty dict.
 
-    Raises UserError if it is not JSON.
+    Raises UserError if it is anything else.
     """
-    try:
-        config = json.loads(texts.get("config", "{}"))
-    except json.JSONDecodeError as e:
-        raise UserError(
-            f"{path}: the config in its metadata is not JSON ({e}). Write the file again."
-        ) from e
-    return config if isinstance(config, dict) else {}
+    where = f"{path}: the config in its metadata"
+    return parse_json(texts.get("config", "{}"), where, remedy="Write the file again.")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, str]]:
@@ -201,19 +176,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
             " cut short or not a weight file: get it again."
         ) from e
     size = int.from_bytes(pages[:8], "little")
-    header = json.loads(pages[8 : 8 + size])
+    header = parse_json(pages[8 : 8 + size], f"{path}: its header", remedy="Get it again.")
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise UserError(
-                f"{path} stores {name} as {entry['dtype']}; expected one of {', '.join(_DTYPES)}. "
-                "Write the file again with one of these."
+                f"{path} stores {name[:80]} as {entry['dtype']}; expected one of "
+                f"{', '.join(_DTYPES)}. Write the file again with one of these."
             )
         start, end = entry["data_offsets"]
         data = memoryview(pages)[8 + size + start : 8 + size + end]
-        tensors[name] = np.frombuffer(data, np.uint8).view(_DTYPES[entry["dtype"]])
-        tensors[name] = tensors[name].reshape(entry["shape"])
+        try:
+            tensors[name] = tensor(data, np.dtype(_DTYPES[entry["dtype"]]), entry["shape"])
+        except ValueError as e:
+            raise UserError(
+                f"Cannot read {path}: {name[:80]} is {e}. It may be damaged. Get it again."
+            ) from e
     return tensors, pages, metadata
 
 

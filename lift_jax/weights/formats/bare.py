@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from lift_jax.errors import UserError, unknown
+from lift_jax.errors import UserError, shown, unknown
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.rename import Table, norm
@@ -30,29 +30,30 @@ def shape(source: Source, kind: str, name: str, axes: int) -> tuple[int, ...]:
 
 def depth(source: Source, prefix: str) -> int:
     """Returns the number of blocks, named PREFIX0., PREFIX1., ...: one more than the largest."""
-    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    pattern = re.compile(rf"{re.escape(prefix)}(\d{{1,6}})\.")
     return max((int(m[1]) + 1 for name in source.tensors if (m := pattern.match(name))), default=0)
 
 
 def checked_heads(source: Source, width: int, key: str, heads: Any) -> int:
     """Returns the number of heads. Raises UserError unless the width is a multiple of it."""
-    if not isinstance(heads, int) or heads < 1 or width % heads:
+    if type(heads) is not int or heads < 1 or width % heads:
         raise UserError(
-            f"{source.where}: width {width} is not a multiple of {key}={heads}. Give another {key}."
+            f"{source.where}: width {width} is not a multiple of {key}={shown(heads)}. Give "
+            f"another {key}."
         )
     return heads
 
 
 def checked_eps(eps: Any) -> float:
     """Returns a LayerNorm's epsilon. Raises UserError for anything but a number above 0."""
-    if not isinstance(eps, int | float) or not eps > 0:
-        raise UserError(f"eps is {eps!r}; expected a number above 0, like 1e-6.")
+    if not isinstance(eps, int | float) or not 0 < eps <= 1:
+        raise UserError(f"eps is {shown(eps)}; expected a number above 0, like 1e-6.")
     return float(eps)
 
 
 def checked_activation(name: Any) -> str:
     """Returns the name of an activation. Raises UserError for an unknown name."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise unknown("activation", str(name), ACTIVATIONS)
     return name
 

@@ -9,6 +9,7 @@ from typing import Any
 from lift_jax.errors import UserError
 
 SQUARES = ("image_size", "patch_size")  # sides of squares, which some configs write as two numbers
+LARGEST = 10**9  # of any number, so that products of a few stay plain
 # whole numbers that may be 0
 FROM_ZERO = ("num_register_tokens", "eos_token_id")
 
@@ -52,9 +53,9 @@ def read(
         expected, kinds = _KINDS[type(default)]
         valid = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
         if valid and isinstance(default, float):
-            valid = value > 0
+            valid = 0 < value <= LARGEST
         elif valid and isinstance(default, int):
-            valid = value >= least or isinstance(default, bool)
+            valid = least <= value <= LARGEST or isinstance(default, bool)
         if not valid:
             raise UserError(
                 f"{where} {prefix}{key} is {value!r:.80}; expected {expected.format(least)}."
@@ -68,7 +69,9 @@ def side(where: str, name: str, value: Any) -> int:
     Raises UserError for any other value.
     """
     sides = value if isinstance(value, list | tuple) else [value]
-    if not sides or any(type(s) is not int or s < 1 or s != sides[0] for s in sides):
+    if not sides or any(
+        type(s) is not int or not 1 <= s <= LARGEST or s != sides[0] for s in sides
+    ):
         raise UserError(
             f"{where} {name} is {value!r:.80}; expected one number above 0: images are square."
         )

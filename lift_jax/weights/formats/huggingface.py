@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
@@ -167,7 +167,7 @@ def tower_sizes(where: str, tower: str, values: Mapping[str, Any]) -> dict[str, 
     )
     if act not in ACTIVATIONS:
         raise UserError(
-            f"{where} {tower}.hidden_act is {act!r}; expected one of {', '.join(ACTIVATIONS)}."
+            f"{where} {tower}.hidden_act is {shown(act)}; expected one of {', '.join(ACTIVATIONS)}."
         )
     if width % heads:
         raise UserError(f"{where} {tower}.hidden_size {width} is not a multiple of {heads} heads.")

@@ -116,7 +116,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         tokens, _ = shape("visual.attnpool.positional_embedding", 2)
         channels, layers = bare.stages(source, kind, "visual.")
         vision = ResNetConfig(
-            round((tokens - 1) ** 0.5) * 32, embed, stem, channels, layers,
+            round(max(0, tokens - 1) ** 0.5) * 32, embed, stem, channels, layers,
             heads=heads(4 * channels[-1], "heads"), mean=CLIP_MEAN, std=CLIP_STD,
         )  # fmt: skip
         return BackboneConfig(
@@ -124,6 +124,6 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         )
     width, _, patch, _ = shape("visual.conv1.weight", 4)
     tokens, _ = shape("visual.positional_embedding", 2)
-    resolution = round((tokens - 1) ** 0.5) * patch
+    resolution = round(max(0, tokens - 1) ** 0.5) * patch
     vision = VisionConfig(resolution, patch, *tower("visual.transformer", width, "heads"))
     return BackboneConfig(vision, text, embed, notes=assumed(vision.heads, text))

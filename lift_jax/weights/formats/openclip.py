@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
@@ -108,7 +108,7 @@ def read_config(source: Source) -> BackboneConfig:
 def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) -> None:
     """Raises UserError for options that differ from CLIP's ViT and ResNet, all in one message."""
     faults = [
-        f"{part}.{name} = {value!r}"
+        f"{part}.{name} = {shown(value)}"
         for part, options in parts.items()
         for name, value in options.items()
         if _differs(part, name, value, quick)
@@ -158,7 +158,7 @@ def _resnet(
     """Returns the sizes of CLIP's ResNet. Raises UserError unless it has four stages."""
     width, layers = values["width"], values["layers"]
     if len(layers) != 4 or any(type(n) is not int or n < 1 for n in layers):
-        raise UserError(f"{where} vision_cfg.layers is {layers}; expected four numbers > 0.")
+        raise UserError(f"{where} vision_cfg.layers is {shown(layers)}; expected four numbers > 0.")
     return ResNetConfig(
         values["image_size"], embed, width, tuple(width << i for i in range(4)), tuple(layers),
         heads=width * 32 // values["head_width"], **statistics,

@@ -9,7 +9,7 @@ torchvision's ResNets have the same names and can be read too.
 import re
 from typing import Any
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit import VisionConfig
@@ -90,7 +90,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     resnet = _is_resnet(source)
     if not resnet and not _is_vit(source):
         raise UserError(
-            f"{source.where} holds timm's {_architecture(source)!r}, which is not supported"
+            f"{source.where} holds timm's {shown(_architecture(source))}, which is not supported"
             ". Give a plain ViT or ResNet."
         )
     _check_settings(source, "avg" if resnet else "token")
@@ -109,7 +109,7 @@ def _check_settings(source: Source, pool: str) -> None:
     where, c = says(source), source.config
     arguments = {"global_pool": c.get("global_pool"), **declared.part(where, c, "model_args")}
     if (pooled := arguments["global_pool"]) not in (None, "", pool):
-        raise UserError(f"{where} the feature is pooled by {pooled!r}; expected {pool!r}.")
+        raise UserError(f"{where} the feature is pooled by {shown(pooled)}; expected {pool!r}.")
     if unknown := sorted(set(arguments) - _SHOWN):
         raise UserError(
             f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
@@ -118,8 +118,8 @@ def _check_settings(source: Source, pool: str) -> None:
     name = _architecture(source)
     if pool == "avg" and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
-            f"{where} the model is {name!r}, which may compute other features than a plain ResNet "
-            "with the same weights; expected resnet50, resnet101 or resnet152."
+            f"{where} the model is {shown(name)}, which may compute other features than a plain "
+            "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
         )
 
 
@@ -179,11 +179,11 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
     if heads is None:
         raise UserError(
             f"{source.where} does not say the number of heads of its ViT of width {width}"
-            + (f", and neither does its name {name!r}" if name else "")
+            + (f", and neither does its name {shown(name)}" if name else "")
             + ". Give heads= to load_backbone, or --heads= to lift-jax convert."
         )
     return VisionConfig(
-        resolution=round((tokens - 1) ** 0.5) * patch,
+        resolution=round(max(0, tokens - 1) ** 0.5) * patch,
         patch=patch,
         width=width,
         layers=bare.depth(source, "blocks."),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lift_jax.models.vit import VisionConfig
@@ -141,7 +141,7 @@ def read_config(source: Source) -> BackboneConfig:
 
     def expect(holds: bool, key: str, expected: str) -> None:
         if not holds:
-            raise UserError(f"{where} {key} is {c.get(key)!r}; expected {expected}.")
+            raise UserError(f"{where} {key} is {shown(c.get(key))}; expected {expected}.")
 
     width, heads, mlp, activation = (
         c[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")

@@ -1,13 +1,14 @@
-"""Tests of storage/regular.py: only regular files are read, and nothing waits for a writer."""
+"""Tests of storage/reading.py: only regular files are read, and nothing waits for a writer."""
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from lift_jax.data.images import decode
 from lift_jax.errors import UserError
-from lift_jax.storage.regular import open_regular, read_regular
+from lift_jax.storage.reading import open_regular, read_bytes
 
 
 def test_a_regular_file_and_a_link_to_it_are_read(tmp_path):
@@ -15,7 +16,7 @@ def test_a_regular_file_and_a_link_to_it_are_read(tmp_path):
     (tmp_path / "link").symlink_to("a")
     with open_regular(tmp_path / "a") as file:
         assert file.read() == b"content"
-    assert read_regular(tmp_path / "link", 7) == b"content"
+    assert read_bytes(tmp_path / "link", 7) == b"content"
 
 
 def test_other_files_are_refused_at_once(tmp_path):
@@ -28,7 +29,7 @@ def test_other_files_are_refused_at_once(tmp_path):
         with pytest.raises(UserError, match=name):
             decode.read_image(tmp_path / name)
     with pytest.raises(UserError, match="/dev/zero: expected a regular file, found a character"):
-        read_regular("/dev/zero", 10)
+        read_bytes(Path("/dev/zero"), 10)
 
 
 def test_a_socket_is_no_file(tmp_path, monkeypatch):
@@ -42,5 +43,5 @@ def test_a_socket_is_no_file(tmp_path, monkeypatch):
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(10**12)
-    with pytest.raises(UserError, match="1,000,000,000,000 bytes, more than the 1,000 "):
-        read_regular(tmp_path / "sparse", 1000)
+    with pytest.raises(UserError, match="has 1,000,000 MB; expected at most 1 MB"):
+        read_bytes(tmp_path / "sparse", 1_000_000)
