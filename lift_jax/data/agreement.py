@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from lift_jax.data.prepare import PreparedImages
 from lift_jax.data.sources.tfds import TfdsImages
-from lift_jax.data.types import ArrayImages, Dataset, FileImages, Images, Split
+from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
 
@@ -35,7 +34,7 @@ def describe(data: Dataset) -> dict[str, str]:
     }
     splits = {"training": data.train, "validation": data.val, "test": data.test}
     for name, split in splits.items():
-        described[f"the {name} images"] = _digest(split) if split else "none"
+        described[f"the {name} images and their labels"] = _images(split) if split else "none"
     return described
 
 
@@ -43,26 +42,20 @@ def _counts(data: Dataset, counts: np.ndarray) -> str:
     return ", ".join(f"{n} {name}" for name, n in zip(data.class_names, counts, strict=True))
 
 
-def _digest(split: Split) -> str:
-    """Returns the number of images, and a digest of their names and labels in order."""
-    digest = hashlib.sha256(split.labels.tobytes())
-    for part in _identity(split.images):
-        digest.update(part.encode(errors="surrogateescape") if isinstance(part, str) else part)
-        digest.update(b"\0")
-    return f"{len(split)} with paths and labels of digest {digest.hexdigest()[:16]}"
-
-
-def _identity(images: Images) -> Iterable[str | bytes]:
-    """Yields what identifies images on any machine, in order."""
+def _images(split: Split) -> str:
+    """Returns the names of the images on any machine, with their labels, in order."""
+    images = split.images
     if isinstance(images, PreparedImages):
-        yield images.rows.astype(np.int64).tobytes()
         images = images.taken
     if isinstance(images, ArrayImages):
-        yield from (repr(images.pixels.shape), images.pixels.tobytes())
-    elif isinstance(images, TfdsImages):
-        yield from (Path(images.home).name, images.split, images.feature)
-        yield np.asarray(images.rows, np.int64).tobytes()
-    elif isinstance(images, FileImages):
-        yield from images.paths
-    else:
-        yield from (images.name(i) for i in range(len(images)))
+        digest = hashlib.sha256(np.ascontiguousarray(images.pixels).data).hexdigest()[:16]
+        return f"pixels of digest {digest}, {_listed(map(str, images.rows), split)}"
+    if isinstance(images, TfdsImages):
+        return f"{images.split}, {_listed(map(str, images.rows), split)}"
+    if isinstance(images, FileImages):
+        return _listed(images.paths, split)
+    return _listed(map(images.name, range(len(images))), split)
+
+
+def _listed(names: Iterable[str], split: Split) -> str:
+    return ", ".join(f"{name} {label}" for name, label in zip(names, split.labels, strict=True))

@@ -2,22 +2,23 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from lift_jax.errors import UserError
 from lift_jax.parallel import exchange, processes
 
 SHOWN = 72  # characters of a value in a message
 ABSENT = "nothing"
-First = tuple[str, str] | None  # the first key in which a process differs from process 0, its value
+# the first key in which a process differs from process 0, the place there, and the value around it
+First = tuple[str, int, str] | None
 
 
 def agree(values: Mapping[str, str]) -> None:
     """Raises UserError in all processes, with the same message, unless all hold the same values.
 
     All processes call it. They exchange a digest; if the digests differ, also process 0's values
-    and the values in which others differ from those. With a single process nothing happens.
+    and the part in which others differ from those. With a single process nothing happens.
 
     Args:
         values: texts of any length by key, in the order in which they are compared.
@@ -35,13 +36,15 @@ def agree(values: Mapping[str, str]) -> None:
 
 
 def first_difference(first: Mapping[str, str], own: Mapping[str, str]) -> First:
-    """Returns the first key in which `own` differs from `first`, with its value; None without any.
+    """Returns the first key in which `own` differs from `first`, and where; None without any.
 
     Keys that `first` lacks come last.
     """
     for key in dict.fromkeys([*first, *own]):
-        if first.get(key, ABSENT) != own.get(key, ABSENT):
-            return key, own.get(key, ABSENT)
+        theirs, value = first.get(key, ABSENT), own.get(key, ABSENT)
+        if theirs != value:
+            start = len(os.path.commonprefix([theirs, value]))
+            return key, start, _excerpt(value, start)
     return None
 
 
@@ -55,24 +58,17 @@ def difference(first: Mapping[str, str], firsts: Sequence[First], hosts: Sequenc
     """
     order = [*first, *(found[0] for found in firsts if found)]
     key = min((found[0] for found in firsts if found), key=order.index)
-    values = [found[1] if found and found[0] == key else first.get(key, ABSENT) for found in firsts]
+    start = min(found[1] for found in firsts if found and found[0] == key)
+    expected = _excerpt(first.get(key, ABSENT), start)
     holders: dict[str, list[str]] = {}
-    for number, (value, host) in enumerate(zip(values, hosts, strict=True)):
+    for number, (found, host) in enumerate(zip(firsts, hosts, strict=True)):
+        value = found[2] if found and found[0] == key else expected
         holders.setdefault(value, []).append(f"{number} (on {host})")
-    start = _common_start(list(holders))
-    shown = "; ".join(
-        f"{_excerpt(value, start)} on process {_listed(who)}" for value, who in holders.items()
-    )
+    shown = "; ".join(f"{value} on process {_listed(who)}" for value, who in holders.items())
     return (
         f"The processes differ in {key}: {shown}. Nothing was trained. Start all of them with the "
         "same command, files and packages."
     )
-
-
-def _common_start(values: Sequence[str]) -> int:
-    """Returns the number of characters in which texts are equal at their start."""
-    columns = zip(*values, strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _excerpt(value: str, start: int) -> str:

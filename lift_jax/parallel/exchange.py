@@ -58,7 +58,8 @@ def _wait_for(key: str, sender: int) -> str:
     try:
         return _store().blocking_key_value_get(key, PATIENCE * 1000)
     except RuntimeError as error:  # of XLA, which has one class for all errors
+        cause = str(error).splitlines()[0]
         raise UserError(
-            f"Process {sender} has sent nothing for {PATIENCE} s: {error}. End all processes, and "
-            "run the same command on all machines again."
+            f"Process {sender} did not answer (within {PATIENCE} s at most): {cause}. End all "
+            "processes, and run the same command on all machines again."
         ) from error

@@ -45,7 +45,8 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
         if saved is not None:  # before anything slow
-            folder.check_config(saved, settings.written, workdir)
+            # by process 0, since places of files may be others elsewhere
+            processes.from_first(lambda: folder.check_config(saved, settings.written, workdir))
         setup = build(settings, console, fresh=saved is None and mode != "zero_shot")
         if mode == "zero_shot":
             if setup.zero_shot is None:

@@ -113,7 +113,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
     backbone = prepare_backbone(s.model, placement, console)
-    agree_on_weights(backbone, s.model.backbone, prompts)
+    agree_on_weights(backbone, s.model, prompts)
     cache = Cache(
         s.data.features_gb, backbone.fingerprint, mesh, s.test.batch, s.data.workers, console
     )
@@ -235,24 +235,24 @@ def prepare_backbone(model: ModelSettings, placement: Placement, console: Consol
     return backbone
 
 
-def agree_on_weights(backbone: Backbone, name: str, prompts: Sequence[Sequence[str]]) -> None:
+def agree_on_weights(
+    backbone: Backbone, model: ModelSettings, prompts: Sequence[Sequence[str]]
+) -> None:
     """Raises UserError in all processes unless all have the same backbone and texts of the classes.
 
-    Args:
-        backbone: the backbone.
-        name: its name, beside whose weights the tokenizer lies.
-        prompts: texts of each class.
+    `prompts` holds the texts of each class. `read_tuned` compares given tuned weights.
     """
     if exchange.count() == 1:
         return
     held = {
         "the weights of the image side (model.backbone)": backbone.fingerprint,
         "the weights of the text side (model.backbone)": backbone.text_fingerprint,
+        "the start (model.tuned)": "given weights" if model.tuned else "new weights",
         "the texts of the classes": json.dumps(prompts, ensure_ascii=False),
     }
     if text := backbone.config.text:
         try:
-            tokenizer = load_tokenizer(name, text.context, text.vocab)
+            tokenizer = load_tokenizer(model.backbone, text.context, text.vocab)
             tokens = _digest(tokenizer([t for own in prompts for t in own]).tobytes())
         except UserError:  # the head starts otherwise then (head.init)
             tokens = "no tokenizer"

@@ -8,6 +8,8 @@ import pytest
 from lift_jax.data.agreement import describe
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 
+TEST_IMAGES = "the test images and their labels"
+
 
 def data_set(root="/a", paths=("c/0.png", "c/1.png", "d/0.png"), labels=(0, 0, 1), names="cd"):
     train = Split(FileImages(root=root, paths=list(paths)), labels)
@@ -23,10 +25,10 @@ def test_the_folder_of_the_images_does_not_count():
 @pytest.mark.parametrize(("other", "key"), [
     (data_set(names="ce"), "the class names"),
     (data_set(labels=(0, 1, 1)), "the training images of each class"),
-    (data_set(paths=("c/1.png", "c/0.png", "d/0.png")), "the training images"),
-    (data_set(labels=(1, 0, 0)), "the training images"),
-    (replace(data_set(), test=data_set().test.take(np.array([1, 0]))), "the test images"),
-    (replace(data_set(), val=data_set().test), "the validation images"),
+    (data_set(paths=("c/1.png", "c/0.png", "d/0.png")), "the training images and their labels"),
+    (data_set(labels=(1, 0, 0)), "the training images and their labels"),
+    (replace(data_set(), test=data_set().test.take(np.array([1, 0]))), TEST_IMAGES),
+    (replace(data_set(), val=data_set().test), "the validation images and their labels"),
     (replace(data_set(), prepared=256), "the short side of prepared images (data.prepared)"),
     (replace(data_set(), grouped_by=np.array([9, 9])), "the counts that group the classes"),
 ])  # fmt: skip

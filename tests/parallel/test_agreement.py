@@ -82,7 +82,7 @@ def test_a_long_value_is_shown_where_it_differs(run_all):
 
 
 def test_many_processes_are_not_all_listed():
-    firsts = [None] * 9 + [("seed", "1")]
+    firsts = [None] * 9 + [("seed", 0, "1")]
     message = agreement.difference({"seed": "0"}, firsts, ["h"] * 10)
     assert "3 (on h) and 5 more; 1 on process 9 (on h)" in message
 
