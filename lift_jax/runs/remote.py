@@ -48,9 +48,11 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
         return
     mirror = Mirror(address, folder)
     if not writes:
-        mirror.pull()
-        yield str(folder)
-        shutil.rmtree(folder)
+        try:
+            mirror.pull()
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder)
         return
     with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
         mirror.pull()

@@ -323,6 +323,9 @@ def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] 
     folder = (workdir / FOLDER).absolute()
     if not (steps := best_first(workdir)):
         return None
+    for step in sorted(set(steps) - _scores(folder, steps).keys()):
+        if (file := folder / str(step) / METRICS).exists():
+            warn(f"{file} is damaged, so that checkpoint counts as not validated.")
     faults: dict[int, str] = {}
     with plain_name(folder) as plain:
         for step in steps:

@@ -144,6 +144,7 @@ def test_a_broken_score_leaves_the_others_in_use(best_run, tmp_path, capsys):
         file = workdir / "checkpoints" / str(steps[-1]) / "metrics" / "metrics"
         file.write_text(text)
         lift_jax.Predictor(workdir).predict(IMAGE)
+        assert "metrics is damaged, so that checkpoint counts as" in capsys.readouterr().err
         assert file.exists()  # predict changes nothing
         continued(workdir, best=True)
         aside = f"damaged_checkpoint_{steps[-1]}_metrics"
