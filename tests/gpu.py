@@ -92,7 +92,7 @@ def killed(small: bool, folder: Path) -> str:
     flags = [f"--config={config}", f"--config.train.epochs={epochs}"]
     flags += ["--config.checkpoint.every_steps=5"]
     run("lift_jax", "train", *flags, f"--workdir={folder}/straight")
-    total = sum(1 for _ in open(folder / "straight" / "log.jsonl"))
+    total = (folder / "straight" / "log.jsonl").read_text().count("\n")
     command = [sys.executable, "-m", "lift_jax", "train", *flags, f"--workdir={folder}/killed"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     log = folder / "killed" / "log.jsonl"
@@ -136,7 +136,8 @@ def prepared(small: bool, folder: Path) -> str:
     flags += ["--config.data.test_share=0.02" if not small else "--config.data.test_share=0.2"]
     run("lift_jax", "data", *flags, "--prepare", f"--workdir={folder}/data")
     run("lift_jax", "train", *flags, f"--workdir={folder}/run")
-    lines = [json.loads(line) for line in open(folder / "run" / "log.jsonl")]
+    log = (folder / "run" / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
     late = lines[len(lines) // 4 :]  # the first steps also compile
     wait = sum(line["wait"] for line in late) / len(late)
     pace = np.median([line["images_per_second"] for line in late])

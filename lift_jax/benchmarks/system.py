@@ -7,6 +7,7 @@ from importlib import metadata
 import jax
 
 import lift_jax
+from lift_jax.parallel.memory import machine_memory
 from lift_jax.parallel.software import LIBRARIES
 
 
@@ -29,8 +30,5 @@ def describe_system() -> str:
 
 def memory() -> str:
     """Returns the size of the main memory in GB, "not known" if the system does not tell it."""
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return "not known"
-    return f"{size / 1e9:.1f} GB"
+    size = machine_memory()
+    return "not known" if size is None else f"{size / 1e9:.1f} GB"

@@ -21,6 +21,9 @@ from rich.progress import track
 from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
+from lift_jax.models.vit import VisionConfig
+from lift_jax.parallel import memory
+from lift_jax.parallel.memory import Need
 from lift_jax.weights import expected, native, positions, rename
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import huggingface, openai, openclip, siglip, timm, vits
@@ -178,6 +181,9 @@ def _at_resolution(
     if resolution % multiple or resolution < multiple:
         raise UserError(f"resolution is {resolution}; it must be a multiple of {multiple}.")
     changed = dataclasses.replace(vision, resolution=resolution)
+    if isinstance(vision, VisionConfig) and not vision.rope:
+        size = 4 * changed.grid**2 * vision.width
+        memory.check([Need("resolution", resolution, size, "position embeddings")])
     positioned = any(path.endswith("/positions") for path in shapes if path.startswith("visual/"))
     how = ": position embeddings interpolated" if positioned else ""
     note = (

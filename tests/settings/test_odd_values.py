@@ -5,6 +5,7 @@ import math
 import time
 
 import pytest
+from rich.console import Console
 
 from lift_jax import settings
 from lift_jax.errors import UserError
@@ -12,6 +13,7 @@ from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.settings.schema import all_entries
 from lift_jax.training.classifier import check_names
+from lift_jax.training.setup import build
 from tests.support.odd_values import ODD_VALUES
 
 CONFIG = to_dict(settings.load("demo", "debug"))
@@ -70,3 +72,41 @@ def test_odd_texts_on_the_command_line(key, text):
         override(config, [(key, text)])
         parse(config)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+SAMPLED = (
+    math.nan,
+    -0.0,
+    5e-324,
+    0.5,
+    0,
+    1,
+    3,
+    10**5,
+    10**9,
+    2**63 - 1,
+    1e6,
+    True,
+    "",
+    "a",
+    "+",
+    "..",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", all_entries())
+def test_what_parse_accepts_is_built_or_refused(key, tmp_path, monkeypatch):
+    """Builds the setup of a debug run, up to the first step, with every accepted odd value."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for value in SAMPLED:
+        config = with_value(key, value)
+        try:
+            parsed = parse(config)
+        except UserError:
+            continue
+        try:
+            build(parsed, Console(quiet=True))
+        except UserError as error:
+            assert len(str(error)) < 6000
