@@ -32,6 +32,7 @@ from lift_jax.parallel.memory import Need
 from lift_jax.parallel.mesh import check_batch, make_mesh
 from lift_jax.settings.rules import check_shots
 from lift_jax.settings.schema import (
+    DataSettings,
     HeadSettings,
     MeshSettings,
     ModelSettings,
@@ -108,11 +109,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     s = settings
     names = check_names(s)  # before anything slow
     mesh = prepare_mesh(s.mesh, s.train, s.test)
-    data = datasets.load(s.data, s.seed)
-    agree_on_data(data)
-    check_validation(data, s.test, s.data.name)
-    check_readable(data)
-    print_data(data, console)
+    data = prepare_data(s.data, s.test, s.seed, console)
     prompts = class_prompts.texts(data.class_names, s.head.prompt, s.head.descriptors)
 
     exact = any(name in PATH_RULES for name in names)
@@ -151,11 +148,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     zero_shot, frozen = place_frozen(placement, zero_shot, frozen)
     steps = loader.steps_per_epoch(len(data.train), s.train.batch)
-    if steps * s.train.epochs > MOST_STEPS:
-        raise UserError(
-            f"train.epochs={s.train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
-            "which is as far as they are counted. Give fewer train.epochs or a larger train.batch."
-        )
+    check_steps(s.train.epochs, steps)
     rate = schedule(s.train.lr, s.train.epochs, steps)
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
@@ -223,6 +216,30 @@ def needed_memory(
 
 
 # -- data
+
+
+def prepare_data(
+    settings: DataSettings, test: TestSettings, seed: int, console: Console
+) -> Dataset:
+    """Loads and checks a data set, and prints its sizes and notes.
+
+    Raises UserError for faults in its settings or files, and if it differs between processes.
+    """
+    data = datasets.load(settings, seed)
+    agree_on_data(data)
+    check_validation(data, test, settings.name)
+    check_readable(data)
+    print_data(data, console)
+    return data
+
+
+def check_steps(epochs: int, steps: int) -> None:
+    """Raises UserError for more steps than a checkpoint can count; `steps` is those of an epoch."""
+    if steps * epochs > MOST_STEPS:
+        raise UserError(
+            f"train.epochs={epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, which "
+            "is as far as they are counted. Give fewer train.epochs or a larger train.batch."
+        )
 
 
 def check_validation(data: Dataset, test: TestSettings, name: str) -> None:

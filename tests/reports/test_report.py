@@ -349,7 +349,7 @@ def edit(path, change):
         ("metrics.json", lambda p: p.unlink(), "No such file"),
         ("metrics.json", lambda p: edit(p, lambda v: v.pop("seconds")), "seconds"),
         ("metrics.json", lambda p: edit(p, lambda v: v["test"].pop("overall")), "overall in test"),
-        ("metrics.json", lambda p: edit(p, lambda v: v.update(test=[])), "overall in test"),
+        ("metrics.json", lambda p: edit(p, lambda v: v.update(test=[])), "expected a result"),
         (
             "metrics.json",
             lambda p: edit(p, lambda v: v.update(zero_shot=None, test=None, test_tte=None)),
