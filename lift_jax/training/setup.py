@@ -143,12 +143,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         tuned = read_tuned(s.model.tuned, s.tuner.mask, tuned, frozen)
 
     zero_shot, frozen = place_frozen(placement, zero_shot, frozen)
-    steps = loader.steps_per_epoch(len(data.train), s.train.batch)
-    if steps * s.train.epochs > MOST_STEPS:
-        raise UserError(
-            f"train.epochs={s.train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
-            "which is as far as they are counted. Give fewer train.epochs or a larger train.batch."
-        )
+    steps = count_steps(len(data.train), s.train)
     rate = schedule(s.train.lr, s.train.epochs, steps)
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
@@ -157,6 +152,17 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         steps_per_epoch=steps, rate=rate,
         optimizer=sgd(rate, s.train.momentum, s.train.weight_decay),
     )  # fmt: skip
+
+
+def count_steps(images: int, train: TrainSettings) -> int:
+    """Returns the number of steps in an epoch. Raises UserError for a run too long to count."""
+    steps = loader.steps_per_epoch(images, train.batch)
+    if steps * train.epochs > MOST_STEPS:
+        raise UserError(
+            f"train.epochs={train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
+            "which is as far as they are counted. Give fewer train.epochs or a larger train.batch."
+        )
+    return steps
 
 
 # -- devices
