@@ -199,7 +199,8 @@ def needed_memory(
     kept = max(1, blocks - 1) if names else 0  # the last block works for the CLS token alone
     prompts = s.tuner.prompts * width if any(name.startswith("vpt") for name in names) else 0
     rows = s.train.batch // s.train.accum // devices
-    crops = {"five": 5, "ten": 10, "random": s.test.views}[s.test.crops] if s.test.tte else 1
+    crops = {"five": 5, "ten": 10}.get(s.test.crops, 1) if s.test.tte else 1
+    views = s.test.views if s.test.tte and s.test.crops == "random" else 0
     seen = s.test.batch // devices * numbers * item
     bottleneck = 8 * width  # two float32 matrices
     text = backbone.text.width if backbone.text is not None else 0
@@ -216,8 +217,8 @@ def needed_memory(
         Need("clip_adapter.dim", clip_adapter, clip_adapter * 8 * backbone.embed, weights, True),
         Need("test.expand", s.test.expand, 3 * side**2, "one enlarged image"),
         Need("train.batch", s.train.batch, rows * numbers * kept * item, activations, True),
-        Need("test.batch", s.test.batch, seen, activations, True),
-        Need("test.views", s.test.views, seen * crops, activations, True),
+        Need("test.batch", s.test.batch, seen * crops, activations, True),
+        Need("test.views", s.test.views, seen * views, activations, True),
     ]
 
 
