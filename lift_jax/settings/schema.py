@@ -18,6 +18,7 @@ BLOCK_PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln
 INF = math.inf
 LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 LARGEST_SEED = 2**63 - 1  # what JAX takes
+LARGEST_DRAW = 2**32 - 1  # what NumPy's older generator takes, which draws aft's entries
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ class TunerSettings:
         only_for="aft",
     )
     seed: int = setting(
-        0, "For aft: seed of the choice of entries.", low=0, only_for="aft", high=LARGEST_SEED
+        0, "For aft: seed of the choice of entries.", low=0, only_for="aft", high=LARGEST_DRAW
     )
     mask: str = setting(
         "each",
@@ -310,7 +311,7 @@ class TextTunerSettings(TunerSettings):
     layers: str = setting("", "Blocks to tune, as tuner.layers.")
     parts: str = setting("attn+mlp", "Parts of a block that ssf and aft tune, as tuner.parts.")
     ratio: float = setting(0.0, "For aft: share of the entries that is tuned.", low=0, high=1)
-    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, high=LARGEST_SEED)
+    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, high=LARGEST_DRAW)
     prompts: int = setting(2, "For vpt: number of prompts in each block.", low=0, high=10**5)
     init: str = not_settable("kaiming_uniform")  # `parse` takes tuner.init
     mask: str = not_settable("each")

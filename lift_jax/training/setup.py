@@ -147,8 +147,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         tuned = read_tuned(s.model.tuned, s.tuner.mask, tuned, frozen)
 
     zero_shot, frozen = place_frozen(placement, zero_shot, frozen)
-    steps = loader.steps_per_epoch(len(data.train), s.train.batch)
-    check_steps(s.train.epochs, steps)
+    steps = count_steps(len(data.train), s.train)
     rate = schedule(s.train.lr, s.train.epochs, steps)
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
@@ -157,6 +156,17 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         steps_per_epoch=steps, rate=rate,
         optimizer=sgd(rate, s.train.momentum, s.train.weight_decay),
     )  # fmt: skip
+
+
+def count_steps(images: int, train: TrainSettings) -> int:
+    """Returns the number of steps in an epoch. Raises UserError for a run too long to count."""
+    steps = loader.steps_per_epoch(images, train.batch)
+    if steps * train.epochs > MOST_STEPS:
+        raise UserError(
+            f"train.epochs={train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
+            "which is as far as they are counted. Give fewer train.epochs or a larger train.batch."
+        )
+    return steps
 
 
 # -- devices
@@ -193,7 +203,8 @@ def needed_memory(
     kept = max(1, blocks - 1) if names else 0  # the last block works for the CLS token alone
     prompts = s.tuner.prompts * width if any(name.startswith("vpt") for name in names) else 0
     rows = s.train.batch // s.train.accum // devices
-    crops = {"five": 5, "ten": 10, "random": s.test.views}[s.test.crops] if s.test.tte else 1
+    crops = {"five": 5, "ten": 10}.get(s.test.crops, 1) if s.test.tte else 1
+    views = s.test.views if s.test.tte and s.test.crops == "random" else 0
     seen = s.test.batch // devices * numbers * item
     bottleneck = 8 * width  # two float32 matrices
     text = backbone.text.width if backbone.text is not None else 0
@@ -210,8 +221,8 @@ def needed_memory(
         Need("clip_adapter.dim", clip_adapter, clip_adapter * 8 * backbone.embed, weights, True),
         Need("test.expand", s.test.expand, 3 * side**2, "one enlarged image"),
         Need("train.batch", s.train.batch, rows * numbers * kept * item, activations, True),
-        Need("test.batch", s.test.batch, seen, activations, True),
-        Need("test.views", s.test.views, seen * crops, activations, True),
+        Need("test.batch", s.test.batch, seen * crops, activations, True),
+        Need("test.views", s.test.views, seen * views, activations, True),
     ]
 
 
@@ -231,15 +242,6 @@ def prepare_data(
     check_readable(data)
     print_data(data, console)
     return data
-
-
-def check_steps(epochs: int, steps: int) -> None:
-    """Raises UserError for more steps than a checkpoint can count; `steps` is those of an epoch."""
-    if steps * epochs > MOST_STEPS:
-        raise UserError(
-            f"train.epochs={epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, which "
-            "is as far as they are counted. Give fewer train.epochs or a larger train.batch."
-        )
 
 
 def check_validation(data: Dataset, test: TestSettings, name: str) -> None:

@@ -24,6 +24,8 @@ def with_value(key, value):
     config = copy.deepcopy(CONFIG)
     group, _, name = key.rpartition(".")
     (config[group] if group else config)[name] = value
+    if key in ("tuner.seed", "tuner.ratio"):
+        config["tuner"]["name"] = "aft"  # without it these options have no use
     return config
 
 
@@ -84,6 +86,7 @@ SAMPLED = (
     3,
     10**5,
     10**9,
+    2**32,
     2**63 - 1,
     1e6,
     True,

@@ -324,3 +324,9 @@ def test_placement_without_a_zero_shot_classifier():
     placement = Placement(mesh.make_mesh(), bfloat16=False, exact=False)
     zero_shot, frozen = setup.place_frozen(placement, None, {"visual/a": jnp.ones(2)})
     assert zero_shot is None and frozen["visual/a"].dtype == jnp.float32
+
+
+def test_a_run_too_long_to_count_is_refused():
+    assert setup.count_steps(1000, TrainSettings(batch=100, epochs=3)) == 10
+    with pytest.raises(UserError, match="train.epochs=100000 of 1,000,000 steps are more than"):
+        setup.count_steps(10**6, TrainSettings(batch=1, epochs=10**5))
