@@ -1,7 +1,8 @@
 """The one exception that means "the user can mend this", and the messages for mistyped names."""
 
-import sys
 from collections.abc import Iterable
+
+from lift_jax.output.lines import say_error
 
 LONGEST_NAME = 500  # characters of what may be a mistyped name
 
@@ -45,5 +46,5 @@ class DiskError(UserError):
 
 def fail(message: object) -> int:
     """Prints the message of a user's mistake; returns the exit status of commands."""
-    print(f"error: {message}", file=sys.stderr)
+    say_error(f"error: {message}")
     return 2

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from lift_jax.commands import shared
 from lift_jax.commands.ending import leave, stop
 from lift_jax.errors import DiskError, UserError, fail, unknown
+from lift_jax.output.lines import say
 from lift_jax.settings.config_file import ConfigFile
 
 MODES = ("train", "evaluate", "zero_shot")
@@ -91,8 +92,8 @@ def run(flags: argparse.Namespace) -> None:
 def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
     """Connects the processes, opens the run folder and does what the flags ask for."""
     import jax
-    from rich.console import Console
 
+    from lift_jax.output.terminal import Terminal
     from lift_jax.parallel import processes, software
     from lift_jax.parallel.agreement import agree
     from lift_jax.parallel.failures import end_together
@@ -107,7 +108,7 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
         stack.enter_context(end_together(hosts, flags.coordinator))
         agree(software.versions() | asked_for(chosen, flags))  # before a device is touched
         agree(software.devices())
-        console = Console(quiet=jax.process_index() != 0)
+        console = Terminal(quiet=jax.process_index() != 0)
         processes.print_hosts(hosts, console)
         workdir = stack.enter_context(remote.local_copy(flags.workdir, console))
         if flags.sweep or flags.sweep_cells or flags.seeds != 1:
@@ -115,7 +116,7 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
             return
         train_and_test(parse(chosen.config), workdir, flags.mode)
         if jax.process_index() == 0:
-            print(f"Report: {report.write(workdir)}")
+            say(f"Report: {report.write(workdir)}")
 
 
 def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:

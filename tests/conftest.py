@@ -51,6 +51,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker("quick")
 
 
+@pytest.fixture(autouse=True)
+def faults_are_failures(monkeypatch):
+    """Fails a test whose command would end by the net for faults of lift_jax (status 70)."""
+    from lift_jax.commands import ending
+
+    def leave(status: int, message: str = "") -> None:
+        assert status != ending.FAULT, message
+        raise SystemExit(status)
+
+    monkeypatch.setattr(ending, "leave", leave)
+
+
 TESTS = itertools.count(1)
 MAPS, MANY_MAPS = Path("/proc/self/maps"), 20_000
 

@@ -18,6 +18,7 @@ from lift_jax.data import prepare
 from lift_jax.data.images.decode import Decoding, open_image
 from lift_jax.data.images.views import TrainTransform, mda_box, min_scale
 from lift_jax.data.types import FileImages, Images, Split
+from lift_jax.output.terminal import Terminal
 
 SIZES = ((375, 500), (600, 800))  # (height, width) of the JPEGs, half each: ImageNet, iNaturalist
 COUNT = 24
@@ -52,7 +53,7 @@ def measure(console: Console) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         files = photographs(Path(name))
         size = sum(len(files.content(i)) for i in range(COUNT)) / COUNT
-        split, quiet = Split(files, np.zeros(COUNT)), Console(quiet=True)
+        split, quiet = Split(files, np.zeros(COUNT)), Terminal(quiet=True)
         folder = Path(name) / "prepared"
         side = prepare.default_size(RES)
         prepare.prepare(split, folder, size=side, workers=1, console=quiet)

@@ -57,16 +57,17 @@ def run(flags: argparse.Namespace) -> None:
 
     import jax
     from absl import logging
-    from rich.console import Console
+
+    from lift_jax.output.terminal import Terminal
 
     if flags.aot:
         jax.config.update("jax_platforms", "cpu")
     logging.set_verbosity(logging.WARNING)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     if flags.system:
         from lift_jax.benchmarks.system import describe_system
 
-        console.print(describe_system(), markup=False)
+        console.print(describe_system())
     elif flags.only == "data":
         from lift_jax.benchmarks import data, waiting
 

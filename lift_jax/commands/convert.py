@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     from flax import nnx
-    from rich.console import Console
 
     from lift_jax.errors import unknown
     from lift_jax.models.layers import ACTIVATIONS
+    from lift_jax.output.terminal import Terminal
     from lift_jax.tuners.parameters import Parameter, parameter_table
     from lift_jax.weights import load
     from lift_jax.weights.native import NAME
@@ -55,13 +55,13 @@ def run(flags: argparse.Namespace) -> None:
     if (file := Path(flags.dest) / NAME).exists():
         raise UserError(f"{file} exists (DEST). Remove it, or give another folder.")
     config = load.convert(flags.source, flags.dest, flags.dtype, **sizes)
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     leaves = load.abstract(config)
     listed = [
         Parameter(p, v.shape, "frozen") for p, v in leaves.items() if isinstance(v, nnx.Param)
     ]
     console.print(parameter_table(listed))
     for note in config.notes:
-        console.print(note, markup=False)
-    console.print(f"{config.vision}\n{config.text or 'no text tower'}", markup=False)
-    console.print(f"Written: {flags.dest}. Use it with :backbone={flags.dest}", markup=False)
+        console.print(note)
+    console.print(f"{config.vision}\n{config.text or 'no text tower'}")
+    console.print(f"Written: {flags.dest}. Use it with :backbone={flags.dest}")

@@ -44,17 +44,16 @@ def run(flags: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
-    from rich.console import Console
-
+    from lift_jax.output.terminal import Terminal
     from lift_jax.reports.data_page import prepare_split, show_data
     from lift_jax.runs.folder import open_workdir, writing
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
     if flags.prepare:
-        prepare_split(settings, flags.prepare_size, Console())
+        prepare_split(settings, flags.prepare_size, Terminal())
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
     workdir = open_workdir(flags.workdir)
     with writing(workdir):
-        show_data(as_they_are, workdir, flags.read, Console())
+        show_data(as_they_are, workdir, flags.read, Terminal())

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from lift_jax.commands import COMMANDS, shared
 from lift_jax.errors import fail, near
+from lift_jax.output.lines import say
 
 USAGE = """usage: lift-jax COMMAND [options]
 
@@ -28,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         listed = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
-        print(USAGE.format(commands=listed), end="")
+        say(USAGE.format(commands=listed), end="")
         raise SystemExit(0)
     if arguments[0] == "--version":
         from lift_jax import __version__
 
-        print(__version__)
+        say(__version__)
         raise SystemExit(0)
     name, *rest = arguments
     if name not in COMMANDS:

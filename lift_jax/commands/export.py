@@ -17,6 +17,7 @@ where torch is installed:
 import argparse
 
 from lift_jax.commands import shared
+from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     import jax
-    from rich.console import Console
 
+    from lift_jax.output.terminal import Terminal
     from lift_jax.runs.export import export
     from lift_jax.runs.remote import local_copy
     from lift_jax.weights import authors
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
-    with local_copy(flags.run, Console(stderr=True), writes=False) as run:
+    with local_copy(flags.run, Terminal(stderr=True), writes=False) as run:
         path = export(run, flags.to, flags.layout)
     found = authors.describe(path)
-    print(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")
+    say(f"{path}: {found.tuned}; {found.classes} classes; names of {found.layout}")

@@ -13,6 +13,7 @@ instead, FOLDER's own zero-shot classifier is the tuned one.
 import argparse
 
 from lift_jax.commands import shared
+from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,4 +33,4 @@ def run(flags: argparse.Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")
     shared.define_tuners(flags.config)
     merge.write(flags.run, flags.to)
-    print(f"Written: {flags.to}. Use it with :backbone={flags.to}")
+    say(f"Written: {flags.to}. Use it with :backbone={flags.to}")

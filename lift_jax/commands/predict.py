@@ -35,13 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError if images could not be read, after naming the others."""
-    from rich.console import Console
-
+    from lift_jax.output.terminal import Terminal
     from lift_jax.runs.predictor import Predictor, files, show, write
 
     shared.quiet_libraries()
     shared.use_compile_cache()
-    console = Console()
+    console = Terminal()
     shared.define_tuners(flags.config)
     given = files(flags.images)
     predictor = Predictor(flags.run, tte=flags.tte, batch=flags.batch)
@@ -50,7 +49,7 @@ def run(flags: argparse.Namespace) -> None:
     show(names, found, console)
     if flags.to:
         write(flags.to, names, found)
-        console.print(f"Written: {flags.to}", markup=False)
+        console.print(f"Written: {flags.to}")
     if bad := [one.error for one in found if one.error]:
         listed = "\n  ".join(bad[:5] + ["..."] * (len(bad) > 5))
         raise UserError(f"{len(bad)} of {len(found)} images could not be read:\n  {listed}")

@@ -10,6 +10,8 @@ Several runs also get a comparison, report_compare.html.
 import argparse
 from contextlib import ExitStack
 
+from lift_jax.output.lines import say
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -21,15 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
-    from rich.console import Console
-
+    from lift_jax.output.terminal import Terminal
     from lift_jax.reports.report import compare, write
     from lift_jax.runs.remote import local_copy
 
     with ExitStack() as stack:
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         workdirs = [stack.enter_context(local_copy(w, console)) for w in flags.workdirs]
         for workdir in workdirs:
-            print(write(workdir))
+            say(str(write(workdir)))
         if len(workdirs) > 1:
-            print(compare(workdirs, flags.out or workdirs[0]))
+            say(str(compare(workdirs, flags.out or workdirs[0])))

@@ -11,6 +11,7 @@ A setting is given on the command line (--config.train.lr=0.01) or in a config f
 import argparse
 
 from lift_jax.errors import unknown
+from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.settings.schema import GROUPS, all_entries
 
     if flags.markdown:
-        print(document.markdown(), end="")
+        say(document.markdown(), end="")
         return
     known = all_entries()
     for key in flags.keys:
@@ -38,4 +39,4 @@ def run(flags: argparse.Namespace) -> None:
         for entry in known.values()
         if not flags.keys or entry.key in flags.keys or entry.key.partition(".")[0] in flags.keys
     ]
-    print("\n".join(document.explain(entry) for entry in entries))
+    say("\n".join(document.explain(entry) for entry in entries))

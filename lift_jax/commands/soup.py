@@ -9,6 +9,7 @@ their mean, tested as they are; soup.csv in it has the results of each of them a
 import argparse
 
 from lift_jax.commands import shared
+from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,4 +27,4 @@ def run(flags: argparse.Namespace) -> None:
     shared.quiet_libraries()
     shared.define_tuners(flags.config)
     soup(flags.runs, flags.workdir)
-    print(f"Report: {report.write(flags.workdir)}")
+    say(f"Report: {report.write(flags.workdir)}")

@@ -23,13 +23,13 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int
 from rich.console import Console
-from rich.progress import track
 
 from lift_jax.data import fingerprint
 from lift_jax.data.images.decode import Picture, open_image
 from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError, shown
+from lift_jax.output.terminal import track
 from lift_jax.storage import lock
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.cache import cache_folder

@@ -170,9 +170,7 @@ class Cache:
         file = self._file(visual, k, split, view, image_fingerprint)
         rows = file.read()
         if _on_all_processes(rows is not None):
-            self.console.print(
-                f"Activations: {file.summary}, as they were kept.", soft_wrap=True, markup=False
-            )
+            self.console.print(f"Activations: {file.summary}, as they were kept.", soft_wrap=True)
         else:
             rows = self._compute(visual, k, images, file)
         if rows is None:
@@ -209,9 +207,7 @@ class Cache:
         if not _on_all_processes(self._has_room(file)):
             return None
         folder = file.path.parent
-        self.console.print(
-            f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True, markup=False
-        )
+        self.console.print(f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True)
         computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
         if not self._write(file, computed):
             return None
@@ -285,8 +281,7 @@ class Cache:
         if advice:
             self.console.print(
                 f"Activations: not kept ({file.summary}; data.features_gb={self.gigabytes:g}), "
-                f"images are read each time. {advice} to compute them once.",
-                markup=False, soft_wrap=True,
+                f"images are read each time. {advice} to compute them once.", soft_wrap=True,
             )  # fmt: skip
             return False
         make_room(folder, self.gigabytes * 1e9 - size)

@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import track
 
 from lift_jax.data import loader
 from lift_jax.data.images.views import TestTransform, View, ensemble
@@ -23,6 +22,7 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.tree import Tree
+from lift_jax.output.terminal import track
 from lift_jax.settings.rules import DEFAULTS
 from lift_jax.settings.schema import TestSettings
 
@@ -135,5 +135,5 @@ class Evaluator:
         )  # fmt: skip
         return track(
             batches, description, total=loader.steps_per_epoch(len(reading.split), self.test.batch),
-            console=self.console, transient=True, disable=not self.console.is_terminal,
+            console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip

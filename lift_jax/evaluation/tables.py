@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+
+from lift_jax.output.plain import printable
 
 
 def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, str]:
@@ -37,8 +38,7 @@ def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:
         table.add_column(column, justify="right")
     for name, summary in rows.items():
         if summary is not None:
-            values = (summary[column] for column in columns)
-            table.add_row(
-                escape(name), *("–" if value is None else f"{value:.2f}" for value in values)
-            )
+            values = [summary[column] for column in columns]
+            texts = ("–" if value is None else f"{value:.2f}" for value in values)
+            table.add_row(printable(name), *texts)
     return table

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lift_jax.errors import UserError
+from lift_jax.output.lines import say_error
 from lift_jax.parallel import exchange, meeting
 from lift_jax.parallel.signals import STOPPED
 
@@ -117,11 +118,9 @@ class _Links:
         what = f"{name} died" if failure is None else f"{name} failed: {failure}\n{name} has ended"
         self._report(failure or "it died", process)
         sys.stdout.flush()
-        print(
+        say_error(
             f"error: {what}, and the others end with it. Fix the cause, and run the same command "
-            "on all machines to continue from the last checkpoint.",
-            file=sys.stderr,
-            flush=True,
+            "on all machines to continue from the last checkpoint."
         )
         os._exit(ENDED_BY_ANOTHER)  # the main thread may wait in a collective for ever
 
@@ -146,7 +145,7 @@ def _connect_to_first(host: str, port: int, token: str, links: _Links) -> None:
     try:
         link = socket.create_connection((host, port), CONNECT)
     except OSError as e:
-        print(f"Process 0 cannot be watched ({host}:{port}: {e}).", file=sys.stderr)
+        say_error(f"Process 0 cannot be watched ({host}:{port}: {e}).")
         return
     link.settimeout(None)
     link.sendall(f"{token} {exchange.number()}\n".encode())

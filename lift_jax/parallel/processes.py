@@ -109,9 +109,7 @@ def print_hosts(hosts: Sequence[str], console: Console) -> None:
         return
     listed = ", ".join(f"{i} on {host}" for i, host in enumerate(hosts[:64]))
     more = ", ..." if len(hosts) > 64 else ""
-    console.print(
-        f"{len(hosts)} processes with {jax.device_count()} devices: {listed}{more}", markup=False
-    )
+    console.print(f"{len(hosts)} processes with {jax.device_count()} devices: {listed}{more}")
 
 
 def from_first(make: Callable[[], Any]) -> Any:

@@ -31,7 +31,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.reports import figures
 from lift_jax.settings.schema import ModelSettings, Settings
-from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.weights import load
 
 PIXELS = 224  # resolution of the views if the backbone is not on this machine
@@ -51,7 +51,7 @@ def show_data(
     console.print(splits_table(data, splits))
     console.print(groups_table(data, splits))
     for note in data.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     tell_empty(data, splits, console)
     write_classes(data, splits, workdir)
     found: list[inspect.Finding] = []
@@ -63,7 +63,7 @@ def show_data(
         write_findings(found, data, splits, workdir)
     resolution = preview_resolution(settings.model, console)
     draw_views(settings, data, resolution, workdir)
-    console.print(f"Written: {workdir}", markup=False, highlight=False)
+    console.print(f"Written: {workdir}")
     return found
 
 
@@ -105,7 +105,7 @@ def tell_empty(data: Dataset, splits: dict[str, Split], console: Console) -> Non
         if absent := [data.class_names[c] for c in np.flatnonzero(counts == 0)]:
             shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
             line = f"No image in {name} ({len(absent):,} classes): {shown}"
-            console.print(line, markup=False, highlight=False)
+            console.print(line)
 
 
 def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> None:
@@ -117,7 +117,7 @@ def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> Non
     group = np.full(len(data.class_names), "", dtype=object)
     for name, members in metrics.groups(data.group_counts).items():
         group[members] = name
-    atomic.write_csv(
+    write_csv(
         workdir / "classes.csv",
         ("class", "name", "group", *counts),
         ((c, name, group[c], *(int(n[c]) for n in counts.values()))
@@ -185,19 +185,19 @@ def tell_findings(
     for kind in dict.fromkeys(one.kind for one in found):
         of_kind = [one for one in found if one.kind == kind]
         count = sum(len(one.images) for one in of_kind)
-        console.print(f"{kind}: {count:,} images", highlight=False)
+        console.print(f"{kind}: {count:,} images")
         for one in of_kind[:SHOWN]:
             line = one.cause or " = ".join(place(data, splits, image) for image in one.images[:4])
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True)
         if len(of_kind) > SHOWN:
-            console.print(f"  and {len(of_kind) - SHOWN:,} more, in findings.csv", highlight=False)
+            console.print(f"  and {len(of_kind) - SHOWN:,} more, in findings.csv")
 
 
 def write_findings(
     found: list[inspect.Finding], data: Dataset, splits: dict[str, Split], workdir: Path
 ) -> None:
     """Writes findings.csv: a line an image, with one number for images that belong together."""
-    atomic.write_csv(
+    write_csv(
         workdir / "findings.csv",
         ("finding", "kind", "split", "path", "class", "cause"),
         ((number, one.kind, name, splits[name].images.name(i),
@@ -219,7 +219,6 @@ def preview_resolution(model: ModelSettings, console: Console) -> int:
         console.print(
             f"Views are drawn at {PIXELS} pixels: {model.backbone} is not on this machine. "
             "Give --config.model.resolution for another.",
-            markup=False,
         )
         return PIXELS
 
@@ -278,9 +277,7 @@ def prepare_split(settings: Settings, size: int, console: Console) -> None:
     if isinstance(split.images, prepare.PreparedImages):
         folder = Path(split.images.files[0]).parent
         prepare.check(folder)
-        console.print(
-            f"{folder} is complete and its checksums are right: training uses it.", markup=False
-        )
+        console.print(f"{folder} is complete and its checksums are right: training uses it.")
         return
     if not isinstance(split.images, EncodedImages):
         raise UserError(f"data.name={settings.data.name} has nothing to prepare: it is in memory.")
@@ -289,11 +286,8 @@ def prepare_split(settings: Settings, size: int, console: Console) -> None:
     target_folder = prepare.folder_of(split.images, target)
     console.print(
         f"{len(split):,} images to {target_folder}, short side at most {size} pixels.",
-        markup=False,
     )
     prepare.prepare(split, target_folder, size=size, workers=os.cpu_count() or 1, console=console)
     total = sum(path.stat().st_size for path in target_folder.iterdir())
     flag = f" Give --config.data.prepared={target} for it." if target else ""
-    console.print(
-        f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}", markup=False
-    )
+    console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")

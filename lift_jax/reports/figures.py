@@ -5,6 +5,7 @@ styles differ as well.
 """
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
+from lift_jax.output.plain import figure_text
 from lift_jax.storage.atomic import make_way
 from lift_jax.training.monitor import StepRecord
 
@@ -37,7 +39,9 @@ def write(figure: Figure, path: Path) -> bytes:
     """Writes a figure as PNG, complete or not at all; returns the bytes of the file."""
     _take_as_letters(figure)
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=160)
+    with warnings.catch_warnings():  # a letter that no font has is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(data, format="png", dpi=160)
     make_way(path)
     torn = path.with_name(f".{path.name}.tmp")
     torn.write_bytes(data.getvalue())
@@ -80,7 +84,7 @@ def class_figure(
         else:
             line = {"linewidth": 2.2, "linestyle": "-" if filled else (0, (4, 1))}
         y = values[order] if few else _running_mean(values[order], width)
-        top.plot(x, y, color=colour, label=labels[result], **line)
+        top.plot(x, y, color=colour, label=figure_text(labels[result]), **line)
     top.set(ylim=(-3, 103))
     top.set_ylabel("accuracy (%)" if few else f"accuracy (%), mean of {width} neighbours")
     top.grid(axis="y", color="#DDDDDD", linewidth=0.7)
@@ -136,9 +140,9 @@ def views_figure(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+        line[0].set_ylabel(figure_text(title), rotation=0, ha="right", va="center", fontsize=8)
     for axes, column in zip(grid[0], columns, strict=True):
-        axes.set_title(column, fontsize=8)
+        axes.set_title(figure_text(column), fontsize=8)
     return figure
 
 
@@ -170,7 +174,8 @@ def comparison_figure(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
     figure = Figure(figsize=(9.6, 3.6 + 0.22 * len(runs)), layout="constrained")
     axes = figure.subplots()
     width = 0.82 / len(runs)
-    for i, (name, summary) in enumerate(runs.items()):
+    for i, (given, summary) in enumerate(runs.items()):
+        name = figure_text(given)
         values = [summary[metric] for metric in metrics]
         bars = axes.bar(
             np.arange(len(metrics)) + (i - (len(runs) - 1) / 2) * width,
@@ -227,12 +232,12 @@ def sweep_figure(
             )  # fmt: skip
         short = joined or max(map(len, cells)) * len(cells) < 30
         turned = {} if short else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(cells)), cells, **turned)
-        axes.set(title=name, xlim=(-0.6, len(cells) - 0.4))
+        axes.set_xticks(range(len(cells)), list(map(figure_text, cells)), **turned)
+        axes.set(title=figure_text(name), xlim=(-0.6, len(cells) - 0.4))
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
     all_axes[0].set_ylabel("accuracy (%)")
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return _clean(figure)
 
@@ -242,7 +247,7 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > NAMED:
         axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
         return
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    axes.set_xticks(range(len(names)), list(map(figure_text, names)), rotation=35, ha="right")
 
 
 def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:

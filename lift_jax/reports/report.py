@@ -1,6 +1,5 @@
 """The report of a run folder, and the comparison of several: HTML pages with figures."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,27 +56,21 @@ def write(workdir: str | Path) -> Path:
 def _write(run: Run) -> Path:
     """Writes the page of a run and its figures; returns the page's path."""
     key, reason = headline(run)
-    figure = figures.class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
-    name = run.workdir.resolve().name
-    parts = [
-        page.heading(name, run.title),
-        _cards(run, key) + (page.note(reason) if reason else ""),
-        page.section("Results", _results({name: run}) + _absent_classes(run)),
-        page.section(
-            "Accuracy by class",
-            page.figure(figure, run.workdir / "report_classes.png", "Accuracy of each class"),
-        ),
-        page.section(
-            "Lowest classes" if len(run.names) > LOWEST else "Classes", _lowest_classes(run, key)
-        ),
-    ]
+    drawn = figures.class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
+    class_figure = page.image(drawn, run.workdir / "report_classes.png", "Accuracy of each class")
+    training_figure = None
     if run.steps:
-        figure = figures.training_figure(run.steps)
-        image = page.figure(figure, run.workdir / "report_training.png", "Loss and learning rate")
-        parts.append(page.section("Training", image))
-    parts.append(page.section("Run", _facts(run)))
-    parts.append(page.section("Settings", _settings(run.config)))
-    return page.write(run.workdir / "report.html", name, parts)
+        drawn, path = figures.training_figure(run.steps), run.workdir / "report_training.png"
+        training_figure = page.image(drawn, path, "Loss and learning rate")
+    name = run.workdir.resolve().name
+    return page.write(
+        run.workdir / "report.html", "report.html", title=name, heading=name, subtitle=run.title,
+        cards=_cards(run, key), reason=reason, results=_results({name: run}), explanation=NOTE,
+        absent=_absent_classes(run), class_figure=class_figure,
+        lowest_title="Lowest classes" if len(run.names) > LOWEST else "Classes",
+        lowest=_lowest_classes(run, key), training_figure=training_figure, facts=_facts(run),
+        settings=_settings(run.config),
+    )  # fmt: skip
 
 
 def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -106,24 +99,20 @@ def _write_comparison(
     out: Path, runs: Mapping[str, Run], bars: Mapping[str, Mapping[str, Any]]
 ) -> Path:
     """Writes the page of several runs and its figure; returns the page's path."""
-    image = page.figure(
-        figures.comparison_figure(bars), out / "report_compare.png", "Accuracy of the runs"
-    )
-    subtitles = "".join(
-        f"<tr><td>{html.escape(name)}<td>{html.escape(run.title)}"
-        f"<td>{run.metrics['tuned_params']:,} tuned<td>{page.duration(run.metrics['seconds'])}"
+    drawn, path = figures.comparison_figure(bars), out / "report_compare.png"
+    rows = [
+        (name, run.title, f"{run.metrics['tuned_params']:,} tuned",
+         page.duration(run.metrics["seconds"]))
         for name, run in runs.items()
-    )
-    parts = [
-        page.heading(f"{len(runs)} runs", "Top-1 accuracy in %"),
-        page.section("Results", _results(runs)),
-        page.section("Best way of testing of each run", image),
-        page.section("Runs", page.table(subtitles, plain=True)),
-    ]
-    return page.write(out / "report_compare.html", "Comparison", parts)
+    ]  # fmt: skip
+    return page.write(
+        out / "report_compare.html", "compare.html", title="Comparison",
+        heading=f"{len(runs)} runs", subtitle="Top-1 accuracy in %", results=_results(runs),
+        explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
+    )  # fmt: skip
 
 
-# -- which result stands for a run
+# --- the result that stands for a run ---
 
 
 def headline(run: Run) -> tuple[str, str]:
@@ -177,11 +166,11 @@ def _validation_means(run: Run) -> dict[str, float] | None:
     return means
 
 
-# -- the parts of a page
+# --- the parts of a page ---
 
 
-def _cards(run: Run, key: str) -> str:
-    """Returns the cards of a run: accuracies of one result, tuned parameters, training time."""
+def _cards(run: Run, key: str) -> list[tuple[str, str]]:
+    """Returns values and what they are: accuracies of one result, tuned parameters, time."""
     summary = run.results[key]
     values = [
         (page.percent(summary["overall"]), f"overall, {run.labels[key]}"),
@@ -190,11 +179,11 @@ def _cards(run: Run, key: str) -> str:
     ]
     if run.steps:
         values.append((page.duration(run.metrics["seconds"]), "of training"))
-    return page.cards(values)
+    return values
 
 
-def _results(runs: Mapping[str, Run]) -> str:
-    """Returns the table of all results, the best value of each column in bold."""
+def _results(runs: Mapping[str, Run]) -> page.Table:
+    """Returns the table of all results, which marks the best value of each column."""
     rows = [
         (run.labels[key] if len(runs) == 1 else f"{name}: {run.labels[key]}", summary)
         for name, run in runs.items()
@@ -205,14 +194,13 @@ def _results(runs: Mapping[str, Run]) -> str:
         values = {round(summary[key], 2) for _, summary in rows if summary[key] is not None}
         if len(values) > 1 and key != "images":
             best[key] = min(values) if key == "ece" else max(values)
-    text = "<tr><th>" + "".join(f"<th>{heading}" for heading in COLUMNS.values())
-    for name, summary in rows:
-        text += f"<tr><td>{html.escape(name)}"
-        for key in COLUMNS:
-            value = summary[key]
-            is_best = key in best and value is not None and round(value, 2) == best[key]
-            text += f"<td{' class=best' if is_best else ''}>{page.number(value)}"
-    return page.table(text) + page.note(NOTE)
+
+    def cell(key: str, value: float | None) -> tuple[str, bool]:
+        is_best = key in best and value is not None and round(value, 2) == best[key]
+        return page.number(value), is_best
+
+    cells = [(name, [cell(key, summary[key]) for key in COLUMNS]) for name, summary in rows]
+    return page.Table(["", *COLUMNS.values()], cells)
 
 
 def _absent_classes(run: Run) -> str:
@@ -221,25 +209,22 @@ def _absent_classes(run: Run) -> str:
     if not names:
         return ""
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return page.note(f"Without a test image, so in no class mean: {shown}.")
+    return f"Without a test image, so in no class mean: {shown}."
 
 
-def _lowest_classes(run: Run, key: str) -> str:
+def _lowest_classes(run: Run, key: str) -> page.Table:
     """Returns the table of the classes with the lowest accuracy by one result."""
-    order = np.argsort(run.accuracy[key], kind="stable")[:LOWEST]
-    head = "".join(f"<th>{html.escape(run.labels[k])}" for k in run.results)
-    text = f"<tr><th>class<th>group<th>train images<th>test images{head}"
-    for c in order:
-        text += (
-            f"<tr><td>{html.escape(run.names[c])}<td>{run.groups[c]}<td>{run.train_counts[c]:,}"
-            f"<td>{run.test_counts[c]:,}"
-        )
-        text += "".join(f"<td>{page.number(float(run.accuracy[k][c]))}" for k in run.results)
-    return page.table(text) + page.note("Every class: per_class.csv.")
+    rows = []
+    for c in np.argsort(run.accuracy[key], kind="stable")[:LOWEST]:
+        counts = [run.groups[c], f"{run.train_counts[c]:,}", f"{run.test_counts[c]:,}"]
+        accuracies = [page.number(float(run.accuracy[k][c])) for k in run.results]
+        rows.append((run.names[c], [(text, False) for text in counts + accuracies]))
+    headings = ["class", "group", "train images", "test images"]
+    return page.Table(headings + [run.labels[k] for k in run.results], rows)
 
 
-def _facts(run: Run) -> str:
-    """Returns the table of sizes and speeds."""
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Returns names and values of sizes and speeds."""
     metrics = run.metrics
     facts = {
         "Tuned parameters": f"{metrics['tuned_params']:,} ({run.tuned_share:.2%} of all)",
@@ -257,19 +242,14 @@ def _facts(run: Run) -> str:
         facts["Waiting for data"] = f"{wait:.0%} of the time" + (
             ": prepare the images (--prepare), or raise data.workers" if wait > WAIT_HINT else ""
         )
-    rows = "".join(f"<tr><td>{name}<td>{value}" for name, value in facts.items())
-    return page.table(rows, plain=True)
+    return list(facts.items())
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    """Returns the settings, a block for each group; settings without a group come first."""
+def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Returns names and values of the settings by group; those without a group come first."""
     alone = {key: value for key, value in config.items() if not isinstance(value, dict)}
     groups = {"": alone} | {k: value for k, value in config.items() if isinstance(value, dict)}
-    text = ""
-    for group, values in groups.items():
-        rows = ""
-        for key, value in values.items():
-            shown = value if isinstance(value, str) else json.dumps(value)
-            rows += f"<tr><td>{html.escape(key)}<td>{html.escape(shown)}"
-        text += f"<div><b>{html.escape(group)}</b>{page.table(rows, plain=True)}</div>"
-    return f"<div class=config>{text}</div>"
+    return [
+        (group, [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in values.items()])
+        for group, values in groups.items()
+    ]

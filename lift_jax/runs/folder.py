@@ -1,6 +1,5 @@
 """The run folder: checks before a run continues in it, and the contents of a finished one."""
 
-import csv
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from lift_jax.settings.parse import changes
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage import atomic, lock
 from lift_jax.storage.addresses import is_remote
+from lift_jax.storage.csv_files import read_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training.monitor import StepRecord
@@ -361,22 +361,14 @@ def _require(path: Path, value: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 
 def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, found = list(reader), reader.fieldnames or ()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read: {error.strerror}. A finished run writes it."
-        ) from error
-    except (csv.Error, ValueError) as error:
-        raise UserError(f"{path}: expected a CSV table; {error}.") from error
-    if tuple(found) != tuple(columns):
+    header, rows = read_csv(path)
+    if tuple(header) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(found) or 'none'}."
+            f"found {', '.join(header) or 'none'}."
         )
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values() or row["group"] not in GROUPS:
-            raise UserError(f"{path}: line {number} is broken: {','.join(map(str, row.values()))}.")
-    return rows
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    for number, row in enumerate(found, 2):
+        if row["group"] not in GROUPS:
+            raise UserError(f"{path}: line {number} is broken: {','.join(row.values())[:200]}.")
+    return found

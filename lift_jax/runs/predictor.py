@@ -14,8 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from lift_jax.data import loader
@@ -26,9 +24,11 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import ensemble_view
 from lift_jax.evaluation.forward import make_predict
 from lift_jax.models import tree
+from lift_jax.output.plain import printable
+from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
 from lift_jax.runs import restored
-from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
@@ -146,9 +146,9 @@ class Predictor:
         batch = min(self._batch, 2 ** max(0, len(given) - 1).bit_length())
         batch = -(-batch // devices) * devices
         batches = loader.eval_batches(split, self._view, batch=batch)
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         shown = track(
-            batches, "Looking", -(-len(given) // batch), console=console, transient=True,
+            batches, "Looking", -(-len(given) // batch), console=console,
             disable=not console.is_terminal or len(given) <= batch,
         )  # fmt: skip
         found = [self._probabilities(self._leaves, put_batch(self._mesh, rows)) for rows in shown]
@@ -199,7 +199,7 @@ def show(names: Sequence[str], found: Sequence[Prediction], console: Console) ->
     for name, one in list(zip(names, found, strict=True))[:SHOWN]:
         pairs = zip(one.labels, one.probabilities, strict=True)
         cells = [f"{label} {100 * share:.1f} %" for label, share in pairs] or ["cannot be read"]
-        table.add_row(*(escape(text) for text in (name, *cells)))
+        table.add_row(*map(printable, (name, *cells)))
     console.print(table)
     if len(found) > SHOWN:
         console.print(f"... and {len(found) - SHOWN:,} more.")
@@ -215,4 +215,4 @@ def write(path: str | Path, names: Sequence[str], found: Sequence[Prediction]) -
     for name, one in zip(names, found, strict=True):
         pairs = list(zip(one.labels, one.probabilities, strict=True)) or [(None, None)] * most
         rows.append([name, *(cell for pair in pairs for cell in pair), one.error])
-    atomic.write_csv(path, ["image", *ranks, "error"], rows)
+    write_csv(path, ["image", *ranks, "error"], rows)

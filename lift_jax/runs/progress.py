@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+from lift_jax.output.terminal import Terminal
 from lift_jax.training.monitor import StepRecord
 
 PLAIN_SECONDS = 30.0  # between lines of progress where there is no terminal
@@ -44,7 +45,7 @@ class Progress:
         self.steps = steps
         self.epochs = epochs
         self.active = active
-        self._console = console or Console()
+        self._console = console or Terminal()
         self._clock = clock
         self._first: tuple[float, int] | None = None  # time and number of the first step
         self._printed = -math.inf  # time of the last line
@@ -119,4 +120,4 @@ class Progress:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)

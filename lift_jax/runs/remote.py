@@ -56,7 +56,7 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
         return
     with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
         mirror.pull()
-        console.print(f"{address} is worked on in {folder}.", markup=False, highlight=False)
+        console.print(f"{address} is worked on in {folder}.")
         with _uploading(mirror, console):
             yield str(folder)
     shutil.rmtree(folder)
@@ -81,7 +81,7 @@ def _uploading(mirror: "Mirror", console: Console) -> Iterator[None]:
                 f"{mirror.folder}: copy it to {mirror.address}, and run the same command to "
                 "continue."
             ) from error
-        console.print(f"Written to {mirror.address}.", markup=False, highlight=False)
+        console.print(f"Written to {mirror.address}.")
 
 
 def _upload_until(done: threading.Event, mirror: "Mirror", console: Console) -> None:
@@ -92,7 +92,7 @@ def _upload_until(done: threading.Event, mirror: "Mirror", console: Console) -> 
             mirror.push()
         except Exception as error:  # the run goes on, and the next upload tries again
             if not warned:
-                console.print(f"Warning: cannot send to {mirror.address}: {error}", markup=False)
+                console.print(f"Warning: cannot send to {mirror.address}: {error}")
             warned = True
 
 

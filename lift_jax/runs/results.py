@@ -18,6 +18,7 @@ from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.loop import Validate
 from lift_jax.training.setup import Setup, shorten
 from lift_jax.training.state import State
@@ -143,7 +144,6 @@ def compare_crops(
             f"Warning: on the validation split the test-time ensemble does worse than one crop "
             f"({means['test_tte']:.2f} against {means['test']:.2f} %, mean over the classes). Set "
             "test.tte=False, or a smaller test.expand.",
-            markup=False,
         )
     return means
 
@@ -185,7 +185,6 @@ def warn_of_absent_classes(counts: Counts, data: Dataset, console: Console) -> N
         console.print(
             f"Warning: classes without a test image ({len(missing)} of {len(data.class_names)}), "
             f"left out of the class means: {shorten([data.class_names[i] for i in missing])}",
-            markup=False,
         )
 
 
@@ -214,7 +213,7 @@ def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) 
         + tuple(float(accuracy[row][c]) if row in accuracy else None for row in results)
         for c, name in enumerate(data.class_names)
     )
-    atomic.write_csv(workdir / folder.PER_CLASS, header, rows)
+    write_csv(workdir / folder.PER_CLASS, header, rows)
 
 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:

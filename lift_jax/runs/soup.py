@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from lift_jax.data import datasets, loader
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics, tables
 from lift_jax.models.tree import Tree
+from lift_jax.output.terminal import Terminal
 from lift_jax.runs import export, folder, log
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import changes, parse
 from lift_jax.settings.schema import DataSettings
-from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
 from lift_jax.training.optimizer import sgd
@@ -99,12 +99,12 @@ def write_results(workdir: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
         for key, ending in ROW_ENDINGS.items()
         for name, row in rows.items()
     }
-    atomic.write_csv(
+    write_csv(
         workdir / "soup.csv",
         ["run", *metrics.NAMES],
         ([name, *(row[key] for key in metrics.NAMES)] for name, row in table.items() if row),
     )
-    Console().print(tables.results_table(table))
+    Terminal().print(tables.results_table(table))
 
 
 def describe_finished(run: folder.Run) -> dict[str, Any]:

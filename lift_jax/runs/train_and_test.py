@@ -8,6 +8,7 @@ import jax
 from rich.console import Console
 
 from lift_jax.errors import UserError
+from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
@@ -32,7 +33,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
-    console = Console(quiet=jax.process_index() != 0)
+    console = Terminal(quiet=jax.process_index() != 0)
     tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
     with (
@@ -70,12 +71,11 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if done == total and finished:
                 console.print(
                     f"{workdir} is finished, all {total} steps are done. Its results:",
-                    markup=False,
                 )
                 results.show(finished, settings, console)
                 return finished
             if 0 < done < total:
-                console.print(f"Continuing {workdir} after step {done} of {total}.", markup=False)
+                console.print(f"Continuing {workdir} after step {done} of {total}.")
             if done < total:
                 state = train(settings, setup, state, manager, workdir, console)
             if best:
@@ -86,7 +86,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
 
 def warn(console: Console, line: str) -> None:
     """Prints a warning."""
-    console.print(f"Warning: {line}", markup=False)
+    console.print(f"Warning: {line}")
 
 
 def check_mode(mode: str, workdir: Path, *, has_checkpoint: bool, tuned: str) -> None:

@@ -1,13 +1,13 @@
 """The list of images that a run skipped because they cannot be read (data.on_bad_image=skip)."""
 
-import csv
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from lift_jax.data.types import Dataset
-from lift_jax.storage import atomic
+from lift_jax.errors import UserError
+from lift_jax.storage.csv_files import read_csv, write_csv
 
 HEADER = ("split", "path", "cause")
 
@@ -30,19 +30,20 @@ def record_unreadable(
             causes |= {(name, i): split.unreadable[i] for i in images if i in split.unreadable}
     if causes == before:
         return
-    atomic.write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])
+    write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])
     if causes:
         console.print(
             f"Warning: {len(causes)} images could not be read and were passed over "
             f"(data.on_bad_image=skip); they are listed in {path}.",
-            markup=False,
         )
 
 
 def _read_list(path: Path) -> Mapping[tuple[str, str], str]:
     """Returns the cause by (split, path of the image); {} if there is no valid list yet."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return {(row["split"], row["path"]): row["cause"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError, csv.Error):
+        header, rows = read_csv(path)
+    except UserError:
         return {}
+    if tuple(header) != HEADER:
+        return {}
+    return {(split, name): cause for split, name, cause in rows}

@@ -1,13 +1,10 @@
 """Writing of files that are complete or absent: under a temporary name, then renamed."""
 
-import csv
 import errno
 import json
-import math
 import os
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lift_jax.errors import DiskError
+from lift_jax.output.lines import say_error
 
 
 @contextmanager
@@ -37,7 +35,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 def warn(line: str) -> None:
     """Prints a warning on standard error."""
-    print(f"Warning: {line}", file=sys.stderr)
+    say_error(f"Warning: {line}")
 
 
 def move_aside(path: Path, aside: Path) -> Path:
@@ -89,17 +87,3 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     with open_replacement(path) as file:
         file.write(json.dumps(value, indent=2, default=plain, allow_nan=False) + "\n")
-
-
-def write_csv(
-    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """Writes a CSV table with a header row; None and NaN become empty cells."""
-
-    def cell(item: Any) -> Any:
-        return "" if item is None or (isinstance(item, float) and math.isnan(item)) else item
-
-    with open_replacement(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([cell(item) for item in row] for row in rows)

@@ -18,11 +18,11 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.markup import escape
 
 from lift_jax.data import loader
 from lift_jax.errors import UserError
 from lift_jax.evaluation import tables
+from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.reports import report
@@ -90,7 +90,7 @@ def run_sweep(
     }
     if seeds > 1:
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
-    console = Console(quiet=jax.process_index() != 0)
+    console = Terminal(quiet=jax.process_index() != 0)
     sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole=not part)
     with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
         for name in chosen:
@@ -129,7 +129,7 @@ class Sweep:
     def run(self, folder: Path, config: ConfigDict) -> None:
         """Runs one cell with one seed; adds a UserError to `failed`."""
         where = str(folder.relative_to(self.workdir))
-        self.console.rule(escape(f"{self.title}: {where}"))
+        self.console.rule(f"{self.title}: {where}")
         try:
             if jax.process_index() == 0 and self.mode == "train":
                 borrow(folder, config, self.runs)
@@ -137,7 +137,7 @@ class Sweep:
             train_and_test(parse(config), folder, self.mode)
         except UserError as e:
             self.failed.setdefault(str(e), []).append(where)
-            self.console.print(f"Failed: {e}", markup=False)
+            self.console.print(f"Failed: {e}")
             return
         if jax.process_index() == 0:
             report.write(folder)
@@ -160,7 +160,7 @@ class Sweep:
         if found:
             self.console.print(table.rich_table(self.title, found))
         for line in lines:
-            self.console.print(line, markup=False, highlight=False)
+            self.console.print(line)
         if self.failed:
             count = sum(map(len, self.failed.values()))
             raise UserError(f"{count} runs failed, see above. The same command tries them again.")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table
 
+from lift_jax.output.plain import markdown_cell, printable
 from lift_jax.reports import figures
 from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 
 TITLES = {
     "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
@@ -89,12 +90,13 @@ def texts(row: Row) -> list[str]:
 
 
 def rich_table(title: str, table: Sequence[Row]) -> Table:
-    made = Table(title=f"{escape(title)}: accuracy in %", title_justify="left")
+    """Returns the table of a sweep for the terminal."""
+    made = Table(title=f"{title}: accuracy in %", title_justify="left")
     columns = headings(table)
     for i, heading in enumerate(columns):
         made.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in table:
-        made.add_row(*map(escape, texts(row)[: len(columns)]))
+        made.add_row(*map(printable, texts(row)[: len(columns)]))
     return made
 
 
@@ -102,7 +104,7 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
     """Writes sweep.csv and sweep.md, and sweep.png if the table has a row."""
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
-    atomic.write_csv(
+    write_csv(
         workdir / "sweep.csv",
         [*header, "published", "difference"],
         (
@@ -116,8 +118,8 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
     lines += [texts(row)[: len(columns)] for row in table]
     with atomic.open_replacement(workdir / "sweep.md") as file:
-        file.write(f"{title}: accuracy in %\n\n")
-        file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
+        file.write(f"{markdown_cell(title)}: accuracy in %\n\n")
+        file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
         figures.write(figure(title, table), workdir / "sweep.png")

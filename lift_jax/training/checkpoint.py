@@ -218,7 +218,6 @@ def _restore(manager: Checkpoints, like: State, console: Console, best: bool) ->
             console.print(
                 f"Warning: the checkpoint of step {damaged} is damaged ({fault}). It was "
                 f"moved to {aside}, and the run continues from step {step}.",
-                markup=False,
             )
         if faults:
             manager.orbax.reload()

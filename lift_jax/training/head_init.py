@@ -10,7 +10,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 from rich.console import Console
-from rich.progress import track
 
 from lift_jax.data.images import views
 from lift_jax.data.types import Split
@@ -21,6 +20,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Tower
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.text import TextTransformer
+from lift_jax.output.terminal import track
 from lift_jax.weights.tokenizer import Tokenizer
 
 CHUNK = 256  # texts encoded at once, so that any number of texts fits in memory
@@ -80,7 +80,7 @@ def class_texts(
     if len(flat) > len(texts):
         console.print(f"Encoding {len(flat):,} texts of {len(texts):,} classes.")
     for i in track(
-        range(0, len(padded), size), "Class texts", console=console, transient=True,
+        range(0, len(padded), size), "Class texts", console=console,
         disable=not console.is_terminal,
     ):  # fmt: skip
         with jax.default_matmul_precision("highest"):

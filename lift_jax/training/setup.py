@@ -283,13 +283,12 @@ def print_data(data: Dataset, console: Console) -> None:
         f"{sizes['few']} few shot; {data.counts.max():,} to {data.counts.min():,} images a class)"
     )
     for note in data.notes:
-        console.print(note, markup=False)
+        console.print(note)
     if not data.counts.all():
         empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
         console.print(
             f"Warning: classes without a training image ({len(empty)} of "
             f"{len(data.class_names)}), which count as the smallest in the loss: {shorten(empty)}",
-            markup=False,
         )
 
 
@@ -306,7 +305,7 @@ def prepare_backbone(model: ModelSettings, placement: Placement, console: Consol
     sizes = {"resolution": model.resolution} if model.resolution else {}
     backbone = load_backbone(model.backbone, place=placement.loaded, **sizes)
     for note in backbone.config.notes:
-        console.print(f"Backbone: {note}", markup=False)
+        console.print(f"Backbone: {note}")
     return backbone
 
 
@@ -384,7 +383,6 @@ def encode_class_texts(
         console.print(
             f"Warning: {e} Without it there is no zero-shot classifier, and the head starts from "
             "the images of the classes instead of their names (head.init).",
-            markup=False,
         )
         return None
     return head_init.class_texts(backbone, tokenizer, prompts, console)
@@ -487,7 +485,6 @@ def drop_inapplicable(
     console.print(
         f"Warning: {' and '.join(dropped)} belongs into {needs}, and {backbone} is {has}: "
         f"{' and '.join(kept) or 'its classifier'} alone is tuned.",
-        markup=False,
     )
     return kept
 

@@ -15,13 +15,12 @@ import jax
 import numpy as np
 from flax import nnx
 from numpy.typing import DTypeLike
-from rich.console import Console
-from rich.progress import track
 
 from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel import memory
 from lift_jax.parallel.memory import Need
 from lift_jax.weights import expected, native, positions, rename
@@ -130,10 +129,10 @@ def write(
             yield path, leaf
             source.release()
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     tracked = track(
         leaves(), f"Converting {Path(source.where).name}", len(kinds), console=console,
-        transient=True, disable=not console.is_terminal,
+        disable=not console.is_terminal,
     )  # fmt: skip
     native.write(file, config, tracked, kinds)
     return config

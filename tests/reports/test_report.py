@@ -14,6 +14,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.reports import figures, report
 from lift_jax.runs import log
 from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
 
 
@@ -61,7 +62,7 @@ def make_run(workdir, classes=5, results=("zero_shot", "test", "test_tte"), step
         for c in range(classes)
     ]
     header = ["class", "name", "train_images", "group", "test_images", *accuracy]
-    atomic.write_csv(workdir / "per_class.csv", header, rows)
+    write_csv(workdir / "per_class.csv", header, rows)
     if steps:
         with log.RunLog(workdir, active=True) as run:
             for n in range(1, steps + 1):
@@ -355,7 +356,7 @@ def edit(path, change):
             lambda p: edit(p, lambda v: v.update(zero_shot=None, test=None, test_tte=None)),
             "at least one result",
         ),
-        ("per_class.csv", lambda p: p.unlink(), "cannot read"),
+        ("per_class.csv", lambda p: p.unlink(), "No such file"),
         ("per_class.csv", lambda p: p.write_text("a,b\n"), "expected the columns .*found a, b"),
         ("per_class.csv", lambda p: p.write_text(p.read_text()[:-1]), None),
         (

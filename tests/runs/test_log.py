@@ -12,6 +12,7 @@ from lift_jax.evaluation import tables
 from lift_jax.runs import log
 from lift_jax.runs.progress import Progress
 from lift_jax.storage import atomic
+from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
 from lift_jax.tuners.parameters import Parameter, parameter_counts, parameter_table
 
@@ -137,9 +138,9 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 
 def test_csv_leaves_missing_cells_empty(tmp_path):
     path = tmp_path / "per_class.csv"
-    atomic.write_csv(path, ["class", "name", "test"], [[0, "a, b", 50.0], [1, "c", None]])
+    write_csv(path, ["class", "name", "test"], [[0, "a, b", 50.0], [1, "c", None]])
     assert path.read_text() == 'class,name,test\n0,"a, b",50.0\n1,c,\n'
-    atomic.write_csv(path, ["x"], [[np.float64("nan")], [3]])
+    write_csv(path, ["x"], [[np.float64("nan")], [3]])
     assert path.read_text() == "x\n\n3\n" or path.read_text() == 'x\n""\n3\n'
 
 

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lift_jax"
 
 # Lowest first. A room is a folder, or a file at the root of the package; configs/ lies outside.
 FLOORS = [
+    ["output"],
     ["errors"],
     ["settings"],
     ["storage"],
@@ -51,6 +52,22 @@ def test_rooms_are_small():
     for folder in {file.parent for file in sources()}:
         many = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
         assert len(many) <= MOST_IN_A_FOLDER, f"{folder.name} holds {len(many)} files"
+
+
+def test_text_reaches_the_terminal_in_one_way():
+    """Rich reads brackets as markup, and print passes control characters on; output/ does not."""
+    names = {"print", "Console"}
+    for file in sources():
+        if file.parent.name == "output":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            assert not (called and node.func.id in names), (
+                f"{file}:{node.lineno}: use lift_jax.output"
+            )
+            if isinstance(node, ast.ImportFrom) and node.module in ("rich.progress", "rich.markup"):
+                imported = {alias.name for alias in node.names}
+                assert not imported & {"track", "escape"}, f"{file}:{node.lineno}"
 
 
 def test_every_folder_is_installed():

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import BinaryIO
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lift_jax.errors import UserError
+from lift_jax.output.terminal import Terminal
 from lift_jax.storage.cache import cache_folder
 
 TIMEOUT = 60  # seconds without a byte
@@ -102,7 +102,7 @@ def _download(archive: Archive, file: BinaryIO) -> str:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with (
         urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
-        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar,
+        Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True)) as bar,
     ):
         expected = answer.length or archive.size  # the server may not say
         task = bar.add_task(archive.name, total=expected)

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from rich.console import Console
-from rich.progress import track
 
 from lift_jax.data.sources import labelled_paths, paths
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError, unknown
+from lift_jax.output.terminal import Terminal, track
 from lift_jax.settings.schema import DataSettings
 from lift_jax.storage.cache import cache_folder
 
@@ -206,8 +205,7 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
             for start in track(
                 range(0, len(source), BATCH),
                 f"Reading the labels of {home.parent.name}, {split}",
-                console=Console(stderr=True),
-                transient=True,
+                console=Terminal(stderr=True),
             )
             for record in source.__getitems__(range(start, min(start + BATCH, len(source))))
         ]

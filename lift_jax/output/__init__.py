@@ -1,0 +1,1 @@
+"""Output: text from outside, shown as it is and never interpreted."""

@@ -1,0 +1,42 @@
+"""Plain text: names from outside in the forms that a terminal, a table or a figure shows."""
+
+import re
+
+# Python calls a character printable if it is visible, or a plain space. These are others that
+# scripts need: joiners of letters (U+200C, U+200D) and spaces of other widths.
+JOINERS = "\u200c\u200d"
+LONGEST = 80  # characters in a line of a figure
+# An underscore inside a word is no mark.
+MARKS = re.compile(r"[\\|`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Returns a text whose control characters and lone surrogates are shown as escapes.
+
+    So a name cannot move the cursor, begin a line, reorder the text around it or fail to be
+    written. `kept` are control characters that stay, such as line breaks of a whole message.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _shown(c) or c in kept else _escape(c) for c in text)
+
+
+def _shown(character: str) -> bool:
+    return character.isprintable() or character in JOINERS or bool(SPACES.match(character))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def markdown_cell(text: str) -> str:
+    """Returns a text for a cell of a Markdown table, in which its characters mean themselves."""
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return MARKS.sub(r"\\\g<0>", plain)
+
+
+def figure_text(text: str) -> str:
+    """Returns a text for a figure: each line at most `LONGEST` characters long."""
+    lines = printable(text, kept="\n").split("\n")
+    return "\n".join(f"{x[: LONGEST - 1]}…" if len(x) > LONGEST else x for x in lines)
