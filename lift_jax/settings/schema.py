@@ -448,7 +448,7 @@ class TrainSettings:
         low=0,
         exclusive="low",
         by_method=True,
-        high=10**6,
+        high=1e30,
     )
     momentum: float = setting(0.9, "Momentum of SGD.", low=0, high=1, exclusive="high")
     weight_decay: float = setting(5e-4, "Weight decay of SGD.", low=0, high=10**6)
