@@ -9,6 +9,8 @@ without JAX.
 """
 
 import importlib
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,8 @@ _module = ""
 if _program == "-m" and "-m" in sys.orig_argv:
     _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
 if _module.partition(".")[0] == "lift_jax" or _program.replace("\\", "/").endswith(PROGRAMS):
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # until the import is done
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from lift_jax.commands.ending import handle_interrupts
 
     handle_interrupts()

@@ -8,6 +8,7 @@ threads.
 """
 
 import functools
+import itertools
 import math
 import multiprocessing
 import os
@@ -15,7 +16,9 @@ import shutil
 import signal
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -241,11 +244,34 @@ def _batches(
         workers = 0 if in_memory or rows else _useful_workers(share * len(dataset), size)
     workers = min(workers, len(dataset))
     reading = dataset.to_iter_dataset(_read_options(size, max(1, workers)))
-    if workers:
-        _prepare_workers(size, workers)
-        options = grain.MultiprocessingOptions(num_workers=workers)
-        reading = reading.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own)
-    return _served(iter(reading), example.split)
+    if not workers:
+        return _served(iter(reading), example.split)
+    _prepare_workers(size, workers)
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    reading = iter(reading.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
+    return _served(_started(reading), example.split)
+
+
+def _started(reading: Batches) -> Generator[Batch]:
+    """Yields all batches; starts the workers in a thread that never gets Ctrl-C.
+
+    Ctrl-C reaches all processes of a terminal. A process inherits from the thread that starts it
+    whether it hears signals. Workers leave Ctrl-C to the main process, which can end at once, since
+    it only waits for the thread; while a worker imports its modules it would print a trace.
+    """
+    resource_tracker.ensure_running()  # else it would be started in the thread and unblock signals
+
+    def first() -> list[Batch]:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return list(itertools.islice(reading, 1))
+
+    try:
+        pool = ThreadPoolExecutor(1)
+        yield from pool.submit(first).result()
+        pool.shutdown()
+        yield from reading
+    finally:
+        reading.close()
 
 
 def _served(reading: Batches, split: Split) -> Generator[Batch]:
@@ -317,11 +343,7 @@ def _own(batch: Batch) -> Batch:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends this worker process when the one that started it is gone, also if that was killed.
-
-    Ctrl-C reaches all processes of a terminal; a worker leaves it to the one that started it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends this worker process when the one that started it is gone, also if that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -335,6 +357,10 @@ def _end_with_parent(worker: int, workers: int) -> None:
 def _prepare_workers(size: int, workers: int) -> None:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl.app would parse
+    # the tracker frees what workers held when a program was ended, and warns of what it is for
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    if quiet not in (given := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{given},{quiet}".strip(",")
     need = WAITING * size * workers
     if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < need:
         raise UserError(

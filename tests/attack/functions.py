@@ -43,7 +43,8 @@ def changes(rng: random.Random, most: int = 4) -> list[tuple[str, float, int]]:
 
 
 TOKENS = (
-    b"9" * 30, b"[" * 300, b"null", b'"', b"-1", b"\0\0\0\0", b"\xff\xfe", b"1e999", b"\\ud800", b"NaN",
+    b"9" * 30, b"[" * 300, b"null", b'"', b"-1", b"\0\0\0\0", b"\xff\xfe", b"1e999",
+    b"\\ud800", b"NaN",
 )  # fmt: skip
 
 
@@ -108,7 +109,9 @@ def attempt_setting(case: tuple[str, Any], folder: Path) -> None:
 
 # --- JSON ---
 
-JSON = json.dumps({"a": [1, 2.5, None, True, "x\\y"], "b": {"c": {"d": []}}, "e": "\u00e9"}).encode()
+JSON = json.dumps(
+    {"a": [1, 2.5, None, True, "x\\y"], "b": {"c": {"d": []}}, "e": "\u00e9"}
+).encode()
 
 
 def attempt_json(case: tuple[None, list[Any]], folder: Path) -> None:

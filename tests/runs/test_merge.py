@@ -116,7 +116,7 @@ def test_what_cannot_be_merged(tmp_path, capsys):
         merge.write(run, tmp_path / "merged")
     (run / "config.json").write_text("{")
     saved.write_text(json.dumps(sums))
-    with pytest.raises(UserError, match="config.json: expected JSON"):
+    with pytest.raises(UserError, match="config.json is not JSON"):
         merge.write(run, tmp_path / "merged")
     saved.write_text(kept)  # which holds the settings, too
     with pytest.raises(UserError, match="tuned coop, which cannot be merged"):
