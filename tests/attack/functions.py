@@ -266,34 +266,41 @@ def attempt_name(case: tuple[None, list[str]], folder: Path) -> None:
             raise Fault("a cell of Markdown is not one cell")
 
 
-# --- replies of a hub ---
+# --- indexes of shards ---
+
+PLAIN = (
+    5,
+    -1,
+    0.5,
+    None,
+    True,
+    "",
+    "..",
+    "/",
+    "a/b",
+    "../x",
+    "x" * 300,
+    [],
+    {},
+    [1, "a"],
+    {"a": 1},
+    *NASTY,
+)
 
 
-def draw_reply(rng: random.Random) -> tuple[Any, list[Any]]:
-    value = ODD_VALUES[rng.randrange(len(ODD_VALUES))]
-    key = rng.choice(("sha", "siblings", "id", "rfilename", ""))
-    return (key, repr(value)[:100]), changes(rng) if rng.random() < 0.5 else []
+def draw_index(rng: random.Random) -> tuple[tuple[str, Any], list[Any]]:
+    key = rng.choice(("weight_map", "metadata", "a", "", "visual.conv1.weight"))
+    return (key, rng.choice(PLAIN)), changes(rng) if rng.random() < 0.5 else []
 
 
-def attempt_reply(case: tuple[Any, list[Any]], folder: Path) -> None:
-    """Files that an index names may lie anywhere, and replies are JSON of any kind."""
-    (key, text), done = case
-    about: dict[str, Any] = {"id": "a/b", "sha": "0" * 40, "siblings": [{"rfilename": "x"}]}
-    try:
-        value = eval(text, {"nan": math.nan, "inf": math.inf})  # our own list of values
-    except (SyntaxError, NameError, ValueError):
-        value = text
-    if key == "rfilename":
-        about["siblings"][0][key] = value
-    elif key:
-        about[key] = value
-    try:
-        content = json.dumps(about).encode()
-    except (TypeError, ValueError):
-        content = text.encode(errors="replace")
-    parse_json(changed(content, done), "the reply", object)
-    index = {"weight_map": {"a": value if isinstance(value, str) else text, key: "b.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def attempt_index(case: tuple[tuple[str, Any], list[Any]], folder: Path) -> None:
+    """A folder whose index names files that are not there is never opened."""
+    (key, value), done = case
+    index: dict[str, Any] = {"metadata": {}, "weight_map": {"a": "b.safetensors"}}
+    inner = index if key in index else index["weight_map"]
+    inner[key] = value
+    content = changed(json.dumps(index).encode(), done)
+    (folder / "model.safetensors.index.json").write_bytes(content)
     (folder / "config.json").write_text('{"model_type": "clip"}')
     source = open_source(folder)
     raise Fault(f"opened {source.where} without its shards")
@@ -307,5 +314,5 @@ KINDS = {
     "weights": Kind(lambda rng: (rng.choice(WEIGHTS), changes(rng)), attempt_weights, fewer),
     "pickles": Kind(draw_pickle, attempt_pickle, fewer),
     "names": Kind(draw_name, attempt_name, fewer),
-    "indexes": Kind(draw_reply, attempt_reply, fewer),
+    "indexes": Kind(draw_index, attempt_index, fewer),
 }
