@@ -12,13 +12,13 @@ runs of a table of the papers; both continue as well.
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 
 from lift_jax.commands import shared
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.settings.config_file import ConfigFile
+from lift_jax.storage.disk import disk_errors
 
 MODES = ("train", "evaluate", "zero_shot")
 USAGE = (
@@ -77,13 +77,13 @@ def run(flags: argparse.Namespace) -> None:
     shared.quiet_libraries()
     shared.use_compile_cache()
     try:
-        run_here(chosen, flags)
+        with disk_errors():
+            run_here(chosen, flags)
     except UserError as e:
         status = fail(e)
         if isinstance(e, DiskError) or exchange.count() > 1:
             # else libraries tell of the same disk on their way out, or JAX waits for the others
-            sys.stdout.flush()
-            os._exit(status)
+            shared.exit_at_once(status)
         raise SystemExit(status) from None
     except KeyboardInterrupt:
         print("\nStopped. Run the same command to continue from the last checkpoint.")

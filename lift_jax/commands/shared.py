@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from lift_jax.errors import UserError, fail, near
+from lift_jax.errors import DiskError, UserError, fail, near
 from lift_jax.parallel import entry
 from lift_jax.settings.config_file import (
     ConfigFile,
@@ -19,6 +19,7 @@ from lift_jax.settings.config_file import (
     split_argument,
 )
 from lift_jax.settings.schema import all_entries
+from lift_jax.storage.disk import disk_errors
 
 PREFIX, NEGATED = "--config.", "--noconfig."
 
@@ -146,7 +147,10 @@ def errors_as_lines() -> Iterator[None]:
     """Ends the program without a trace: a mistake of the user with a line and exit status 2, Ctrl-C
     with 130."""
     try:
-        yield
+        with disk_errors():
+            yield
+    except DiskError as error:  # libraries would tell of the same disk on their way out
+        exit_at_once(fail(error))
     except UserError as error:
         raise SystemExit(fail(error)) from None
     except KeyboardInterrupt:
@@ -154,14 +158,32 @@ def errors_as_lines() -> Iterator[None]:
         os._exit(130)  # one that came while XLA compiled lets the usual end of the program crash
 
 
+def exit_at_once(status: int) -> NoReturn:
+    """Ends the program without the last steps of its libraries."""
+    with contextlib.suppress(OSError):  # the output may go to a full disk as well
+        sys.stdout.flush()
+    os._exit(status)
+
+
 def use_compile_cache() -> None:
-    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
+    """Keeps compiled programs under the user's cache folder: a second run starts at once.
+
+    Without one that can be written a run goes on as well.
+    """
+    import warnings
+
     import jax
 
     from lift_jax.storage.cache import cache_folder
+    from lift_jax.storage.disk import make_folder
 
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        try:
+            folder = make_folder(cache_folder() / "xla", "XDG_CACHE_HOME")
+        except UserError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # also what compiles fast: the cells of a sweep have much of that in common
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lift_jax.data import loader
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation import tables
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -135,6 +135,8 @@ class Sweep:
                 borrow(folder, config, self.runs)
             multihost_utils.sync_global_devices(where)
             train_and_test(parse(config), folder, self.mode)
+        except DiskError:
+            raise  # the disk of the other cells, too
         except UserError as e:
             self.failed.setdefault(str(e), []).append(where)
             self.console.print(f"Failed: {e}", markup=False)
