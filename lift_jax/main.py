@@ -20,6 +20,7 @@ from lift_jax.commands.ending import leave, stop
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.output.lines import say
 from lift_jax.settings.config_file import ConfigFile
+from lift_jax.storage.disk import disk_errors
 
 MODES = ("train", "evaluate", "zero_shot")
 USAGE = (
@@ -78,7 +79,8 @@ def run(flags: argparse.Namespace) -> None:
     shared.quiet_libraries()
     shared.use_compile_cache()
     try:
-        run_here(chosen, flags)
+        with disk_errors():
+            run_here(chosen, flags)
     except UserError as e:
         status = fail(e)
         if isinstance(e, DiskError) or exchange.count() > 1:

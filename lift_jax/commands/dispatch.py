@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lift_jax.commands import COMMANDS, shared
+from lift_jax.commands.ending import errors_as_lines
 from lift_jax.errors import fail, near
 from lift_jax.output.lines import say
 
@@ -26,23 +27,24 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `lift-jax COMMAND ...`. Raises SystemExit with the command's exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        listed = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
-        say(USAGE.format(commands=listed), end="")
-        raise SystemExit(0)
-    if arguments[0] == "--version":
-        from lift_jax import __version__
+    with errors_as_lines():
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            listed = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+            say(USAGE.format(commands=listed), end="")
+            raise SystemExit(0)
+        if arguments[0] == "--version":
+            from lift_jax import __version__
 
-        say(__version__)
-        raise SystemExit(0)
-    name, *rest = arguments
-    if name not in COMMANDS:
-        meant = near(name, COMMANDS)
-        guess = f" Did you mean {meant[0]!r}?" if meant else ""
-        known = ", ".join(COMMANDS)
-        raise SystemExit(fail(f"Unknown command {name!r}.{guess} Known: {known}."))
-    shared.run_command(module_of(name), rest)
+            say(__version__)
+            raise SystemExit(0)
+        name, *rest = arguments
+        if name not in COMMANDS:
+            meant = near(name, COMMANDS)
+            guess = f" Did you mean {meant[0]!r}?" if meant else ""
+            known = ", ".join(COMMANDS)
+            raise SystemExit(fail(f"Unknown command {name!r}.{guess} Known: {known}."))
+        shared.run_command(module_of(name), rest)
 
 
 def module_of(name: str) -> ModuleType:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from lift_jax.errors import UserError, fail
+from lift_jax.errors import DiskError, UserError, fail
+from lift_jax.storage.disk import disk_errors
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -71,7 +72,11 @@ def stop(message: str = "Stopped. Everything that was complete stays.") -> NoRet
 
 
 def leave(status: int, message: str = "") -> NoReturn:
-    """Ends the program with a status at once, after the output was flushed."""
+    """Ends the program with a status at once; flushes the output, removes temporary files."""
+    if atomic := sys.modules.get("lift_jax.storage.atomic"):
+        for path in tuple(atomic.UNFINISHED):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):
@@ -83,14 +88,17 @@ def leave(status: int, message: str = "") -> NoReturn:
 def errors_as_lines() -> Iterator[None]:
     """Ends the program without a trace.
 
-    The exit status is 2 after a mistake of the user, 130 after Ctrl-C, and 70 after a fault of
-    lift_jax, whose trace is written to a file. If the reader of the output is gone, as after
-    `| head`, the program ends silently.
+    The exit status is 2 after a mistake of the user or an error of the disk, 130 after Ctrl-C, and
+    70 after a fault of lift_jax, whose trace is written to a file. If the reader of the output is
+    gone, as after `| head`, the program ends silently.
     """
     try:
-        yield
+        with disk_errors():
+            yield
     except KeyboardInterrupt:
         stop()
+    except DiskError as error:  # libraries would tell of the same disk on their way out
+        leave(fail(error))
     except UserError as error:
         raise SystemExit(fail(error)) from None
     except BrokenPipeError as error:
@@ -164,7 +172,7 @@ def _write_trace(text: str) -> str:
         path = cache_folder() / "faults" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
         handle, name = tempfile.mkstemp(prefix="lift_jax-", suffix=".txt")
         path = Path(name)
         with open(handle, "wb") as file:

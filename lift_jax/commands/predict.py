@@ -37,19 +37,22 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError if images could not be read, after naming the others."""
     from lift_jax.output.terminal import Terminal
     from lift_jax.runs.predictor import Predictor, files, show, write
+    from lift_jax.storage.disk import make_place
+    from lift_jax.storage.names import expand_user
 
     shared.quiet_libraries()
     shared.use_compile_cache()
     console = Terminal()
     shared.define_tuners(flags.config)
     given = files(flags.images)
+    to = make_place(expand_user(flags.to), "--to") if flags.to else None
     predictor = Predictor(flags.run, tte=flags.tte, batch=flags.batch)
     found = predictor.predict(given, flags.top_k, skip=True)
     names = [str(image) for image in given]
     show(names, found, console)
-    if flags.to:
-        write(flags.to, names, found)
-        console.print(f"Written: {flags.to}")
+    if to:
+        write(to, names, found)
+        console.print(f"Written: {to}")
     if bad := [one.error for one in found if one.error]:
         listed = "\n  ".join(bad[:5] + ["..."] * (len(bad) > 5))
         raise UserError(f"{len(bad)} of {len(found)} images could not be read:\n  {listed}")

@@ -142,13 +142,24 @@ def define_tuners(file: str | None) -> None:
 
 
 def use_compile_cache() -> None:
-    """Keeps compiled programs under the user's cache folder: a second run starts at once."""
+    """Keeps compiled programs under the user's cache folder: a second run starts at once.
+
+    Without one that can be written a run goes on as well.
+    """
+    import warnings
+
     import jax
 
     from lift_jax.storage.cache import cache_folder
+    from lift_jax.storage.disk import make_folder
 
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        try:
+            folder = make_folder(cache_folder() / "xla", "XDG_CACHE_HOME")
+        except UserError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # also what compiles fast: the cells of a sweep have much of that in common
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -11,8 +11,9 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,7 @@ from lift_jax.data.images.views import short_side_to
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError, shown
 from lift_jax.output.terminal import track
-from lift_jax.storage import lock
-from lift_jax.storage.atomic import open_replacement
+from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import DATA_BYTES, read_json
@@ -199,49 +199,41 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
         raise UserError("There is nothing to prepare: these images are not files (data.name).")
     plan = {"stamp": stamp, "size": size, "quality": QUALITY, "count": len(images)}
     begun = folder / f".{INDEX}.begun"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock.one_writer(folder):
-            _check_plan(folder, (folder / INDEX, begun), plan)
-            with open_replacement(begun) as file:
-                json.dump(plan, file)
-            count = -(-len(images) // SHARD)
-            names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
-            with ThreadPoolExecutor(workers) as pool:  # most time is spent outside Python's lock
-                tasks = {
-                    pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
-                    for k, name in enumerate(names)
-                }
-                try:
-                    for task in track(
-                        as_completed(tasks), "Preparing", len(tasks), console=console
-                    ):
-                        task.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-            shards = [
-                {
-                    "name": name,
-                    "bytes": (folder / name).stat().st_size,
-                    "crc32": _crc(folder / name),
-                }
-                for name in names
-            ]
-            written = len(_records(tuple(str(folder / name) for name in names)))
-            if written != len(images):
-                raise UserError(
-                    f"{folder} holds {written} records, expected {len(images)}. Delete it and "
-                    "prepare it again."
-                )
-            with open_replacement(folder / INDEX) as file:
-                json.dump(plan | {"shards": shards}, file, indent=1)
-            begun.unlink()
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {folder}: {error.strerror or error}. Make room or choose another folder "
-            "(data.prepared), and run the same command to continue."
-        ) from error
+    disk.make_folder(folder, "data.prepared")
+    with disk.disk_errors(folder), lock.one_writer(folder):
+        _check_plan(folder, (folder / INDEX, begun), plan)
+        with atomic.open_replacement(begun) as file:
+            json.dump(plan, file)
+        count = -(-len(images) // SHARD)
+        names = [f"train-{k:05}-of-{count:05}.array_record" for k in range(count)]
+        with ThreadPoolExecutor(workers) as pool:  # most time is spent outside Python's lock
+            tasks = {
+                pool.submit(_write_shard, split, images, folder / name, k * SHARD, size): k
+                for k, name in enumerate(names)
+            }
+            try:
+                for task in track(as_completed(tasks), "Preparing", len(tasks), console=console):
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        shards = [
+            {
+                "name": name,
+                "bytes": (folder / name).stat().st_size,
+                "crc32": _crc(folder / name),
+            }
+            for name in names
+        ]
+        written = len(_records(tuple(str(folder / name) for name in names)))
+        if written != len(images):
+            raise UserError(
+                f"{folder} holds {written} records, expected {len(images)}. Delete it and "
+                "prepare it again."
+            )
+        with atomic.open_replacement(folder / INDEX) as file:
+            json.dump(plan | {"shards": shards}, file, indent=1)
+        begun.unlink(missing_ok=True)
     return folder
 
 
@@ -258,19 +250,25 @@ def check(folder: Path) -> None:
 def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, size: int) -> None:
     if path.exists():
         return  # a shard that has its name is complete
-    torn = path.with_name(f".{path.name}.tmp")
-    writer = ArrayRecordWriter(str(torn), "group_size:1,uncompressed")
-    for i in range(start, min(start + SHARD, len(images))):
-        try:
-            writer.write(_record(images, i, size))
-        except UserError as error:
-            if not split.skip:
-                raise
-            writer.write(HEADER.pack(0, 0) + str(error).encode(errors="replace"))
-    writer.close()
-    with open(torn, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(torn, path)
+    with atomic.replacement(path) as torn, _shard(torn) as writer:
+        for i in range(start, min(start + SHARD, len(images))):
+            try:
+                writer.write(_record(images, i, size))
+            except UserError as error:
+                if not split.skip:
+                    raise
+                writer.write(HEADER.pack(0, 0) + str(error).encode(errors="replace"))
+
+
+@contextmanager
+def _shard(path: Path) -> Iterator[ArrayRecordWriter]:
+    """Opens a shard to write. Raises OSError if that fails: the writer raises other kinds."""
+    open(path, "wb").close()
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    try:
+        yield writer
+    finally:
+        writer.close()
 
 
 def _record(images: EncodedImages, i: int, size: int) -> bytes:

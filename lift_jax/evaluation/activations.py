@@ -10,9 +10,9 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,13 @@ from lift_jax.data import loader
 from lift_jax.data.fingerprint import fingerprint_images
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.types import Split
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.forward import Batch, normalise, pixels
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.models.resnet import ResNet
 from lift_jax.parallel.mesh import put_batch, replicated
+from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 
 VERSION = 2  # version of the content of the files
@@ -157,7 +158,7 @@ class Cache:
             split: images and labels.
             view: view of the images.
 
-        Raises UserError if the file cannot be written, or does not hold what was written.
+        Raises UserError if the file does not hold what was written.
         """
         k, images = lowest_tuned_block(visual, tuned), Reading(split, view, 0, self.workers)
         if not (k and self.gigabytes and self.fingerprint and len(split)):
@@ -202,14 +203,14 @@ class Cache:
     ) -> np.ndarray | None:
         """Computes the inputs of block `k` into a file and returns them; None if they do not fit.
 
-        Raises UserError if the file cannot be written, or does not hold what was written.
+        Raises UserError if the file does not hold what was written.
         """
         if not _on_all_processes(self._has_room(file)):
             return None
         folder = file.path.parent
         self.console.print(f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True)
         computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
-        if not self._write(file, computed):
+        if not _on_all_processes(self._write(file, computed)):
             return None
         rows = file.read()
         if rows is None:
@@ -290,29 +291,27 @@ class Cache:
     def _write(self, file: "RowFile", computed: Iterator[tuple[np.ndarray, Any]]) -> bool:
         """Writes the rows to a file and prints the pace.
 
-        Returns False, and keeps no file, if rows are missing because some images cannot be read.
-        Raises UserError if the file cannot be written.
+        Returns False, and keeps no file, if it cannot be written, or if rows are missing because
+        some images cannot be read.
         """
-        folder, count = file.path.parent, file.shape[0]
-        begin, done, crc = time.monotonic(), 0, 0
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as out:
-            try:
+        count, begin, done, crc = file.shape[0], time.monotonic(), 0, 0
+        try:
+            with atomic.replacement(file.path) as partial, open(partial, "wb") as out:
                 for rows, _ in computed:
                     content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
                     out.write(content)
                     done, crc = done + len(rows), zlib.crc32(content, crc)
                 out.write(f"{crc:08x}{file.key}".encode())
-                out.flush()
-                os.fsync(out.fileno())
-                if done == count:
-                    os.replace(out.name, file.path)
-            except OSError as e:
-                raise UserError(
-                    f"Cannot write activations to {folder}: {e.strerror or e}. Free space there, "
-                    "or set data.features_gb=0."
-                ) from e
-            finally:
-                Path(out.name).unlink(missing_ok=True)
+        except DiskError as e:
+            if jax.process_count() > 1:
+                deque(computed, maxlen=0)  # the others wait for the share of this process
+            self.console.print(
+                f"Activations: not kept, images are read each time. {e}",
+                markup=False, soft_wrap=True,
+            )  # fmt: skip
+            return False
+        if done < count:
+            file.path.unlink(missing_ok=True)
         seconds = time.monotonic() - begin
         rate = f"{done / seconds:,.0f} images/s"
         lost = "" if done == count else f"; not kept, for {count - done} images cannot be read"

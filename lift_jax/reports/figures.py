@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
 from lift_jax.output.plain import figure_text
-from lift_jax.storage.atomic import make_way
+from lift_jax.storage import atomic
 from lift_jax.training.monitor import StepRecord
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,10 +42,7 @@ def write(figure: Figure, path: Path) -> bytes:
     with warnings.catch_warnings():  # a letter that no font has is drawn as a box
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(data, format="png", dpi=160)
-    make_way(path)
-    torn = path.with_name(f".{path.name}.tmp")
-    torn.write_bytes(data.getvalue())
-    torn.replace(path)
+    atomic.write_bytes(path, data.getvalue())
     return data.getvalue()
 
 

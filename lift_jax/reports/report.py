@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
-from lift_jax.storage import atomic, lock
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
@@ -49,8 +49,14 @@ def write(workdir: str | Path) -> Path:
             f"{run.workdir}: {', '.join(changed)} is not what the run wrote. Run the run's command "
             "again to make it anew."
         )
-    with lock.one_writer(run.workdir), atomic.disk_errors(run.workdir):
-        return _write(run)
+    try:
+        with disk.disk_errors(run.workdir), folder.writing(run.workdir):
+            return _write(run)
+    except DiskError as error:
+        raise DiskError(
+            f"No report: {error} The run itself is complete and its results are kept; "
+            f"`lift-jax report {workdir}` writes the report."
+        ) from error
 
 
 def _write(run: Run) -> Path:
@@ -86,12 +92,8 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     for name, run in runs.items():
         key, _ = headline(run)
         bars[f"{name}: {run.labels[key]}"] = run.results[key]
-    out = expand_user(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot make the folder (--out): {error.strerror}.") from error
-    with lock.one_writer(out), atomic.disk_errors(out):
+    out = disk.make_folder(expand_user(out), "--out")
+    with folder.writing(out), disk.disk_errors(out):
         return _write_comparison(out, runs, bars)
 
 

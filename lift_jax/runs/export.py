@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError
-from lift_jax.storage import atomic
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training import checkpoint
@@ -29,6 +29,7 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
         raise UserError(f"--to is {to}; it must end in .safetensors, the format of the file.")
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
+    disk.make_place(to, "--to")
     leaves = read_tuned(run)
     if any("/tuners/aft/" in path for path in leaves):
         authors.check_mask(str(run), layout, read_mask(run))

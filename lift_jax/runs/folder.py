@@ -18,7 +18,7 @@ from lift_jax.parallel import processes
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
-from lift_jax.storage import atomic, lock
+from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.addresses import is_remote
 from lift_jax.storage.csv_files import read_csv
 from lift_jax.storage.names import expand_user
@@ -57,16 +57,10 @@ CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
 
 
 def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder. Raises UserError if that fails."""
+    """Makes the folder. Raises UserError if it cannot be made or written."""
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    path = expand_user(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as e:  # ValueError for a name that no system allows
-        why = getattr(e, "strerror", None) or e
-        raise UserError(f"Cannot make the run folder {path} (--workdir): {why}.") from e
-    return path
+    return disk.make_folder(expand_user(workdir), "--workdir")
 
 
 @contextmanager

@@ -7,18 +7,25 @@ drops such a line.
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+    Event,
+    SessionLog,
+)
+from tensorboardX.summary import scalar
 
 from lift_jax.errors import UserError
-from lift_jax.storage.atomic import move_aside, open_replacement
+from lift_jax.storage.atomic import move_aside, open_replacement, write_bytes
 from lift_jax.storage.reading import RUN_BYTES, parse_json, read_bytes
 from lift_jax.training.monitor import StepRecord
 
 LOG = "log.jsonl"
+FLUSH = 120.0  # seconds after which TensorBoard sees new values
 
 
 class RunLog:
@@ -33,7 +40,8 @@ class RunLog:
         self.workdir = Path(workdir)
         self.active = active
         self._file: TextIO | None = None
-        self._events: SummaryWriter | None = None
+        self._events: EventsWriter | None = None
+        self._flush_at = 0.0
 
     def resume(self, step: int) -> float:
         """Drops everything after a step (0 empties the log) and opens the log to append.
@@ -49,13 +57,14 @@ class RunLog:
         with open_replacement(path) as file:
             file.writelines(_line(record) for record in kept)
         self._file = open(path, "a", encoding="utf-8")
+        # Not a SummaryWriter, whose thread dies of a full disk and then lets this one wait.
+        # The path is absolute, for tensorboardX sends what begins with "gs:" or "s3:" elsewhere.
         # The suffix keeps two files that are begun in the same second apart.
-        self._events = SummaryWriter(
-            # absolute, for tensorboardX sends what begins with "gs:" or "s3:" elsewhere
-            str(self.workdir.absolute()),
-            purge_step=step + 1,
-            filename_suffix=f".{step}",
-        )
+        self._events = EventsWriter(str(self.workdir.absolute() / "events"), f".{step}")
+        start = Event(step=step + 1, wall_time=time.time())
+        start.session_log.status = SessionLog.START  # TensorBoard hides what was logged from here
+        self._events.write_event(start)
+        self._flush_at = 0.0
         return kept[-1].seconds if kept else 0.0
 
     def write(self, record: StepRecord) -> None:
@@ -79,7 +88,11 @@ class RunLog:
         assert self._events is not None
         for name, value in values.items():
             if value is not None:
-                self._events.add_scalar(name, value, step)
+                event = Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+                self._events.write_event(event)
+        if time.monotonic() >= self._flush_at:
+            self._events.flush()
+            self._flush_at = time.monotonic() + FLUSH
 
     def close(self) -> None:
         """Closes the files; a later write opens them again."""
@@ -123,7 +136,7 @@ def mend_log(path: Path, warn: Callable[[str], None]) -> None:
     """
     if not path.exists():
         warn(f"{path}, the training log, is missing. The run goes on without what it held.")
-        path.touch()
+        write_bytes(path, b"")
         return
     try:
         read_log(path)

@@ -1,7 +1,7 @@
 """Merging of a run: its tuners folded into the backbone, which then costs no more than untuned."""
 
 import json
-from contextlib import suppress
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +9,12 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone
 from lift_jax.runs import restored
 from lift_jax.runs.restored import RestoredRun
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
@@ -53,27 +54,28 @@ def write(run: str | Path, to: str | Path) -> None:
     to = expand_user(to)
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
+    disk.make_place(to, "--to")
     backbone, trained = merge_run(run)
     try:
-        to.mkdir(parents=True)  # of two processes one makes it
-    except FileExistsError as e:
-        raise UserError(f"{to} exists (--to). Remove it, or give another name.") from e
-    except OSError as e:
-        raise UserError(f"Cannot make {to} (--to): {e.strerror}.") from e
+        with disk.disk_errors(to):
+            to.mkdir()  # of two processes one makes it
+    except DiskError as e:
+        if isinstance(e.__cause__, FileExistsError):
+            raise UserError(f"{to} exists (--to). Remove it, or give another name.") from e
+        raise
     try:
-        save_converted(backbone, to, trained.settings.model.backbone)
         if not isinstance(trained.classifier.head, TunedTextHead):
             write_head(trained, to)
-    except UserError:
-        with suppress(OSError):  # a folder with something in it stays
-            to.rmdir()
+        save_converted(backbone, to, trained.settings.model.backbone)
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)  # so that the same command may be run again
         raise
 
 
 def write_head(trained: RestoredRun, folder: Path) -> None:
     """Writes the head's weights, with kind, scale and class names as metadata, to a folder.
 
-    Raises UserError if the file cannot be written.
+    Raises DiskError if the file cannot be written.
     """
     _, leaves = tree.flatten(trained.classifier)
     arrays = {
@@ -86,11 +88,4 @@ def write_head(trained: RestoredRun, folder: Path) -> None:
         "kind": trained.settings.head.kind,
         "scale": str(trained.settings.head.scale),
     }
-    file = folder / HEAD
-    try:
-        file.write_bytes(safetensors.numpy.save(arrays, metadata))
-    except OSError as e:
-        raise UserError(
-            f"Cannot write {file}: {e}. Make room on the disk, remove {folder}, and run the same "
-            "command again."
-        ) from e
+    atomic.write_bytes(folder / HEAD, safetensors.numpy.save(arrays, metadata))

@@ -19,6 +19,7 @@ from lift_jax.runs import export, folder, log
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.parse import changes, parse
 from lift_jax.settings.schema import DataSettings
+from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
@@ -44,14 +45,12 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     contents of the soup's metrics.json.
 
     Raises UserError for fewer than two runs, for a run that is not finished or differs from the
-    first in config, classes, images or backbone, and if `workdir` holds a run.
+    first in config, classes, images or backbone, and if `workdir` holds another run.
     """
     paths = [expand_user(run) for run in runs]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise UserError("A soup is made of two runs or more, each of them once.")
     workdir = folder.open_workdir(workdir)
-    if (workdir / "checkpoints").exists():
-        raise UserError(f"{workdir} holds a run (--workdir). Give another folder for the soup.")
     members = [folder.load(path) for path in paths]
     abouts = [describe_finished(member) for member in members]
     for path, about in zip(paths, abouts, strict=True):
@@ -63,18 +62,36 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     settings = parse(config)
     check_images(settings.data, [member.config["seed"] for member in members])
     mean = mean_leaves([export.read_tuned(path) for path in paths])
+    done = is_begun(workdir, config.label, mean)
     optimizer = sgd(lambda step: 0.0, settings.train.momentum, settings.train.weight_decay)
     state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
     keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]
     with folder.writing(workdir):
         with checkpoint.open_manager(workdir, keep) as manager:
-            checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
-            checkpoint.wait(manager)
-        (workdir / log.LOG).touch()  # empty, so that the soup is tested as a trained run
+            if not done:
+                checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
+                checkpoint.wait(manager)
+        atomic.write_bytes(workdir / log.LOG, b"")  # so that it is tested as a trained run
         results = train_and_test(settings, workdir, "evaluate")
     rows = {str(path): member.metrics for path, member in zip(paths, members, strict=True)}
     write_results(workdir, rows | {"soup": results})
     return results
+
+
+def is_begun(workdir: Path, label: str, mean: Tree) -> bool:
+    """Returns True if a folder holds the checkpoint of this soup, as a kill or a full disk leaves.
+
+    Raises UserError if it holds another run.
+    """
+    if not checkpoint.best_first(workdir):
+        if not (workdir / folder.METRICS).exists():
+            return False
+    else:
+        leaves, about = export.read_checkpoint(workdir)
+        same = about.get("label") == label and leaves.keys() == mean.keys()
+        if same and all(np.array_equal(leaves[path], mean[path]) for path in mean):
+            return True
+    raise UserError(f"{workdir} holds another run (--workdir). Give another folder for the soup.")
 
 
 def mean_leaves(members: Sequence[Mapping[str, np.ndarray]]) -> Tree:

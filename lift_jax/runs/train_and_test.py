@@ -17,7 +17,7 @@ from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.schema import Settings
-from lift_jax.storage import atomic
+from lift_jax.storage import disk
 from lift_jax.training import checkpoint, loop, losses
 from lift_jax.training.monitor import StepRecord
 from lift_jax.training.setup import Setup, build
@@ -38,7 +38,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
     with (
         folder.writing(workdir),
-        atomic.disk_errors(workdir),
+        disk.disk_errors(workdir),
         # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
         jax.default_matmul_precision("highest"),
         checkpoint.open_manager(workdir, keep, best, tell) as manager,

@@ -1,36 +1,19 @@
 """Writing of files that are complete or absent: under a temporary name, then renamed."""
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from lift_jax.errors import DiskError
 from lift_jax.output.lines import say_error
+from lift_jax.storage import disk
 
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns errors of a disk that is full, over quota or read-only into DiskError.
-
-    Wrap it around code that writes to `folder`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise
-        raise DiskError(
-            f"Cannot write {error.filename or f'to {folder}'}: {error.strerror}. Complete "
-            "checkpoints are intact. Make room on the disk or make the folder writable, then run "
-            "the same command to continue."
-        ) from error
+UNFINISHED: set[Path] = set()  # temporary files of this moment, for a program that ends at once
 
 
 def warn(line: str) -> None:
@@ -56,22 +39,48 @@ def make_way(path: Path) -> None:
 
 
 @contextmanager
-def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Opens a text file that replaces `path` when the block ends.
+def replacement(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path to write to, by any library; it replaces `path` when the block ends.
 
-    If the block raises, `path` stays as it was. A folder of that name is moved aside.
+    If the block raises, `path` stays as it was and nothing else is left. A folder of that name is
+    moved aside, and the folder of `path` is made. Raises DiskError if it cannot be written.
     """
     path = Path(path)
-    make_way(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a crash may keep the rename and lose the data
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = disk.temporary_beside(path)
+    with disk.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path)
+        UNFINISHED.add(temporary)
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+            UNFINISHED.discard(temporary)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file is on the disk, else a crash may keep its new name and lose the data."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Opens a text file that replaces `path` when the block ends; see `replacement`."""
+    with (
+        replacement(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file of bytes; see `replacement`."""
+    with replacement(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

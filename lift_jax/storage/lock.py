@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from lift_jax.errors import UserError
-from lift_jax.storage import atomic
+from lift_jax.storage import atomic, disk
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD: set[Path] = set()  # by this process, whose own functions may call each other
@@ -41,7 +41,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         yield
         return
     try:
-        with atomic.disk_errors(folder):
+        with disk.disk_errors(folder):
             atomic.make_way(file)
             lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -60,6 +60,8 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         return
     _HELD.add(place)
     try:
+        if not part:  # else others may write in the folder as well
+            disk.remove_temporary(folder)
         atomic.write_json(about, this_process())
         yield
     finally:

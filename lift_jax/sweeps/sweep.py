@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lift_jax.data import loader
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation import tables
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
@@ -135,6 +135,8 @@ class Sweep:
                 borrow(folder, config, self.runs)
             multihost_utils.sync_global_devices(where)
             train_and_test(parse(config), folder, self.mode)
+        except DiskError:
+            raise  # the disk of the other cells, too
         except UserError as e:
             self.failed.setdefault(str(e), []).append(where)
             self.console.print(f"Failed: {e}")

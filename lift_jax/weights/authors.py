@@ -7,7 +7,6 @@ of the classifier are (for iNaturalist 2018 the order is that of the sorted clas
 scale of a cosine classifier.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 
 from lift_jax.errors import UserError, unknown
+from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
 from lift_jax.weights.author_contents import (
     MASKS,
@@ -98,19 +98,7 @@ def write(path: str | Path, leaves: Mapping[str, ArrayLike], layout: str = "lift
     table = table_of(leaves, layout)
     arrays = {leaf: np.asarray(array, np.float32) for leaf, array in leaves.items()}
     about = {"format": "pt", "layout": layout}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(safetensors.numpy.save(to_theirs(arrays, table), about))
-            file.flush()
-            os.fsync(file.fileno())  # or a crash could keep the new name and lose the data
-        os.replace(partial, path)
-    except OSError as e:
-        raise UserError(
-            f"Cannot write {path} ({e.strerror}). Choose another folder or make room."
-        ) from e
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic.write_bytes(path, safetensors.numpy.save(to_theirs(arrays, table), about))
 
 
 def table_of(paths: Iterable[str], layout: str) -> Table:

@@ -4,9 +4,9 @@
 loads that copy (native.py). Later loads of the source begin with the copy.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from absl import logging
 from flax import nnx
 from numpy.typing import DTypeLike
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
@@ -97,16 +98,15 @@ def _load_through_cache(source: Source, place: Place, sizes: dict[str, Any]) -> 
             file.unlink(missing_ok=True)
     try:
         conversion.write(source, file, None, **sizes)
-    except OSError as e:
-        logging.warning(
-            "Cannot keep a converted copy of %s in %s: %s.", source.path, file.parent, e
-        )
+    except DiskError as e:
+        logging.warning("Cannot keep a converted copy of %s. %s", source.path, e)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / native.NAME
             conversion.write(source, file, None, **sizes)
             return _load(file, place)
     for outdated in native.other_versions(file):
-        outdated.unlink(missing_ok=True)
+        with suppress(OSError):  # it may stay
+            outdated.unlink()
     return _load(file, place)
 
 
@@ -140,18 +140,20 @@ def convert(
     precision, and `sizes` are those of `load_backbone`. Raises UserError as `load_backbone` does,
     and if the folder cannot be written.
     """
-    path, folder = hub.locate(str(source)), Path(folder)
+    folder = disk.make_folder(expand_user(folder), "DEST")
+    path = hub.locate(str(source))
     if _native_file(path) is not None:
         raise UserError(
             f"{path} is a converted backbone already. Use it as it is, or give the source that it "
             "was converted from."
         )
     opened = open_source(path)
+    config = conversion.write(opened, folder / native.NAME, dtype, **sizes)
     try:
-        config = conversion.write(opened, folder / native.NAME, dtype, **sizes)
         _copy_tokenizer(path, config, folder)
-    except OSError as e:
-        raise UserError(f"Cannot write {folder}: {e}. Choose another folder or make room.") from e
+    except DiskError:
+        (folder / native.NAME).unlink(missing_ok=True)  # with this file the folder is complete
+        raise
     return config
 
 
@@ -171,12 +173,10 @@ def save_converted(backbone: Backbone, folder: str | Path, source: str | Path) -
             "which the tuned weights need. Keep the tuned weights in their own file."
         )
     name, folder = str(source), Path(folder)
-    try:
-        values = ((path, np.asarray(leaf[...])) for path, leaf in leaves.items())
-        native.write(folder / native.NAME, backbone.config, values, kinds)
-        _copy_tokenizer(hub.locate("demo" if name == "debug" else name), backbone.config, folder)
-    except OSError as e:
-        raise UserError(f"Cannot write {folder}: {e}. Choose another folder or make room.") from e
+    values = ((path, np.asarray(leaf[...])) for path, leaf in leaves.items())
+    # last, for with this file the folder is complete
+    _copy_tokenizer(hub.locate("demo" if name == "debug" else name), backbone.config, folder)
+    native.write(folder / native.NAME, backbone.config, values, kinds)
 
 
 def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
@@ -184,7 +184,7 @@ def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
     beside = path if path.is_dir() else path.parent
     for name in (*tokenizer.FILES, PREPROCESSOR):
         if config.text is not None and (beside / name).exists():
-            shutil.copyfile(beside / name, folder / name)
+            atomic.write_bytes(folder / name, (beside / name).read_bytes())
 
 
 def _native_file(path: Path) -> Path | None:

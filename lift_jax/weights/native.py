@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import mmap
-import os
 import typing
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.reading import parse_json
 from lift_jax.weights import expected
@@ -88,7 +88,7 @@ def write(
         leaves: (path, values), one in memory at a time.
         kinds: shape and stored dtype of every leaf, by path.
 
-    Raises OSError if the file cannot be written, and whatever `leaves` raises. No file is left
+    Raises DiskError if the file cannot be written, and whatever `leaves` raises. No file is left
     then.
     """
     header = _header(kinds)
@@ -101,23 +101,15 @@ def write(
         raw += b" " * (-(len(raw) + 8) % 64)
         return len(raw).to_bytes(8, "little") + raw
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as out:
-            start = out.write(encode())
-            for path, leaf in leaves:
-                stored = np.array(leaf, kinds[path].dtype, order="C")
-                out.seek(start + header[path]["data_offsets"][0])
-                out.write(stored.reshape(-1).view(np.uint8).data)
-                checksums[path] = checksum(stored)
-            out.seek(0)
-            out.write(encode())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic.replacement(file) as partial, open(partial, "wb") as out:
+        start = out.write(encode())
+        for path, leaf in leaves:
+            stored = np.array(leaf, kinds[path].dtype, order="C")
+            out.seek(start + header[path]["data_offsets"][0])
+            out.write(stored.reshape(-1).view(np.uint8).data)
+            checksums[path] = checksum(stored)
+        out.seek(0)
+        out.write(encode())
 
 
 def _header(kinds: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:

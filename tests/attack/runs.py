@@ -64,6 +64,18 @@ def finished() -> tuple[Path, dict[str, Any], Any]:
     return workdir, results, lift_jax.Predictor(workdir).predict(IMAGE)
 
 
+@cache
+def mergeable() -> Path:
+    """Returns a finished run whose tuner can be merged."""
+    from tests.support.runs import train_and_test
+
+    config, workdir = config_of(), Path(tempfile.mkdtemp()) / "run"
+    config.tuner.name = "lora"
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_and_test(config, workdir)
+    return workdir
+
+
 # --- damage ---
 
 
@@ -130,7 +142,7 @@ def commands(folder: Path) -> dict[str, list[object]]:
         "data": ["data", *flags, f"--workdir={folder}/out"],
         "predict": ["predict", f"--run={run}", folder / "image.png", f"--to={folder}/out.csv"],
         "export": ["export", f"--run={run}", f"--to={folder}/out.safetensors"],
-        "merge": ["merge", f"--run={merged()}", f"--to={folder}/out"],
+        "merge": ["merge", f"--run={mergeable()}", f"--to={folder}/out"],
     }
 
 

@@ -136,7 +136,7 @@ def test_the_command(tmp_path):
     done = run("--config=configs/folder.py:debug", f"--workdir={tmp_path / 'W'}")
     assert done.returncode == 0, done.stderr
     assert "7 classes" in done.stdout
-    files = {path.name for path in (tmp_path / "W").iterdir()}
+    files = {path.name for path in (tmp_path / "W").glob("[!.]*")}  # nor that of the lock
     assert files == {"classes.csv", "classes.png", "findings.csv", "views.png"}
     wrong = run("--config=configs/folder.py", "--config.data.rot=photos")
     assert wrong.returncode == 2 and "root" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -108,7 +108,7 @@ def test_what_no_soup_is_made_of(runs, tmp_path, capsys):
         soup.soup([runs[0]], tmp_path / "soup")
     with pytest.raises(UserError, match="each of them once"):
         soup.soup([runs[0], runs[1], runs[0].parent / "b" / ".." / "a"], tmp_path / "soup")
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UserError, match="holds another run"):
         soup.soup(runs, runs[1])
     short = shutil.copytree(runs[0], tmp_path / "short")
     found = json.loads((short / "metrics.json").read_text())

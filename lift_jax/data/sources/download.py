@@ -2,21 +2,18 @@
 
 import hashlib
 import http.client
-import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkstemp
 from typing import BinaryIO
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
 from lift_jax.output.terminal import Terminal
+from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 
 TIMEOUT = 60  # seconds without a byte
@@ -53,7 +50,7 @@ def fetch(archive: Archive) -> Path:
     if place.is_file():
         return place
     try:
-        with _temporary(place) as (file, name):
+        with atomic.replacement(place) as partial, open(partial, "wb") as file:
             digest = _download(archive, file)
             if digest != archive.md5:
                 raise UserError(
@@ -61,7 +58,6 @@ def fetch(archive: Archive) -> Path:
                     "it was damaged on its way, or the server answered with another file. Run it "
                     f"again. {_by_hand(archive)}"
                 )
-            os.replace(name, place)
     except NETWORK as e:
         cause = getattr(e, "reason", None) or e
         if isinstance(e, urllib.error.HTTPError):
@@ -70,29 +66,16 @@ def fetch(archive: Archive) -> Path:
             f"Cannot download {archive.url}: {cause}. Run it again with a network. "
             f"{_by_hand(archive)}"
         ) from e
-    except OSError as e:
-        raise UserError(
-            f"Cannot write the download {place}: {e.strerror}. It takes {archive.size / 1e6:,.0f} "
-            "MB: make room there, or set XDG_CACHE_HOME to a folder on another disk. "
-            f"{_by_hand(archive)}"
+    except DiskError as e:
+        raise DiskError(
+            f"{e} The download takes {archive.size / 1e6:,.0f} MB; XDG_CACHE_HOME may be a folder "
+            f"on another disk. {_by_hand(archive)}"
         ) from e
     return place
 
 
 def _by_hand(archive: Archive) -> str:
     return f"Or get {archive.name} by other means and set data.root to where it is."
-
-
-@contextmanager
-def _temporary(place: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Opens a file beside `place` under a unique name, because several processes may download."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    try:
-        with open(handle, "wb") as file:
-            yield file, name
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _download(archive: Archive, file: BinaryIO) -> str:
@@ -113,6 +96,4 @@ def _download(archive: Archive, file: BinaryIO) -> str:
             bar.update(task, advance=len(block))
         if many < expected:
             raise ConnectionError(f"the connection broke after {many:,} of {expected:,} bytes")
-    file.flush()
-    os.fsync(file.fileno())
     return digest.hexdigest()

@@ -13,12 +13,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 
-from lift_jax.errors import UserError
-from lift_jax.storage import addresses, cache
+from lift_jax.errors import DiskError, UserError
+from lift_jax.storage import addresses, atomic, cache
 from lift_jax.storage.reading import DATA_BYTES, read_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -199,16 +198,9 @@ def _remember(
     file: Path, root: Path, found: dict[str, list[str]], stamps: dict[str, Stamp]
 ) -> bool:
     kept = dict(version=VERSION, root=os.path.abspath(root), stamps=stamps, classes=found)
-    temporary = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # a unique name, because several processes may index the same tree
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
-        with open(handle, "w", encoding="utf-8") as stream:
+        with atomic.open_replacement(file) as stream:
             json.dump(kept, stream)
-        os.replace(temporary, file)
         return True
-    except OSError:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    except DiskError:
         return False

@@ -15,9 +15,10 @@ from jaxtyping import Int
 
 from lift_jax.data.sources import labelled_paths, paths
 from lift_jax.data.types import Dataset, EncodedImages, Split
-from lift_jax.errors import UserError, unknown
+from lift_jax.errors import DiskError, UserError, unknown
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.settings.schema import DataSettings
+from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 
 BATCH = 64  # records that are read at a time for their labels
@@ -213,11 +214,9 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
         raise _unreadable(f"{home}, {split}", error) from error
     labels = np.array(found, np.int32)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f"{key}.{os.getpid()}.partial.npy")
-        np.save(partial, labels)
-        os.replace(partial, kept)
-    except OSError:
+        with atomic.replacement(kept) as partial, open(partial, "wb") as file:
+            np.save(file, labels)
+    except DiskError:
         pass  # without room in the cache, the next run reads them again
     return labels
 

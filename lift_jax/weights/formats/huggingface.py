@@ -1,7 +1,6 @@
 """Hugging Face's format of CLIP: `config.json`, and weights in the naming of transformers."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.storage import atomic
 from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 from lift_jax.weights.formats import declared
 from lift_jax.weights.rename import Table, linear, norm, to_theirs
@@ -230,7 +230,7 @@ def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray])
     written = Source(folder, str(folder), config=contents[CONFIG], images=contents[PREPROCESSOR])
     if read_config(written) != dataclasses.replace(config, notes=()):
         raise refusal
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    safetensors.numpy.save_file(to_theirs(arrays, TABLE), folder / WEIGHTS[0], {"format": "pt"})
+        atomic.write_json(folder / name, content)
+    stored = safetensors.numpy.save(to_theirs(arrays, TABLE), {"format": "pt"})
+    atomic.write_bytes(folder / WEIGHTS[0], stored)
