@@ -19,6 +19,7 @@ from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import mesh
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import (
@@ -126,12 +127,12 @@ def test_an_adjustment_needs_a_validation_split():
 
 def test_classes_without_training_images_are_named(printed):
     data = data_of([0, 0, 2], ("a", "[b]", "c"), notes=("One [note].",))
-    setup.print_data(data, Console(width=500))
+    setup.print_data(data, Terminal(width=500))
     out = printed()
     assert "Data: 3 training and 3 test images of 3 classes (0 many, 0 medium, 3 few shot" in out
     assert "2 to 0 images a class" in out and "One [note]." in out
     assert "without a training image (1 of 3)" in out and out.endswith("in the loss: [b]")
-    setup.print_data(data_of([0, 1], ("a", "b")), Console(width=500))
+    setup.print_data(data_of([0, 1], ("a", "b")), Terminal(width=500))
     assert "Warning" not in printed()
 
 
@@ -170,7 +171,7 @@ def test_a_missing_tokenizer_is_an_error_unless_the_start_is_open(clip, monkeypa
         raise UserError("There is no tokenizer.")
 
     monkeypatch.setattr(setup, "load_tokenizer", missing)
-    console = Console(width=500)
+    console = Terminal(width=500)
     assert setup.encode_class_texts("debug", "auto", clip, [["a"]], console) is None
     assert "Warning: There is no tokenizer. Without it there is no zero-shot" in printed()
     for init in ("text", "class_mean"):
@@ -228,7 +229,7 @@ def test_only_a_cosine_head_has_the_scale():
 
 
 def test_tuners_that_do_not_apply_are_left_out(vit, resnet, printed):
-    console = Console(width=500)
+    console = Terminal(width=500)
 
     def kept(names, tower):
         return setup.drop_inapplicable(names, tower, "a_backbone", console)
