@@ -279,13 +279,12 @@ def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarr
 
 def _take_as_letters(figure: Figure) -> None:
     """Takes the dollar signs of names as letters; only the numbers of an axis are formulas."""
+    # set_xticks makes a FuncFormatter of names
     numbers = {
         tick
         for axes in figure.axes
         for axis in (axes.xaxis, axes.yaxis)
-        if not isinstance(
-            axis.get_major_formatter(), FuncFormatter
-        )  # which set_xticks makes of names
+        if not isinstance(axis.get_major_formatter(), FuncFormatter)
         for tick in axis.get_ticklabels(which="both")
     }
     for text in figure.findobj(Text):
