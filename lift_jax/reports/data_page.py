@@ -1,4 +1,4 @@
-"""A look at a data set before training: what it holds, what is wrong, what the model is shown.
+"""A look at a data set before training: its contents, its faults, and the views of the model.
 
 Writes classes.csv and classes.png (images by class), findings.csv (images that cannot be read or
 are there twice) and views.png (crops of training and of testing).
@@ -41,7 +41,10 @@ SHOWN = 5  # findings of each kind that are printed; all are in findings.csv
 def show_data(
     settings: Settings, workdir: Path, read: bool, console: Console
 ) -> list[inspect.Finding]:
-    """Prints and writes all of it; returns what is wrong. Raises UserError as `catalog.load`."""
+    """Prints and writes everything about a data set; returns the findings.
+
+    Raises UserError as `datasets.load` does.
+    """
     data = datasets.load(settings.data, settings.seed)
     splits = {
         name: split
@@ -52,26 +55,26 @@ def show_data(
     console.print(groups_table(data, splits))
     for note in data.notes:
         console.print(note)
-    tell_empty(data, splits, console)
+    print_empty_classes(data, splits, console)
     write_classes(data, splits, workdir)
-    found: list[inspect.Finding] = []
+    findings: list[inspect.Finding] = []
     if read:
-        looks = read_all(splits, console)
-        console.print(sizes_table(looks))
-        found = inspect.findings(splits, looks)
-        tell_findings(found, data, splits, console)
-        write_findings(found, data, splits, workdir)
+        summaries = read_all(splits, console)
+        console.print(sizes_table(summaries))
+        findings = inspect.findings(splits, summaries)
+        print_findings(findings, data, splits, console)
+        write_findings(findings, data, splits, workdir)
     resolution = preview_resolution(settings.model, console)
     draw_views(settings, data, resolution, workdir)
     console.print(f"Written: {workdir}")
-    return found
+    return findings
 
 
-# -- splits and classes
+# --- splits and classes ---
 
 
 def splits_table(data: Dataset, splits: dict[str, Split]) -> Table:
-    """Images and imbalance of each split."""
+    """Returns a table of the images and the imbalance of each split."""
     table = Table(title=f"{len(data.class_names):,} classes", title_justify="left")
     for name in ("", "images", "classes", "largest", "median", "smallest", "imbalance"):
         table.add_column(name, justify="left" if name == "" else "right")
@@ -87,7 +90,7 @@ def splits_table(data: Dataset, splits: dict[str, Split]) -> Table:
 
 
 def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
-    """Classes of many, medium and few training images, and their images in each split."""
+    """Returns a table of the many-, medium- and few-shot classes and their images in each split."""
     meaning = {"many": "over 100", "medium": "20 to 100", "few": "under 20"}
     table = Table(title="By training images of a class", title_justify="left")
     for name in ("", "training images", "classes", *(f"in {name}" for name in splits)):
@@ -98,8 +101,8 @@ def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
     return table
 
 
-def tell_empty(data: Dataset, splits: dict[str, Split], console: Console) -> None:
-    """Names the classes that a split has no image of."""
+def print_empty_classes(data: Dataset, splits: dict[str, Split], console: Console) -> None:
+    """Prints the classes that have no image in a split."""
     for name, split in splits.items():
         counts = np.bincount(split.labels, minlength=len(data.class_names))
         if absent := [data.class_names[c] for c in np.flatnonzero(counts == 0)]:
@@ -127,41 +130,41 @@ def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> Non
     figures.write(figure, workdir / "classes.png")
 
 
-# -- every image
+# --- every image ---
 
 
 class Speed(ProgressColumn):
-    """Images per second."""
+    """A column with the images per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
 def read_all(splits: dict[str, Split], console: Console) -> dict[str, list[inspect.ImageSummary]]:
-    """Looks at every image of every split, behind a progress bar."""
+    """Reads every image of every split behind a progress bar; returns their summaries by split."""
     threads = 2 * (os.cpu_count() or 1)  # some wait for the disk while others decode
     columns = (
         TextColumn("Reading {task.description}"), BarColumn(), MofNCompleteColumn(),
         Speed(), TimeRemainingColumn(),
     )  # fmt: skip
-    looks: dict[str, list[inspect.ImageSummary]] = {}
+    summaries: dict[str, list[inspect.ImageSummary]] = {}
     with Progress(*columns, console=console, transient=True) as progress:
         for name, split in splits.items():
-            looks[name] = []
+            summaries[name] = []
             task = progress.add_task(name, total=len(split))
             for one in inspect.scan(split.images, threads):
-                looks[name].append(one)
+                summaries[name].append(one)
                 progress.advance(task)
-    return looks
+    return summaries
 
 
-def sizes_table(looks: dict[str, list[inspect.ImageSummary]]) -> Table:
+def sizes_table(summaries: dict[str, list[inspect.ImageSummary]]) -> Table:
     """Returns a table of short and long sides in pixels."""
     table = Table(title="Pixels", title_justify="left")
     for name in ("", "side", "smallest", "5 %", "median", "95 %", "largest"):
         table.add_column(name, justify="left" if name in ("", "side") else "right")
-    for name, found in looks.items():
-        sides = np.array([(one.height, one.width) for one in found if not one.fault])
+    for name, images in summaries.items():
+        sides = np.array([(one.height, one.width) for one in images if not one.fault])
         if not sides.size:
             continue
         for side, values in (("short", sides.min(axis=1)), ("long", sides.max(axis=1))):
@@ -170,31 +173,34 @@ def sizes_table(looks: dict[str, list[inspect.ImageSummary]]) -> Table:
     return table
 
 
-def place(data: Dataset, splits: dict[str, Split], where: tuple[str, int]) -> str:
-    name, i = where
+def location(data: Dataset, splits: dict[str, Split], image: tuple[str, int]) -> str:
+    """Returns the split, name and class of an image, which is given by its split and number."""
+    name, i = image
     split = splits[name]
     return f"{name}: {split.images.name(i)} ({data.class_names[split.labels[i]]})"
 
 
-def tell_findings(
-    found: list[inspect.Finding], data: Dataset, splits: dict[str, Split], console: Console
+def print_findings(
+    findings: list[inspect.Finding], data: Dataset, splits: dict[str, Split], console: Console
 ) -> None:
     """Prints the number of findings of each kind and the first of them."""
-    if not found:
+    if not findings:
         console.print("Every image can be read, and none is there twice.")
-    for kind in dict.fromkeys(one.kind for one in found):
-        of_kind = [one for one in found if one.kind == kind]
+    for kind in dict.fromkeys(one.kind for one in findings):
+        of_kind = [one for one in findings if one.kind == kind]
         count = sum(len(one.images) for one in of_kind)
         console.print(f"{kind}: {count:,} images")
         for one in of_kind[:SHOWN]:
-            line = one.cause or " = ".join(place(data, splits, image) for image in one.images[:4])
+            line = one.cause or " = ".join(
+                location(data, splits, image) for image in one.images[:4]
+            )
             console.print(f"  {line}", soft_wrap=True)
         if len(of_kind) > SHOWN:
             console.print(f"  and {len(of_kind) - SHOWN:,} more, in findings.csv")
 
 
 def write_findings(
-    found: list[inspect.Finding], data: Dataset, splits: dict[str, Split], workdir: Path
+    findings: list[inspect.Finding], data: Dataset, splits: dict[str, Split], workdir: Path
 ) -> None:
     """Writes findings.csv: a line an image, with one number for images that belong together."""
     write_csv(
@@ -202,11 +208,11 @@ def write_findings(
         ("finding", "kind", "split", "path", "class", "cause"),
         ((number, one.kind, name, splits[name].images.name(i),
           data.class_names[splits[name].labels[i]], one.cause)
-         for number, one in enumerate(found, 1) for name, i in one.images),
+         for number, one in enumerate(findings, 1) for name, i in one.images),
     )  # fmt: skip
 
 
-# -- what the model is shown
+# --- the views that the model sees ---
 
 
 def preview_resolution(model: ModelSettings, console: Console) -> int:
@@ -254,23 +260,23 @@ def chosen_images(data: Dataset) -> Sequence[int]:
     """Returns the first readable image of up to six classes, from the largest to the smallest."""
     order = [c for c in np.argsort(-data.counts, kind="stable") if data.counts[c]]
     picked = np.unique(np.linspace(0, len(order) - 1, 6).round().astype(int))
-    found = []
-    for c in (order[place] for place in picked):
+    chosen = []
+    for c in (order[position] for position in picked):
         for i in np.flatnonzero(data.train.labels == c).tolist():
             try:
                 data.train.images[i]
             except UserError:
                 continue
-            found.append(i)
+            chosen.append(i)
             break
-    return found
+    return chosen
 
 
-# -- preparing
+# --- preparation ---
 
 
 def prepare_split(settings: Settings, size: int, console: Console) -> None:
-    """Writes the training split in the form that is read fastest, and says how to use it."""
+    """Writes the training split in the form that is read fastest, and prints how to use it."""
     if settings.data.prepared == "none":
         raise UserError("data.prepared is 'none', so nothing prepared would be used: leave it out.")
     split = datasets.load(settings.data, settings.seed).train

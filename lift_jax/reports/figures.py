@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FuncFormatter
 
 from lift_jax.output.plain import figure_text
 from lift_jax.storage import atomic
@@ -85,7 +85,8 @@ def class_figure(
     top.set(ylim=(-3, 103))
     top.set_ylabel("accuracy (%)" if few else f"accuracy (%), mean of {width} neighbours")
     top.grid(axis="y", color="#DDDDDD", linewidth=0.7)
-    top.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", ncols=3)
+    legend = top.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", ncols=3)
+    legend.set_in_layout(False)  # else long names would push the axes together
 
     bottom.bar(x, np.maximum(train_counts[order], 0.5), width=0.8 if few else 1.0, color="#9AA5B1")
     bottom.set(yscale="log", ylabel="train images", xlim=(-0.6, len(order) - 0.4))
@@ -275,11 +276,12 @@ def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarr
 
 def _take_as_letters(figure: Figure) -> None:
     """Takes the dollar signs of names as letters; only the numbers of an axis are formulas."""
+    # set_xticks makes a FuncFormatter of names
     numbers = {
         tick
         for axes in figure.axes
         for axis in (axes.xaxis, axes.yaxis)
-        if not isinstance(axis.get_major_formatter(), FixedFormatter)
+        if not isinstance(axis.get_major_formatter(), FuncFormatter)
         for tick in axis.get_ticklabels(which="both")
     }
     for text in figure.findobj(Text):

@@ -277,6 +277,17 @@ def test_broken_validation_means_are_named(tmp_path, value):
         report.write(tmp_path / "w")
 
 
+@pytest.mark.parametrize("name", ["$x^{$", "<b>" + "x" * 5000])
+def test_names_are_drawn_letter_by_letter(tmp_path, name):
+    """No name below the axis is a formula, and a long one leaves the axes their room."""
+    labels, counts = {"test": name, "test_tte": name}, np.array([300, 50, 2])
+    groups, accuracy = ["many", "medium", "few"], dict.fromkeys(labels, np.full(3, 50.0))
+    drawn = figures.class_figure(accuracy, labels, counts, groups, [name, "$y^{$", "z"])
+    figures.write(drawn, tmp_path / "f.png")
+    shown = [text.get_text() for text in drawn.axes[1].get_xticklabels()]
+    assert shown[1:] == ["$y^{$", "z"] and shown[0][:20] == name[:20]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 31, 1201])
 def test_any_number_of_classes(tmp_path, classes):

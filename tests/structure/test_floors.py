@@ -80,6 +80,17 @@ def test_every_folder_is_installed():
     assert installed == found | {"lift_jax.configs"}
 
 
+def test_every_file_beside_the_code_is_installed():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["lift_jax"]
+    declared = {file for pattern in patterns for file in PACKAGE.glob(pattern) if file.is_file()}
+    found = {file for file in PACKAGE.rglob("*.*") if file.suffix not in (".py", ".pyc")}
+    assert PACKAGE / "reports/templates/page.html" in found
+    assert not found - declared
+
+
 LONGEST = 60  # lines of a function
 REASON = "# long:"  # begins the comment above a longer one, which says why
 
