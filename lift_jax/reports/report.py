@@ -12,7 +12,7 @@ from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
-from lift_jax.storage import atomic, disk
+from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
@@ -50,7 +50,7 @@ def write(workdir: str | Path) -> Path:
             "again to make it anew."
         )
     try:
-        with disk.disk_errors(run.workdir), folder.writing(run.workdir):
+        with disk.disk_errors(run.workdir), lock.one_writer(run.workdir):
             return _write(run)
     except DiskError as error:
         raise DiskError(
@@ -93,7 +93,7 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
         key, _ = headline(run)
         bars[f"{name}: {run.labels[key]}"] = run.results[key]
     out = disk.make_folder(expand_user(out), "--out")
-    with folder.writing(out), disk.disk_errors(out):
+    with lock.one_writer(out), disk.disk_errors(out):
         return _write_comparison(out, runs, bars)
 
 
