@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
 from tensorboardX.summary import scalar
 
 from lift_jax.errors import UserError
