@@ -15,8 +15,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from lift_jax.commands import shared
-from lift_jax.commands.ending import leave, stop
+from lift_jax.commands import ending, shared
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.output.lines import say
 from lift_jax.settings.config_file import ConfigFile
@@ -85,10 +84,10 @@ def run(flags: argparse.Namespace) -> None:
         status = fail(e)
         if isinstance(e, DiskError) or exchange.count() > 1:
             # else libraries tell of the same disk on their way out, or JAX waits for the others
-            leave(status)
+            ending.leave(status)
         raise SystemExit(status) from None
     except KeyboardInterrupt:
-        stop("Stopped. Run the same command to continue from the last checkpoint.")
+        ending.stop("Stopped. Run the same command to continue from the last checkpoint.")
 
 
 def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:

@@ -1,13 +1,13 @@
 """Names and captions of glyphs, and a small tokenizer that reads any text."""
 
 import itertools
-import json
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lift_jax.demo.glyphs import CHARACTERS, DIGITS
+from lift_jax.storage import atomic
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCAB = 512  # upper limit: bytes, merges, START and END
@@ -101,5 +101,4 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         "eos_token": END,
         "pad_token": END,
     }
-    text = json.dumps(config, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    atomic.write_json(folder / "tokenizer_config.json", config)

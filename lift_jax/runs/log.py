@@ -4,6 +4,7 @@ Process 0 alone writes. The log grows line by line, so a kill may cut off its la
 drops such a line.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -96,11 +97,10 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files; a later write opens them again."""
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
-        self._file = self._events = None
+        with contextlib.ExitStack() as both:  # even if the disk is full for the first
+            for file in filter(None, (self._file, self._events)):
+                both.callback(file.close)
+            self._file = self._events = None
 
     def __enter__(self) -> "RunLog":
         return self

@@ -17,7 +17,7 @@ from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 from rich.console import Console
 
 from lift_jax.errors import UserError
-from lift_jax.storage import lease
+from lift_jax.storage import disk, lease
 from lift_jax.storage.addresses import file_system, is_remote
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
@@ -39,8 +39,7 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
     if not is_remote(address):
         yield str(expand_user(address))
         return
-    parent = cache_folder() / "remote"
-    parent.mkdir(parents=True, exist_ok=True)
+    parent = disk.make_folder(cache_folder() / "remote", "XDG_CACHE_HOME")
     folder = Path(tempfile.mkdtemp(dir=parent))
     if jax.process_index() != 0:
         yield str(folder)

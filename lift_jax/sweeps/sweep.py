@@ -31,6 +31,7 @@ from lift_jax.runs.folder import CONFIG, METRICS, changed_files, open_workdir, w
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.sweeps import table
 from lift_jax.sweeps.table import COLUMNS, TITLES, Row
@@ -236,13 +237,21 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
     for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
         trained = (other / "checkpoints").exists() and finished(other, c)
         if trained and same(to_dict(c), to_dict(config), TESTED):
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(other / log.LOG, folder / log.LOG)
+            atomic.write_bytes(folder / log.LOG, (other / log.LOG).read_bytes())
             torn = folder / ".checkpoints.tmp"  # so that a copy is complete or absent
-            shutil.rmtree(torn, ignore_errors=True)
-            shutil.copytree(other / "checkpoints", torn)
-            torn.rename(folder / "checkpoints")
+            try:
+                shutil.rmtree(torn, ignore_errors=True)
+                shutil.copytree(other / "checkpoints", torn, copy_function=_copy)
+                torn.rename(folder / "checkpoints")
+            finally:
+                shutil.rmtree(torn, ignore_errors=True)
             return
+
+
+def _copy(source: str, target: str) -> None:
+    """Copies a file. Raises DiskError, where shutil's own way hides the cause in a list."""
+    with disk.disk_errors(target):
+        shutil.copyfile(source, target)
 
 
 # -- the results

@@ -31,6 +31,7 @@ from lift_jax.storage import atomic
 from lift_jax.storage.names import plain_name
 from lift_jax.training.state import State
 
+UNFINISHED = f"*{ocp.utils.TMP_DIR_SUFFIX}*"  # folders of checkpoints being written
 FOLDER = "checkpoints"  # in the run folder
 METRICS = "metrics"  # folder in a checkpoint, and file in that folder, of its score
 ABOUT = "about"  # folder of the description, and key of its own checksum
@@ -96,7 +97,7 @@ def open_manager(
         )
     folder.mkdir(exist_ok=True)
     # A killed save leaves its folder. Orbax cleans in a thread that may outlive the program.
-    for unfinished in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+    for unfinished in folder.glob(UNFINISHED):
         shutil.rmtree(unfinished)
     _move_broken_away(folder, warn)
     kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
@@ -114,6 +115,8 @@ def open_manager(
         with plain_name(folder) as plain, ocp.CheckpointManager(plain, options=options) as manager:
             yield Checkpoints(manager, folder)
     finally:
+        for unfinished in folder.glob(UNFINISHED):  # one that could not be written
+            shutil.rmtree(unfinished, ignore_errors=True)
         with suppress(OSError):  # it holds checkpoints
             folder.rmdir()
 

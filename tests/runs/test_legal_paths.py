@@ -96,5 +96,5 @@ def test_a_config_file_may_lie_anywhere(tmp_path):
 
 def test_what_no_system_allows_is_refused(tmp_path):
     for name in ("a\0b", "n" * 300):
-        with pytest.raises(UserError, match="Cannot write in the run folder"):
+        with pytest.raises(UserError, match="Cannot write in the folder"):
             train_and_test(config_of(), tmp_path / name)

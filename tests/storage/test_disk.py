@@ -1,0 +1,108 @@
+"""Errors of the disk as lines, files that are complete or absent, and places that are checked."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.full_disk import full_disk
+
+from lift_jax.errors import DiskError, UserError
+from lift_jax.storage import atomic, disk, lock
+
+KINDS = (
+    "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE",
+    "ENAMETOOLONG",
+)  # fmt: skip
+WRITERS = {
+    "json": lambda path: atomic.write_json(path, {"new": np.ones(3)}),
+    "csv": lambda path: atomic.write_csv(path, ["new"], [[1]]),
+    "bytes": lambda path: atomic.write_bytes(path, b"new"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_error_is_a_line_that_says_what_to_do(kind, tmp_path):
+    file, code = tmp_path / "a.json", getattr(errno, kind)
+    atomic.write_json(file, "old")
+    with pytest.raises(DiskError) as caught, full_disk(tmp_path, 1, code):
+        atomic.write_json(file, "new")
+    text = str(caught.value)
+    assert str(file) in text and os.strerror(code) in text and disk.REMEDIES[code] in text
+    assert "\n" not in text and file.read_text() == '"old"\n'
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "bytes"])
+def test_a_file_is_the_old_one_until_its_last_write(name, tmp_path):
+    file, failed = tmp_path / "file", 0
+    file.write_bytes(b"old")
+    while True:
+        with full_disk(tmp_path, failed) as writes:
+            try:
+                WRITERS[name](file)
+                break
+            except DiskError:
+                assert len(writes) > failed
+        assert file.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+        failed += 1
+    assert failed >= 4 and b"old" not in file.read_bytes()
+
+
+def test_a_limit_on_the_size_of_files(tmp_path):
+    code = """
+import sys
+from lift_jax.storage import atomic
+atomic.write_bytes(sys.argv[1], bytes(9999))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)), timeout=60,
+    )  # fmt: skip
+    assert (
+        f"DiskError: Cannot write {tmp_path / 'a'}: File too large. Lift the limit" in done.stderr
+    )
+    assert not os.listdir(tmp_path)
+
+
+def test_errors_that_are_not_of_the_disk_pass():
+    for error in (ConnectionResetError(errno.ECONNRESET, "x"), TimeoutError(), OSError("x")):
+        with pytest.raises(type(error)), disk.disk_errors("place"):
+            raise error
+
+
+def test_a_folder_that_vanishes_meanwhile(tmp_path):
+    (tmp_path / "w").mkdir()
+    with (
+        pytest.raises(DiskError, match="w/a: No such file.*Put the folder back"),
+        atomic.open_replacement(tmp_path / "w" / "a") as file,
+    ):
+        file.write("x")
+        (tmp_path / "w" / f".a.{os.getpid()}.tmp").unlink()
+        (tmp_path / "w").rmdir()
+
+
+def test_places_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    made = disk.make_place(tmp_path / "new" / "a.csv", "--to")
+    assert made.parent.is_dir() and not list(made.parent.iterdir())
+    with pytest.raises(UserError, match=r"new \(--to\) is a folder. Give the name of a file"):
+        disk.make_place(tmp_path / "new", "--to")
+    with pytest.raises(UserError, match=r"file/x \(--to\): Not a directory"):
+        disk.make_place(tmp_path / "file" / "x" / "a.csv", "--to")
+    with pytest.raises(UserError, match=r"file \(--out\): File exists"):
+        disk.make_folder(tmp_path / "file", "--out")
+    with (
+        full_disk(tmp_path, 0),
+        pytest.raises(DiskError, match=r"new \(--out\): No space left on device. Make room"),
+    ):
+        disk.make_folder(tmp_path / "new", "--out")
+
+
+def test_the_writer_of_a_folder_removes_what_a_killed_one_left(tmp_path):
+    disk.temporary_beside(tmp_path / "metrics.json").write_text("half")
+    with lock.one_writer(tmp_path):
+        assert not list(tmp_path.glob(".m*"))
