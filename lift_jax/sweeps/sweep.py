@@ -98,6 +98,8 @@ def run_sweep(
             for folder, config in runs[name].items():
                 if not processes.from_first(partial(finished, folder, config, mode)):
                     sweep.run(folder, config)
+                elif jax.process_index() == 0 and not (folder / "report.html").exists():
+                    report.write(folder)  # the disk was full, say
         return sweep.show()
 
 

@@ -58,6 +58,7 @@ def test_a_fault_is_shrunk_and_shown():
     assert engine.run({"none": kind(lambda case, folder: None)}, 0.1, 0, shown.append)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's, of escapes in a pickle
 @pytest.mark.parametrize("name", functions.KINDS)
 def test_a_short_attack_on_functions(name):
     shown: list[str] = []

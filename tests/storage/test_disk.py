@@ -11,7 +11,7 @@ import pytest
 from support.full_disk import full_disk
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.storage import atomic, disk, lock
+from lift_jax.storage import atomic, csv_files, disk, lock
 
 KINDS = (
     "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE",
@@ -19,7 +19,7 @@ KINDS = (
 )  # fmt: skip
 WRITERS = {
     "json": lambda path: atomic.write_json(path, {"new": np.ones(3)}),
-    "csv": lambda path: atomic.write_csv(path, ["new"], [[1]]),
+    "csv": lambda path: csv_files.write_csv(path, ["new"], [[1]]),
     "bytes": lambda path: atomic.write_bytes(path, b"new"),
 }
 
