@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 
@@ -54,13 +53,14 @@ def test_a_file_is_the_old_one_until_its_last_write(name, tmp_path):
 
 def test_a_limit_on_the_size_of_files(tmp_path):
     code = """
-import sys
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from lift_jax.storage import atomic
 atomic.write_bytes(sys.argv[1], bytes(9999))
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)), timeout=60,
+        timeout=60,
     )  # fmt: skip
     assert (
         f"DiskError: Cannot write {tmp_path / 'a'}: File too large. Lift the limit" in done.stderr
