@@ -62,8 +62,8 @@ def test_a_fault_is_shrunk_and_shown():
 @pytest.mark.parametrize("name", functions.KINDS)
 def test_a_short_attack_on_functions(name):
     shown: list[str] = []
-    assert engine.run({name: functions.KINDS[name]}, 0.7, 5, shown.append), "\n".join(shown)
-    assert int(shown[-1].splitlines()[-1].split()[1]) > 5
+    assert engine.run({name: functions.KINDS[name]}, 0.3, 5, shown.append), "\n".join(shown)
+    assert int(shown[-1].splitlines()[-1].split()[1]) > 3
 
 
 @pytest.mark.slow

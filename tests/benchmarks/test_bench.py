@@ -168,6 +168,7 @@ def test_mistakes():
     assert jax.device_count() == 8
 
 
+@pytest.mark.slow
 def test_ahead_of_time():
     """The bench compiles for 16 devices, in a new process because it sets their number."""
     done = subprocess.run(

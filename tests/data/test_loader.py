@@ -235,6 +235,7 @@ def damaged(tmp_path):
     return Split(FileImages(str(tmp_path), names), np.zeros(12)), str(tmp_path / "9.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_named_at_its_batch(damaged, workers):
     split, path = damaged

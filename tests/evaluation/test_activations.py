@@ -51,6 +51,7 @@ def tower():
 # -- a tower in two parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{}, {"rope": 100.0, "registers": 2}, {"pool": "map"}])
 def test_the_parts_are_the_whole(sizes):
     tower = VisionTransformer(VisionConfig(**SIZES, **sizes), rngs=nnx.Rngs(0))
@@ -67,6 +68,7 @@ def test_the_parts_are_the_whole(sizes):
     assert np.array_equal(rows, whole) and np.array_equal(tower.upper(rows, 3), whole)
 
 
+@pytest.mark.slow
 def test_a_resnet_has_its_feature_alone():
     tower = ResNet(RESNET, rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(2), (2, 16, 16, 3))
@@ -85,6 +87,7 @@ def tuned_of(tower, names, **options):
     return state.split_trainable(model, wanted)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*attach.TUNERS, *(rule for rule in rules.PATH_RULES if rule != "bn"), "none"]
 )
@@ -168,6 +171,7 @@ def test_a_run_from_activations_is_the_run_from_images(changes, folder, tmp_path
     assert again[0] == found[0] and again[2] == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "rows"), [
     ({}, True), ({"train__augment": "mda"}, False), ({"train__augment": "rrc"}, False),
     ({"train__flip": True}, False), ({"tuner__name": "adaptformer"}, False),
@@ -215,6 +219,7 @@ def read(cache, tower, split=None, view=VIEW, tuned=()):
     return cache.read(tower, tuned, split or split_of(), view)
 
 
+@pytest.mark.slow
 def test_rows_are_in_the_order_of_the_images(tower, folder):
     found = read(cache_of(), tower)
     assert (found.start, found.workers, len(found.split)) == (3, 0, 11)
@@ -257,6 +262,7 @@ def test_a_damaged_file_is_computed_again(damage, tower, folder):
     assert np.array_equal(again.split.images.rows, first.split.images.rows)
 
 
+@pytest.mark.slow
 def test_a_good_file_is_found_by_all_that_it_depends_on(tower, folder):
     read(cache_of(), tower)
     cache = cache_of()

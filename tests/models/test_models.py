@@ -52,6 +52,7 @@ def test_hugging_face_zero_shot_logits(golden):
     close(Classifier(clip.visual, head)(images), expected["logits_per_image"])
 
 
+@pytest.mark.slow
 def test_openai_towers(golden, clip):
     expected = golden("clip_openai")
     close(clip.encode_image(expected["images"]), expected["image_features_pre"])
@@ -107,6 +108,7 @@ def test_fused_attention_is_the_same_with_its_gradients(length, causal):
             assert error < 0.02
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_bfloat16_inside_and_float32_outside(clip, golden):
     images = golden("clip_openai")["images"]
     half = lift_jax.load_backbone(

@@ -48,6 +48,7 @@ def normalised(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_clip_resnet(golden):
     expected = golden("clip_rn")
     clip = lift_jax.load_backbone(FILE)  # the file's metadata has the numbers of heads
@@ -242,6 +243,7 @@ def test_published_numbers_of_parameters(vision, embed, text_width, published):
     assert parameters(Backbone, config) == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "published"), [
     ((3, 4, 6, 3), 25_557_032), ((3, 4, 23, 3), 44_549_160), ((3, 8, 36, 3), 60_192_808),
 ])  # fmt: skip

@@ -303,6 +303,7 @@ def test_a_zero_shot_run_has_no_training(tmp_path):
     assert not (tmp_path / "w" / "report_training.png").exists()
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(tmp_path, capsys):
     first = make_run(tmp_path / "a", seed=1)
     second = make_run(tmp_path / "b", seed=2, results=("zero_shot", "test"))

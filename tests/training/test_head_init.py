@@ -162,6 +162,7 @@ def test_features_of_so_many_images_a_class(shots):
     assert np.array_equal(features, seen(seed=1)[0]) == (shots == 0)
 
 
+@pytest.mark.slow
 def test_what_a_build_asks_for(monkeypatch):
     asked = []
 
@@ -175,6 +176,7 @@ def test_what_a_build_asks_for(monkeypatch):
     assert {"shots": 3, "seed": 5, "interpolation": "bilinear"}.items() <= asked[0].items()
 
 
+@pytest.mark.slow
 def test_no_slow_start_where_the_head_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setattr(head_init, "image_features", None)  # would fail if it were called
     train_and_test(config_of(head__init="linear_probe"), tmp_path, "zero_shot")
@@ -220,6 +222,7 @@ def test_a_class_is_the_mean_of_its_texts(demo, monkeypatch):
         np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["siglip_hf", "torch/clip_rn.pth"])
 def test_texts_of_towers_without_projections(source):
     sizes = {"text_heads": 2} if source.endswith("pth") else {}
@@ -272,6 +275,7 @@ def test_descriptors_are_read_before_anything_slow(tmp_path, monkeypatch):
 # -- which start it is
 
 
+@pytest.mark.slow
 def test_classes_without_images_start_from_their_texts(tmp_path):
     """If images start the head, classes without any start from their texts, and others do not."""
     lists = image_lists(tmp_path)
@@ -298,6 +302,7 @@ def image_lists(folder: Path) -> dict[str, str]:
     return paths | {"data__name": "list", "data__root": str(folder), "data__imbalance": 1.0}
 
 
+@pytest.mark.slow
 def test_random_starts():
     """Rows have unit length, but LIFT's linear head is Kaiming normal."""
     for kind, random in (("linear", "uniform"), ("cosine", "kaiming_normal")):

@@ -42,7 +42,13 @@ TRAJECTORIES = {  # tuners, their options, and the loss
 }
 
 
-@pytest.fixture(scope="module", params=TRAJECTORIES)
+FIRST, *OTHERS = TRAJECTORIES
+
+
+@pytest.fixture(
+    scope="module",
+    params=[FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+)
 def trained(request, golden):
     """Returns our run of the 20 golden steps: losses, first and last leaves, expected values."""
     name, options, (loss_name, loss_options) = TRAJECTORIES[request.param]
@@ -188,6 +194,7 @@ def one_step(batch, accum=1, loss="la", build=classifier):
     return float(loss), after
 
 
+@pytest.mark.slow
 def test_padding_does_not_count():
     full, partial = random_batch(16, 11), random_batch(16, 11)
     partial["image"][11:], partial["label"][11:] = 77, 3
@@ -197,6 +204,7 @@ def test_padding_does_not_count():
         assert np.array_equal(a.tuned[path], b.tuned[path]), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum", [2, 4])
 def test_accumulation_is_the_loss_of_the_whole_batch(accum):
     batch = random_batch(32, 27)

@@ -221,6 +221,7 @@ def test_random_entries_of_the_authors(clip, expected, case):
     assert seen
 
 
+@pytest.mark.slow
 def test_random_entries_start_at_the_frozen_values(clip):
     visual = nnx.clone(clip.visual)
     attach.attach(visual, ("aft",), 10, TunerSettings(ratio=0.1), rngs=nnx.Rngs(0))

@@ -96,6 +96,7 @@ def wanted(dim=1, blocks=(0, 1, 2), width=128, classes=10) -> dict[str, tuple[in
 # -- the authors' logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "kind"),
     [(case, "safetensors") for case in CASES] + [(case, "pth.tar") for case in FIXTURES],
@@ -242,6 +243,7 @@ def test_the_random_entries_of_lift(golden, tmp_path):
         authors.read(path, shapes_of(tuned), mask="each")
 
 
+@pytest.mark.slow
 def test_the_order_of_lift_runs_through_the_blocks():
     tower = small_vit()
     attach.attach(
@@ -421,6 +423,7 @@ def test_every_fault_is_named_in_one_message(golden, tmp_path, damages):
     assert f"({len(damages)} of" in message and message.endswith("makes up for that.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "shapes", "words"),
     [
@@ -559,6 +562,7 @@ def run(tmp_path_factory):
     return workdir, train_and_test(demo.get_config("debug"), workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["lift", "lift_plus"])
 def test_an_exported_run_is_read_again_bit_for_bit(run, tmp_path, layout, capsys):
     workdir, _ = run

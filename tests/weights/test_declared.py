@@ -134,6 +134,7 @@ def test_layer_scale_of_timm(golden, tmp_path):
     assert "visual/blocks/0/scale2" in leaves
 
 
+@pytest.mark.slow
 def test_a_vit_of_timm_without_qkv_bias(golden, tmp_path):
     """Without bias the features are those of a bias of 0. The config must say that it has none."""
     images = golden("clip_openai")["images"]

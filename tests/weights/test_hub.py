@@ -338,6 +338,7 @@ def test_a_cache_that_cannot_be_written(local_hub, monkeypatch, code):
         hub.locate(REPOSITORY)
 
 
+@pytest.mark.slow
 def test_a_backbone_from_the_hub(local_hub, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "converted"))
     local_hub.commits[NEW] = {path.name: path.read_bytes() for path in hub.DEMO.iterdir()}

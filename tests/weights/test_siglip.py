@@ -39,6 +39,7 @@ def folder(tmp_path):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["siglip_hf", "siglip2"])
 def test_features_and_logits(golden, name):
     expected, images = golden(name), golden("clip_openai")["images"]
@@ -60,6 +61,7 @@ def test_features_and_logits(golden, name):
     close(scale * image @ text.T + bias, expected["logits_per_image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "numbers"), [("siglip_hf", "siglip_hf_48"), ("siglip2",) * 2])
 def test_other_image_sizes(golden, tmp_path, name, numbers):
     expected, images = golden(numbers), golden("clip_openai")["images"]

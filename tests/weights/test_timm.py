@@ -36,6 +36,7 @@ def test_bare_vit(golden):
     assert backbone.text is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [48, 24])
 @pytest.mark.parametrize(("source", "name"), [
     ("timm_vit.safetensors", "timm_vit_48"), ("timm/timm_vit", "timm/timm_vit"),

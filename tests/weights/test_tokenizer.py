@@ -33,6 +33,7 @@ def test_a_long_text_is_cut_and_keeps_its_end():
     assert row[-1] == end and (row == end).sum() == 1
 
 
+@pytest.mark.slow
 def test_tokenizer_of_the_older_files(tmp_path):
     """vocab.json and merges.txt are read by CLIP's rules if there is no tokenizer.json."""
     vocab = {"<|startoftext|>": 4, "<|endoftext|>": 5, "a": 0, "b": 1, "a</w>": 2, "b</w>": 3}
