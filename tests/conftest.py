@@ -7,9 +7,14 @@ JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run 
 
 import itertools
 import os
+import signal
 import sys
 
 from support.paths import GOLDEN
+
+# A run in the background ignores Ctrl-C, and would hand that on to the processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read when JAX starts, so they are set before anything imports it.
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":

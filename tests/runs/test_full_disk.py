@@ -65,7 +65,13 @@ COMMANDS = {
     "seeds": (["train", DEMO, "--workdir=NEW", "--seeds=2"], ["sweep.csv", "seed_1/report.html"]),
 }
 
-STRIDES = {"train": 3, "soup": 4, "seeds": 11, "compare": 2}  # writes from one try to the next
+STRIDES = {
+    "train": 3,
+    "soup": 4,
+    "seeds": 11,
+    "compare": 5,
+    "data": 3,
+}  # writes from one try to the next
 
 
 def arguments(words, made, new):
