@@ -107,6 +107,24 @@ def attempt_setting(case: tuple[str, Any], folder: Path) -> None:
     json.dumps(to_dict(config) if not isinstance(config, dict) else config)
 
 
+def attempt_build(case: tuple[str, Any], folder: Path) -> None:
+    """Builds the setup of a debug run, up to its first step, with an odd value."""
+    from rich.console import Console
+
+    from lift_jax.training.setup import build
+
+    key, value = case
+    config = json.loads(json.dumps(CONFIG))
+    group, _, name = key.rpartition(".")
+    if isinstance(value, str):
+        changed_config = settings.load("demo", "debug")
+        override(changed_config, [(key, value)])
+        config = to_dict(changed_config)
+    else:
+        (config[group] if group else config)[name] = ODD_VALUES[value]
+    build(parse(config), Console(quiet=True))
+
+
 # --- JSON ---
 
 JSON = json.dumps(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tests import chaos
+from tests.attack import functions
 from tests.attack.engine import Fault, Kind
 from tests.support.paths import ROOT
 
@@ -241,6 +242,7 @@ def attempt_processes(case: tuple[str, str], folder: Path) -> None:
 
 
 KINDS = {
+    "builds": Kind(functions.draw_setting, functions.attempt_build, slow=True, limit=30),
     "damage": Kind(draw_damage, attempt_damage, slow=True, limit=60),
     "signals": Kind(draw_signal, attempt_signal, slow=True, limit=150),
     "chaos": Kind(
