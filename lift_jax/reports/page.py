@@ -51,28 +51,22 @@ def write(path: Path, template: str, **values: Any) -> Path:
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        finalize=_letters,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    text = environment.get_template(template).render(_plain(values))
+    text = environment.get_template(template).render(values)
     with open_replacement(path) as file:
         file.write(text + "\n")
     return path
 
 
-def _plain(value: Any) -> Any:
-    """Returns a value whose texts show control characters and lone surrogates as escapes.
+def _letters(value: Any) -> Any:
+    """Returns a text with control characters and lone surrogates as escapes, others unchanged.
 
-    A browser would drop them, or let them reorder the text around them.
+    A browser would drop them, or let them reorder the text around them. The output of macros is no
+    plain `str`: it is escaped already.
     """
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(each) for each in value)
-    if isinstance(value, Table):
-        return Table(_plain(value.headings), _plain(value.rows))
-    return value
+    return printable(value) if type(value) is str else value
 
 
 def image(drawn: Figure, path: Path, alt: str) -> Image:

@@ -49,7 +49,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
             f"{folder} is being written by {describe(_read(about))}. Wait until it ends, stop it, "
             "or give another folder."
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # filelock's word for no flock is the latter
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         atomic.warn(

@@ -24,11 +24,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 from rich.console import Console
 
-from lift_jax.errors import DiskError, UserError
+from lift_jax.errors import DiskError, UserError, shown
 from lift_jax.parallel import processes
 from lift_jax.parallel.mesh import put
 from lift_jax.storage import atomic
 from lift_jax.storage.names import plain_name
+from lift_jax.storage.reading import read_json
 from lift_jax.training.state import State
 
 UNFINISHED = f"*{ocp.utils.TMP_DIR_SUFFIX}*"  # folders of checkpoints being written
@@ -250,16 +251,17 @@ def _scores(folder: Path, steps: Iterable[int]) -> dict[int, float]:
     for step in steps:
         try:
             scores[step] = _score(folder / str(step))
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             continue
     return scores
 
 
 def _score(checkpoint: Path) -> float:
-    """Returns the score of one checkpoint. Raises OSError without, ValueError for a broken one."""
-    score = json.loads((checkpoint / METRICS / METRICS).read_text(encoding="utf-8"))[SCORE]
+    """Returns the score of one checkpoint. Raises UserError if there is none or it is broken."""
+    path = checkpoint / METRICS / METRICS
+    score = read_json(path).get(SCORE)
     if not isinstance(score, int | float):
-        raise ValueError(f"{score!r} is no number")
+        raise UserError(f"{path}: {SCORE} is {shown(score)}; expected a number.")
     return float(score)
 
 
@@ -277,7 +279,7 @@ def _move_broken_away(folder: Path, warn: Warn) -> None:
         elif (path / METRICS).exists():
             try:
                 _score(path)
-            except (OSError, ValueError, KeyError, TypeError) as e:
+            except UserError as e:
                 name = f"damaged_checkpoint_{path.name}_{METRICS}"
                 aside = atomic.move_aside(path / METRICS, folder.parent / name)
                 warn(
