@@ -60,7 +60,8 @@ def damage(path, how, other):
     elif how == "other":
         shutil.copyfile(other, path)
     elif how == "unreadable":
-        path.chmod(0)
+        path.unlink()
+        path.symlink_to(path)  # root reads whatever has no permissions, but nobody reads this
     else:
         path.unlink()
         if how == "folder":
@@ -95,8 +96,6 @@ def in_a_line(call):
 @pytest.mark.parametrize("best", [False, True], ids=["newest", "best"])
 def test_a_run_survives_damage_to_any_of_its_files(request, tmp_path, how, best):
     """The run's command mends it, and predict and report mend nothing and crash on nothing."""
-    if how == "unreadable" and os.geteuid() == 0:
-        pytest.skip("root reads everything")
     first, found = request.getfixturevalue("best_run" if best else "run")
     wanted = {key: found[key] for key in RESULTS}
     predicted = lift_jax.Predictor(first).predict(IMAGE)
