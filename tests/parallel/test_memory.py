@@ -10,7 +10,7 @@ from lift_jax.parallel import memory
 from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse
 from lift_jax.training.classifier import check_names
-from lift_jax.training.setup import needed_memory
+from lift_jax.training.needs import needed_memory
 
 VIT_B16 = BackboneConfig(VisionConfig(224, 16, 768, 12, 12, 3072))
 

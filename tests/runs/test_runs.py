@@ -17,7 +17,7 @@ from support.runs import saved_leaves, train_and_test
 
 from lift_jax.errors import UserError
 from lift_jax.parallel import mesh
-from lift_jax.training import checkpoint
+from lift_jax.training.checkpoint import contents
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
@@ -168,9 +168,9 @@ def test_modes(tmp_path):
         about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
         text = json.loads(about.read_text())
         text["data_summary"]["counts"][0] += 1
-        sums = text.pop(checkpoint.CHECKSUMS)
-        sums[checkpoint.ABOUT] = checkpoint._about_checksum(text)
-        text[checkpoint.CHECKSUMS] = sums
+        sums = text.pop(contents.CHECKSUMS)
+        sums[contents.ABOUT] = contents.about_checksum(text)
+        text[contents.CHECKSUMS] = sums
         about.write_text(json.dumps(text))
         train_and_test(changed, tmp_path)
 

@@ -1,0 +1,24 @@
+"""Checkpoints: when to save them, and how to write and read them with orbax.
+
+A checkpoint holds the state (tuned leaves, optimizer, step) and a JSON description of its run: the
+config, the classes and a fingerprint of the frozen weights. It takes megabytes, for it does not
+hold the backbone.
+"""
+
+from lift_jax.training.checkpoint.cadence import PACE_STEPS, Cadence
+from lift_jax.training.checkpoint.manager import (
+    Manager,
+    newest_path,
+    open_manager,
+    read_about,
+    restore,
+    save,
+    wait,
+)
+from lift_jax.training.checkpoint.scores import best_first
+from lift_jax.training.checkpoint.tuned import read_tuned
+
+__all__ = [
+    "PACE_STEPS", "Cadence", "Manager", "best_first", "newest_path", "open_manager", "read_about",
+    "read_tuned", "restore", "save", "wait",
+]  # fmt: skip

@@ -1,0 +1,69 @@
+"""Tuned leaves from the checkpoints of a run that may still train: nothing is changed."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lift_jax.storage.names import plain_name
+from lift_jax.training.checkpoint.contents import (
+    ABOUT,
+    FOLDER,
+    all_damaged,
+    checksums,
+    compare,
+    first_line,
+    split,
+)
+from lift_jax.training.checkpoint.scores import METRICS, Warn, best_first, scores_of
+from lift_jax.training.state import State
+
+
+def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] | None:
+    """Returns the tuned leaves of the best checkpoint by validation, without scores of the newest,
+    and its description of the run. Returns None if there is no checkpoint.
+
+    If it is damaged, `warn` says so and the one before is read. Changes nothing, so the run may be
+    in progress. Raises UserError if none can be read.
+    """
+    folder = (workdir / FOLDER).absolute()
+    if not (steps := best_first(workdir)):
+        return None
+    for step in sorted(set(steps) - scores_of(folder, steps).keys()):
+        if (file := folder / str(step) / METRICS).exists():
+            warn(f"{file} is damaged, so that checkpoint counts as not validated.")
+    faults: dict[int, str] = {}
+    with plain_name(folder) as plain:
+        for step in steps:
+            try:
+                found = _read_tuned(plain / str(step), step)
+            except Exception as e:  # damage surfaces as nearly every kind of exception
+                faults[step] = first_line(e).replace(str(plain), str(folder))
+                continue
+            for damaged, fault in faults.items():
+                warn(
+                    f"the checkpoint {folder}/{damaged} is damaged ({fault}). The one of step "
+                    f"{step} is used."
+                )
+            return found
+    raise all_damaged(folder, faults)
+
+
+def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
+    text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
+    about, expected = split(json.loads(text))
+    reader = ocp.PyTreeCheckpointer()
+    saved = reader.metadata(checkpoint / "state").item_metadata
+    if saved is None:
+        raise ValueError("its metadata cannot be read")
+    wanted = {"step": saved.tree["step"], "tuned": saved.tree["tuned"]}
+    host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
+    found = reader.restore(checkpoint / "state", args=args)
+    compare(checksums(State(found["step"], found["tuned"], ())), expected)
+    if int(found["step"]) != step:
+        raise ValueError(f"it holds step {int(found['step'])}")
+    return found["tuned"], about

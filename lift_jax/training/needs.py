@@ -1,0 +1,59 @@
+"""The memory that the settings of a run need at least, before anything is allocated."""
+
+from collections.abc import Sequence
+
+from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.resnet import ResNetConfig
+from lift_jax.parallel.memory import Need
+from lift_jax.settings.schema import Settings
+from lift_jax.training.placement import uses_bfloat16
+from lift_jax.tuners.rules import chosen_blocks
+
+WITH_DIM = ("adaptformer", "adapter", "lora", "lora_mlp")  # tuners whose width is tuner.dim
+WORKER_BYTES = 20 * 10**6  # what Python with NumPy and Pillow takes at least
+
+
+def needed_memory(
+    settings: Settings, names: Sequence[str], backbone: BackboneConfig, devices: int
+) -> list[Need]:
+    """Returns what data, activations and tuners need at least, before anything is allocated.
+
+    Args:
+        settings: of the run.
+        names: of the image tower's tuners.
+        backbone: its sizes.
+        devices: number of devices, which share the batches.
+    """
+    s, vision = settings, backbone.vision
+    item = 2 if uses_bfloat16(s.model.precision) else 4
+    if isinstance(vision, ResNetConfig):  # the first of the maps that the stem gives
+        numbers, blocks, width = (vision.resolution // 2) ** 2 * vision.stem, 1, vision.stem
+    else:
+        width = vision.width
+        numbers = vision.grid**2 * width
+        chosen = chosen_blocks(vision.layers, s.tuner.partial, s.tuner.layers)
+        blocks = vision.layers - min(chosen)  # from the lowest tuned block on
+    kept = max(1, blocks - 1) if names else 0  # the last block works for the CLS token alone
+    prompts = s.tuner.prompts * width if any(name.startswith("vpt") for name in names) else 0
+    rows = s.train.batch // s.train.accum // devices
+    crops = {"five": 5, "ten": 10}.get(s.test.crops, 1) if s.test.tte else 1
+    views = s.test.views if s.test.tte and s.test.crops == "random" else 0
+    seen = s.test.batch // devices * numbers * item
+    bottleneck = 8 * width  # two float32 matrices
+    text = backbone.text.width if backbone.text is not None else 0
+    tuner = s.tuner.dim if any(name in WITH_DIM for name in names) else 0
+    clip_adapter = s.clip_adapter.dim if "clip_adapter" in s.tuner.names else 0
+    text_tuner = s.text_tuner.dim if s.text_tuner.name in WITH_DIM else 0
+    side = vision.resolution + (s.test.expand if s.test.tte and s.test.crops != "random" else 0)
+    activations, weights = "activations", "weights"
+    return [
+        Need("data.workers", s.data.workers, s.data.workers * WORKER_BYTES, "worker processes"),
+        Need("tuner.dim", tuner, tuner * bottleneck, weights, True),
+        Need("tuner.prompts", s.tuner.prompts, max(1, rows) * prompts * item, activations, True),
+        Need("text_tuner.dim", text_tuner, text_tuner * 8 * text, weights, True),
+        Need("clip_adapter.dim", clip_adapter, clip_adapter * 8 * backbone.embed, weights, True),
+        Need("test.expand", s.test.expand, 3 * side**2, "one enlarged image"),
+        Need("train.batch", s.train.batch, rows * numbers * kept * item, activations, True),
+        Need("test.batch", s.test.batch, seen * crops, activations, True),
+        Need("test.views", s.test.views, seen * views, activations, True),
+    ]
