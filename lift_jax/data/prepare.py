@@ -5,6 +5,7 @@ is encoded again into a shard, an ArrayRecord file. Only the training split is p
 tests see the original images.
 """
 
+import errno
 import functools
 import hashlib
 import json
@@ -262,13 +263,18 @@ def _write_shard(split: Split, images: EncodedImages, path: Path, start: int, si
 
 @contextmanager
 def _shard(path: Path) -> Iterator[ArrayRecordWriter]:
-    """Opens a shard to write. Raises OSError if that fails: the writer raises other kinds."""
+    """Opens a shard to write. Raises OSError if writing fails: the writer raises other kinds."""
     open(path, "wb").close()
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     try:
-        yield writer
-    finally:
-        writer.close()
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except RuntimeError as error:  # its message ends with the system's
+        said = str(error)
+        code = next((code for code in disk.REMEDIES if os.strerror(code) in said), errno.EIO)
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _record(images: EncodedImages, i: int, size: int) -> bytes:

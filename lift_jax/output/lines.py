@@ -12,8 +12,13 @@ def say(line: str, end: str = "\n") -> None:
 
 
 def say_error(line: str) -> None:
-    """Prints a line on standard error."""
-    _write(line + "\n", sys.stderr)
+    """Prints a message on standard error.
+
+    Its later lines are indented, so that a name with line breaks cannot begin a message of its own.
+    """
+    first, *rest = line.split("\n")
+    indented = [each if not each or each[0] == " " else f"  {each}" for each in rest]
+    _write("\n".join([first, *indented, ""]), sys.stderr)
 
 
 def _write(text: str, stream: TextIO) -> None:

@@ -1,21 +1,20 @@
 """Merging of a run: its tuners folded into the backbone, which then costs no more than untuned."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 
-from lift_jax.errors import DiskError, UserError
+from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone
 from lift_jax.runs import restored
 from lift_jax.runs.restored import RestoredRun
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.tensors import write_tensors
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.weights.load import save_converted
@@ -56,20 +55,10 @@ def write(run: str | Path, to: str | Path) -> None:
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     disk.make_place(to, "--to")
     backbone, trained = merge_run(run)
-    try:
-        with disk.disk_errors(to):
-            to.mkdir()  # of two processes one makes it
-    except DiskError as e:
-        if isinstance(e.__cause__, FileExistsError):
-            raise UserError(f"{to} exists (--to). Remove it, or give another name.") from e
-        raise
-    try:
+    with atomic.new_folder(to) as folder:
         if not isinstance(trained.classifier.head, TunedTextHead):
-            write_head(trained, to)
-        save_converted(backbone, to, trained.settings.model.backbone)
-    except BaseException:
-        shutil.rmtree(to, ignore_errors=True)  # so that the same command may be run again
-        raise
+            write_head(trained, folder)
+        save_converted(backbone, folder, trained.settings.model.backbone)
 
 
 def write_head(trained: RestoredRun, folder: Path) -> None:
@@ -88,4 +77,4 @@ def write_head(trained: RestoredRun, folder: Path) -> None:
         "kind": trained.settings.head.kind,
         "scale": str(trained.settings.head.scale),
     }
-    atomic.write_bytes(folder / HEAD, safetensors.numpy.save(arrays, metadata))
+    write_tensors(folder / HEAD, arrays, metadata)

@@ -13,7 +13,7 @@ import numpy as np
 from lift_jax.output.lines import say_error
 from lift_jax.storage import disk
 
-UNFINISHED: set[Path] = set()  # temporary files of this moment, for a program that ends at once
+UNFINISHED: set[Path] = set()  # files and folders of this moment, for a program that ends at once
 
 
 def warn(line: str) -> None:
@@ -43,13 +43,15 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, by any library; it replaces `path` when the block ends.
 
     If the block raises, `path` stays as it was and nothing else is left. A folder of that name is
-    moved aside, and the folder of `path` is made. Raises DiskError if it cannot be written.
+    moved aside, and the folder of `path` is made. What a killed process left of `path` is removed.
+    Raises DiskError if it cannot be written.
     """
     path = Path(path)
     temporary = disk.temporary_beside(path)
     with disk.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         make_way(path)
+        disk.remove_stale(path)
         UNFINISHED.add(temporary)
         try:
             yield temporary
@@ -58,6 +60,26 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+            UNFINISHED.discard(temporary)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes `path` when the block ends.
+
+    If the block raises, nothing is left. What a killed process left of `path` is removed. Raises
+    DiskError if it cannot be written, or if there is a folder or file of that name by then.
+    """
+    temporary = disk.temporary_beside(path)
+    with disk.disk_errors(path):
+        disk.remove_stale(path)
+        UNFINISHED.add(temporary)
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.rename(temporary, path)
+        finally:
+            disk.remove(temporary)
             UNFINISHED.discard(temporary)
 
 

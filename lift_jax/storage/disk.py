@@ -5,9 +5,11 @@ Every OSError of these kinds becomes a DiskError here, and nowhere else.
 
 import errno
 import os
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lift_jax.errors import DiskError, UserError
@@ -60,17 +62,52 @@ def disk_errors(place: Name = "") -> Iterator[None]:
 def temporary_beside(path: Path) -> Path:
     """Returns a path beside another under which this process may write it first.
 
-    `remove_temporary` knows the name. It is short, for that of `path` may be as long as can be.
+    `remove_temporary` and `remove_stale` know the name. It is short, for that of `path` may be as
+    long as can be.
     """
-    return path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    return path.with_name(f"{_start_of_temporary(path)}{os.getpid()}.tmp")
+
+
+def _start_of_temporary(path: Path) -> str:
+    host = "".join(c for c in socket.gethostname() if c.isalnum())[:20]
+    return f".{path.name.lstrip('.')[:40]}.{host}_"
+
+
+def remove_stale(path: Path) -> None:
+    """Removes what killed processes of this machine left under their temporary names of `path`."""
+    start = _start_of_temporary(path)
+    with disk_errors(path):
+        for left in path.parent.iterdir() if path.parent.is_dir() else ():
+            if left.name.startswith(start) and left.suffix == ".tmp":
+                process = left.name[len(start) : -len(".tmp")]
+                if process.isdecimal() and not _lives(int(process)):
+                    remove(left)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # of another user, or no number of a process
+    return True
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def remove_temporary(folder: Path) -> None:
     """Removes what killed processes left under temporary names in a folder with one writer."""
     with disk_errors(folder):
         for left in folder.glob(".[!.]*.tmp"):
-            if left.is_file():
-                left.unlink(missing_ok=True)
+            remove(left)
 
 
 def make_folder(folder: Path, option: str) -> Path:

@@ -240,13 +240,10 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
         trained = (other / "checkpoints").exists() and finished(other, c)
         if trained and same(to_dict(c), to_dict(config), TESTED):
             atomic.write_bytes(folder / log.LOG, (other / log.LOG).read_bytes())
-            torn = folder / ".checkpoints.tmp"  # so that a copy is complete or absent
-            try:
-                shutil.rmtree(torn, ignore_errors=True)
-                shutil.copytree(other / "checkpoints", torn, copy_function=_copy)
-                torn.rename(folder / "checkpoints")
-            finally:
-                shutil.rmtree(torn, ignore_errors=True)
+            with atomic.new_folder(folder / "checkpoints") as copy:
+                shutil.copytree(
+                    other / "checkpoints", copy, copy_function=_copy, dirs_exist_ok=True
+                )
             return
 
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import ArrayLike
 
 from lift_jax.errors import UserError, unknown
-from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
+from lift_jax.storage.tensors import write_tensors
 from lift_jax.weights.author_contents import (
     MASKS,
     Contents,
@@ -98,7 +97,7 @@ def write(path: str | Path, leaves: Mapping[str, ArrayLike], layout: str = "lift
     table = table_of(leaves, layout)
     arrays = {leaf: np.asarray(array, np.float32) for leaf, array in leaves.items()}
     about = {"format": "pt", "layout": layout}
-    atomic.write_bytes(path, safetensors.numpy.save(to_theirs(arrays, table), about))
+    write_tensors(path, to_theirs(arrays, table), about)
 
 
 def table_of(paths: Iterable[str], layout: str) -> Table:

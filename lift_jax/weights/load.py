@@ -148,12 +148,9 @@ def convert(
             "was converted from."
         )
     opened = open_source(path)
-    config = conversion.write(opened, folder / native.NAME, dtype, **sizes)
-    try:
+    with atomic.replacement(folder / native.NAME) as partial:  # with it the folder is complete
+        config = conversion.write(opened, partial, dtype, **sizes)
         _copy_tokenizer(path, config, folder)
-    except DiskError:
-        (folder / native.NAME).unlink(missing_ok=True)  # with this file the folder is complete
-        raise
     return config
 
 

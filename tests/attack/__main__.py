@@ -7,9 +7,9 @@ import tempfile
 from absl import logging
 
 import tests.attack
-from tests.attack import engine, functions, runs
+from tests.attack import chaos, commands, damage, engine, functions, kills, processes
 
-KINDS = functions.KINDS | runs.KINDS
+KINDS = functions.KINDS | damage.KINDS | kills.KINDS | chaos.KINDS | processes.KINDS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     flags = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    with tempfile.TemporaryDirectory() as cache, runs.own_cache(cache):
+    with tempfile.TemporaryDirectory() as cache, commands.own_cache(cache):
         chosen = {name: KINDS[name] for name in flags.only}
         whole = engine.run(chosen, flags.seconds, flags.seed, lambda line: print(line, flush=True))
     return 0 if whole else 1

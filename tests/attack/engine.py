@@ -32,19 +32,34 @@ class Kind:
         attempt: tries a case in an empty folder. It returns if all is right, raises UserError for
             one line, Fault for a wrong result, and anything else for a fault.
         smaller: yields smaller cases, the smallest first; none by default.
-        slow: True if a try takes seconds; such kinds share a third of the time.
-        limit: seconds after which a try counts as hanging.
+        share: weight of this kind in the time of an attack.
+        limit: seconds after which a try counts as hanging, if it does so twice: machines stall.
     """
 
     draw: Callable[[random.Random], Any]
     attempt: Callable[[Any, Path], None]
     smaller: Callable[[Any], Iterator[Any]] = field(default=lambda case: iter(()))
-    slow: bool = False
+    share: float = 1
     limit: int = HANG
 
 
+class Hang(Fault):
+    """A try that did not end within its limit."""
+
+
 def judge(kind: Kind, case: Any) -> tuple[str, str]:
-    """Tries a case; returns how it ended, and a message for a fault."""
+    """Tries a case, twice if it hangs; returns how it ended, and a message for a fault."""
+    try:
+        return _judge_once(kind, case)
+    except Hang:
+        try:
+            return _judge_once(kind, case)
+        except Hang as hang:
+            return FAULT, str(hang)
+
+
+def _judge_once(kind: Kind, case: Any) -> tuple[str, str]:
+    """Tries a case; returns as `judge` does. Raises Hang at the limit."""
     with tempfile.TemporaryDirectory() as name:
         folder, canary = Path(name) / "work", Path(name) / "canary"
         folder.mkdir()
@@ -54,6 +69,8 @@ def judge(kind: Kind, case: Any) -> tuple[str, str]:
             outcome, message = RIGHT, ""
         except UserError as error:
             outcome, message = _judge_line(str(error))
+        except Hang:
+            raise
         except Fault as fault:
             outcome, message = FAULT, str(fault)
         except (Exception, SystemExit) as error:
@@ -74,7 +91,7 @@ def _judge_line(text: str) -> tuple[str, str]:
 @contextmanager
 def _alarm(seconds: int) -> Iterator[None]:
     def ring(number: int, frame: object) -> None:
-        raise Fault(f"still running after {seconds} s")
+        raise Hang(f"still running after {seconds} s")
 
     old = signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
@@ -107,10 +124,9 @@ def run(kinds: dict[str, Kind], seconds: float, seed: int, show: Callable[[str],
     counts: dict[str, Counter[str]] = {name: Counter() for name in kinds}
     spent = dict.fromkeys(kinds, 0.0)
     faults: dict[tuple[str, str], Any] = {}
-    share = {name: 1 / 3 if kind.slow else 1.0 for name, kind in kinds.items()}
     begin, number = time.monotonic(), 0
     while (now := time.monotonic()) - begin < seconds:
-        name = min(kinds, key=lambda each: spent[each] / share[each])  # the one with least time
+        name = min(kinds, key=lambda each: spent[each] / kinds[each].share)
         number += 1
         case = kinds[name].draw(random.Random(f"{seed} {name} {number}"))
         outcome, message = judge(kinds[name], case)

@@ -333,4 +333,5 @@ KINDS = {
     "pickles": Kind(draw_pickle, attempt_pickle, fewer),
     "names": Kind(draw_name, attempt_name, fewer),
     "indexes": Kind(draw_index, attempt_index, fewer),
+    "builds": Kind(draw_setting, attempt_build, limit=30),
 }

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lift_jax.errors import UserError
-from tests.attack import engine, functions, runs
+from tests.attack import engine, functions, processes
 from tests.attack.engine import FAULT, LINE, RIGHT, Fault, Kind, judge
 
 
@@ -46,6 +46,11 @@ def test_a_hang_is_a_fault():
     assert (outcome, message) == (FAULT, "still running after 1 s")
 
 
+def test_a_machine_that_stalls_once_is_no_fault():
+    tries = iter((5, 0))
+    assert judge(kind(lambda case, folder: time.sleep(next(tries)), limit=1), 1) == (RIGHT, "")
+
+
 def test_a_fault_is_shrunk_and_shown():
     def attempt(case, folder):
         if "x" in case[1]:
@@ -70,4 +75,4 @@ def test_a_short_attack_on_functions(name):
 @pytest.mark.parametrize("name", ["writers", "processes"])  # other tests are like the other kinds
 def test_a_short_attack_on_runs(name):
     shown: list[str] = []
-    assert engine.run({name: runs.KINDS[name]}, 3, 5, shown.append), "\n".join(shown)
+    assert engine.run({name: processes.KINDS[name]}, 3, 5, shown.append), "\n".join(shown)

@@ -71,7 +71,15 @@ def test_lines_and_errors_show_the_letters(capsys):
         say(name)
         fail(UserError(f"{name}: expected another."))
         for text in capsys.readouterr():
-            assert printable(name, kept="\n") in text and not CONTROL.search(text)
+            assert not CONTROL.search(text)
+            assert all(line.strip() in text for line in printable(name, kept="\n").split("\n"))
+
+
+def test_a_name_cannot_begin_a_message(capsys):
+    fail("There is no file a\nerror: all is lost\n  b\n\nc.")
+    assert capsys.readouterr().err == (
+        "error: There is no file a\n  error: all is lost\n  b\n\n  c.\n"
+    )
 
 
 def test_tables_of_the_package(capsys):

@@ -63,12 +63,14 @@ COMMANDS = {
     "merge": (["merge", "--run=MADE/lora", "--to=NEW/m"], ["m/backbone.safetensors"]),
     "convert": (["convert", "demo", "NEW"], ["backbone.safetensors", "tokenizer_config.json"]),
     "seeds": (["train", DEMO, "--workdir=NEW", "--seeds=2"], ["sweep.csv", "seed_1/report.html"]),
+    "sweep": (["train", DEMO, "--workdir=NEW", "--sweep=partial"], ["sweep.csv", "sweep.png"]),
 }
 
 STRIDES = {
     "train": 3,
     "soup": 4,
     "seeds": 11,
+    "sweep": 13,
     "compare": 5,
     "data": 3,
 }  # writes from one try to the next
@@ -152,6 +154,24 @@ def test_a_wrong_place_is_told_before_the_work(made, tmp_path, capsys):
             run_command("predict", "--run=nowhere", made / "images", f"--to={to}")
         err = capsys.readouterr().err
         assert stopped.value.code == 2 and "--to" in err and err.count("\n") == 1
+
+
+def test_a_real_limit_on_shards(made, tmp_path):
+    """The library that writes shards fails in its own way, which is a line as well."""
+    words, _ = COMMANDS["prepare"]
+    command = [sys.executable, "-m", "lift_jax", *arguments(words, made, tmp_path / "p")]
+    for limit in (100, 3_000, 50_000, resource.RLIM_INFINITY):
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=100,
+            preexec_fn=lambda limit=limit: resource.setrlimit(
+                resource.RLIMIT_FSIZE, (limit, limit)
+            ),
+        )  # fmt: skip
+        if limit == resource.RLIM_INFINITY:
+            assert done.returncode == 0 and (tmp_path / "p" / "prepared.json").exists()
+        else:
+            assert done.returncode == 2 and "File too large. Lift the limit" in done.stderr
+        assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_real_limit_ends_a_run_with_a_line(tmp_path):

@@ -106,3 +106,41 @@ def test_the_writer_of_a_folder_removes_what_a_killed_one_left(tmp_path):
     disk.temporary_beside(tmp_path / "metrics.json").write_text("half")
     with lock.one_writer(tmp_path):
         assert not list(tmp_path.glob(".m*"))
+
+
+def left_by(process: int, path):
+    """Returns the temporary name of a path for another process."""
+    name = disk.temporary_beside(path).name
+    return path.with_name(name.replace(f"_{os.getpid()}.tmp", f"_{process}.tmp"))
+
+
+@pytest.mark.parametrize("name", ["found.csv", ".begun", "[x]*.csv", "x" * 200])
+def test_a_write_removes_what_a_killed_one_left_of_the_file(tmp_path, name):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path, other = tmp_path / name, tmp_path / "another"
+    dead, living = left_by(ended.pid, path), left_by(os.getppid(), path)
+    for each in (dead, living, left_by(ended.pid, other)):
+        each.write_text("half")
+    atomic.write_bytes(path, b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, living, left_by(ended.pid, other)])
+
+
+def test_a_new_folder_is_complete_or_absent(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = left_by(ended.pid, tmp_path / "m")
+    left.mkdir()
+    (left / "half").write_text("")
+    with pytest.raises(KeyError), atomic.new_folder(tmp_path / "m") as folder:
+        assert not left.exists()
+        (folder / "a").write_text("x")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with atomic.new_folder(tmp_path / "m") as folder:
+        (folder / "a").write_text("x")
+    assert [p.name for p in tmp_path.rglob("*")] == ["m", "a"]
+    with pytest.raises(DiskError, match="Move away what lies there"):
+        with atomic.new_folder(tmp_path / "m"):
+            pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["m", "a"]

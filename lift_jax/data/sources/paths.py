@@ -4,6 +4,7 @@ Addresses such as gs://bucket/photos become objects with the methods of other pa
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +30,8 @@ def given(value: str, key: str) -> Path:
 
 def folder(value: str, key: str = "data.root") -> Path:
     """Returns the directory in a setting. Raises UserError if it does not exist."""
-    if not (path := given(value, key)).is_dir():
+    path = given(value, key)
+    if not _asked(path, path.is_dir):
         raise UserError(f"There is no directory {path}. Set {key} to where the paths start.")
     return path
 
@@ -39,7 +41,7 @@ def file(root: Path, value: str, key: str) -> Path:
     path = given(value, key)
     choices = (path, root / path)
     for choice in choices:
-        if choice.is_file():
+        if _asked(choice, choice.is_file):
             return choice
     places = " or ".join(
         dict.fromkeys(
@@ -48,6 +50,14 @@ def file(root: Path, value: str, key: str) -> Path:
         )
     )
     raise UserError(f"There is no file {places}. Set {key} to a text file.")
+
+
+def _asked(path: Path, question: Callable[[], bool]) -> bool:
+    """Returns the answer about a path. Raises UserError if its folder may not be looked into."""
+    try:
+        return question()
+    except OSError as error:
+        raise UserError(f"Cannot open {path}: {error.strerror}. Let this user read it.") from error
 
 
 def read_text(path: Path) -> str:

@@ -1,9 +1,10 @@
-"""Tests of each fault of chaos.py, once: the short form of `python -m tests.chaos`."""
+"""Tests of each fault of chaos.py, once; `python -m tests.attack --only chaos` repeats them."""
 
 import random
 
 import pytest
-from chaos import FAULTS, begins_on, compare, one_run, straight
+
+from tests.attack.chaos import FAULTS, begins_on, compare, one_run, straight
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

@@ -1,14 +1,11 @@
 """Runs that are killed, starved and damaged at random moments, and must end as if undisturbed.
 
-    python -m tests.chaos --runs=30 --seed=0
-
 A run of the demo at debug size is hit by one of FAULTS, then continued, now and then on other
 devices. Its tuned weights must equal those of a run that was left alone on the devices on which it
-began: bit for bit if it ended on them, else to 1e-5 of a leaf's largest weight. Prints a line a
-run, and exits with 1 if any differs. The suite runs each fault once (test_chaos.py).
+began: bit for bit if it ended on them, else to 1e-5 of a leaf's largest weight.
+The suite runs each fault once (test_chaos.py).
 """
 
-import argparse
 import os
 import random
 import resource
@@ -20,15 +17,16 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from lift_jax.parallel.signals import STOPPED
 from lift_jax.runs import export, log
+from tests.attack.engine import Fault, Kind
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 STEPS = 24
 FLAGS = [
     "--config=configs/demo.py:debug", "--config.train.epochs=12",
@@ -37,10 +35,6 @@ FLAGS = [
 FAULTS = ("kill", "term", "one_of_two", "full_disk", "torn_file")
 LAYOUTS = {"1 device": (1, 1), "2 devices": (1, 2), "8 devices": (1, 8), "2 processes": (2, 2)}
 SECONDS = 300  # after which a process that has not ended counts as hanging
-
-
-class Fault(Exception):
-    """A difference or a failure that must not happen."""
 
 
 def start(workdir: Path, processes: int = 1, devices: int = 1, limit: int = 0):
@@ -196,31 +190,22 @@ def straight(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def main() -> None:
-    """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
-    failed = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        expected = straight(Path(scratch) / "straight")
-        for number in range(flags.runs):
-            rng = random.Random(f"{flags.seed} {number}")
-            fault, workdir = FAULTS[number % len(FAULTS)], Path(scratch) / str(number)
-            try:
-                what, last = one_run(fault, workdir, rng)
-                first = begins_on(fault)
-                worst = compare(workdir, expected[first], exact=last == first)
-                outcome = f"{what}; ended on {last}, largest difference {worst:.1e}"
-            except Fault as error:
-                failed += 1
-                outcome = f"FAILED: {error}"
-            print(f"{number + 1:3} {fault:10} {outcome}", flush=True)
-    print(f"{flags.runs - failed} passed, {failed} failed")
-    sys.exit(failed > 0)
+@cache
+def undisturbed() -> dict[str, dict[str, np.ndarray]]:
+    """Returns `straight` of a folder of its own."""
+    return straight(Path(tempfile.mkdtemp()))
 
 
-if __name__ == "__main__":
-    main()
+def attempt(case: tuple[str, int], folder: Path) -> None:
+    """A run that is hit by a fault ends with the weights of an undisturbed one."""
+    fault, seed = case
+    _, last = one_run(fault, folder / "W", random.Random(seed))
+    first = begins_on(fault)
+    compare(folder / "W", undisturbed()[first], exact=last == first)
+
+
+KINDS = {
+    "chaos": Kind(
+        lambda rng: (rng.choice(FAULTS), rng.randrange(10**6)), attempt, share=3, limit=600
+    )
+}
