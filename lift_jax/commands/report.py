@@ -4,7 +4,8 @@
   lift-jax report runs/a runs/b --out=comparison
 
 Every run folder gets a report.html that needs no other file, and its figures as report_*.png.
-Several runs also get a comparison, report_compare.html.
+Several runs also get a comparison, report_compare.html. With --out the report of a single run goes
+elsewhere, as for a run folder that is not yours to write in.
 """
 
 import argparse
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("workdirs", nargs="+", metavar="W", help="run folder")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of the comparison (default: the first run folder)"
-    )
+        "--out", metavar="DIR",
+        help="folder of the report, or of the comparison (default: the first run folder)",
+    )  # fmt: skip
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -30,7 +32,9 @@ def run(flags: argparse.Namespace) -> None:
     with ExitStack() as stack:
         console = Terminal(stderr=True)
         workdirs = [stack.enter_context(local_copy(w, console)) for w in flags.workdirs]
+        if len(workdirs) == 1:
+            say(str(write(workdirs[0], flags.out or "")))
+            return
         for workdir in workdirs:
             say(str(write(workdir)))
-        if len(workdirs) > 1:
-            say(str(compare(workdirs, flags.out or workdirs[0])))
+        say(str(compare(workdirs, flags.out or workdirs[0])))

@@ -38,10 +38,11 @@ LOWEST = 10  # classes listed
 ONE_CROP = {"test_tte": "test", "test_tte_adjusted": "test_adjusted"}  # of each ensemble
 
 
-def write(workdir: str | Path) -> Path:
-    """Writes report.html and report_*.png into a run folder; returns the page's path.
+def write(workdir: str | Path, out: str | Path = "") -> Path:
+    """Writes report.html and report_*.png of a run; returns the page's path.
 
-    Raises UserError if a file of the run is missing or broken, or another process writes there.
+    They are written into `out`, by default the run folder. Raises UserError if a file of the run is
+    missing or broken, if `out` cannot be made, or if another process writes there.
     """
     run = folder.load(workdir)
     if changed := folder.changed_files(run.workdir):
@@ -49,9 +50,10 @@ def write(workdir: str | Path) -> Path:
             f"{run.workdir}: {', '.join(changed)} is not what the run wrote. Run the run's command "
             "again to make it anew."
         )
+    to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
-        with disk.disk_errors(run.workdir), lock.one_writer(run.workdir):
-            return _write(run)
+        with disk.disk_errors(to), lock.one_writer(to):
+            return _write(run, to)
     except DiskError as error:
         raise DiskError(
             f"No report: {error} The run itself is complete and its results are kept; "
@@ -59,18 +61,18 @@ def write(workdir: str | Path) -> Path:
         ) from error
 
 
-def _write(run: Run) -> Path:
-    """Writes the page of a run and its figures; returns the page's path."""
+def _write(run: Run, out: Path) -> Path:
+    """Writes the page of a run and its figures into a folder; returns the page's path."""
     key, reason = headline(run)
     drawn = figures.class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
-    class_figure = page.image(drawn, run.workdir / "report_classes.png", "Accuracy of each class")
+    class_figure = page.image(drawn, out / "report_classes.png", "Accuracy of each class")
     training_figure = None
     if run.steps:
-        drawn, path = figures.training_figure(run.steps), run.workdir / "report_training.png"
+        drawn, path = figures.training_figure(run.steps), out / "report_training.png"
         training_figure = page.image(drawn, path, "Loss and learning rate")
     name = run.workdir.resolve().name
     return page.write(
-        run.workdir / "report.html", "report.html", title=name, heading=name, subtitle=run.title,
+        out / "report.html", "report.html", title=name, heading=name, subtitle=run.title,
         cards=_cards(run, key), reason=reason, results=_results({name: run}), explanation=NOTE,
         absent=_absent_classes(run), class_figure=class_figure,
         lowest_title="Lowest classes" if len(run.names) > LOWEST else "Classes",

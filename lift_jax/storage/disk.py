@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,9 +114,10 @@ def make_folder(folder: Path, option: str) -> Path:
 
     Raises UserError, which names the option that gave it, if it cannot be made or written.
     """
-    probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder / "probe")
         try:
             probe.write_bytes(b"x")
         finally:

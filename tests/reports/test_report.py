@@ -122,6 +122,16 @@ def test_a_report_is_complete_and_stands_alone(tmp_path):
             assert image.width >= 1200
 
 
+def test_the_report_of_a_single_run_goes_where_it_is_told(tmp_path, capsys):
+    make_run(tmp_path / "w")
+    before = sorted((tmp_path / "w").iterdir())
+    run_command("report", tmp_path / "w", "--out", tmp_path / "c")
+    assert capsys.readouterr().out == f"{tmp_path / 'c' / 'report.html'}\n"
+    assert sorted((tmp_path / "w").iterdir()) == before
+    written = sorted(path.name for path in (tmp_path / "c").iterdir())
+    assert written == ["report.html", "report_classes.png", "report_training.png"]
+
+
 def widths(rule):
     """Returns the lengths in pixels that make what a CSS rule is for at least so wide."""
     lengths = re.findall(r"(?<![\w-])(?:width|min-width|columns|minmax)\W+([\d.]+)(rem|px)", rule)
