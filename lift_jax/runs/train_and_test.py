@@ -12,6 +12,7 @@ from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
+from lift_jax.runs.answers import calibrate
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
@@ -81,6 +82,10 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        if setup.data.val is not None and (saved is not None or mode == "train"):
+            calibrate.write(settings, setup, state, workdir, console)  # before it counts as tested
+        elif mode == "train":
+            console.print(f"Not calibrated: {calibrate.NO_SPLIT}.")
         return results.test(settings, setup, state, workdir, console)
 
 
