@@ -67,6 +67,23 @@ class Split:
         return replace(self, images=self.images.take(rows), labels=self.labels[rows])
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a data set that lies in its lists or folders, not in one image.
+
+    Attributes:
+        kind: a few words for a heading, as "class folder without images".
+        path: the file or folder at fault.
+        cause: a sentence that names it, what was expected and what to do.
+        stops: True if training stops for it; False if it does without what is at fault.
+    """
+
+    kind: str
+    path: str
+    cause: str
+    stops: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set: its splits and its classes.
@@ -79,6 +96,8 @@ class Dataset:
         notes: sentences on how the data set was made, which a run prints.
         prepared: short side of the prepared training images in pixels; 0 if the original files are
             read.
+        faults: what is wrong with lists or folders. `datasets.load` raises those that stop
+            training, unless it is asked to tolerate them, to show them all.
     """
 
     train: Split
@@ -88,6 +107,7 @@ class Dataset:
     val: Split | None = None
     notes: tuple[str, ...] = ()
     prepared: int = 0
+    faults: tuple[Fault, ...] = ()
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:

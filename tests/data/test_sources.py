@@ -270,7 +270,7 @@ def test_a_folder_that_is_not_one_directory_a_class(tmp_path):
     said = message(lambda: load("folder", root=tmp_path))  # everything in one class
     assert "one class directory, 'loose'" in said
     draw(tmp_path / "half" / "test" / "cat" / "1.png")
-    assert "none named 'train'" in message(lambda: load("folder", root=tmp_path / "half"))
+    assert "Name that folder 'train'" in message(lambda: load("folder", root=tmp_path / "half"))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])

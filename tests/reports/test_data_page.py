@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from configs import folder
-from lift_jax.data import inspect
+from lift_jax.data import datasets, inspect
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.reports import data_page
+from lift_jax.settings.parse import parse
 
 
 @pytest.fixture
@@ -67,6 +68,29 @@ def test_what_it_finds(photos, tmp_path):
     for words in ("3 classes", "unreadable: 1 images", "two labels: 2 images",
                   "No image in test (1 classes): $tick"):  # fmt: skip
         assert words in said
+
+
+def test_faults_of_folders_are_found_together(photos, tmp_path):
+    (photos / "train/empty").mkdir()
+    for name in ("train/Hare/1.png", "test/bird/2.png", "test/Fox/3.png"):
+        (photos / name).parent.mkdir()
+        shutil.copy(photos / "train/fox/3.png", photos / name)
+    for read in (True, False):
+        _, said = look(photos, tmp_path / f"W{read}", read=read, width=1000)
+        with open(tmp_path / f"W{read}" / "findings.csv", encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if not row["split"]]
+        assert {row["path"].split("photos/")[1]: row["kind"] for row in rows} == {
+            "train/empty": "class folder without images",
+            "train/hare": "one class, two folders",
+            "test/bird": "classes without training images",
+        }
+        assert "lacks: bird, Fox. 'Fox' is 'fox' there." in said and "'Hare' and 'hare'" in said
+        assert "would stop: one class, two folders, classes without training images" in said
+        assert "unreadable: 1 images" in said or not read
+    config = folder.get_config("debug")
+    config.data.name, config.data.root = "folder", str(photos)
+    with pytest.raises(UserError, match="'Hare' and 'hare'.*1 more"):
+        datasets.load(parse(config).data, 0)
 
 
 def test_what_it_counts(photos, tmp_path):

@@ -1,0 +1,292 @@
+"""The division of a folder: which folders below it hold the classes of which split.
+
+Where a name and the contents of folders leave several readings, nothing is guessed: an error says
+what was found and what to do. Every reading beyond train/, val/ and test/ is told in a note.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lift_jax.data.sources.layouts import listing, split_words
+from lift_jax.data.sources.layouts.split_words import ALSO_CLASSES, Reading
+from lift_jax.errors import UserError
+
+NAMED = 6  # names that a message lists
+KIND = {"train": "training", "val": "validation", "test": "test"}
+UNLABELLED = ("unlabeled", "unlabelled", "unsup", "pred", "predict", "prediction", "predictions",
+              "sample", "samples", "extra", "submission", "inference", "raw")  # fmt: skip
+
+
+@dataclass
+class Division:
+    """The folders of a data set.
+
+    Attributes:
+        train: the folder of the classes to train.
+        held: the folders of classes of "val" and "test", as far as there are any.
+        flat: the folders named for validation or test that hold no class folders.
+        notes: sentences on what was taken as what.
+    """
+
+    train: Path
+    held: dict[str, Path] = field(default_factory=dict)
+    flat: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A folder with the name of a split. `holds` is "classes" or "images"."""
+
+    name: str
+    reading: Reading
+    holds: str
+
+
+def divide(root: Path) -> Division:
+    """Returns the division of a data set below `root`.
+
+    Splits are folders whose names say so (see `split_words`) and that hold folders of images. They,
+    or the classes, may lie some folders down, as long as each of these is the only one with images.
+    Raises UserError where several readings are possible, or none.
+    """
+    home, asides = root, []
+    while True:
+        here = listing.read(home)
+        found = _candidates(home, here)
+        if found and (division := _with_splits(root, home, here, found)):
+            break
+        inner = listing.with_images(home, 2)
+        if len(inner) != 1 or not listing.with_images(home / inner[0], 1):
+            asides.append(_aside(home, here, here.folders))
+            division = Division(home)
+            if home != root:
+                division.notes.append(f"The classes are the folders in {home}.")
+            division.notes += _named_as_splits(home, found)
+            break
+        asides.append(_aside(home, here, inner))
+        home /= inner[0]
+    division.notes += filter(None, asides)
+    return division
+
+
+# --- folders with the names of splits ---
+
+
+def _candidates(home: Path, here: listing.Listing) -> list[Candidate]:
+    """Returns the folders with images whose names speak of a split.
+
+    Other words in such a name (bullet_train) make it that of a class, unless the folder of another
+    split has the same (seg_train, seg_test).
+    """
+    readings = {name: split_words.read(name) for name in here.folders}
+    read = {name: reading for name, reading in readings.items() if reading}
+    found = []
+    for name, own in read.items():
+        paired = any(o.rest == own.rest and o.split != own.split for o in read.values())
+        if own.rest and not paired:
+            continue
+        if listing.with_images(home / name, 1):
+            found.append(Candidate(name, own, "classes"))
+        elif listing.read(home / name).images:
+            found.append(Candidate(name, own, "images"))
+    return found
+
+
+def _with_splits(
+    root: Path, home: Path, here: listing.Listing, found: list[Candidate]
+) -> Division | None:
+    """Returns the division by folders with the names of splits, None if they name classes."""
+    others = [name for name in here.folders if name not in {each.name for each in found}]
+    train = _pick(home, found, "train")
+    if train is None:
+        _check_classes(home, found, others)
+        return None
+    if len(found) == 1:
+        _check_alone(home, train, others)
+    names = _classes_of(home / train)
+    division = Division(names.root, notes=list(names.asides))
+    used = {train: names.root}
+    for split in ("test", "val"):
+        held = _pick(home, found, split)
+        if held is None:
+            continue
+        below = _classes_of(home / held, names.known)
+        if below.flat:
+            division.flat.append(below.root)
+        else:
+            division.held[split] = used[held] = below.root
+            division.notes += below.asides
+    division.flat += [
+        home / each.name
+        for each in found
+        if each.holds == "images" and each.reading.split != "train"
+    ]
+    division.flat += [home / name for name in here.folders if _is_bare(home / name, used)]
+    flat = {path.relative_to(home).parts[0] for path in division.flat}
+    aside = _aside(home, here, [*used, *flat])
+    division.notes[:0] = filter(None, [_told(root, division), _unlabelled(division), aside])
+    return division
+
+
+def _is_bare(folder: Path, used: Collection[str]) -> bool:
+    """Returns True for a folder named for validation or test that holds no image at all."""
+    reading = split_words.read(folder.name)
+    named = reading and not reading.rest and reading.split != "train"
+    return bool(named) and folder.name not in used and not listing.holds_images(folder)
+
+
+def _pick(home: Path, found: list[Candidate], split: str) -> str | None:
+    """Returns the folder of a split: the only one, or else the one that is named by the word alone.
+
+    Raises UserError if several could be meant.
+    """
+    own = [each for each in found if each.reading.split == split and each.holds == "classes"]
+    for fits in (
+        lambda each: each.name == split,
+        lambda each: each.reading.word,
+        lambda each: True,
+    ):
+        fitting = [each.name for each in own if fits(each)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            raise UserError(
+                f"{home} has {len(fitting)} folders that could hold the {KIND[split]} images: "
+                f"{_listed(fitting)}. Name the one to use {split!r}, or move the others away."
+            )
+    return None
+
+
+def _check_classes(home: Path, found: list[Candidate], others: list[str]) -> None:
+    """Raises UserError unless folders with the names of splits must be classes.
+
+    They are if they hold images directly, as the folder `train` beside `bus` and `car`.
+    """
+    flat = [each.name for each in found if each.holds == "images"]
+    held = [each.name for each in found if each.reading.split != "train"]
+    beside = [name for name in others if listing.holds_images(home / name)]
+    shown = _listed([each.name for each in found])
+    if flat and len(flat) == len(found) and (not beside or len(found) > 1):
+        first = listing.read(home / flat[0]).images[0]
+        raise UserError(
+            f"{home} has {shown}, which hold images directly (as {flat[0]}/{first}), so no folder "
+            f"tells the class of an image. Expected {flat[0]}/CLASS/{first}. If a file or the "
+            "images' names tell the classes, give a list or a table (data.name=list, "
+            "data.name=table)."
+        )
+    if all(each.holds == "images" and each.reading.word in ALSO_CLASSES for each in found):
+        return
+    raise UserError(
+        f"{home} has {shown}, the name{'s' * (len(found) > 1)} of a split, but no folder of "
+        f"training images with a folder a class{_beside(beside)}. Name that folder 'train', as in "
+        f"train/CLASS/image.jpg; or, if {held[0] if held else shown} is a class, give its folder "
+        "another name."
+    )
+
+
+def _beside(names: list[str]) -> str:
+    return f" (beside it: {_listed(names)})" if names else ""
+
+
+def _named_as_splits(home: Path, found: list[Candidate]) -> list[str]:
+    """Returns a note on classes with the names of splits."""
+    return [
+        f"{each.name!r} is taken as a class, because the folder {home / each.name} holds images "
+        "directly."
+        for each in found
+    ]
+
+
+def _check_alone(home: Path, train: str, others: list[str]) -> None:
+    """Raises UserError if a lone folder of training images may be a class among others."""
+    beside = [
+        name
+        for name in others
+        if name.casefold() not in UNLABELLED and listing.read(home / name).images
+    ]
+    if len(beside) > 1:
+        raise UserError(
+            f"{home} has {train!r}, the name of a split, and beside it {_listed(beside)}, which "
+            f"hold images directly. If these are classes and {train!r} is one, too, move the "
+            f"images in its folders up into {home / train}; if {train!r} is the training split, "
+            "move the others away."
+        )
+
+
+# --- the classes in the folder of a split ---
+
+
+@dataclass
+class _Classes:
+    root: Path
+    known: set[str]
+    flat: bool
+    asides: list[str]
+
+
+def spelled(name: str) -> str:
+    """Returns a class name without regard to case, "_" and repeated spaces."""
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _classes_of(folder: Path, known: set[str] | None = None) -> _Classes:
+    """Returns the folder of the classes in that of a split: itself, or one that it wraps.
+
+    `known` are the classes of the training split, as `spelled`, which are no wrappers. The folder
+    is flat if it wraps nothing but images.
+    """
+    asides = []
+    while True:
+        here = listing.read(folder)
+        inner = listing.with_images(folder, 2)
+        wraps = len(inner) == 1 and spelled(inner[0]) not in (known or ())
+        deeper = wraps and listing.with_images(folder / inner[0], 1)
+        if not deeper:
+            used = here.folders
+            asides.append(_aside(folder, here, used))
+            names = {spelled(name) for name in here.folders}
+            return _Classes(folder, names, wraps and known is not None, list(filter(None, asides)))
+        asides.append(_aside(folder, here, inner))
+        folder /= inner[0]
+
+
+# --- notes ---
+
+
+def _told(root: Path, division: Division) -> str:
+    """Returns a note that names the folders of the splits, "" for train, val and test as such."""
+    held = dict(division.held)
+    if set(held) == {"val"}:
+        held = {"test": held["val"]}
+    used = {"train": division.train} | {key: held[key] for key in ("val", "test") if key in held}
+    if all(path == root / split for split, path in used.items()):
+        return ""
+    listed = (f"{KIND[split]} from {path.relative_to(root)}" for split, path in used.items())
+    return f"Splits in {root}: {', '.join(listed)}."
+
+
+def _unlabelled(division: Division) -> str:
+    """Returns a note on folders for validation or test that hold no class folders."""
+    if not division.flat:
+        return ""
+    shown = _listed([str(path) for path in division.flat])
+    lacks = "test" not in division.held and "val" not in division.held
+    instead = " A share of the training images is held out to test (data.test_share)." * lacks
+    return f"Not used, because no class folders are in it: {shown}.{instead}"
+
+
+def _aside(folder: Path, here: listing.Listing, used: Collection[str]) -> str:
+    """Returns a note on what lies in a folder and is not used, "" if there is nothing."""
+    names = [f"{name}/" for name in here.folders if name not in used]
+    if here.images:
+        first = here.images[0]
+        names.append(f"{len(here.images):,} images directly in it (first: {first})")
+    names += [name for name in here.others if not name.casefold().startswith(("readme", "licen"))]
+    return f"Not used in {folder}: {_listed(names)}." if names else ""
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
