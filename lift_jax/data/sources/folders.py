@@ -9,7 +9,8 @@ from lift_jax.data import splits
 from lift_jax.data.sources import folder_index, labelled_paths
 from lift_jax.data.sources.folder_index import Index
 from lift_jax.data.sources.layouts import doubts
-from lift_jax.data.sources.layouts.division import divide, spelled
+from lift_jax.data.sources.layouts.division import divide
+from lift_jax.data.sources.layouts.split_words import spelled
 from lift_jax.data.sources.paths import file, given
 from lift_jax.data.types import Dataset, Fault, FileImages, Split
 from lift_jax.errors import UserError
@@ -27,7 +28,8 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
     which helps with directories such as n01440764. Large trees are indexed: see `folder_index`.
     """
     root = given(settings.root, "data.root")
-    division = divide(root)
+    source = settings.class_names and file(root, settings.class_names, "data.class_names")
+    division = divide(root, [source] if source else [])
     held = {key: division.held[key] for key in ("test", "val") if key in division.held}
     roots = {"train": division.train} | held
     found = {key: folder_index.read(place) for key, place in roots.items()}
@@ -46,8 +48,7 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
             test = train.take(np.zeros(0, int))
             faults.append(Fault("no test images", str(division.train), str(error), stops=True))
         parts = [test]
-    if settings.class_names:
-        source = file(root, settings.class_names, "data.class_names")
+    if source:
         renamed = labelled_paths.read_names(source)
         if len(renamed) != len(names):
             raise UserError(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lift_jax.data.sources.layouts import listing, split_words
-from lift_jax.data.sources.layouts.split_words import ALSO_CLASSES, Reading
+from lift_jax.data.sources.layouts.listing import Listing
+from lift_jax.data.sources.layouts.split_words import ALSO_CLASSES, Reading, is_date, spelled
 from lift_jax.errors import UserError
 
 NAMED = 6  # names that a message lists
@@ -26,12 +27,14 @@ class Division:
         train: the folder of the classes to train.
         held: the folders of classes of "val" and "test", as far as there are any.
         flat: the folders named for validation or test that hold no class folders.
-        notes: sentences on what was taken as what.
+        used: by folder that was looked into, the names of the folders in it that are used.
+        notes: sentences on what was taken as what, and on what is not used.
     """
 
     train: Path
     held: dict[str, Path] = field(default_factory=dict)
     flat: list[Path] = field(default_factory=list)
+    used: dict[Path, Collection[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -44,37 +47,51 @@ class Candidate:
     holds: str
 
 
-def divide(root: Path) -> Division:
+def divide(root: Path, read: Collection[Path] = ()) -> Division:
     """Returns the division of a data set below `root`.
 
     Splits are folders whose names say so (see `split_words`) and that hold folders of images. They,
     or the classes, may lie some folders down, as long as each of these is the only one with images.
+    `read` are files that settings name, which are used.
     Raises UserError where several readings are possible, or none.
     """
-    home, asides = root, []
+    home, used = root, {}
     while True:
         here = listing.read(home)
         found = _candidates(home, here)
-        if found and (division := _with_splits(root, home, here, found)):
+        if found and (division := _with_splits(home, here, found)):
+            division.notes += [_told(root, division), _unlabelled(division)]
             break
-        inner = listing.with_images(home, 2)
-        if len(inner) != 1 or not listing.with_images(home / inner[0], 1):
-            asides.append(_aside(home, here, here.folders))
-            division = Division(home)
-            if home != root:
-                division.notes.append(f"The classes are the folders in {home}.")
+        if not (inner := _wrapped(home)):
+            division = Division(home, used={home: here.folders})
+            division.notes += [f"The classes are the folders in {home}."] * (home != root)
             division.notes += _named_as_splits(home, found)
             break
-        asides.append(_aside(home, here, inner))
-        home /= inner[0]
-    division.notes += filter(None, asides)
+        used[home] = [inner]
+        home /= inner
+    division.used = used | division.used
+    division.notes += [_aside(folder, names, read) for folder, names in division.used.items()]
+    division.notes = list(filter(None, division.notes))
     return division
+
+
+def _wrapped(folder: Path, known: Collection[str] = ()) -> str:
+    """Returns the one folder with images in a folder that only wraps it, else "".
+
+    A folder is not a wrapper if it holds folders of years or dates alone, or a class that is known.
+    """
+    inner = listing.with_images(folder, 2)
+    if len(inner) != 1 or spelled(inner[0]) in known:
+        return ""
+    names = listing.read(folder / inner[0]).folders
+    wraps = not all(map(is_date, names)) and listing.with_images(folder / inner[0], 1)
+    return inner[0] if wraps else ""
 
 
 # --- folders with the names of splits ---
 
 
-def _candidates(home: Path, here: listing.Listing) -> list[Candidate]:
+def _candidates(home: Path, here: Listing) -> list[Candidate]:
     """Returns the folders with images whose names speak of a split.
 
     Other words in such a name (bullet_train) make it that of a class, unless the folder of another
@@ -94,9 +111,7 @@ def _candidates(home: Path, here: listing.Listing) -> list[Candidate]:
     return found
 
 
-def _with_splits(
-    root: Path, home: Path, here: listing.Listing, found: list[Candidate]
-) -> Division | None:
+def _with_splits(home: Path, here: Listing, found: list[Candidate]) -> Division | None:
     """Returns the division by folders with the names of splits, None if they name classes."""
     others = [name for name in here.folders if name not in {each.name for each in found}]
     train = _pick(home, found, "train")
@@ -105,36 +120,32 @@ def _with_splits(
         return None
     if len(found) == 1:
         _check_alone(home, train, others)
-    names = _classes_of(home / train)
-    division = Division(names.root, notes=list(names.asides))
-    used = {train: names.root}
+    root, inside = _classes_of(home / train)
+    known = {spelled(name) for name in listing.read(root).folders}
+    division = Division(root)
+    used = {train: inside}
     for split in ("test", "val"):
-        held = _pick(home, found, split)
-        if held is None:
-            continue
-        below = _classes_of(home / held, names.known)
-        if below.flat:
-            division.flat.append(below.root)
-        else:
-            division.held[split] = used[held] = below.root
-            division.notes += below.asides
-    division.flat += [
-        home / each.name
-        for each in found
-        if each.holds == "images" and each.reading.split != "train"
-    ]
-    division.flat += [home / name for name in here.folders if _is_bare(home / name, used)]
-    flat = {path.relative_to(home).parts[0] for path in division.flat}
-    aside = _aside(home, here, [*used, *flat])
-    division.notes[:0] = filter(None, [_told(root, division), _unlabelled(division), aside])
+        if held := _pick(home, found, split):
+            below, inside = _classes_of(home / held, known)
+            used[held] = inside
+            if _is_flat(below, known):
+                division.flat.append(below)
+            else:
+                division.held[split] = below
+    flat = [each.name for each in found if each.holds == "images" and each.reading.split != "train"]
+    flat += [name for name in here.folders if name not in used and _is_bare(home / name)]
+    division.flat += [home / name for name in flat]
+    division.used = {home: [*used, *flat]}
+    for inside in used.values():
+        division.used |= inside
     return division
 
 
-def _is_bare(folder: Path, used: Collection[str]) -> bool:
+def _is_bare(folder: Path) -> bool:
     """Returns True for a folder named for validation or test that holds no image at all."""
     reading = split_words.read(folder.name)
     named = reading and not reading.rest and reading.split != "train"
-    return bool(named) and folder.name not in used and not listing.holds_images(folder)
+    return bool(named) and not listing.holds_images(folder)
 
 
 def _pick(home: Path, found: list[Candidate], split: str) -> str | None:
@@ -162,7 +173,8 @@ def _pick(home: Path, found: list[Candidate], split: str) -> str | None:
 def _check_classes(home: Path, found: list[Candidate], others: list[str]) -> None:
     """Raises UserError unless folders with the names of splits must be classes.
 
-    They are if they hold images directly, as the folder `train` beside `bus` and `car`.
+    They are if they hold images directly, as the folder `train` beside `bus` and `car`, or folders
+    that those beside them do not hold.
     """
     flat = [each.name for each in found if each.holds == "images"]
     held = [each.name for each in found if each.reading.split != "train"]
@@ -176,7 +188,11 @@ def _check_classes(home: Path, found: list[Candidate], others: list[str]) -> Non
             "images' names tell the classes, give a list or a table (data.name=list, "
             "data.name=table)."
         )
-    if all(each.holds == "images" and each.reading.word in ALSO_CLASSES for each in found):
+    if all(
+        each.reading.word in ALSO_CLASSES
+        and (each.holds == "images" or not any(_share(home, each.name, name) for name in beside))
+        for each in found
+    ):
         return
     raise UserError(
         f"{home} has {shown}, the name{'s' * (len(found) > 1)} of a split, but no folder of "
@@ -193,63 +209,58 @@ def _beside(names: list[str]) -> str:
 def _named_as_splits(home: Path, found: list[Candidate]) -> list[str]:
     """Returns a note on classes with the names of splits."""
     return [
-        f"{each.name!r} is taken as a class, because the folder {home / each.name} holds images "
-        "directly."
+        f"{each.name!r} is taken as a class, not as a split, as the folders beside it in {home}."
         for each in found
     ]
 
 
+def _share(home: Path, one: str, other: str) -> bool:
+    """Returns True if two folders hold folders of the same name, or the other one holds splits."""
+    names = {spelled(name) for name in listing.read(_classes_of(home / one)[0]).folders}
+    others = listing.read(_classes_of(home / other)[0]).folders
+    return any(spelled(name) in names or split_words.read(name) for name in others)
+
+
 def _check_alone(home: Path, train: str, others: list[str]) -> None:
     """Raises UserError if a lone folder of training images may be a class among others."""
-    beside = [
+    apart = [
         name
         for name in others
-        if name.casefold() not in UNLABELLED and listing.read(home / name).images
+        if name.casefold() not in UNLABELLED
+        and listing.holds_images(home / name)
+        and not _share(home, train, name)
     ]
-    if len(beside) > 1:
+    if len(apart) > 1 or (apart and listing.with_images(home / apart[0], 1)):
         raise UserError(
-            f"{home} has {train!r}, the name of a split, and beside it {_listed(beside)}, which "
-            f"hold images directly. If these are classes and {train!r} is one, too, move the "
-            f"images in its folders up into {home / train}; if {train!r} is the training split, "
-            "move the others away."
+            f"{home} has {train!r}, the name of a split, and beside it {_listed(apart)}, which "
+            f"hold other images. If {train!r} is a class like these, move the images in its "
+            f"folders up into {home / train}; if it is the training split, move the others away."
         )
 
 
 # --- the classes in the folder of a split ---
 
 
-@dataclass
-class _Classes:
-    root: Path
-    known: set[str]
-    flat: bool
-    asides: list[str]
-
-
-def spelled(name: str) -> str:
-    """Returns a class name without regard to case, "_" and repeated spaces."""
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _classes_of(folder: Path, known: set[str] | None = None) -> _Classes:
+def _classes_of(
+    folder: Path, known: Collection[str] = ()
+) -> tuple[Path, dict[Path, Collection[str]]]:
     """Returns the folder of the classes in that of a split: itself, or one that it wraps.
 
-    `known` are the classes of the training split, as `spelled`, which are no wrappers. The folder
-    is flat if it wraps nothing but images.
+    The second value are the folders looked into, with the names used in each. `known` are the
+    classes of the training split, as `spelled`, which are no wrappers.
     """
-    asides = []
-    while True:
-        here = listing.read(folder)
-        inner = listing.with_images(folder, 2)
-        wraps = len(inner) == 1 and spelled(inner[0]) not in (known or ())
-        deeper = wraps and listing.with_images(folder / inner[0], 1)
-        if not deeper:
-            used = here.folders
-            asides.append(_aside(folder, here, used))
-            names = {spelled(name) for name in here.folders}
-            return _Classes(folder, names, wraps and known is not None, list(filter(None, asides)))
-        asides.append(_aside(folder, here, inner))
-        folder /= inner[0]
+    used: dict[Path, Collection[str]] = {}
+    while inner := _wrapped(folder, known):
+        used[folder] = [inner]
+        folder /= inner
+    return folder, used | {folder: listing.read(folder).folders}
+
+
+def _is_flat(folder: Path, known: Collection[str]) -> bool:
+    """Returns True if the folder of a split holds a single folder with images, which is no class
+    that is known (val/images, test/unknown)."""
+    inner = listing.with_images(folder, 2)
+    return len(inner) == 1 and spelled(inner[0]) not in known
 
 
 # --- notes ---
@@ -274,16 +285,18 @@ def _unlabelled(division: Division) -> str:
     shown = _listed([str(path) for path in division.flat])
     lacks = "test" not in division.held and "val" not in division.held
     instead = " A share of the training images is held out to test (data.test_share)." * lacks
-    return f"Not used, because no class folders are in it: {shown}.{instead}"
+    return f"Not used, because no class folder with images is in it: {shown}.{instead}"
 
 
-def _aside(folder: Path, here: listing.Listing, used: Collection[str]) -> str:
+def _aside(folder: Path, used: Collection[str], read: Collection[Path]) -> str:
     """Returns a note on what lies in a folder and is not used, "" if there is nothing."""
+    here = listing.read(folder)
     names = [f"{name}/" for name in here.folders if name not in used]
     if here.images:
-        first = here.images[0]
-        names.append(f"{len(here.images):,} images directly in it (first: {first})")
-    names += [name for name in here.others if not name.casefold().startswith(("readme", "licen"))]
+        many = f"{len(here.images):,} image{'s' * (len(here.images) > 1)}"
+        names.append(f"{many} directly in it (first: {here.images[0]})")
+    others = (name for name in here.others if folder / name not in read)
+    names += [name for name in others if not name.casefold().startswith(("readme", "licen"))]
     return f"Not used in {folder}: {_listed(names)}." if names else ""
 
 

@@ -13,6 +13,7 @@ ALSO_CLASSES = ("train", "training", "valid", "dev", "eval")
 # Words beside them that tell nothing apart: train_images, TestSet, dataset_train.
 PLAIN = ("set", "sets", "data", "dataset", "split", "image", "images", "img", "imgs", "jpg")
 PLAIN += ("photos", "pictures", "folder", "the", "my")
+DATE = re.compile(r"(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}")
 SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
 
 
@@ -55,3 +56,13 @@ def _without_plain(word: str) -> str:
         if word.removesuffix(plain) in SPLIT_OF:
             return word.removesuffix(plain)
     return word
+
+
+def spelled(name: str) -> str:
+    """Returns a class name without regard to case, "_" and repeated spaces."""
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def is_date(name: str) -> bool:
+    """Returns True for a year, month or day, as 2021, 2021-07 or 20210731."""
+    return bool(DATE.fullmatch(name))
