@@ -159,6 +159,8 @@ UNDERSTOOD = [
     ),
     ("a copy beside the training images", "{train,cropped,old/train}/{cat,dog}/{1,2}.jpg",
      "cat dog", "train - train", "Not used in ROOT: cropped/, old/"),
+    ("no classes beside", "train/{cat,dog}/{1,2}.jpg {seg_pred,docs_2,old}/1.jpg", "cat dog",
+     "train - train", "Not used in ROOT: docs_2/, old/, seg_pred/"),
     ("an unlabelled folder", "train/{cat,dog}/{1,2}.jpg unlabeled/{1,2}.jpg", "cat dog",
      "train - train", "Not used in ROOT: unlabeled/"),
     ("a test folder of unknown", "train/{cat,dog}/{1,2}.jpg test/unknown/1.jpg", "cat dog",

@@ -25,6 +25,7 @@ from lift_jax.storage.reading import DATA_BYTES, read_json
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
 SETTLED = 2_000_000_000  # nanoseconds: the coarsest resolution of file systems' times
+ENDINGS = 6  # that a message names
 VERSION = 3
 # Names that systems leave behind, in small letters, beside hidden ones and those of __MACOSX.
 FOREIGN = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
@@ -87,7 +88,10 @@ def not_taken(others: Others) -> str:
     """Returns a sentence on files that are not taken as images, "" if there are none."""
     if not others:
         return ""
-    counted = (f"{count:,} {end or 'without an ending'}" for end, (count, _) in others.items())
+    counted = [f"{count:,} {end or 'without an ending'}" for end, (count, _) in others.items()]
+    if len(counted) > ENDINGS:
+        rest = sum(count for count, _ in list(others.values())[ENDINGS:])
+        counted[ENDINGS:] = [f"{rest:,} with other endings"]
     first = next(iter(others.values()))[1]
     return f"Not taken as images: {', '.join(counted)}; first: {first}."
 

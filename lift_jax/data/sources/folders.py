@@ -1,6 +1,7 @@
 """Data sets in folders: one directory for each class."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,6 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
         faults += _empty_classes(place, found[key])
         faults += _unknown_classes(place, found[key], division.train, names)
     parts = [split_of(place, found[key].images, names) for key, place in roots.items()]
-    train, *parts = parts
-    if not parts:
-        try:
-            train, test = tested(train, settings.test_share, seed, division.train)
-        except UserError as error:
-            test = train.take(np.zeros(0, int))
-            faults.append(Fault("no test images", str(division.train), str(error), stops=True))
-        parts = [test]
     if source:
         renamed = labelled_paths.read_names(source)
         if len(renamed) != len(names):
@@ -58,14 +51,15 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
             )
         names = tuple(renamed)
         notes += labelled_paths.same_names(names)
-    return Dataset(
-        train,
+    data = Dataset(
         parts[0],
+        parts[1] if held else parts[0].take(np.zeros(0, int)),
         names,
-        val=parts[1] if len(parts) > 1 else None,
+        val=parts[2] if len(held) > 1 else None,
         notes=(*division.notes, *_index_notes(roots, found), *notes),
         faults=tuple(faults),
     )
+    return data if held else with_test(data, settings.test_share, seed, division.train)
 
 
 def _index_notes(roots: Mapping[str, Path], found: Mapping[str, Index]) -> list[str]:
@@ -91,23 +85,27 @@ def split_of(root: Path, found: Mapping[str, Sequence[str]], names: Sequence[str
     known = {name: files for name, files in found.items() if name in labels}
     paths = [path for files in known.values() for path in files]
     sizes = [len(files) for files in known.values()]
-    return Split(FileImages(str(root), paths), np.repeat([labels[name] for name in known], sizes))
+    numbers = np.array([labels[name] for name in known], np.int32)
+    return Split(FileImages(str(root), paths), np.repeat(numbers, sizes))
 
 
-def tested(train: Split, share: float, seed: int, source: Path) -> tuple[Split, Split]:
-    """Holds out `share` of each class for the test. Raises UserError if no image remains for it."""
+def with_test(data: Dataset, share: float, seed: int, source: Path) -> Dataset:
+    """Holds out `share` of each class for the test. It is a fault if no image remains for it."""
     if not 0 < share < 1:
-        raise UserError(
+        why = (
             f"{source} has no test split, so data.test_share of the images is held out: expected a "
             f"number between 0 and 1, found {share}."
         )
-    train, test = splits.hold_out(train, share, seed)
-    if not len(test):
-        raise UserError(
+    else:
+        train, test = splits.hold_out(data.train, share, seed)
+        if len(test):
+            return replace(data, train=train, test=test)
+        why = (
             f"Every class in {source} has a single image, so none can be held out for the test. "
             "Add images, or a test split."
         )
-    return train, test
+    fault = Fault("no test images", str(source), why, stops=True)
+    return replace(data, test=data.train.take(np.zeros(0, int)), faults=(*data.faults, fault))
 
 
 # --- faults ---

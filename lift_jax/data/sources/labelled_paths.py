@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lift_jax.data.sources.paths import read_lines
-from lift_jax.data.types import Dataset, FileImages, Split
+from lift_jax.data.types import Dataset, Fault, FileImages, Split
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 
@@ -44,31 +44,37 @@ def dataset(
         class_count: half a sentence for messages that says where the number of classes comes
             from, as "names.txt names 10 classes".
 
-    Raises UserError if there are fewer than two classes, a label is out of range, a path has two
-    labels, or half of the files are missing.
+    Faults are labels out of range, whose images are left out, and paths with two labels.
+    Raises UserError if there are fewer than two classes, all labels of a split are out of range, or
+    half of the files are missing.
     """
     if len(names) < 2:
         raise UserError(f"Expected two classes or more, but {class_count}.")
-    notes = same_names(names)
-    for split in splits.values():
-        check_range(split, len(names), class_count)
+    notes, faults, parts = same_names(names), [], {}
+    for key, split in splits.items():
+        labels = np.array(split.labels, np.int64)
+        beyond = out_of_range(split, len(names), class_count)
+        if beyond and len(beyond) == len(labels):
+            raise UserError(beyond[0].cause)
         notes += missing_files(root, split)
-    check_paths(splits, names)
-    parts = {
-        key: Split(FileImages(str(root), split.paths), np.array(split.labels, np.int32))
-        for key, split in splits.items()
-    }
+        whole = Split(FileImages(str(root), split.paths), np.minimum(labels, len(names)))
+        parts[key] = whole.take(np.flatnonzero(labels < len(names))) if beyond else whole
+        faults += beyond
+    faults += two_labels(splits, names)
     train, test, val = parts["train"], parts["test"], parts.get("val")
-    return Dataset(train, test, tuple(names), val=val, notes=tuple(notes))
+    return Dataset(train, test, tuple(names), val=val, notes=tuple(notes), faults=tuple(faults))
 
 
-def check_range(split: LabelledPaths, classes: int, class_count: str) -> None:
-    """Raises UserError for the first label that is not below the number of classes."""
-    for i in np.flatnonzero(np.array(split.labels) >= classes)[:1]:
-        raise UserError(
+def out_of_range(split: LabelledPaths, classes: int, class_count: str) -> list[Fault]:
+    """Returns a fault for each label that is not below the number of classes."""
+    faults = []
+    for i in np.flatnonzero(np.array(split.labels, np.int64) >= classes):
+        cause = (
             f"{split.locations[i]}: the label {split.labels[i]} is out of range, because "
             f"{class_count}. Labels count from 0."
         )
+        faults.append(Fault("label out of range", split.paths[i], cause, stops=True))
+    return faults
 
 
 def missing_files(root: Path, split: LabelledPaths) -> list[str]:
@@ -92,20 +98,23 @@ def missing_files(root: Path, split: LabelledPaths) -> list[str]:
     raise UserError(f"{text} Paths are relative to data.root, which is {str(root)!r}.")
 
 
-def check_paths(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> None:
-    """Raises UserError for a path with two labels, in one split or in two.
+def two_labels(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> list[Fault]:
+    """Returns a fault for each path with two labels, in one split or in two.
 
     "./a.jpg" and "b/../a.jpg" count as the path "a.jpg".
     """
     first_uses: dict[str, tuple[int, str]] = {}
+    faults = []
     for split in splits.values():
         for location, path, label in zip(split.locations, split.paths, split.labels, strict=True):
             first, where = first_uses.setdefault(os.path.normpath(path), (label, location))
-            if first != label:
-                raise UserError(
+            if first != label and max(first, label) < len(names):
+                cause = (
                     f"{location}: {path!r} is of class {names[label]!r} ({label}), but of "
                     f"{names[first]!r} ({first}) in {where}. Keep one."
                 )
+                faults.append(Fault("one path, two labels", path, cause, stops=True))
+    return faults
 
 
 def read_names(path: Path) -> list[str]:

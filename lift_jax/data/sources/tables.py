@@ -4,12 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from lift_jax.data.sources import labelled_paths, paths
 from lift_jax.data.sources.folder_index import natural_key
-from lift_jax.data.sources.folders import tested
+from lift_jax.data.sources.folders import with_test
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.lists import checked_label, gapless
 from lift_jax.data.types import Dataset
@@ -68,8 +67,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     data = labelled_paths.dataset(root, read, names, f"{source} has {len(names)}")
     if len(data.test):
         return data
-    train, test = tested(data.train, settings.test_share, seed, sources["train"])
-    return replace(data, train=train, test=test)
+    return with_test(data, settings.test_share, seed, sources["train"])
 
 
 # --- rows ---

@@ -4,6 +4,7 @@ Where a name and the contents of folders leave several readings, nothing is gues
 what was found and what to do. Every reading beyond train/, val/ and test/ is told in a note.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from lift_jax.errors import UserError
 
 NAMED = 6  # names that a message lists
 KIND = {"train": "training", "val": "validation", "test": "test"}
-UNLABELLED = ("unlabeled", "unlabelled", "unsup", "pred", "predict", "prediction", "predictions",
-              "sample", "samples", "extra", "submission", "inference", "raw")  # fmt: skip
+# Words in the names of folders that are neither splits nor classes.
+UNLABELLED = {"unlabeled", "unlabelled", "unsup", "pred", "predict", "prediction", "predictions",
+              "sample", "samples", "extra", "submission", "inference", "raw", "demo", "examples",
+              "figures", "figs", "docs", "assets", "backup", "old", "tmp", "misc"}  # fmt: skip
 
 
 @dataclass
@@ -226,7 +229,7 @@ def _check_alone(home: Path, train: str, others: list[str]) -> None:
     apart = [
         name
         for name in others
-        if name.casefold() not in UNLABELLED
+        if not UNLABELLED & set(re.split(r"[\W\d_]+", name.casefold()))
         and listing.holds_images(home / name)
         and not _share(home, train, name)
     ]

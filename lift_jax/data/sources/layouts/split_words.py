@@ -1,6 +1,7 @@
 """The names by which people call folders of training, validation and test images."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 WORDS = {
@@ -59,8 +60,8 @@ def _without_plain(word: str) -> str:
 
 
 def spelled(name: str) -> str:
-    """Returns a class name without regard to case, "_" and repeated spaces."""
-    return " ".join(name.casefold().replace("_", " ").split())
+    """Returns a class name without regard to case, "_", repeated spaces, and forms of an accent."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def is_date(name: str) -> bool:
