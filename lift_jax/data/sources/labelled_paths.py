@@ -68,7 +68,7 @@ def dataset(
 def out_of_range(split: LabelledPaths, classes: int, class_count: str) -> list[Fault]:
     """Returns a fault for each label that is not below the number of classes."""
     faults = []
-    for i in np.flatnonzero(np.array(split.labels, np.int64) >= classes):
+    for i in np.flatnonzero(np.array(split.labels, np.int64) >= classes).tolist():
         cause = (
             f"{split.locations[i]}: the label {split.labels[i]} is out of range, because "
             f"{class_count}. Labels count from 0."

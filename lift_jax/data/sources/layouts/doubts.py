@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lift_jax.data.sources.layouts import split_words
@@ -166,6 +166,6 @@ def _levels(below: Mapping[str, Counter[str]]) -> str:
     )
 
 
-def _few(names: object) -> str:
+def _few(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
