@@ -131,7 +131,8 @@ UNDERSTOOD = [
                    ("01_train", "02_test"), ("train.1", "test.1"), ("TrainSet", "TestSet"),
                    ("train", "hold-out"), ("train", "holdout"),
                    ("dataset_train", "dataset_validation"), ("trainset", "testset"),
-                   ("animals10-train", "animals10-test"))
+                   ("animals10-train", "animals10-test"), ("TrainingImages", "TestingImages"),
+                   ("Train_Set", "Validate_Set"), ("train_and_val", "tests"))
       ),
     ("two wrappers", "a/b/{train,test}/{cat,dog}/{1,2}.jpg", "cat dog", "a/b/train - a/b/test",
      "training from a/b/train"),
@@ -228,6 +229,7 @@ ASKED = [
     ("VOC", "{JPEGImages,SegmentationClass}/1.png Annotations/1.xml", "'JPEGImages' does not"),
     ("one class by years", "cats/{2020,2021-07}/1.jpg", "one class directory, 'cats'"),
     ("one class to train", "train/cat/{2020,2021}/{1,2}.jpg", "one class directory, 'cat'"),
+    ("labeled and not", "labeled/{cat,dog}/1.jpg unlabeled/2.jpg", "'labeled' does not name"),
     ("masks", "{image,mask}/{1,2}.png", "'image' does not name a class"),
     ("NIH", "images_0{01,02,10}/images/1.png Data_Entry_2017.csv", "images_001, images_002"),
     ("HAM10000", "HAM10000_images_part_{1,2}/1.jpg HAM10000_metadata.csv", "numbered parts"),

@@ -11,13 +11,14 @@ from lift_jax.data.types import Fault
 
 DEEP = 0.9  # share of images below a second level of folders, from which that level matters
 FEW = 5  # classes, among which a folder `images` is the whole data set rather than a class
-CONTAINERS = ("images", "imgs", "jpegimages", "jpg", "annotations", "annotation", "labels", "data",
-              "dataset", "datasets")  # fmt: skip
+# Names of the parts of a data set; `image` is one only beside a folder of masks.
+CONTAINERS = ("images", "imgs", "jpegimages", "jpg", "annotations", "annotation", "labels",
+              "labeled", "labelled", "data", "dataset", "datasets")  # fmt: skip
 MASKS = ("mask", "masks", "label", "annotation", "gt", "segmentation", "trimap", "depth")
 PACKED = "image|img|part|batch|chunk|shard|fold|archive|volume|split"  # words of numbered parts
 PARTS = re.compile(r"(fold|part|split|set|subset|batch|chunk|group|session)s?[-_. ]?\w{1,2}")
 LEFT_OVER = re.compile(r"unlabell?ed|unsorted|unannotated|background|clutter|google", re.IGNORECASE)
-SHARD = re.compile(r"[0-9]+|[0-9a-f]{1,3}")
+SHARD = re.compile(r"[0-9]+|[0-9a-f]{1,3}")  # a number, or the start of a hexadecimal checksum
 
 
 def find(root: Path, images: Mapping[str, Sequence[str]]) -> tuple[list[Fault], list[str]]:

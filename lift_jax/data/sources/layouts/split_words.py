@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 WORDS = {
     "train": ("train", "training", "trn", "trainval"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
-    "test": ("test", "testing", "tst", "holdout", "heldout"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tests", "tst", "holdout", "heldout"),
 }
 # Words that also name classes: a train among vehicles; valid and invalid; training and match.
 ALSO_CLASSES = ("train", "training", "valid", "dev", "eval")
 # Words beside them that tell nothing apart: train_images, TestSet, dataset_train.
 PLAIN = ("set", "sets", "data", "dataset", "split", "image", "images", "img", "imgs", "jpg")
-PLAIN += ("photos", "pictures", "folder", "the", "my")
+PLAIN += ("photos", "pictures", "folder", "the", "my", "and")
 DATE = re.compile(r"(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}")
 SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
 
