@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lift_jax.data import splits
-from lift_jax.data.sources import folder_index, labelled_paths
+from lift_jax.data.names import files, same
+from lift_jax.data.sources import folder_index
 from lift_jax.data.sources.paths import file, given
 from lift_jax.data.types import Dataset, FileImages, Split
 from lift_jax.errors import UserError
@@ -38,15 +39,20 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
             "is data.root the directory above the classes?"
         )
     names, notes = tuple(found), [note]
-    check_names(train_root, names)
+    if two := same.alike(names):
+        raise UserError(
+            f"{train_root} has the class directories {same.pair(*two)}, which name the same class. "
+            "Move the images of one into the other, or rename it."
+        )
     train = split_of(train_root, found, names)
     parts = []
     for name in held:
         found, note = folder_index.classes(root / name)
         if extra := [each for each in found if each not in names]:
+            twin = same.twin(extra[0], names)
             raise UserError(
-                f"{root / name} has classes that {train_root} lacks: {', '.join(extra[:10])}. "
-                "Every class needs training images: add them, or delete these directories."
+                f"{root / name} has classes that {train_root} lacks: {', '.join(extra[:10])}{twin}"
+                ". Every class needs training images: add them, or delete these directories."
             )
         parts.append(split_of(root / name, found, names))
         notes.append(note)
@@ -55,15 +61,9 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
         parts = [test]
     if settings.class_names:
         source = file(root, settings.class_names, "data.class_names")
-        renamed = labelled_paths.read_names(source)
-        if len(renamed) != len(names):
-            raise UserError(
-                f"{source} has {len(renamed)} names, but {train_root} has {len(names)} class "
-                f"directories, from {names[0]!r} to {names[-1]!r}. Expected a name a line, in the "
-                "natural order of the directories."
-            )
-        names = tuple(renamed)
-        notes += labelled_paths.same_names(names)
+        given_names = files.read_for_folders(source, names, settings.clean_names)
+        names = tuple(given_names.names)
+        notes += [*given_names.notes, *same.shared_names(names)]
     return Dataset(
         train,
         parts[0],
@@ -95,15 +95,3 @@ def tested(train: Split, share: float, seed: int, source: Path) -> tuple[Split, 
             "Add images, or a test split."
         )
     return train, test
-
-
-def check_names(root: Path, names: Sequence[str]) -> None:
-    """Raises UserError for directories whose names differ only in case or "_"."""
-    seen: dict[str, str] = {}
-    for name in names:
-        first = seen.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
-        if first != name:
-            raise UserError(
-                f"{root} has the class directories {first!r} and {name!r}, which name the same "
-                "class. Move the images of one into the other, or rename it."
-            )
