@@ -29,34 +29,35 @@ def texts(class_names: Sequence[str], prompt: str, descriptors: str = "") -> lis
         templates = [line for line in lines if not line.startswith("#")]
     else:
         templates = ["{}" if prompt == "classname" else prompt]
-    return [[t.replace("{}", _spelled(name)) for t in templates] for name in class_names]
+    return [[t.replace("{}", spelled(name)) for t in templates] for name in class_names]
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
+    """Returns a name as prompts spell it, with "_" read as a space."""
     return name.replace("_", " ")
 
 
 def _read_descriptors(class_names: Sequence[str], path: Path) -> list[list[str]]:
     remedy = "head.descriptors is a file {class name: [phrase, ...]}."
     given = read_json(path, most_bytes=DATA_BYTES, remedy=remedy)
-    by_class = {_spelled(name): phrases for name, phrases in given.items()}
-    missing = [name for name in class_names if _spelled(name) not in by_class]
+    by_class = {spelled(name): phrases for name, phrases in given.items()}
+    missing = [name for name in class_names if spelled(name) not in by_class]
     if missing:
         listed = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
         guess = "".join(
             f" Did it mean {missing[0]!r} by {name!r}?"
-            for name in near(_spelled(missing[0]), by_class)[:1]
+            for name in near(spelled(missing[0]), by_class)[:1]
         )
         raise UserError(
             f"{path} (head.descriptors) has no phrases for {len(missing)} of {len(class_names)} "
             f"classes: {listed}.{guess}"
         )
     for name in class_names:
-        phrases = by_class[_spelled(name)]
+        phrases = by_class[spelled(name)]
         valid = isinstance(phrases, list) and all(isinstance(p, str) and p.strip() for p in phrases)
         if not valid or not phrases:
             raise UserError(
                 f"{path} (head.descriptors), class {name!r}: expected a list of phrases; found "
                 f"{str(phrases)[:60]!r}."
             )
-    return [by_class[_spelled(name)] for name in class_names]
+    return [by_class[spelled(name)] for name in class_names]

@@ -5,6 +5,7 @@ both. Keys are no part of the name. Lines with keys may stand in any order.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,21 +136,18 @@ def _by_folder(path: Path, lines: Sequence[str], folders: Sequence[str]) -> Name
     if len({*keys} - {""}) < HALF * len(folders):
         return None
     odd = [line for line, key in zip(lines, keys, strict=True) if not key]
-    if missing := [folder for folder in folders if folder not in keys]:
-        beside = f" Lines that begin with no directory: {_listed(odd)}." if odd else ""
+    row = {key: i for i, key in enumerate(keys)}
+    missing = [folder for folder in folders if folder not in row]
+    twice = [key for key, count in Counter(keys).items() if key and count > 1]
+    if missing or twice:
         raise UserError(
-            f"{path} has the names of directories as keys, but no line for {len(missing)} of "
-            f"{len(folders)}: {_listed(missing)}.{beside} Expected lines `DIRECTORY name`."
+            f"{path} has the names of directories as keys, but not each of the {len(folders)} "
+            f"once{_wrong(missing, twice, odd)}. Expected lines `DIRECTORY name`."
         )
-    if twice := [folder for folder in folders if keys.count(folder) > 1]:
-        raise UserError(
-            f"{path} has two lines for {len(twice)} of {len(folders)} directories: "
-            f"{_listed(twice)}. Keep one of each."
-        )
-    rows = [keys.index(folder) for folder in folders]
+    rows = [row[folder] for folder in folders]
     taken = [lines[row] for row in rows]
     names = words.taken(taken, words.wordnet) or [named[row][1] for row in rows]
-    unused = f" {len(odd):,} other lines are not used." if odd else ""
+    unused = f" Lines of no directory, not used: {len(odd):,}." if odd else ""
     notes = [f"{path}: lines are matched by directory: {_pairs(folders, names)}.{unused}"]
     return NameFile(names, taken, notes)
 
@@ -197,16 +195,22 @@ def _numbered(lines: Sequence[str], path: Path) -> tuple[list[str], int] | None:
             if pattern is BEFORE and (marked or max(numbers) <= first + count):
                 raise _wrong_numbers(path, numbers)
             continue
-        return [names[numbers.index(i)] for i in wanted], first
+        by_number = dict(zip(numbers, names, strict=True))
+        return [by_number[i] for i in wanted], first
     return None
 
 
 def _wrong_numbers(path: Path, numbers: Sequence[int]) -> UserError:
-    twice = sorted({n for n in numbers if numbers.count(n) > 1})
-    missing = [n for n in range(min(numbers), max(numbers)) if n not in numbers]
-    parts = [("twice", twice), ("missing", missing)]
-    wrong = "; ".join(f"{what}: {_listed([*map(str, each)])}" for what, each in parts if each)
+    first, count, present = min(numbers), len(numbers), Counter(numbers)
+    twice = [str(n) for n in sorted(present) if present[n] > 1]
+    missing = [str(n) for n in range(first, first + count) if n not in present]
     return UserError(
-        f"{path} has labels before its names, which are not {min(numbers)} to "
-        f"{min(numbers) + len(numbers) - 1}, each once ({wrong}). Expected one line a label."
+        f"{path} numbers its names, but not from {first} to {first + count - 1}"
+        f"{_wrong(missing, twice, [])}. Expected one line a label."
     )
+
+
+def _wrong(missing: Sequence[str], twice: Sequence[str], odd: Sequence[str]) -> str:
+    """Returns what is wrong with keys, for a message: those missing or twice, and other lines."""
+    parts = (("missing", missing), ("twice", twice), ("lines of no directory", odd))
+    return "".join(f"; {what}: {_listed(each)}" for what, each in parts if each)

@@ -66,7 +66,7 @@ def meaning(data: Dataset, clean: bool, head: HeadSettings) -> Meaning:
     if clean and found.changes:
         i = next(i for i, name in enumerate(names) if found.names[i] != name)
         notes.append(
-            f"Class names in prompts: {names[i]!r} -> {found.names[i]!r} "
+            f"Class names in prompts: {names[i]!r} -> {class_prompts.spelled(found.names[i])!r} "
             f"({'; '.join(found.changes)}). Results show the names as they are. "
             "data.clean_names=False keeps them so in the prompts, too."
         )

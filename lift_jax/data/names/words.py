@@ -5,6 +5,7 @@ A pattern counts only if nearly all names have it, so that a single name such as
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,9 +91,9 @@ def wordnet(names: Sequence[str]) -> Found:
     matches = [re.fullmatch(first, n.strip()) or re.fullmatch(last, n.strip()) for n in names]
     whole = [found and found["name"].strip(' "') for found in matches]
     short = [name and name.split(",")[0].strip() for name in whole]
+    times = Counter(short)
     return [
-        one if one and short.count(one) == 1 else many
-        for one, many in zip(short, whole, strict=True)
+        one if one and times[one] == 1 else many for one, many in zip(short, whole, strict=True)
     ]
 
 
