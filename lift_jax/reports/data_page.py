@@ -25,7 +25,7 @@ from rich.text import Text
 from lift_jax.data import datasets, inspect, prepare
 from lift_jax.data.images import views
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.names import meaning
+from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
@@ -105,13 +105,12 @@ def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
 
 def print_prompts(data: Dataset, settings: Settings, console: Console) -> None:
     """Prints some texts of the classes, and what they leave out of the names."""
+    found = meaning(data, settings.data.clean_names, settings.head)
     try:
-        tower = load.sizes(settings.model.backbone).text
-        vocabulary = tower.vocab if tower else None
+        lines = found.lines(load.sizes(settings.model.backbone).text)
     except UserError:  # the backbone is not on this machine, and may read any language
-        vocabulary = meaning.ENGLISH_ALONE
-    found = meaning.meaning(data, settings.data.clean_names, settings.head)
-    for line in found.lines(vocabulary):
+        lines = found.notes
+    for line in lines:
         console.print(line)
 
 

@@ -115,17 +115,17 @@ class DataSettings:
     )
     class_names: str = setting(
         "",
-        "Text file with one class name a line, in the order of the labels. For inaturalist: "
+        "Text file with one class name a line, in the order of the labels, or after a key: a label "
+        "or the name of a folder. For inaturalist: "
         "categories.json, where the training JSON has numbers instead of names (2018).",
         longest=4096,
         path=True,
     )
     clean_names: bool = setting(
         True,
-        "Take numbers, WordNet ids and other keys out of the class names for the prompts, and read "
-        "the lines of data.class_names as key and name; names that are codes alone, or made up "
-        "because the data has none, give no prompts. False: every name goes into its prompt as it "
-        "is.",
+        "Leave numbers, WordNet ids and other keys beside class names out of the prompts, and read "
+        "keys in data.class_names as no part of the names. Names that are numbers or ids alone, or "
+        "that the data lacks, give no prompts. False: every name goes into its prompt as it is.",
         before=False,
     )
     level: str = setting(

@@ -26,7 +26,6 @@ from lift_jax.evaluation.activations import Cache
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier, Tower, Vision
 from lift_jax.models.resnet import ResNet
-from lift_jax.models.text import TextConfig
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange, memory
 from lift_jax.parallel.agreement import agree
@@ -111,11 +110,13 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     mesh = prepare_mesh(s.mesh, s.train, s.test)
     data = prepare_data(s.data, s.test, s.seed, console)
     found = meaning(data, s.data.clean_names, s.head)
+    check_named(found, s)
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
     backbone = prepare_backbone(s.model, placement, console)
-    tell_meaning(found, s, backbone.config.text, console)
+    for line in found.lines(backbone.config.text):
+        console.print(line)
     agree_on_weights(backbone, s.model, found.texts)
     memory.check(needed_memory(s, names, backbone.config, mesh.size))
     cache = Cache(
@@ -308,26 +309,21 @@ def use_remat(visual: Tower, remat: str) -> None:
 # -- class texts and CLIP's own classifier
 
 
-def tell_meaning(found: Meaning, s: Settings, text: TextConfig | None, console: Console) -> None:
-    """Prints what the text tower will read; nothing without one (`text` is None).
+def check_named(found: Meaning, s: Settings) -> None:
+    """Raises UserError if the head is made of names, or is to start from them, and there are none.
 
-    Raises UserError if the head is made of names, or is to start from them, and there are none.
+    `found` is the meaning of the class names.
     """
-    if text is None:
+    if not found.no_names or "text" not in (s.head.kind, s.head.init):
         return
-    if found.no_names and "text" in (s.head.kind, s.head.init):
-        asked = "head.init is 'text'"
-        if s.head.kind == "text":
-            asked = (
-                f"head.kind is 'text' (tuner.name={s.tuner.name!r}, "
-                f"text_tuner.name={s.text_tuner.name!r})"
-            )
-        raise UserError(
-            f"{asked}, which needs the names of the classes, but {found.no_names}. {GIVE}, or "
-            "start from images: a tuner of the image tower, with head.init=auto."
-        )
-    for line in found.lines(text.vocab):
-        console.print(line)
+    asked = "head.init is 'text'"
+    if s.head.kind == "text":
+        tuners = f"tuner.name={s.tuner.name!r}, text_tuner.name={s.text_tuner.name!r}"
+        asked = f"head.kind is 'text' ({tuners})"
+    raise UserError(
+        f"{asked}, which needs the names of the classes, but {found.no_names}. {GIVE}, or start "
+        "from images: a tuner of the image tower, with head.init=auto."
+    )
 
 
 def encode_class_texts(

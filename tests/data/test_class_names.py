@@ -1,12 +1,17 @@
 """Tests of class names: what prompts say for them, and which names are one class."""
 
+from dataclasses import replace
+
 import pytest
 
 from lift_jax.data.names import same, words
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
+from lift_jax.models.text import TextConfig
 from lift_jax.settings.schema import HeadSettings
 
+CLIP = TextConfig(vocab=49_408, context=77, width=8, layers=1, heads=1, mlp=8)
+SIGLIP2 = replace(CLIP, vocab=256_000)
 VULPES = "00123_Animalia_Chordata_Mammalia_Carnivora_Canidae_Vulpes_vulpes"
 BOREALIS = "07453_Plantae_Tracheophyta_Magnoliopsida_Asterales_Asteraceae_Inula_uva-ursi"
 CRANES = "n02012849 crane, wader\nn03126707 crane, machine\nn01440764 tench, Tinca tinca"
@@ -89,10 +94,10 @@ def test_codes_are_no_names(names):
 )
 def test_names_with_letters_beyond_english(names, foreign):
     data = Dataset(None, None, tuple(names.split(",")))  # type: ignore[arg-type]
-    told = meaning(data, True, HeadSettings()).lines(vocabulary=49_408)
+    told = meaning(data, True, HeadSettings()).lines(CLIP)
     assert any("not English" in line for line in told) == foreign
-    assert len(meaning(data, True, HeadSettings()).lines(vocabulary=256_000)) == 1  # prompts alone
-    assert meaning(data, True, HeadSettings()).lines(vocabulary=None) == []
+    assert len(meaning(data, True, HeadSettings()).lines(SIGLIP2)) == 1  # prompts alone
+    assert meaning(data, True, HeadSettings()).lines(None) == []
 
 
 @pytest.mark.parametrize(
@@ -120,9 +125,9 @@ def test_names_that_differ(one, other):
 
 def test_three_prompts_are_shown():
     data = Dataset(None, None, ("red_fox", "hare", "owl", "n"))  # type: ignore[arg-type]
-    (line,) = meaning(data, True, HeadSettings()).lines(49_408)
+    (line,) = meaning(data, True, HeadSettings()).lines(CLIP)
     assert line == "Prompts: 'a photo of a red fox.', 'a photo of a owl.', 'a photo of a n.'"
-    (line,) = meaning(data, True, HeadSettings(prompt="ensemble")).lines(49_408)
+    (line,) = meaning(data, True, HeadSettings(prompt="ensemble")).lines(CLIP)
     assert line.startswith("Prompts: ") and line.endswith("(the first of 80 a class)")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lift_jax.data import class_prompts
 from lift_jax.data.names import words
 from lift_jax.data.types import Dataset
+from lift_jax.models.text import TextConfig
 from lift_jax.settings.schema import HeadSettings
 
 ENGLISH_ALONE = (
@@ -32,11 +33,11 @@ class Meaning:
     notes: tuple[str, ...] = ()
     foreign: str = ""
 
-    def lines(self, vocabulary: int | None) -> list[str]:
-        """Returns what to print for a text tower of so many tokens; None: there is no tower."""
-        if vocabulary is None:
+    def lines(self, tower: TextConfig | None) -> list[str]:
+        """Returns what to print for a text tower; nothing without one."""
+        if tower is None:
             return []
-        english = vocabulary < ENGLISH_ALONE and self.foreign
+        english = tower.vocab < ENGLISH_ALONE and self.foreign
         return [*self.notes, *([self.foreign] if english else [])]
 
 
