@@ -25,6 +25,7 @@ TAKEN = [
     (["(0) cat", "(1) dog"], ["cat", "dog"]),
     (["0: tench", "1: goldfish"], ["tench", "goldfish"]),
     (["0,tench", "1,goldfish"], ["tench", "goldfish"]),
+    (["Class 1 - cat", "Class 2 - dog"], ["cat", "dog"]),
     (["00012_cat", "00700_dog"], ["cat", "dog"]),
     (["cat 0", "dog 1"], ["cat", "dog"]),
     (["dog_2", "cat_1"], ["dog", "cat"]),

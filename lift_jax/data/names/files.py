@@ -15,8 +15,9 @@ from lift_jax.data.sources.paths import read_lines
 from lift_jax.errors import UserError
 
 BETWEEN = re.compile(r"[\s,:;=|]+")  # what stands between a key and a name
-BEFORE = re.compile(r"(\d+)(\s*[:;=,]\s*|[.)_-]\s*|\s+)(\S.*)")
+BEFORE = re.compile(r"[{\"'\s]*(\d+)[\"']?(\s*[:;=,]\s*|[.)_-]\s*|\s+)(\S.*)")
 AFTER = re.compile(r"(\S.*?)(\s*[:;=,]\s*|\s+)(\d+)")
+QUOTES = "\"' ,{}"  # around a name in a line of CSV, JSON or Python
 HALF = 0.5  # share of the folders whose names must be keys, for lines to be taken as keyed
 SHOWN = 5  # keys that a message lists
 
@@ -185,7 +186,7 @@ def _numbered(lines: Sequence[str], path: Path) -> tuple[list[str], int] | None:
         if len(found) < len(lines) - headed or headed and not found[0][2].strip(" "):
             continue
         numbers = [int(m[number]) for m in found]
-        names = [m[name].strip('" ') for m in found]
+        names = [m[name].strip(QUOTES) for m in found]
         first, count = min(numbers), len(numbers)
         if first > 1 or not words.stay_distinct(lines[headed:], names):
             continue

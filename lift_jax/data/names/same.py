@@ -54,7 +54,9 @@ def shared_names(names: Sequence[str]) -> list[str]:
     shared = [own for own in labels.values() if len(own) > 1]
     if not shared:
         return []
+    first, *others = dict.fromkeys(names[i] for i in shared[0])  # in all their spellings
+    shown = pair(first, others[0]) if others else repr(first)
     return [
-        f"Classes that share a name start from the same text: {len(shared)} such, as "
-        f"{names[shared[0][0]]!r} of the labels {', '.join(map(str, shared[0]))}."
+        f"Classes that share a name start from the same text, or nearly so: {len(shared)} such, "
+        f"as {shown} of the labels {', '.join(map(str, shared[0]))}."
     ]

@@ -15,7 +15,9 @@ NEARLY_ALL = 0.95  # share of the names that must have a pattern
 STILL_DISTINCT = 0.9  # share of the names that must stay different without it
 JOINED = 0.2  # share of the names that must be of two words or more, to read CamelCase as words
 WORDNET = r"n[0-9]{8}"
-CODES = re.compile(rf"(?:(?:class|cls|label|category|id)[\s_-]*)?#?[-+]?\d+(?:[.,]\d+)*|{WORDNET}")
+COUNTED = r"(?:(?:class|cls|label|category|id)[\s_-]*)?"  # before the number of a class
+CODES = re.compile(rf"{COUNTED}#?[-+]?\d+(?:[.,]\d+)*|{WORDNET}")
+NUMBERED = re.compile(rf"{COUNTED}\(?#?(\d+)([\s._\-:,;)]+)(\S.*)", re.IGNORECASE)
 LEVELS = re.compile(r"\d+(?:_[A-Z][^_]*){5}_([A-Z][^_]*)_([^_A-Z][^_]*(?:_[^_]+)*)")
 CAMEL = re.compile(r"(?:[A-Z][a-z]{2,})+")
 
@@ -99,7 +101,7 @@ def wordnet(names: Sequence[str]) -> Found:
 
 def _number_before(names: Sequence[str]) -> Found:
     """Takes names after an index: one that is padded with zeros, or counts from 0 or 1."""
-    matches = [re.fullmatch(r"\(?#?(\d+)([\s._\-:,;)]+)(\S.*)", name.strip()) for name in names]
+    matches = [NUMBERED.fullmatch(name.strip()) for name in names]
     found = [
         m[3] if m and not m[3][0].isdigit() and any(map(str.isalpha, m[3])) else None
         for m in matches
