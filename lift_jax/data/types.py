@@ -90,6 +90,7 @@ class Dataset:
 
     Attributes:
         class_names: in the order of the labels.
+        named: False if the data has no class names, and `class_names` counts the classes.
         grouped_by: counts [c] that divide the classes into many, medium and few shot; None if the
             training counts do.
         val: the validation split, on which settings may be chosen; None if there is none.
@@ -108,6 +109,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     prepared: int = 0
     faults: tuple[Fault, ...] = ()
+    named: bool = True
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:

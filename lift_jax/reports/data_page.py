@@ -25,6 +25,7 @@ from rich.text import Text
 from lift_jax.data import datasets, inspect, prepare
 from lift_jax.data.images import views
 from lift_jax.data.images.decode import Picture
+from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
@@ -55,6 +56,7 @@ def show_data(
     console.print(groups_table(data, splits))
     for note in data.notes:
         console.print(note)
+    print_prompts(data, settings, console)
     print_empty_classes(data, splits, console)
     write_classes(data, splits, workdir)
     findings: list[inspect.Finding] = []
@@ -103,6 +105,17 @@ def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
         images = (f"{members[split.labels].sum():,}" for split in splits.values())
         table.add_row(group, meaning[group], f"{members.sum():,}", *images)
     return table
+
+
+def print_prompts(data: Dataset, settings: Settings, console: Console) -> None:
+    """Prints some texts of the classes, and what they leave out of the names."""
+    found = meaning(data, settings.data.clean_names, settings.head)
+    try:
+        lines = found.lines(load.sizes(settings.model.backbone).text)
+    except UserError:  # the backbone is not on this machine, and may read any language
+        lines = found.notes
+    for line in lines:
+        console.print(line)
 
 
 def print_empty_classes(data: Dataset, splits: dict[str, Split], console: Console) -> None:

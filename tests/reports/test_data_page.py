@@ -84,7 +84,10 @@ def test_faults_of_folders_are_found_together(photos, tmp_path):
             "train/hare": "one class, two folders",
             "test/bird": "classes without training images",
         }
-        assert "lacks: bird, Fox. 'Fox' is 'fox' there." in said and "'Hare' and 'hare'" in said
+        assert (
+            "lacks: bird, Fox ('Fox' and 'fox' are spelled differently" in said
+            and "'Hare' and 'hare'" in said
+        )
         assert "would stop: one class, two folders, classes without training images" in said
         assert "unreadable: 1 images" in said or not read
     config = folder.get_config("debug")

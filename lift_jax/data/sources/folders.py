@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from lift_jax.data import splits
-from lift_jax.data.sources import folder_index, labelled_paths
+from lift_jax.data.names import files, same
+from lift_jax.data.sources import folder_index
 from lift_jax.data.sources.folder_index import Index
 from lift_jax.data.sources.layouts import doubts
 from lift_jax.data.sources.layouts.division import divide
-from lift_jax.data.sources.layouts.split_words import spelled
 from lift_jax.data.sources.paths import file, given
 from lift_jax.data.types import Dataset, Fault, FileImages, Split
-from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
 
 
@@ -36,21 +35,15 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
     found = {key: folder_index.read(place) for key, place in roots.items()}
     names = tuple(found["train"].images)
     faults, notes = doubts.find(division.train, found["train"].images)
-    faults += [*_one_class(division.train, names), *same_names(division.train, names)]
+    faults += [*_one_class(division.train, names), *_same_names(division.train, names)]
     for key, place in roots.items():
         faults += _empty_classes(place, found[key])
         faults += _unknown_classes(place, found[key], division.train, names)
     parts = [split_of(place, found[key].images, names) for key, place in roots.items()]
     if source:
-        renamed = labelled_paths.read_names(source)
-        if len(renamed) != len(names):
-            raise UserError(
-                f"{source} has {len(renamed)} names, but {division.train} has {len(names)} class "
-                f"directories, from {names[0]!r} to {names[-1]!r}. Expected a name a line, in the "
-                "natural order of the directories."
-            )
-        names = tuple(renamed)
-        notes += labelled_paths.same_names(names)
+        given_names = files.read_for_folders(source, names, settings.clean_names)
+        names = tuple(given_names.names)
+        notes += [*given_names.notes, *same.shared_names(names)]
     data = Dataset(
         parts[0],
         parts[1] if held else parts[0].take(np.zeros(0, int)),
@@ -122,14 +115,14 @@ def _one_class(root: Path, names: Sequence[str]) -> list[Fault]:
     return [Fault("one class alone", str(root / names[0]), cause, stops=True)]
 
 
-def same_names(root: Path, names: Sequence[str]) -> list[Fault]:
-    """Returns a fault for each directory whose name differs from another only in case or "_"."""
+def _same_names(root: Path, names: Sequence[str]) -> list[Fault]:
+    """Returns a fault for each directory whose name is another spelling of an earlier one."""
     seen: dict[str, str] = {}
     faults = []
     for name in names:
-        if (first := seen.setdefault(spelled(name), name)) != name:
+        if (first := seen.setdefault(same.key(name), name)) != name:
             cause = (
-                f"{root} has the class directories {first!r} and {name!r}, which name the same "
+                f"{root} has the class directories {same.pair(first, name)}, which name the same "
                 "class. Move the images of one into the other, or rename it."
             )
             faults.append(Fault("one class, two folders", str(root / name), cause, stops=True))
@@ -146,13 +139,11 @@ def _empty_classes(root: Path, found: Index) -> list[Fault]:
 
 def _unknown_classes(root: Path, found: Index, train: Path, names: Sequence[str]) -> list[Fault]:
     """Returns a fault for the classes of another split that training lacks, if there are any."""
-    trained = {spelled(name): name for name in names}
     if not (extra := [name for name in found.images if name not in names]):
         return []
-    like = next((name for name in extra if spelled(name) in trained), None)
-    spelling = f" {like!r} is {trained[spelled(like)]!r} there." if like else ""
+    twin = next(filter(None, (same.twin(name, names) for name in extra)), "")
     cause = (
-        f"{root} has classes that {train} lacks: {', '.join(extra[:10])}.{spelling} "
-        "Every class needs training images: add them, or delete or rename these directories."
+        f"{root} has classes that {train} lacks: {', '.join(extra[:10])}{twin}. Every class needs "
+        "training images: add them, or delete or rename these directories."
     )
     return [Fault("classes without training images", str(root / extra[0]), cause, stops=True)]

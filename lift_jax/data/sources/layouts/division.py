@@ -9,9 +9,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lift_jax.data.names import same
 from lift_jax.data.sources.layouts import listing, split_words
 from lift_jax.data.sources.layouts.listing import Listing
-from lift_jax.data.sources.layouts.split_words import ALSO_CLASSES, Reading, is_date, spelled
+from lift_jax.data.sources.layouts.split_words import ALSO_CLASSES, Reading, is_date
 from lift_jax.errors import UserError
 
 NAMED = 6  # names that a message lists
@@ -84,7 +85,7 @@ def _wrapped(folder: Path, known: Collection[str] = ()) -> str:
     A folder is not a wrapper if it holds folders of years or dates alone, or a class that is known.
     """
     inner = listing.with_images(folder, 2)
-    if len(inner) != 1 or spelled(inner[0]) in known:
+    if len(inner) != 1 or same.key(inner[0]) in known:
         return ""
     names = listing.read(folder / inner[0]).folders
     wraps = not all(map(is_date, names)) and listing.with_images(folder / inner[0], 1)
@@ -124,7 +125,7 @@ def _with_splits(home: Path, here: Listing, found: list[Candidate]) -> Division 
     if len(found) == 1:
         _check_alone(home, train, others)
     root, inside = _classes_of(home / train)
-    known = {spelled(name) for name in listing.read(root).folders}
+    known = {same.key(name) for name in listing.read(root).folders}
     division = Division(root)
     used = {train: inside}
     for split in ("test", "val"):
@@ -219,9 +220,9 @@ def _named_as_splits(home: Path, found: list[Candidate]) -> list[str]:
 
 def _share(home: Path, one: str, other: str) -> bool:
     """Returns True if two folders hold folders of the same name, or the other one holds splits."""
-    names = {spelled(name) for name in listing.read(_classes_of(home / one)[0]).folders}
+    names = {same.key(name) for name in listing.read(_classes_of(home / one)[0]).folders}
     others = listing.read(_classes_of(home / other)[0]).folders
-    return any(spelled(name) in names or split_words.read(name) for name in others)
+    return any(same.key(name) in names or split_words.read(name) for name in others)
 
 
 def _check_alone(home: Path, train: str, others: list[str]) -> None:
@@ -250,7 +251,7 @@ def _classes_of(
     """Returns the folder of the classes in that of a split: itself, or one that it wraps.
 
     The second value are the folders looked into, with the names used in each. `known` are the
-    classes of the training split, as `spelled`, which are no wrappers.
+    classes of the training split, as `same.key`, which are no wrappers.
     """
     used: dict[Path, Collection[str]] = {}
     while inner := _wrapped(folder, known):
@@ -263,7 +264,7 @@ def _is_flat(folder: Path, known: Collection[str]) -> bool:
     """Returns True if the folder of a split holds a single folder with images, which is no class
     that is known (val/images, test/unknown)."""
     inner = listing.with_images(folder, 2)
-    return len(inner) == 1 and spelled(inner[0]) not in known
+    return len(inner) == 1 and same.key(inner[0]) not in known
 
 
 # --- notes ---

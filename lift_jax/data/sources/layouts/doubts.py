@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lift_jax.data.names import same
 from lift_jax.data.sources.layouts import split_words
-from lift_jax.data.sources.layouts.split_words import is_date, spelled
+from lift_jax.data.sources.layouts.split_words import is_date
 from lift_jax.data.types import Fault
 
 DEEP = 0.9  # share of images below a second level of folders, from which that level matters
@@ -117,7 +118,7 @@ def _splits_below(below: Mapping[str, Counter[str]]) -> str:
 
 def _same_below(below: Mapping[str, Counter[str]]) -> str:
     """Tells of A/cat, A/dog, B/cat, B/dog, where A and B may be splits or domains, not classes."""
-    held = {name: {spelled(each): each for each in own} for name, own in below.items()}
+    held = {name: {same.key(each): each for each in own} for name, own in below.items()}
     counts = Counter(each for own in held.values() for each in own)
     common = {each for each, many in counts.items() if many > 1 and not is_date(each)}
     alike = [

@@ -1,7 +1,6 @@
 """The names by which people call folders of training, validation and test images."""
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 WORDS = {
@@ -57,11 +56,6 @@ def _without_plain(word: str) -> str:
         if word.removesuffix(plain) in SPLIT_OF:
             return word.removesuffix(plain)
     return word
-
-
-def spelled(name: str) -> str:
-    """Returns a class name without regard to case, "_", repeated spaces, and forms of an accent."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def is_date(name: str) -> bool:
