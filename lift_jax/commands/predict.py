@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError if images could not be read, after naming the others."""
+    from lift_jax.data.sources.folder_index import not_taken
     from lift_jax.output.terminal import Terminal
-    from lift_jax.runs.predictor import Predictor, files, show, write
+    from lift_jax.runs.predictor import Predictor, gather, show, write
     from lift_jax.storage.disk import make_place
     from lift_jax.storage.names import expand_user
 
@@ -44,12 +45,14 @@ def run(flags: argparse.Namespace) -> None:
     shared.use_compile_cache()
     console = Terminal()
     shared.define_tuners(flags.config)
-    given = files(flags.images)
+    given, others = gather(flags.images)
     to = make_place(expand_user(flags.to), "--to") if flags.to else None
     predictor = Predictor(flags.run, tte=flags.tte, batch=flags.batch)
     found = predictor.predict(given, flags.top_k, skip=True)
     names = [str(image) for image in given]
     show(names, found, console)
+    if said := not_taken(others):
+        console.print(said)
     if to:
         write(to, names, found)
         console.print(f"Written: {to}")
