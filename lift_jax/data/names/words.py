@@ -171,13 +171,13 @@ def _marks(mark: str) -> Callable[[Sequence[str]], Found]:
 
 
 PATTERNS: tuple[tuple[str, Callable[[Sequence[str]], Found]], ...] = (
-    ("number and levels above the genus left out", _levels),
+    ("levels above the genus left out", _levels),
     ("WordNet id left out", wordnet),
-    ("number before it left out", _number_before),
-    ("number after it left out", _number_after),
-    ("taken once", twice),
+    ("number in front left out", _number_before),
+    ("number at the end left out", _number_after),
+    ("said once", twice),
     ("path read as words", _path),
-    ("joined words read as words", _camel),
+    ("joined words parted", _camel),
     ("'-' read as a space", _marks("-")),
     ("'.' read as a space", _marks(".")),
     ("'+' read as a space", _marks("+")),
