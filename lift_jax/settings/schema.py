@@ -371,7 +371,8 @@ class HeadSettings:
     init: str = setting(
         "auto",
         "Start of the head. text: from the class names; class_mean, linear_probe: from training "
-        "images; none: random; auto: text if the backbone has a text tower, otherwise class_mean.",
+        "images; none: random; auto: text if the backbone has a text tower and the classes have "
+        "names, otherwise class_mean.",
         choices=("auto", "text", "class_mean", "linear_probe", "none"),
     )
     shots: int = setting(

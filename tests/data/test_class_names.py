@@ -136,7 +136,7 @@ def test_cleaned_names_are_told_and_can_be_kept():
     data = Dataset(None, None, ("001.red_fox", "002.hare"))  # type: ignore[arg-type]
     found = meaning(data, True, HeadSettings())
     assert found.texts == [["a photo of a red fox."], ["a photo of a hare."]]
-    assert "'001.red_fox' -> 'red fox' (number before it left out)" in found.notes[1]
+    assert "'001.red_fox' -> 'red fox' (number in front left out)" in found.notes[1]
     kept = meaning(data, False, HeadSettings())
     assert kept.texts[0] == ["a photo of a 001.red fox."] and len(kept.notes) == 1
 

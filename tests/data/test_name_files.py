@@ -5,7 +5,7 @@ import re
 import pytest
 from support.small_sets import draw, load, message
 
-from lift_jax.data.names import files
+from lift_jax.data.names import files, words
 
 WORDNET = ("n01440764", "n01443537", "n01484850")
 SYNSETS = "n01484850 great white shark, shark\nn01440764 tench, Tinca tinca\nn01443537 goldfish\n"
@@ -41,6 +41,7 @@ BY_FOLDER = [
     (("bat", "crane"), "crane bird\nbat animal", ["bat animal", "crane bird"]),
     (("bat", "crane"), "crane: bird\nbat: animal", ["animal", "bird"]),
     (("001.Owl", "002.Hare"), "1 001.Owl\n2 002.Hare", ["001.Owl", "002.Hare"]),
+    (WORDNET[:2], '{"n01443537": "goldfish",\n"n01440764": "tench, fish"}', ["tench", "goldfish"]),
     (("caf\u00e9", "tea"), "tea,Tee\ncafe\u0301,Kaffee", ["Kaffee", "Tee"]),
     (COUNT, "\n".join(f"{c} {ENGLISH[int(c) - 1]}" for c in sorted(COUNT)), ENGLISH),
 ]  # fmt: skip
@@ -93,6 +94,14 @@ def test_an_order_that_could_be_another_is_told(tmp_path):
     assert files.read_for_folders(path, ("x1", "x2", "x3"), True).notes == []  # one order
 
 
+@pytest.mark.parametrize("odd", ["9" * 5000, "a " * 10**5, " 0" * 10**5, "x" * 10**6, "0: ''"])
+def test_odd_lines_are_names_and_take_no_time(tmp_path, odd):
+    path = written(tmp_path, f"{odd}\n1: b")
+    assert files.read(path, True).names == [odd.strip(), "1: b"]
+    assert files.read_for_folders(path, ("a", "c"), True).names == [odd.strip(), "1: b"]
+    assert words.read([odd, "1: b"]).names == (odd, "1: b")
+
+
 def test_numbers_that_count_from_1_are_told(tmp_path):
     (note,) = files.read(written(tmp_path, "1: tench\n2: shark"), True).notes
     assert "counted from 1: label 0 is 'tench', label 1 'shark'" in note
@@ -110,9 +119,10 @@ def lists(folder, train, names=""):
 
 def test_labels_that_may_count_from_1(tmp_path):
     data = load("list", **lists(tmp_path, "0.png 1\n1.png 2\n", "cat\ndog\nfox"))
-    assert "label 0 is 'cat'. No image has the label 0" in data.notes[0]
+    assert "label 0, 'cat'. The labels are 1 to 2: if they count from 1" in data.notes[0]
+    assert load("list", **lists(tmp_path, "0.png 1\n1.png 3\n", "a\nb\nc\nd")).notes == ()
     said = message(lambda: load("list", **lists(tmp_path, "0.png 1\n1.png 2\n", "cat\ndog")))
-    assert "label 2 is out of range" in said and "No image has the label 0" in said
+    assert "label 2 is out of range" in said and "The labels are 1 to 2" in said
 
 
 def test_lists_and_tables_without_names(tmp_path):
@@ -135,7 +145,8 @@ def test_classes_of_a_table_that_look_alike(tmp_path, one, other):
     lists(tmp_path, "0.png 0\n")
     (tmp_path / "t.csv").write_text(TABLE.format("owl", one, other))
     said = message(lambda: load("table", root=tmp_path, train_list="t.csv"))
-    assert re.search(r"t.csv, line [45]", said) and ascii(other) in said and ascii(one) in said
+    assert re.search(r"t.csv, line 5: .*the first is in .*t.csv, line 4", said)
+    assert ascii(other) in said and ascii(one) in said
 
 
 def test_classes_of_a_table_by_keys_in_a_file(tmp_path):

@@ -47,6 +47,23 @@ def look(root, workdir, *, read=True, width=100):
     return found, console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("hare", "red_fox"), ["Prompts: 'a photo of a hare.', 'a photo of a red fox.'"]),
+        (("1.hare", "2.fox"), ["'a photo of a fox.'", "'1.hare' -> 'hare'"]),
+        (("1", "2"), ["Warning: No prompts", "'1', '2'", "data.class_names=FILE"]),
+    ],
+)
+def test_it_shows_prompts(tmp_path, names, words):
+    for name in names:
+        for i in range(2):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / "photos" / name / f"{i}.png")
+    said = look(tmp_path / "photos", tmp_path / "W", read=False)[1]
+    assert [word for word in words if word not in " ".join(said.split())] == []
+
+
 def test_what_it_finds(photos, tmp_path):
     found, said = look(photos, tmp_path / "W")
     images = {one.kind: one.images for one in found}

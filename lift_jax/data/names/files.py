@@ -15,10 +15,10 @@ from lift_jax.data.sources.paths import read_lines
 from lift_jax.errors import UserError
 
 BETWEEN = re.compile(r"[\s,:;=|]+")  # what stands between a key and a name
-BEFORE = re.compile(r"[{\"'\s]*(\d+)[\"']?(\s*[:;=,]\s*|[.)_-]\s*|\s+)(\S.*)")
-AFTER = re.compile(r"(\S.*?)(\s*[:;=,]\s*|\s+)(\d+)")
+BEFORE = re.compile(r"[{\"'\s]*(\d{1,9})[\"']?(\s*[:;=,]\s*|[.)_-]\s*|\s+)(\S.*)")
+AFTER = re.compile(r"(\S.*?)(\s*[:;=,]\s*|\s+)(\d{1,9})")
 QUOTES = "\"' ,{}"  # around a name in a line of CSV, JSON or Python
-HALF = 0.5  # share of the folders whose names must be keys, for lines to be taken as keyed
+HALF = 0.5  # more than this share of the folders are keys in lines that have keys
 SHOWN = 5  # keys that a message lists
 
 
@@ -116,14 +116,14 @@ def match(lines: Sequence[str], keys: Sequence[str]) -> list[tuple[str, str]]:
 def _split(line: str, known: Mapping[str, str]) -> tuple[str, str]:
     if (whole := known.get(same.key(line))) is not None:
         return whole, line
-    for gap in reversed(list(BETWEEN.finditer(line))):
-        key, name = line[: gap.start()], line[gap.end() :]
+    for gap in reversed(list(BETWEEN.finditer(line[: words.LONGEST]))):
+        key, name = line[: gap.start()].strip(QUOTES), line[gap.end() :].strip(QUOTES)
         if name and (found := known.get(same.key(key))) is not None:
             marked = bool(gap[0].strip(" ")) or any(map(str.isdigit, key))
             again = same.key(name).startswith(same.key(key))
             if name.isdigit():
                 return found, key  # a line `cat 0`
-            return found, (name if marked or again else line).strip('"')
+            return found, name if marked or again else line
     return "", line
 
 
@@ -134,7 +134,7 @@ def _by_folder(path: Path, lines: Sequence[str], folders: Sequence[str]) -> Name
     """
     named = match(lines, folders)
     keys = [folder for folder, _ in named]
-    if len({*keys} - {""}) < HALF * len(folders):
+    if len({*keys} - {""}) <= HALF * len(folders):
         return None
     odd = [line for line, key in zip(lines, keys, strict=True) if not key]
     row = {key: i for i, key in enumerate(keys)}
@@ -146,11 +146,12 @@ def _by_folder(path: Path, lines: Sequence[str], folders: Sequence[str]) -> Name
             f"once{_wrong(missing, twice, odd)}. Expected lines `DIRECTORY name`."
         )
     rows = [row[folder] for folder in folders]
-    taken = [lines[row] for row in rows]
-    names = words.taken(taken, words.wordnet) or [named[row][1] for row in rows]
+    names = [named[row][1] for row in rows]
+    if all(re.match(words.WORDNET, folder) for folder in folders):
+        names = [name for name in words.first_synonyms(names) if name is not None]
     unused = f" Lines of no directory, not used: {len(odd):,}." if odd else ""
     notes = [f"{path}: lines are matched by directory: {_pairs(folders, names)}.{unused}"]
-    return NameFile(names, taken, notes)
+    return NameFile(names, [lines[row] for row in rows], notes)
 
 
 def _order(path: Path, names: Sequence[str], folders: Sequence[str]) -> list[str]:
@@ -179,6 +180,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _numbered(lines: Sequence[str], path: Path) -> tuple[list[str], int] | None:
     """Returns the names by the numbers in the lines, and the first number; None without any."""
+    if any(len(line) > words.LONGEST for line in lines):
+        return None
     for pattern, number, name in ((BEFORE, 1, 3), (AFTER, 3, 1)):
         matches = [pattern.fullmatch(line) for line in lines]
         headed = matches[0] is None and len(lines) > 2  # a line such as label,name
@@ -188,7 +191,7 @@ def _numbered(lines: Sequence[str], path: Path) -> tuple[list[str], int] | None:
         numbers = [int(m[number]) for m in found]
         names = [m[name].strip(QUOTES) for m in found]
         first, count = min(numbers), len(numbers)
-        if first > 1 or not words.stay_distinct(lines[headed:], names):
+        if first > 1 or not all(names) or not words.stay_distinct(lines[headed:], names):
             continue
         wanted = range(first, first + count)
         if sorted(numbers) != list(wanted):

@@ -13,11 +13,12 @@ from lift_jax.data.names import same
 
 NEARLY_ALL = 0.95  # share of the names that must have a pattern
 STILL_DISTINCT = 0.9  # share of the names that must stay different without it
+LONGEST = 500  # characters of a name that patterns are looked for in, since some take long
 JOINED = 0.2  # share of the names that must be of two words or more, to read CamelCase as words
 WORDNET = r"n[0-9]{8}"
 COUNTED = r"(?:(?:class|cls|label|category|id)[\s_-]*)?"  # before the number of a class
 CODES = re.compile(rf"{COUNTED}#?[-+]?\d+(?:[.,]\d+)*|{WORDNET}")
-NUMBERED = re.compile(rf"{COUNTED}\(?#?(\d+)([\s._\-:,;)]+)(\S.*)", re.IGNORECASE)
+NUMBERED = re.compile(rf"{COUNTED}\(?#?(\d{{1,9}})([\s._\-:,;)]+)(\S.*)", re.IGNORECASE)
 LEVELS = re.compile(r"\d+(?:_[A-Z][^_]*){5}_([A-Z][^_]*)_([^_A-Z][^_]*(?:_[^_]+)*)")
 CAMEL = re.compile(r"(?:[A-Z][a-z]{2,})+")
 
@@ -51,6 +52,8 @@ def read(names: Sequence[str]) -> Wording:
 
 def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[str] | None:
     """Returns the names without a pattern, or None unless nearly all have it and stay distinct."""
+    if any(len(name) > LONGEST for name in names):
+        return None
     found = find(names)
     having = sum(each is not None for each in found)
     if having == 0 or having < NEARLY_ALL * len(names):
@@ -87,15 +90,19 @@ def _levels(names: Sequence[str]) -> Found:
 
 
 def wordnet(names: Sequence[str]) -> Found:
-    """Takes the first synonym beside a WordNet id; all synonyms where classes share the first."""
+    """Takes the first synonym beside a WordNet id."""
     first = rf"{WORDNET}[\s_\-.,:;=]+(?P<name>\S.*)"
     last = rf"(?P<name>.*?\S)[\s_\-.,:;=(]+{WORDNET}\)?"
     matches = [re.fullmatch(first, n.strip()) or re.fullmatch(last, n.strip()) for n in names]
-    whole = [found and found["name"].strip(' "') for found in matches]
-    short = [name and name.split(",")[0].strip() for name in whole]
+    return first_synonyms([found and found["name"].strip(' "') for found in matches])
+
+
+def first_synonyms(names: Sequence[str | None]) -> Found:
+    """Returns the first of synonyms with commas; all of them where classes share the first."""
+    short = [name and name.split(",")[0].strip() for name in names]
     times = Counter(short)
     return [
-        one if one and times[one] == 1 else many for one, many in zip(short, whole, strict=True)
+        one if one and times[one] == 1 else many for one, many in zip(short, names, strict=True)
     ]
 
 
@@ -118,7 +125,9 @@ def _number_before(names: Sequence[str]) -> Found:
 
 def _number_after(names: Sequence[str]) -> Found:
     """Takes names before a number, where the numbers are just those of all labels."""
-    matches = [re.fullmatch(r"(.*[^\W\d].*?)[\s._\-:,;=]+(\d+)", name.strip()) for name in names]
+    matches = [
+        re.fullmatch(r"(.*[^\W\d].*?)[\s._\-:,;=]+(\d{1,9})", name.strip()) for name in names
+    ]
     numbers = sorted(int(m[2]) for m in matches if m)
     if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
         return [m and m[1] for m in matches]
@@ -162,13 +171,13 @@ def _marks(mark: str) -> Callable[[Sequence[str]], Found]:
 
 
 PATTERNS: tuple[tuple[str, Callable[[Sequence[str]], Found]], ...] = (
-    ("number and levels above the genus left out", _levels),
+    ("levels above the genus left out", _levels),
     ("WordNet id left out", wordnet),
-    ("number before it left out", _number_before),
-    ("number after it left out", _number_after),
-    ("taken once", twice),
+    ("number in front left out", _number_before),
+    ("number at the end left out", _number_after),
+    ("said once", twice),
     ("path read as words", _path),
-    ("joined words read as words", _camel),
+    ("joined words parted", _camel),
     ("'-' read as a space", _marks("-")),
     ("'.' read as a space", _marks(".")),
     ("'+' read as a space", _marks("+")),

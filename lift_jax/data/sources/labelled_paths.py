@@ -92,10 +92,11 @@ def out_of_range(split: LabelledPaths, classes: int, class_count: str) -> list[F
 
 
 def from_one(labels: Sequence[int]) -> str:
-    """Returns a sentence if no image has the label 0, or ""."""
-    if not len(labels) or min(labels) == 0:
+    """Returns a sentence if labels seem to count from 1, without one left out, or ""."""
+    present = set(labels)
+    if len(present) < 2 or min(present) != 1 or max(present) != len(present):
         return ""
-    return f" No image has the label 0, the lowest is {min(labels)}: do they count from another?"
+    return f" The labels are 1 to {max(present)}: if they count from 1, subtract 1."
 
 
 def missing_files(root: Path, split: LabelledPaths) -> list[str]:

@@ -72,10 +72,11 @@ def checked_label(digits: str, place: str) -> int:
 
 
 def first_label(labels: Sequence[int], names: Sequence[str]) -> list[str]:
-    """Returns a warning if labels beside a file of names may count from 1, or []."""
-    if not labels or min(labels) == 0 or max(labels) >= len(names):
+    """Returns a warning if labels beside a file of names seem to count from 1, or []."""
+    told = labelled_paths.from_one(labels)
+    if not told or max(labels) >= len(names):  # the latter is an error
         return []
-    return [f"Warning: label 0 is {names[0]!r}.{labelled_paths.from_one(labels)}"]
+    return [f"Warning: no image has the label 0, {names[0]!r}.{told}"]
 
 
 def gapless(labels: Sequence[int], source: Path) -> int:

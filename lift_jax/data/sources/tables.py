@@ -197,11 +197,13 @@ def _same_class(name: str, given: NameFile, label: int) -> bool:
 def _by_name(
     rows: list[Row], train: list[Row], given: NameFile | None, source: Path
 ) -> tuple[list[int], list[str]]:
-    places = {row["class"]: place for place, row in reversed(rows)}  # where each is first
-    if two := same.alike(sorted(places)):
+    places: dict[str, str] = {}
+    for place, row in rows:
+        places.setdefault(row["class"], place)
+    if two := same.alike(places):
         raise UserError(
-            f"{places[two[1]]}: the classes {same.pair(*two)} ({places[two[0]]}) look like one. "
-            "Spell them alike."
+            f"{places[two[1]]}: the classes {same.pair(*two)} look like one; the first is in "
+            f"{places[two[0]]}. Spell them alike."
         )
     if given is None:
         keys = names = sorted({row["class"] for _, row in train}, key=natural_key)
