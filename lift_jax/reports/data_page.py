@@ -1,10 +1,12 @@
 """A look at a data set before training: its contents, its faults, and the views of the model.
 
 Writes classes.csv and classes.png (images by class), findings.csv (images that cannot be read or
-are there twice) and views.png (crops of training and of testing).
+are there twice), kinds.csv (images that are not ordinary RGB) and views.png (crops of training and
+of testing).
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lift_jax.data import datasets, inspect, prepare
-from lift_jax.data.images import views
+from lift_jax.data.images import traits, views
 from lift_jax.data.images.decode import Picture
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset, EncodedImages, Split
@@ -63,6 +65,7 @@ def show_data(
     if read:
         summaries = read_all(splits, console)
         console.print(sizes_table(summaries))
+        show_traits(summaries, splits, settings.data.exif, workdir, console)
         findings = inspect.findings(splits, summaries)
         print_findings(findings, data, splits, console)
     print_faults(data, console)
@@ -188,6 +191,32 @@ def sizes_table(summaries: dict[str, list[inspect.ImageSummary]]) -> Table:
             marks = np.percentile(values, (0, 5, 50, 95, 100), method="nearest")
             table.add_row(name, side, *(f"{mark:,.0f}" for mark in marks))
     return table
+
+
+def show_traits(
+    summaries: dict[str, list[inspect.ImageSummary]], splits: dict[str, Split], upright: bool,
+    workdir: Path, console: Console,
+) -> None:  # fmt: skip
+    """Prints the kinds of images that are not ordinary, and writes kinds.csv, a line an image.
+
+    Nothing is printed or written for a data set of ordinary images.
+    """
+    rows = [
+        (trait, name, splits[name].images.name(i))
+        for name, images in summaries.items()
+        for i, one in enumerate(images)
+        for trait in one.traits
+    ]
+    if not rows:
+        return
+    table = Table(title="Kinds of images", title_justify="left")
+    for name in ("", "images", "read as", "first"):
+        table.add_column(name, justify="right" if name == "images" else "left", overflow="fold")
+    for trait, count in Counter(trait for trait, *_ in rows).most_common():
+        first = next(path for each, _, path in rows if each == trait)
+        table.add_row(trait, f"{count:,}", traits.meaning(trait, upright), first)
+    console.print(table)
+    write_csv(workdir / "kinds.csv", ("kind", "split", "path"), rows)
 
 
 def location(data: Dataset, splits: dict[str, Split], image: tuple[str, int]) -> str:

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from lift_jax.data import loader
 from lift_jax.data.images import decode, views
+from lift_jax.data.images.formats import SUFFIXES
 from lift_jax.data.sources import folder_index
-from lift_jax.data.sources.folder_index import SUFFIXES, Others
+from lift_jax.data.sources.folder_index import Others
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import ensemble_view

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from lift_jax.data import datasets, loader
 from lift_jax.data.agreement import agree_on_data
+from lift_jax.data.images import traits
 from lift_jax.data.names.meaning import GIVE, Meaning, meaning
-from lift_jax.data.types import Dataset, Split
+from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.activations import Cache
@@ -40,6 +41,7 @@ from lift_jax.settings.schema import (
     TestSettings,
     TrainSettings,
 )
+from lift_jax.storage import addresses
 from lift_jax.training import head_init, text_classifier
 from lift_jax.training.classifier import (
     Assembled,
@@ -240,6 +242,10 @@ def print_data(data: Dataset, console: Console) -> None:
     )
     for note in data.notes:
         console.print(note)
+    images = data.train.images
+    if isinstance(images, EncodedImages) and not addresses.is_remote(images.name(0)):
+        if note := traits.orientation_note(images):
+            console.print(note)
     if not data.counts.all():
         empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
         console.print(

@@ -87,6 +87,26 @@ def test_what_it_finds(photos, tmp_path):
         assert words in said
 
 
+def test_kinds_of_images_are_counted(photos, tmp_path):
+    said = look(photos, tmp_path / "plain")[1]
+    assert "Kinds of images" not in said and not (tmp_path / "plain" / "kinds.csv").exists()
+    image = Image.open(photos / "train/fox/0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("train/fox/a.jpg", "train/fox/b.jpg", "test/fox/c.jpg"):
+        image.rotate(len(name)).save(photos / name, exif=exif)
+    image.convert("CMYK").save(photos / "train/hare/d.jpg")
+    said = look(photos, tmp_path / "W", width=200)[1]
+    assert [" ".join(line.split()) for line in said.splitlines() if line.startswith("│ EXIF")] == [
+        "│ EXIF orientation │ 3 │ not turned, as in the papers (data.exif=True does) │ "
+        f"{photos}/train/fox/a.jpg │"
+    ]
+    assert f"{photos}/train/hare/d.jpg" in said
+    with open(tmp_path / "W" / "kinds.csv", encoding="utf-8", newline="") as file:
+        rows = [(row["kind"], row["split"], row["path"]) for row in csv.DictReader(file)]
+    assert ("CMYK", "train", f"{photos}/train/hare/d.jpg") in rows and len(rows) == 4
+
+
 def test_faults_of_folders_are_found_together(photos, tmp_path):
     (photos / "train/empty").mkdir()
     for name in ("train/Hare/1.png", "test/bird/2.png", "test/Fox/3.png"):

@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lift_jax.data.images.formats import SUFFIXES
 from lift_jax.errors import DiskError, UserError
 from lift_jax.storage import addresses, atomic, cache
 from lift_jax.storage.reading import DATA_BYTES, read_json
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
 SETTLED = 2_000_000_000  # nanoseconds: the coarsest resolution of file systems' times
 ENDINGS = 6  # that a message names
