@@ -5,6 +5,7 @@ process.
 """
 
 import io
+import logging
 import math
 import os
 import warnings
@@ -36,6 +37,7 @@ D50 = (0.3457, 0.3585)
 # needed. The filters are set once because catching warnings around each image is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # faults of files are errors here
 
 
 @dataclass(frozen=True)
