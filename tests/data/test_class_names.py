@@ -65,6 +65,7 @@ KEPT = [
     "tench, Tinca tinca;goldfish, Carassius auratus",
     "Apple___scab,Tomato___healthy",
     "001.cat,dog,fox",
+    'n01440764,";n01440765,x',
 ]
 
 

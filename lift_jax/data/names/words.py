@@ -57,7 +57,10 @@ def read(names: Sequence[str]) -> Wording:
 
 
 def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[str] | None:
-    """Returns the names without a pattern, or None unless nearly all have it and stay distinct."""
+    """Returns the names without a pattern, or None unless nearly all have it.
+
+    None also if a name would be empty, or too many names would be alike.
+    """
     if any(len(name) > LONGEST for name in names):
         return None
     found = find(names)
@@ -69,7 +72,9 @@ def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[
 
 
 def stay_distinct(names: Sequence[str], without: Sequence[str]) -> bool:
-    """Returns True if names are still told apart after a change."""
+    """Returns True if names are still told apart after a change, and none is empty."""
+    if not all(map(same.key, without)):
+        return False
     before, after = (len(set(map(same.key, each))) for each in (names, without))
     return after >= STILL_DISTINCT * before
 
