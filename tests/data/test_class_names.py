@@ -65,6 +65,7 @@ KEPT = [
     "tench, Tinca tinca;goldfish, Carassius auratus",
     "Apple___scab,Tomato___healthy",
     "001.cat,dog,fox",
+    'n01440764,";n01440765,x',
 ]
 
 
@@ -86,7 +87,14 @@ def test_names_that_stay_as_they_are(names):
      "#1,#2", "1.5,2.5", "-1,+1", "Class-1,Class-2", "id 7,id 9"],
 )  # fmt: skip
 def test_codes_are_no_names(names):
-    assert words.read(names.split(",")).codes
+    assert words.read(names.split(",")).are_codes
+
+
+def test_codes_among_names_are_told():
+    data = Dataset(None, None, ("fox", "hare", "n01440764"))  # type: ignore[arg-type]
+    found = meaning(data, True, HeadSettings())
+    assert found.texts[2] == ["a photo of a n01440764."]
+    assert "1 of 3 class names are numbers or ids, as 'n01440764'" in found.notes[1]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def _numbered(lines: Sequence[str], path: Path) -> tuple[list[str], int] | None:
         numbers = [int(m[number]) for m in found]
         names = [m[name].strip(QUOTES) for m in found]
         first, count = min(numbers), len(numbers)
-        if first > 1 or not all(names) or not words.stay_distinct(lines[headed:], names):
+        if first > 1 or not words.stay_distinct(lines[headed:], names):
             continue
         wanted = range(first, first + count)
         if sorted(numbers) != list(wanted):

@@ -58,7 +58,7 @@ def meaning(data: Dataset, clean: bool, head: HeadSettings) -> Meaning:
     found = words.read(names)
     if clean and not data.named:
         return _nameless(names, "the data has no class names", "")
-    if clean and found.codes:
+    if clean and found.are_codes:
         why = f"the class names are numbers or ids, as {_three(names)}"
         return _nameless(names, why, ", or data.clean_names=False to use these")
     spoken = found.names if clean else names
@@ -71,13 +71,23 @@ def meaning(data: Dataset, clean: bool, head: HeadSettings) -> Meaning:
             f"({'; '.join(found.changes)}). Results show the names as they are. "
             "data.clean_names=False keeps them so in the prompts, too."
         )
-    foreign = next((n for n in names if words.are_foreign(names) and words.are_foreign([n])), "")
-    warning = (
-        f"Warning: most class names are not English, as {foreign!r}, and the text tower knows "
-        f"English alone. {GIVE}, start from images (head.init=class_mean), or take a backbone "
-        "that reads many languages, such as siglip2_b16."
+    if clean and found.codes:
+        notes.append(
+            f"Warning: {len(found.codes):,} of {len(names):,} class names are numbers or ids, as "
+            f"{found.codes[0]!r}, and say little in a prompt. {GIVE}."
+        )
+    return Meaning(spoken, texts, notes=tuple(notes), foreign=_foreign(names))
+
+
+def _foreign(names: Sequence[str]) -> str:
+    if not words.are_foreign(names):
+        return ""
+    odd = next(name for name in names if words.are_foreign([name]))
+    return (
+        f"Warning: most class names are not English, as {odd!r}, and the text tower knows English "
+        f"alone. {GIVE}, start from images (head.init=class_mean), or take a backbone that reads "
+        "many languages, such as siglip2_b16."
     )
-    return Meaning(spoken, texts, notes=tuple(notes), foreign=warning if foreign else "")
 
 
 def _nameless(names: tuple[str, ...], why: str, otherwise: str) -> Meaning:

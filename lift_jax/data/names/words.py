@@ -32,12 +32,17 @@ class Wording:
     Attributes:
         names: in the order of the labels.
         changes: the patterns that were taken out.
-        codes: True if the names are numbers or WordNet ids alone.
+        codes: the names that are numbers or WordNet ids alone.
     """
 
     names: tuple[str, ...]
     changes: tuple[str, ...] = ()
-    codes: bool = False
+    codes: tuple[str, ...] = ()
+
+    @property
+    def are_codes(self) -> bool:
+        """Returns True if nearly all names are codes, which are words of no prompt."""
+        return len(self.codes) >= NEARLY_ALL * len(self.names)
 
 
 def read(names: Sequence[str]) -> Wording:
@@ -47,11 +52,15 @@ def read(names: Sequence[str]) -> Wording:
         if (found := taken(wording, find)) is not None:
             wording = found
             changes.append(title)
-    return Wording(tuple(wording), tuple(changes), are_codes(wording))
+    codes = tuple(name for name in wording if CODES.fullmatch(same.key(name)))
+    return Wording(tuple(wording), tuple(changes), codes)
 
 
 def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[str] | None:
-    """Returns the names without a pattern, or None unless nearly all have it and stay distinct."""
+    """Returns the names without a pattern, or None unless nearly all have it.
+
+    None also if a name would be empty, or too many names would be alike.
+    """
     if any(len(name) > LONGEST for name in names):
         return None
     found = find(names)
@@ -63,15 +72,11 @@ def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[
 
 
 def stay_distinct(names: Sequence[str], without: Sequence[str]) -> bool:
-    """Returns True if names are still told apart after a change."""
+    """Returns True if names are still told apart after a change, and none is empty."""
+    if not all(map(same.key, without)):
+        return False
     before, after = (len(set(map(same.key, each))) for each in (names, without))
     return after >= STILL_DISTINCT * before
-
-
-def are_codes(names: Sequence[str]) -> bool:
-    """Returns True if nearly all names are numbers or WordNet ids, which are words of no prompt."""
-    codes = sum(bool(CODES.fullmatch(same.key(name))) for name in names)
-    return codes >= NEARLY_ALL * len(names)
 
 
 def are_foreign(names: Sequence[str]) -> bool:
