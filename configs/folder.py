@@ -6,7 +6,7 @@ DIR/cat/1.jpg, DIR/dog/2.png, ...: a fifth of each class is held out for the tes
 DIR/train/cat/1.jpg and DIR/test/cat/2.jpg, where you have a split; DIR/val/ beside both, or
 --config.data.val_share=0.1, is to choose settings on. The names of the folders become the prompts
 "a photo of a {name}." that the classifier starts from ("_" is read as a space); where they are
-codes, --config.data.class_names=FILE has a name a line, in the order of the folders.
+codes, --config.data.class_names=FILE has a line `FOLDER name` for each.
 
 No published numbers: the data is yours.
 """

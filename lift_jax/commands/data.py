@@ -5,7 +5,8 @@
 
 Prints splits, classes, image sizes and what is wrong with them, and writes to the folder:
 classes.csv and classes.png (images of each class), findings.csv (images that cannot be read or
-occur twice) and views.png (what the model is shown while training and testing).
+occur twice), kinds.csv (images that are not ordinary RGB: turned, CMYK, 16-bit, transparent, ...)
+and views.png (what the model is shown while training and testing).
 
 With --prepare it writes the training split as small JPEGs in a few large files instead, which
 training then reads in place of the images. Run it again to continue after a kill.

@@ -77,9 +77,10 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError if images could not be read, after naming the others."""
     from pathlib import Path
 
+    from lift_jax.data.sources.folder_index import not_taken
     from lift_jax.output.terminal import Terminal, track
     from lift_jax.runs.answers import output, sorting
-    from lift_jax.runs.predictor import Predictor, files, show
+    from lift_jax.runs.predictor import Predictor, gather, show
     from lift_jax.storage.disk import make_place
     from lift_jax.storage.names import expand_user
 
@@ -89,7 +90,7 @@ def run(flags: argparse.Namespace) -> None:
     console = Terminal()
     shared.define_tuners(flags.config)
     listed = with_standard_input(flags.images)
-    given = files(listed)
+    given, others = gather(listed)
     to = make_place(expand_user(flags.to), "--to") if flags.to else None
     into = expand_user(flags.sort_into) if flags.sort_into else None
     if into:
@@ -116,6 +117,8 @@ def run(flags: argparse.Namespace) -> None:
         for _ in passing:
             pass
     show(names, report.first, console)
+    if said := not_taken(others):
+        console.print(said)
     if to:
         console.print(f"Written: {to}")
     if into:

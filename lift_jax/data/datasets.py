@@ -18,16 +18,20 @@ from lift_jax.settings.schema import DataSettings
 from lift_jax.storage import addresses
 
 
-def load(settings: DataSettings, seed: int) -> Dataset:
+def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
     """Returns the data set that the settings group `data` describes.
 
     `seed` draws the held-out test and validation images, the long tails (except those of CIFAR) and
     the made-up images.
     Raises UserError for an unknown name, for settings of another data set, and for files that are
-    missing or contradict each other.
+    missing or contradict each other. If `tolerant`, faults that leave something to look at are in
+    `Dataset.faults` instead.
     """
     check_source(settings)
     data = SOURCES[settings.name](settings, seed)
+    if not tolerant and (stopping := [fault.cause for fault in data.faults if fault.stops]):
+        more = f" (lift-jax data lists {len(stopping) - 1:,} more.)" if len(stopping) > 1 else ""
+        raise UserError(stopping[0] + more)
     if settings.expected:
         note = compare(data, settings.expected, settings.level == "species")
         data = replace(data, notes=(*data.notes, note))

@@ -8,7 +8,9 @@ from itertools import islice
 
 import numpy as np
 
-from lift_jax.data.types import Images, Split
+from lift_jax.data.images import traits
+from lift_jax.data.images.decode import open_image
+from lift_jax.data.types import EncodedImages, Images, Split
 from lift_jax.errors import UserError
 
 KINDS_OF_EQUAL = ("in two splits", "two labels", "duplicate")  # worst first
@@ -18,13 +20,15 @@ KINDS_OF_EQUAL = ("in two splits", "two labels", "duplicate")  # worst first
 class ImageSummary:
     """The size of an image in pixels and the digest of its pixels, or why it cannot be read.
 
-    `fault` is empty for an image that can be read; the other fields are meaningless otherwise.
+    `traits` are those of its file (`images.traits`). `fault` is empty for an image that can be
+    read; the other fields are meaningless otherwise.
     """
 
     height: int = 0
     width: int = 0
     digest: bytes = b""
     fault: str = ""
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,18 @@ def scan(images: Images, threads: int) -> Iterator[ImageSummary]:
 
     def summarise(i: int) -> ImageSummary:
         try:
-            pixels = np.asarray(images[i])
+            found: tuple[str, ...] = ()
+            if isinstance(images, EncodedImages):
+                content = images.content(i)
+                pixels = np.asarray(open_image(content, images.name(i), images.how))
+                found = traits.find(content)
+            else:
+                pixels = np.asarray(images[i])
         except UserError as error:
             return ImageSummary(fault=str(error))
         height, width = pixels.shape[:2]
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=str(height).encode())
-        return ImageSummary(height, width, digest.digest())
+        return ImageSummary(height, width, digest.digest(), traits=found)
 
     with ThreadPoolExecutor(threads) as pool:
         rows = iter(range(len(images)))

@@ -67,18 +67,38 @@ class Split:
         return replace(self, images=self.images.take(rows), labels=self.labels[rows])
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a data set that lies in its lists or folders, not in one image.
+
+    Attributes:
+        kind: a few words for a heading, as "class folder without images".
+        path: the file or folder at fault.
+        cause: a sentence that names it, what was expected and what to do.
+        stops: True if training stops for it; False if it does without what is at fault.
+    """
+
+    kind: str
+    path: str
+    cause: str
+    stops: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set: its splits and its classes.
 
     Attributes:
         class_names: in the order of the labels.
+        named: False if the data has no class names, and `class_names` counts the classes.
         grouped_by: counts [c] that divide the classes into many, medium and few shot; None if the
             training counts do.
         val: the validation split, on which settings may be chosen; None if there is none.
         notes: sentences on how the data set was made, which a run prints.
         prepared: short side of the prepared training images in pixels; 0 if the original files are
             read.
+        faults: what is wrong with lists or folders. `datasets.load` raises those that stop
+            training, unless it is asked to tolerate them, to show them all.
     """
 
     train: Split
@@ -88,6 +108,8 @@ class Dataset:
     val: Split | None = None
     notes: tuple[str, ...] = ()
     prepared: int = 0
+    faults: tuple[Fault, ...] = ()
+    named: bool = True
 
     @property
     def counts(self) -> Int[np.ndarray, "c"]:

@@ -10,13 +10,14 @@ Rare classes are the first to miss what is asked. Two remedies of Ding, Fermania
 
 - Score `pas`, prevalence-adjusted softmax: 1 minus the softmax divided by the prior of the training
   images and normalised, where `softmax` is 1 minus the softmax as it is. In the paper p / prior is
-  not normalised; here it is, so that both scores end at 1, where every class is in. With the losses
-  `la`, `bs` and `lade` the softmax is about p / prior already (arXiv 2007.07314), so there
-  `softmax` is the adjusted score and `pas` would adjust twice.
+  not normalised. With the losses `la`, `bs` and `lade` the softmax is p / prior already, normalised
+  (arXiv 2007.07314), and with the class weights of `cb` and `grw` it is so about. There `softmax`
+  is the adjusted score and `pas` would adjust twice. With other losses `pas` is that quantity.
 - Thresholds between those of each class (t = 1) and the one of all images (t = 0):
   q_c = t q_class + (1 - t) q_all. A class with too few images for a quantile of its own has
-  q_class = 1. At t = 0 what is asked holds over all images, at t = 1 in each class; between them
-  it holds over all images for at least 1 - 2a where 1 - a is asked, in practice for about 1 - a.
+  q_class = 1, the largest score. At t = 0 what is asked holds over all images, at t = 1 in each
+  class. Between them 1 - 2a holds over all images at least where 1 - a is asked, and in practice
+  about 1 - a: a class that is missed there is missed by one of both ends.
 """
 
 import math
@@ -31,7 +32,7 @@ from lift_jax.evaluation.calibration import by_rows
 SCORES = ("softmax", "pas")
 FULL = 1.0  # the largest score: every class is in the set
 WEIGHT = 0.5  # t, as much from each class as from all images
-BALANCED = ("la", "bs", "lade")  # losses whose softmax is free of the training prior
+BALANCED = ("la", "bs", "lade", "cb", "grw")  # losses whose softmax is free of the training prior
 
 
 def default_score(loss: str) -> str:

@@ -1,10 +1,12 @@
 """A look at a data set before training: its contents, its faults, and the views of the model.
 
 Writes classes.csv and classes.png (images by class), findings.csv (images that cannot be read or
-are there twice) and views.png (crops of training and of testing).
+are there twice), kinds.csv (images that are not ordinary RGB) and views.png (crops of training and
+of testing).
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lift_jax.data import datasets, inspect, prepare
-from lift_jax.data.images import views
+from lift_jax.data.images import traits, views
 from lift_jax.data.images.decode import Picture
+from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
@@ -45,7 +48,7 @@ def show_data(
 
     Raises UserError as `datasets.load` does.
     """
-    data = datasets.load(settings.data, settings.seed)
+    data = datasets.load(settings.data, settings.seed, tolerant=True)
     splits = {
         name: split
         for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
@@ -55,18 +58,24 @@ def show_data(
     console.print(groups_table(data, splits))
     for note in data.notes:
         console.print(note)
+    print_prompts(data, settings, console)
     print_empty_classes(data, splits, console)
     write_classes(data, splits, workdir)
     findings: list[inspect.Finding] = []
     if read:
         summaries = read_all(splits, console)
         console.print(sizes_table(summaries))
+        show_traits(summaries, splits, settings.data.exif, workdir, console)
         findings = inspect.findings(splits, summaries)
         print_findings(findings, data, splits, console)
+    print_faults(data, console)
+    if read or data.faults:
         write_findings(findings, data, splits, workdir)
     resolution = preview_resolution(settings.model, console)
     draw_views(settings, data, resolution, workdir)
     console.print(f"Written: {workdir}")
+    if stopping := [fault.kind for fault in data.faults if fault.stops]:
+        console.print(f"Training would stop: {', '.join(dict.fromkeys(stopping))} (see above).")
     return findings
 
 
@@ -84,7 +93,7 @@ def splits_table(data: Dataset, splits: dict[str, Split]) -> Table:
         table.add_row(
             name, f"{len(split):,}", f"{len(present):,}", f"{counts.max():,}",
             f"{np.median(counts):,.0f}", f"{counts.min():,}",
-            f"{present.max() / present.min():.1f}",
+            f"{present.max() / present.min():.1f}" if len(present) else "",
         )  # fmt: skip
     return table
 
@@ -99,6 +108,17 @@ def groups_table(data: Dataset, splits: dict[str, Split]) -> Table:
         images = (f"{members[split.labels].sum():,}" for split in splits.values())
         table.add_row(group, meaning[group], f"{members.sum():,}", *images)
     return table
+
+
+def print_prompts(data: Dataset, settings: Settings, console: Console) -> None:
+    """Prints some texts of the classes, and what they leave out of the names."""
+    found = meaning(data, settings.data.clean_names, settings.head)
+    try:
+        lines = found.lines(load.sizes(settings.model.backbone).text)
+    except UserError:  # the backbone is not on this machine, and may read any language
+        lines = found.notes
+    for line in lines:
+        console.print(line)
 
 
 def print_empty_classes(data: Dataset, splits: dict[str, Split], console: Console) -> None:
@@ -173,6 +193,32 @@ def sizes_table(summaries: dict[str, list[inspect.ImageSummary]]) -> Table:
     return table
 
 
+def show_traits(
+    summaries: dict[str, list[inspect.ImageSummary]], splits: dict[str, Split], upright: bool,
+    workdir: Path, console: Console,
+) -> None:  # fmt: skip
+    """Prints the kinds of images that are not ordinary, and writes kinds.csv, a line an image.
+
+    Nothing is printed or written for a data set of ordinary images.
+    """
+    rows = [
+        (trait, name, splits[name].images.name(i))
+        for name, images in summaries.items()
+        for i, one in enumerate(images)
+        for trait in one.traits
+    ]
+    if not rows:
+        return
+    table = Table(title="Kinds of images", title_justify="left")
+    for name in ("", "images", "read as", "first"):
+        table.add_column(name, justify="right" if name == "images" else "left", overflow="fold")
+    for trait, count in Counter(trait for trait, *_ in rows).most_common():
+        first = next(path for each, _, path in rows if each == trait)
+        table.add_row(trait, f"{count:,}", traits.meaning(trait, upright), first)
+    console.print(table)
+    write_csv(workdir / "kinds.csv", ("kind", "split", "path"), rows)
+
+
 def location(data: Dataset, splits: dict[str, Split], image: tuple[str, int]) -> str:
     """Returns the split, name and class of an image, which is given by its split and number."""
     name, i = image
@@ -199,17 +245,38 @@ def print_findings(
             console.print(f"  and {len(of_kind) - SHOWN:,} more, in findings.csv")
 
 
+def print_faults(data: Dataset, console: Console) -> None:
+    """Prints the faults of lists and folders, the first of each kind."""
+    for kind in dict.fromkeys(fault.kind for fault in data.faults):
+        causes = [fault.cause for fault in data.faults if fault.kind == kind]
+        console.print(f"{kind}: {len(causes):,}")
+        for cause in causes[:SHOWN]:
+            console.print(f"  {cause}", soft_wrap=True)
+        if len(causes) > SHOWN:
+            console.print(f"  and {len(causes) - SHOWN:,} more, in findings.csv")
+
+
 def write_findings(
     findings: list[inspect.Finding], data: Dataset, splits: dict[str, Split], workdir: Path
 ) -> None:
-    """Writes findings.csv: a line an image, with one number for images that belong together."""
+    """Writes findings.csv: a line an image, with one number for images that belong together.
+
+    Faults of lists and folders follow, a line each.
+    """
+    images = [
+        (number, one.kind, name, splits[name].images.name(i),
+         data.class_names[splits[name].labels[i]], one.cause)
+        for number, one in enumerate(findings, 1) for name, i in one.images
+    ]  # fmt: skip
+    faults = [
+        (number, fault.kind, "", fault.path, "", fault.cause)
+        for number, fault in enumerate(data.faults, len(findings) + 1)
+    ]
     write_csv(
         workdir / "findings.csv",
         ("finding", "kind", "split", "path", "class", "cause"),
-        ((number, one.kind, name, splits[name].images.name(i),
-          data.class_names[splits[name].labels[i]], one.cause)
-         for number, one in enumerate(findings, 1) for name, i in one.images),
-    )  # fmt: skip
+        [*images, *faults],
+    )
 
 
 # --- the views that the model sees ---

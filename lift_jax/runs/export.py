@@ -63,6 +63,9 @@ def read_checkpoint(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")
+    folder = run / checkpoint.FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected the folder of checkpoints. Put it back.")
     found = checkpoint.read_tuned(run, atomic.warn)
     if found is None:
         raise UserError(f"{run} holds no checkpoint. Train first: lift-jax train.")

@@ -361,7 +361,7 @@ def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if tuple(header) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(header) or 'none'}."
+            f"found {', '.join(header) or 'none'}. The run's command, given again, writes it anew."
         )
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     for number, row in enumerate(found, 2):

@@ -19,7 +19,9 @@ from rich.table import Table
 
 from lift_jax.data import loader
 from lift_jax.data.images import decode, views
-from lift_jax.data.sources.folder_index import SUFFIXES
+from lift_jax.data.images.formats import SUFFIXES
+from lift_jax.data.sources import folder_index
+from lift_jax.data.sources.folder_index import Others
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import ensemble_view
@@ -265,11 +267,18 @@ def _expanded(images: Iterable[Given] | Given, skip: bool) -> Iterator[Given]:
 
 
 def files(images: Iterable[Given] | Given) -> list[Given]:
-    """Returns the images, with every folder replaced by the images below it.
+    """Returns the images, with every folder replaced by the images below it (see `gather`)."""
+    return gather(images)[0]
+
+
+def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
+    """Returns the images, with every folder replaced by the images below it, and the files of these
+    folders that are not taken as images.
 
     Raises UserError for a folder or pattern without images, and for a path that does not exist.
     """
     found: list[Given] = []
+    others: list[Others] = []
     for image in _listed(images):
         if not isinstance(image, str | os.PathLike):
             found.append(image)
@@ -279,18 +288,19 @@ def files(images: Iterable[Given] | Given) -> list[Given]:
             matching = sorted(glob.glob(str(path), recursive=True))
             if not matching:
                 raise UserError(f"{path}: no image or folder matches this pattern.")
-            found += files(matching)
-            continue
-        if not path.is_dir():
-            if not path.exists():
-                raise UserError(f"{path}: there is no such image or folder.")
-            found.append(path)
-            continue
-        below = [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and not p.is_dir()]
-        if not below:
-            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
-        found += sorted(below)
-    return found
+            below, passed_over = gather(matching)
+        elif path.is_dir():
+            below, passed_over = folder_index.images_below(path)
+            if not below:
+                said = folder_index.not_taken(passed_over)
+                raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}). {said}".rstrip())
+        elif path.exists():
+            below, passed_over = [path], {}
+        else:
+            raise UserError(f"{path}: there is no such image or folder.")
+        found += below
+        others.append(passed_over)
+    return found, folder_index.joined(others)
 
 
 def show(names: Sequence[str], found: Sequence[Prediction], console: Console) -> None:

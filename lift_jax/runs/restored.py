@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lift_jax.data.names.meaning import prompt_names
 from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
@@ -88,8 +89,9 @@ def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, .
     s = settings
     if s.head.kind != "text":
         return make_head(s.head, jnp.zeros((len(class_names), backbone.visual.width)))
+    names = prompt_names(class_names, s.data.clean_names)
     return text_classifier.make(
-        backbone, s.model.backbone, class_names, prompt=s.head.prompt, coop=s.coop,
+        backbone, s.model.backbone, names, prompt=s.head.prompt, coop=s.coop,
         clip_adapter=s.clip_adapter, tuner=s.tuner, text_tuner=s.text_tuner,
         key=jax.random.key(0), devices=1,
     )[0]  # fmt: skip
@@ -120,9 +122,9 @@ def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str
             f"{file}: data_summary.backbone_fingerprint is {shown(backbone_fingerprint)}; expected "
             "text. Put back the file that the run wrote."
         )
-    for key in all_entries():
+    for key, entry in all_entries().items():
         group, _, name = key.rpartition(".")
-        if name not in (about.get(group, {}) if group else about):
+        if entry.about.before is None and name not in (about.get(group, {}) if group else about):
             raise UserError(
                 f"{file} lacks the setting {name!r} ({key}): another version of lift_jax wrote it. "
                 "Use that version, or add the setting (`lift-jax settings` lists them all)."

@@ -7,6 +7,7 @@ from typing import Any, Self
 import jax
 from rich.console import Console
 
+from lift_jax.data.names.meaning import GIVE, meaning
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
@@ -17,6 +18,7 @@ from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
 from lift_jax.settings.common import common_settings
+from lift_jax.settings.parse import as_begun
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import disk
 from lift_jax.training import checkpoint, loop, losses
@@ -49,12 +51,11 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if saved is not None:  # before anything slow
             # by process 0, since places of files may be others elsewhere
             processes.from_first(lambda: folder.check_config(saved, settings.written, workdir))
+            settings = as_begun(settings, saved)
         setup = build(settings, console, fresh=saved is None and mode != "zero_shot")
         if mode == "zero_shot":
             if setup.zero_shot is None:
-                raise UserError(
-                    f"{settings.model.backbone} has no text tower, and so no zero-shot classifier."
-                )
+                raise UserError(no_zero_shot(settings, setup))
             return results.test(settings, setup, None, workdir, console)
 
         state = create_state(setup.tuned, setup.optimizer)
@@ -82,11 +83,17 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
-        if setup.data.val is not None and (saved is not None or mode == "train"):
-            calibrate.write(settings, setup, state, workdir, console)  # before it counts as tested
-        elif mode == "train":
-            console.print(f"Not calibrated: {calibrate.NO_SPLIT}.")
+        if saved is not None or mode == "train":  # else there is no checkpoint that predicts
+            calibrate.after_training(settings, setup, state, workdir, console)
         return results.test(settings, setup, state, workdir, console)
+
+
+def no_zero_shot(settings: Settings, setup: Setup) -> str:
+    """Returns a sentence that says why there is no zero-shot classifier."""
+    found = meaning(setup.data, settings.data.clean_names, settings.head)
+    if found.no_names:
+        return f"There is no zero-shot classifier, because {found.no_names}. {GIVE}."
+    return f"{settings.model.backbone} has no text tower, and so no zero-shot classifier."
 
 
 def warn(console: Console, line: str) -> None:

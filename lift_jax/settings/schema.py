@@ -36,6 +36,8 @@ class About:
         path: True for a text that is, or may be, a path or an address.
         by_method: True if LIFT and LIFT+ differ in it.
         only_for: the value of the group's `name` (or one of several tuners) that has this option.
+        before: for a setting that came later, the value that says what runs did before. A config
+            of theirs lacks the setting, and goes on to mean this value.
         settable: False for a field that is not a setting of its group.
     """
 
@@ -48,6 +50,7 @@ class About:
     path: bool = False
     by_method: bool = False
     only_for: str = ""
+    before: Any = None
     settable: bool = True
 
     @property
@@ -112,10 +115,18 @@ class DataSettings:
     )
     class_names: str = setting(
         "",
-        "Text file with one class name a line, in the order of the labels. For inaturalist: "
+        "Text file with one class name a line, in the order of the labels, or after a key: a label "
+        "or the name of a folder. For inaturalist: "
         "categories.json, where the training JSON has numbers instead of names (2018).",
         longest=4096,
         path=True,
+    )
+    clean_names: bool = setting(
+        True,
+        "Leave numbers, WordNet ids and other keys beside class names out of the prompts, and read "
+        "keys in data.class_names as no part of the names. Names that are numbers or ids alone, or "
+        "that the data lacks, give no prompts. False: every name goes into its prompt as it is.",
+        before=False,
     )
     level: str = setting(
         "species",
@@ -360,7 +371,8 @@ class HeadSettings:
     init: str = setting(
         "auto",
         "Start of the head. text: from the class names; class_mean, linear_probe: from training "
-        "images; none: random; auto: text if the backbone has a text tower, otherwise class_mean.",
+        "images; none: random; auto: text if the backbone has a text tower and the classes have "
+        "names, otherwise class_mean.",
         choices=("auto", "text", "class_mean", "linear_probe", "none"),
     )
     shots: int = setting(

@@ -16,9 +16,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
-from lift_jax.data import class_prompts, datasets, loader
+from lift_jax.data import datasets, loader
 from lift_jax.data.agreement import agree_on_data
-from lift_jax.data.types import Dataset, Split
+from lift_jax.data.images import traits
+from lift_jax.data.names.meaning import GIVE, Meaning, meaning
+from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.activations import Cache
@@ -39,6 +41,7 @@ from lift_jax.settings.schema import (
     TestSettings,
     TrainSettings,
 )
+from lift_jax.storage import addresses
 from lift_jax.training import head_init, text_classifier
 from lift_jax.training.classifier import (
     Assembled,
@@ -108,24 +111,27 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     names = check_names(s)  # before anything slow
     mesh = prepare_mesh(s.mesh, s.train, s.test)
     data = prepare_data(s.data, s.test, s.seed, console)
-    prompts = class_prompts.texts(data.class_names, s.head.prompt, s.head.descriptors)
+    found = meaning(data, s.data.clean_names, s.head)
+    check_named(found, s)
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
     backbone = prepare_backbone(s.model, placement, console)
-    agree_on_weights(backbone, s.model, prompts)
+    for line in found.lines(backbone.config.text):
+        console.print(line)
+    agree_on_weights(backbone, s.model, found.texts)
     memory.check(needed_memory(s, names, backbone.config, mesh.size))
     cache = Cache(
         s.data.features_gb, backbone.fingerprint, mesh, s.test.batch, s.data.workers, console
     )
-    texts = encode_class_texts(s.model.backbone, s.head.init, backbone, prompts, console)
+    texts = encode_class_texts(s.model.backbone, s.head.init, backbone, found.texts, console)
     zero_shot = zero_shot_classifier(backbone, texts)
     use_remat(backbone.visual, s.train.remat)
 
     head_key, tuner_key = jax.random.split(jax.random.key(s.seed))
     if s.head.kind == "text":
         head, in_texts = text_classifier.make(
-            backbone, s.model.backbone, data.class_names, prompt=s.head.prompt, coop=s.coop,
+            backbone, s.model.backbone, found.names, prompt=s.head.prompt, coop=s.coop,
             clip_adapter=s.clip_adapter, tuner=s.tuner, text_tuner=s.text_tuner, key=head_key,
             devices=mesh.size,
         )  # fmt: skip
@@ -236,6 +242,10 @@ def print_data(data: Dataset, console: Console) -> None:
     )
     for note in data.notes:
         console.print(note)
+    images = data.train.images
+    if isinstance(images, EncodedImages) and not addresses.is_remote(images.name(0)):
+        if note := traits.orientation_note(images):
+            console.print(note)
     if not data.counts.all():
         empty = [data.class_names[i] for i in np.flatnonzero(data.counts == 0)]
         console.print(
@@ -305,6 +315,23 @@ def use_remat(visual: Tower, remat: str) -> None:
 # -- class texts and CLIP's own classifier
 
 
+def check_named(found: Meaning, s: Settings) -> None:
+    """Raises UserError if the head is made of names, or is to start from them, and there are none.
+
+    `found` is the meaning of the class names.
+    """
+    if not found.no_names or "text" not in (s.head.kind, s.head.init):
+        return
+    asked = "head.init is 'text'"
+    if s.head.kind == "text":
+        tuners = f"tuner.name={s.tuner.name!r}, text_tuner.name={s.text_tuner.name!r}"
+        asked = f"head.kind is 'text' ({tuners})"
+    raise UserError(
+        f"{asked}, which needs the names of the classes, but {found.no_names}. {GIVE}, or start "
+        "from images: a tuner of the image tower, with head.init=auto."
+    )
+
+
 def encode_class_texts(
     name: str,
     init: str,
@@ -321,11 +348,11 @@ def encode_class_texts(
         prompts: texts of each class.
         console: for messages and a progress bar.
 
-    Returns None without a text tower. Without a tokenizer it prints a warning and returns None if
-    `init` is auto, and otherwise raises UserError.
+    Returns None without a text tower or without texts. Without a tokenizer it prints a warning and
+    returns None if `init` is auto, and otherwise raises UserError.
     """
     text = backbone.config.text
-    if text is None:
+    if text is None or not prompts:
         return None
     try:
         tokenizer = load_tokenizer(name, text.context, text.vocab)

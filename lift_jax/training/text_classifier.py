@@ -55,7 +55,7 @@ def make(
     Args:
         backbone: gives the text tower, and the projections of images and texts.
         name: name of the backbone, beside whose weights the tokenizer lies.
-        class_names: names of the classes.
+        class_names: names of the classes, as prompts say them.
         prompt: template with {} for the class name (head.prompt).
         coop: settings of learned words.
         clip_adapter: settings of the bottlenecks on projected features.

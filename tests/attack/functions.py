@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from lift_jax import settings
 from lift_jax.data import datasets
-from lift_jax.data.images import decode
+from lift_jax.data.images import decode, traits
+from lift_jax.data.images.formats import FORMATS
 from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.settings.schema import all_entries
@@ -145,17 +147,23 @@ def attempt_json(case: tuple[None, list[Any]], folder: Path) -> None:
 def encoded(kind: str) -> bytes:
     stream = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
-    Image.fromarray(noise).save(stream, kind)
+    image = Image.fromarray(noise)
+    if kind == "HEIF":
+        pillow_heif.from_pillow(image).save(stream)
+    else:
+        image.save(stream, kind)
     return stream.getvalue()
 
 
-IMAGES = {kind: encoded(kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")}
+IMAGES = {kind: encoded(kind) for kind in FORMATS}
 
 
 def attempt_image(case: tuple[str, list[Any]], folder: Path) -> None:
     kind, done = case
     how = decode.Decoding(fast=len(done) % 2 == 0, exif=len(done) % 3 == 0)
-    picture = decode.open_image(changed(IMAGES[kind], done), "some name", how)
+    content = changed(IMAGES[kind], done)
+    traits.find(content)
+    picture = decode.open_image(content, "some name", how)
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.shape != (picture.height, picture.width, 3):
         raise Fault(f"{pixels.dtype} of shape {pixels.shape}")

@@ -174,7 +174,7 @@ def test_names_that_prompts_read_alike_are_told(tmp_path):
     (tmp_path / "names.txt").write_text("red fox\nred_fox\n")
     lists = dict(train_list="list.txt", test_list="list.txt", class_names="names.txt")
     (said,) = load("list", root=tmp_path, **lists).notes
-    assert "'red fox' of the labels 0, 1" in said
+    assert "'red fox' and 'red_fox' of the labels 0, 1" in said
 
 
 def test_names_that_two_classes_share_are_told(tmp_path):

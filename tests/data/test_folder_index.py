@@ -8,6 +8,7 @@ import pytest
 from support.small_sets import load, message
 
 from lift_jax.data.sources import folder_index
+from lift_jax.runs import predictor
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ def settle(root):
         os.utime(parent, ns=(10**18, 10**18))
 
 
+def images_and_note(tree):
+    index = folder_index.read(tree)
+    return index.images, index.note
+
+
 def kept(tree):
     return list((tree.parent / "cache/lift_jax/index").glob("*"))
 
@@ -39,10 +45,10 @@ FOUND = {
 
 
 def test_a_large_tree_is_read_once(tree):
-    found, note = folder_index.classes(tree)
+    found, note = images_and_note(tree)
     assert found == FOUND and list(found) == ["cat 2", "cat 10"]
     assert "5 images, kept in" in note and len(kept(tree)) == 1
-    again, note = folder_index.classes(tree)
+    again, note = images_and_note(tree)
     assert again == FOUND and list(again) == list(found) and "from" in note
     assert load("folder", root=tree).notes == (note,)
 
@@ -59,13 +65,41 @@ def test_a_large_tree_is_read_once(tree):
     ],
 )
 def test_every_change_of_names_is_seen(tree, monkeypatch, change):
-    folder_index.classes(tree)
+    folder_index.read(tree)
     change(tree)
-    found, note = folder_index.classes(tree)
+    found, note = images_and_note(tree)
     assert found != FOUND and note == ""  # changed just now: read, and not kept
     monkeypatch.setattr(folder_index, "LARGE", 10**9)
     kept(tree)[0].unlink()
-    assert folder_index.classes(tree)[0] == found
+    assert folder_index.read(tree).images == found
+
+
+def test_files_that_are_not_taken_are_counted_by_ending(tree):
+    for name in ("cat 2/11.JPG", "cat 10/B.PnG", "cat 10/deep/12.TIFF"):
+        (tree / name).touch()
+    for name in ("a.mp4", "B.MP4", "c.svg", "no ending", "deep/d.mp4", "Thumbs.db", ".DS_Store",
+                 "Desktop.ini", "._1.png", "@eaDir/1.png"):  # fmt: skip
+        (tree / "cat 10" / name).parent.mkdir(exist_ok=True)
+        (tree / "cat 10" / name).touch()
+    settle(tree)
+    said = f"Not taken as images: 3 .mp4, 1 .svg, 1 without an ending; first: {tree}/cat 10/a.mp4."
+    for _ in range(2):  # read, then from the cache
+        data = load("folder", root=tree)
+        assert said in data.notes and len(data.train) + len(data.test) == 8
+    assert len(kept(tree)) == 1
+    (given, others) = predictor.gather([tree, tree / "cat 10"])
+    assert len(given) == 8 + 4 and all(path.suffix for path in given)
+    assert (
+        others[".mp4"] == (6, f"{tree}/cat 10/a.mp4") and sum(n for n, _ in others.values()) == 10
+    )
+
+
+def test_an_index_for_other_endings_is_read_again(tree, monkeypatch):
+    (tree / "cat 2/new.svg").touch()
+    settle(tree)
+    folder_index.read(tree)
+    monkeypatch.setattr(folder_index, "SUFFIXES", (*folder_index.SUFFIXES, ".svg"))
+    assert "cat 2/new.svg" in folder_index.read(tree).images["cat 2"]
 
 
 def test_another_tree_with_the_same_times_is_seen(tree):
@@ -73,47 +107,47 @@ def test_another_tree_with_the_same_times_is_seen(tree):
     shutil.copytree(tree, other)
     (other / "cat 2/1.png").rename(other / "cat 2/3.png")
     settle(other)
-    folder_index.classes(tree)
+    folder_index.read(tree)
     shutil.rmtree(tree)
     other.rename(tree)
-    assert folder_index.classes(tree)[0]["cat 2"] == ["cat 2/3.png", "cat 2/9.png", "cat 2/10.png"]
+    assert folder_index.read(tree).images["cat 2"] == ["cat 2/3.png", "cat 2/9.png", "cat 2/10.png"]
 
 
 def test_times_that_are_set_back_hide_nothing(tree):
-    folder_index.classes(tree)
+    folder_index.read(tree)
     (tree / "cat 2/new.png").touch()
     settle(tree)
-    assert "cat 2/new.png" in folder_index.classes(tree)[0]["cat 2"]
+    assert "cat 2/new.png" in folder_index.read(tree).images["cat 2"]
 
 
 def test_links_to_themselves(tree):
     (tree / "loop").symlink_to("loop")
     (tree / "cat 2/11.png").symlink_to("11.png")
-    found = folder_index.classes(tree)[0]
+    found = folder_index.read(tree).images
     assert list(found) == ["cat 2", "cat 10"]
     assert found["cat 2"][-1] == "cat 2/11.png"  # not hidden: reading it says what is wrong
 
 
 def test_a_tree_that_changed_just_now_is_not_kept(tree):
     (tree / "cat 2/new.png").touch()
-    assert folder_index.classes(tree)[1] == "" and not kept(tree)
+    assert folder_index.read(tree).note == "" and not kept(tree)
 
 
 def test_small_trees_and_torn_files_are_read(tree, monkeypatch):
-    folder_index.classes(tree)
+    folder_index.read(tree)
     (file,) = kept(tree)
     whole = file.read_text()
     for torn in (whole[:100], "[]", "{}", json.dumps(json.loads(whole) | {"version": 0})):
         file.write_text(torn)
-        assert folder_index.classes(tree)[0] == FOUND
+        assert folder_index.read(tree).images == FOUND
     file.unlink()
     monkeypatch.setattr(folder_index, "LARGE", 6)
-    assert folder_index.classes(tree) == (FOUND, "") and not kept(tree)
+    assert images_and_note(tree) == (FOUND, "") and not kept(tree)
 
 
 def test_a_cache_that_cannot_be_written_is_said(tree):
     (tree.parent / "cache").write_text("a file")
-    found, note = folder_index.classes(tree)
+    found, note = images_and_note(tree)
     assert found == FOUND and "could not be kept" in note
 
 
@@ -122,7 +156,7 @@ def test_names_that_are_not_utf8(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "a/1.png").touch()
     open(os.fsencode(tmp_path) + b"/b/caf\xe9.png", "w").close()
-    said = message(lambda: folder_index.classes(tmp_path))
+    said = message(lambda: folder_index.read(tmp_path))
     assert "not UTF-8" in said and r"b'b/caf\xe9.png'" in said
     said.encode()
 

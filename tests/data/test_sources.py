@@ -189,6 +189,7 @@ def test_names_of_folders_from_a_file(pets):
     data = load("folder", root=pets, class_names="names.txt")
     assert data.class_names == ("small cat", "big cat", "hound")  # folders "cat 2", "cat 10", "Dog"
     assert data.counts.tolist() == [2, 3, 1] and data.test.labels.tolist() == [0, 2]
+    assert not any("Not used" in note for note in data.notes)
     (pets / "names.txt").write_text("small cat\nbig cat\n")
     said = message(lambda: load("folder", root=pets, class_names="names.txt"))
     assert "2 names" in said and "3 class directories, from 'cat 2' to 'Dog'" in said
@@ -270,7 +271,7 @@ def test_a_folder_that_is_not_one_directory_a_class(tmp_path):
     said = message(lambda: load("folder", root=tmp_path))  # everything in one class
     assert "one class directory, 'loose'" in said
     draw(tmp_path / "half" / "test" / "cat" / "1.png")
-    assert "none named 'train'" in message(lambda: load("folder", root=tmp_path / "half"))
+    assert "Name that folder 'train'" in message(lambda: load("folder", root=tmp_path / "half"))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])

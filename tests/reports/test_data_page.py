@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from configs import folder
-from lift_jax.data import inspect
+from lift_jax.data import datasets, inspect
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.reports import data_page
+from lift_jax.settings.parse import parse
 
 
 @pytest.fixture
@@ -46,6 +47,23 @@ def look(root, workdir, *, read=True, width=100):
     return found, console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("hare", "red_fox"), ["Prompts: 'a photo of a hare.', 'a photo of a red fox.'"]),
+        (("1.hare", "2.fox"), ["'a photo of a fox.'", "'1.hare' -> 'hare'"]),
+        (("1", "2"), ["Warning: No prompts", "'1', '2'", "data.class_names=FILE"]),
+    ],
+)
+def test_it_shows_prompts(tmp_path, names, words):
+    for name in names:
+        for i in range(2):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / "photos" / name / f"{i}.png")
+    said = look(tmp_path / "photos", tmp_path / "W", read=False)[1]
+    assert [word for word in words if word not in " ".join(said.split())] == []
+
+
 def test_what_it_finds(photos, tmp_path):
     found, said = look(photos, tmp_path / "W")
     images = {one.kind: one.images for one in found}
@@ -67,6 +85,88 @@ def test_what_it_finds(photos, tmp_path):
     for words in ("3 classes", "unreadable: 1 images", "two labels: 2 images",
                   "No image in test (1 classes): $tick"):  # fmt: skip
         assert words in said
+
+
+def test_kinds_of_images_are_counted(photos, tmp_path):
+    said = look(photos, tmp_path / "plain")[1]
+    assert "Kinds of images" not in said and not (tmp_path / "plain" / "kinds.csv").exists()
+    image = Image.open(photos / "train/fox/0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("train/fox/a.jpg", "train/fox/b.jpg", "test/fox/c.jpg"):
+        image.rotate(len(name)).save(photos / name, exif=exif)
+    image.convert("CMYK").save(photos / "train/hare/d.jpg")
+    said = look(photos, tmp_path / "W", width=200)[1]
+    assert [" ".join(line.split()) for line in said.splitlines() if line.startswith("│ EXIF")] == [
+        "│ EXIF orientation │ 3 │ not turned, as in the papers (data.exif=True does) │ "
+        f"{photos}/train/fox/a.jpg │"
+    ]
+    assert f"{photos}/train/hare/d.jpg" in said
+    with open(tmp_path / "W" / "kinds.csv", encoding="utf-8", newline="") as file:
+        rows = [(row["kind"], row["split"], row["path"]) for row in csv.DictReader(file)]
+    assert ("CMYK", "train", f"{photos}/train/hare/d.jpg") in rows and len(rows) == 4
+
+
+def test_faults_of_folders_are_found_together(photos, tmp_path):
+    (photos / "train/empty").mkdir()
+    for name in ("train/Hare/1.png", "test/bird/2.png", "test/Fox/3.png"):
+        (photos / name).parent.mkdir()
+        shutil.copy(photos / "train/fox/3.png", photos / name)
+    for read in (True, False):
+        _, said = look(photos, tmp_path / f"W{read}", read=read, width=1000)
+        with open(tmp_path / f"W{read}" / "findings.csv", encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if not row["split"]]
+        assert {row["path"].split("photos/")[1]: row["kind"] for row in rows} == {
+            "train/empty": "class folder without images",
+            "train/hare": "one class, two folders",
+            "test/bird": "classes without training images",
+        }
+        assert (
+            "lacks: bird, Fox ('Fox' and 'fox' are spelled differently" in said
+            and "'Hare' and 'hare'" in said
+        )
+        assert "would stop: one class, two folders, classes without training images" in said
+        assert "unreadable: 1 images" in said or not read
+    config = folder.get_config("debug")
+    config.data.name, config.data.root = "folder", str(photos)
+    with pytest.raises(UserError, match="'Hare' and 'hare'.*1 more"):
+        datasets.load(parse(config).data, 0)
+
+
+@pytest.mark.parametrize("layout, kinds", [
+    ("train/a/1.png train/b/1.png test/c/1.png test/d/1.png", "classes without training images"),
+    ("a/1.png b/1.png", "no test images"),
+    ("A/a/1.png A/b/1.png B/a/1.png B/b/1.png C/1.png D/",
+     "classes in doubt, class folder without images"),
+    ("a/1.png a/2.png", "one class alone"),
+])  # fmt: skip
+def test_it_shows_what_there_is_of_faulty_folders(tmp_path, layout, kinds):
+    for path in layout.split():
+        place = tmp_path / "photos" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(place) if place.suffix else place.mkdir()
+    _, said = look(tmp_path / "photos", tmp_path / "W", width=1000)
+    with open(tmp_path / "W" / "findings.csv", encoding="utf-8", newline="") as file:
+        found = [row["kind"] for row in csv.DictReader(file) if not row["split"]]
+    assert ", ".join(found) == kinds and "Training would stop: " + found[0] in said
+
+
+def test_it_shows_all_faults_of_lists(photos, tmp_path):
+    train = photos / "train.txt"
+    train.write_text("train/fox/0.png 0\ntrain/fox/3.png 7\ntrain/hare/0.png 1\n")
+    (photos / "test.txt").write_text("test/fox/0.png 1\ntrain/fox/0.png 1\ntest/fox/1.png 9\n")
+    (photos / "names.txt").write_text("fox\nhare\n")
+    config = folder.get_config("debug")
+    config.data.update(name="list", root=str(photos), train_list="train.txt", test_list="test.txt",
+                       class_names="names.txt")  # fmt: skip
+    data = datasets.load(parse(config).data, 0, tolerant=True)
+    assert [(fault.kind, fault.path) for fault in data.faults] == [
+        ("label out of range", "train/fox/3.png"), ("label out of range", "test/fox/1.png"),
+        ("one path, two labels", "train/fox/0.png"),
+    ]  # fmt: skip
+    assert data.counts.tolist() == [1, 1] and data.test.labels.tolist() == [1, 1]
+    with pytest.raises(UserError, match="train.txt, line 2: the label 7.*2 more"):
+        datasets.load(parse(config).data, 0)
 
 
 def test_what_it_counts(photos, tmp_path):

@@ -89,6 +89,22 @@ def test_data_in_a_bucket_is_data_in_a_folder(changes, photos):
         assert a.images.name(0).startswith("gs://photos/")
 
 
+def test_layouts_in_a_bucket_are_those_in_a_folder(bucket):
+    layout = (
+        "Training/Training/cat/1.png", "Training/Training/dog/1.png", "Training/a.csv",
+        "Testing/dog/2.png", "pred/x.png", ".hidden/train/cat/1.png", "Testing/dog/a.mp4",
+    )  # fmt: skip
+    for place in (bucket / "photos", bucket.parent / "photos"):
+        for name in layout:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
+    there, here = (load("folder", root=r) for r in ("gs://photos", bucket.parent / "photos"))
+    assert there.class_names == here.class_names == ("cat", "dog")
+    assert there.test.images.name(0) == "gs://photos/Testing/dog/2.png" and len(there.test) == 1
+    notes = [note.replace(str(bucket.parent / "photos"), "gs://photos") for note in here.notes]
+    assert list(there.notes) == notes and "training from Training/Training" in notes[0]
+
+
 def test_what_is_wrong_with_data_in_a_bucket_is_named(photos, bucket):
     with pytest.raises(UserError, match="There is no file .*gs://photos/lost.txt"):
         load(name="list", root="gs://photos", train_list="lost.txt", test_list="list.txt")

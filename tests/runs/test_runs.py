@@ -15,6 +15,7 @@ from PIL import Image
 from support.paths import ROOT
 from support.runs import saved_leaves, train_and_test
 
+import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.parallel import mesh
 from lift_jax.training.checkpoint import contents
@@ -224,6 +225,26 @@ def test_unreadable_images_are_skipped_by_the_head_as_well(tmp_path, head):
     with pytest.raises(UserError, match="None of the 6 test images can be read"):
         train_and_test(config_of("folder", **changes), tmp_path / "run2")
     assert not list((tmp_path / "run2").rglob("checkpoints/*"))
+
+
+def test_a_run_of_a_version_without_a_setting_goes_on_as_it_began(tmp_path):
+    """Names that are codes gave prompts before data.clean_names; such a run keeps them."""
+    for label in ("0", "1"):
+        for i in range(4):
+            (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 50), (60 * i, 0, 0)).save(tmp_path / "data" / label / f"{i}.png")
+    now = config_of("folder", data__root=str(tmp_path / "data"), data__name="folder")
+    before = config_of("folder", data__root=str(tmp_path / "data"), data__name="folder")
+    with before.unlocked():
+        del before.data["clean_names"]
+    first = train_and_test(before, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert first["zero_shot"] and "clean_names" not in about["data"]
+    again = train_and_test(now, tmp_path / "run", "evaluate")
+    assert again["zero_shot"] == first["zero_shot"] and again["test"] == first["test"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == about
+    assert lift_jax.Predictor(tmp_path / "run").class_names == ("0", "1")
+    assert train_and_test(now, tmp_path / "new")["zero_shot"] is None
 
 
 def test_classes_without_images_are_named(tmp_path, capsys):

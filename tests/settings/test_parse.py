@@ -8,7 +8,7 @@ import pytest
 from configs import base, demo
 from lift_jax.errors import UserError
 from lift_jax.settings import Settings, parse
-from lift_jax.settings.parse import to_dict
+from lift_jax.settings.parse import as_begun, differences, to_dict
 from lift_jax.settings.schema import (
     GROUPS,
     HeadSettings,
@@ -78,6 +78,17 @@ def test_a_missing_setting_is_told(key):
     del (config[group] if group else config)[name]
     with pytest.raises(UserError, match=f"lacks the setting '{key}'"):
         parse(config)
+
+
+def test_a_setting_that_came_later_means_what_runs_did_before():
+    new, old, kept = changed(), changed(), changed(data__clean_names=False)
+    del old["data"]["clean_names"]
+    assert parse(new).data.clean_names and not parse(old).data.clean_names
+    assert differences(old, new) == [] != differences(kept, new)
+    began_old, began_new = as_begun(parse(new), old), as_begun(parse(old), new)
+    assert began_old.written == old and not began_old.data.clean_names
+    assert began_new.written == new and began_new.data.clean_names
+    assert as_begun(parse(kept), kept).written == kept
 
 
 def test_a_whole_number_is_a_number():

@@ -272,6 +272,50 @@ def test_descriptors_are_read_before_anything_slow(tmp_path, monkeypatch):
         head_of(head__prompt="descriptor", head__descriptors=str(tmp_path / "no.json"))
 
 
+def test_descriptors_in_another_spelling_of_unicode(tmp_path):
+    (tmp_path / "d.json").write_text('{"cafe\\u0301": ["a bar"], "Red Fox": ["red"]}')
+    names = ["caf\u00e9", "red_fox"]
+    found = class_prompts.texts(names, "descriptor", str(tmp_path / "d.json"))
+    assert found == [["a bar"], ["red"]]
+
+
+# -- without names
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"head__init": "text"}, "head.init is 'text'.*no class names.*data.class_names=FILE"),
+        ({"tuner__name": "coop"}, "head.kind is 'text' .tuner.name='coop'.*no class names"),
+        ({"text_tuner__name": "lora"}, "text_tuner.name='lora'.*no class names"),
+    ],
+)
+def test_a_head_of_texts_needs_names_before_anything_slow(tmp_path, monkeypatch, changes, words):
+    lists = image_lists(tmp_path) | {"data__class_names": ""}
+    (tmp_path / "train_list").write_text("0.png 0\n1.png 1\n2.png 2\n")
+    monkeypatch.setattr(setup, "load_backbone", None)  # would fail if it were called
+    with pytest.raises(UserError, match=words):
+        head_of(**lists, **changes)
+
+
+@pytest.mark.slow
+def test_without_names_the_head_starts_from_images(tmp_path):
+    """The demo's text tower is not asked; given names that are codes are no names either."""
+    lists = image_lists(tmp_path)
+    (tmp_path / "train_list").write_text("0.png 0\n1.png 1\n2.png 2\n")
+    means = head_of(**lists, head__init="class_mean")
+    (tmp_path / "codes").write_text("n01440764\nn01443537\nn01484850\n")
+    for names in ("", str(tmp_path / "codes")):
+        changes = lists | {"data__class_names": names}
+        made = setup.build(parse(config_of(**changes)), SILENT)
+        assert made.zero_shot is None
+        np.testing.assert_array_equal(np.asarray(made.tuned["head/weight"]), means)
+        assert (
+            setup.build(parse(config_of(**changes, data__clean_names=False)), SILENT).zero_shot
+            is not None
+        )
+
+
 # -- which start it is
 
 

@@ -5,6 +5,7 @@ process.
 """
 
 import io
+import logging
 import math
 import os
 import warnings
@@ -16,24 +17,27 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from lift_jax.data.images.formats import FORMATS, openable
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 from lift_jax.storage.reading import open_regular
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # by content, not by name
 MAX_PIXELS = 89_478_485  # the size from which Pillow suspects a decompression bomb
 MAX_BYTES = 2**30  # of a file: twice what so many pixels of 16 bits take without compression
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 KEPT = 1.25  # decode=fast: least side of a reduced crop, relative to its size after resizing
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange height and width
+WHITE_POINT = 318  # the TIFF tag: x and y of the white to which Lab colours are relative
+D50 = (0.3457, 0.3585)
 
 # Pillow reads the resolution from EXIF, which is not used here, and warns if it is corrupt, as in
 # some images of ImageNet. An image that is too large is an error below, so the warning is not
 # needed. The filters are set once because catching warnings around each image is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # faults of files are errors here
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
 
 def _other(content: bytes, name: str, how: Decoding) -> Picture:
     """Opens any other format, and unusual JPEGs, by Pillow."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    formats = openable(content)
+    with Image.open(io.BytesIO(content), formats=formats) as image:
         height, width = image.height, image.width
         if height * width > MAX_PIXELS:
             raise ValueError(f"it has {width} x {height} pixels, too many to open")
@@ -191,7 +196,7 @@ def _other(content: bytes, name: str, how: Decoding) -> Picture:
             height, width = width, height
 
     def load(least: float) -> np.ndarray:
-        with _named(name), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _named(name), Image.open(io.BytesIO(content), formats=formats) as image:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image) if how.exif else image))
 
     return Picture(height, width, load, how.fast)
@@ -222,7 +227,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode to RGB.
 
     Transparent pixels are laid over white, and 16-bit grey is scaled to 8 bits. Raises ValueError
-    if the range of brightness is unknown (floating point, 32-bit integers above 65,535).
+    if the range of brightness is unknown (floating point, 32-bit integers above 65,535), or if Lab
+    colours are relative to another white than D50.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         image.load()
@@ -234,8 +240,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > 65_535:
             raise ValueError(f"its pixels run from {values.min()} to {values.max()}, not 16-bit")
         return Image.fromarray(((values * 255 + 32_767) // 65_535).astype(np.uint8)).convert("RGB")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    """Converts CIE Lab to sRGB, where Pillow's own way interpolates and is off by up to 34 of 255.
+
+    Raises ValueError if the file states another white than D50.
+    """
+    white = getattr(image, "tag_v2", {}).get(WHITE_POINT)
+    if white and max(abs(float(w) - d) for w, d in zip(white, D50, strict=True)) > 0.005:
+        raise ValueError("its Lab colours are relative to another white than D50")
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    exact = ImageCms.Flags.NOOPTIMIZE
+    transform = ImageCms.buildTransform(lab, rgb, "LAB", "RGB", flags=exact)
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # it is None for a change in place
+    return converted

@@ -14,17 +14,86 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lift_jax.data.images.formats import SUFFIXES
 from lift_jax.errors import DiskError, UserError
 from lift_jax.storage import addresses, atomic, cache
 from lift_jax.storage.reading import DATA_BYTES, read_json
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
 SETTLED = 2_000_000_000  # nanoseconds: the coarsest resolution of file systems' times
-VERSION = 2
+ENDINGS = 6  # that a message names
+VERSION = 3
+# Names that systems leave behind, in small letters, beside hidden ones and those of __MACOSX.
+FOREIGN = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
+           "system volume information", "lost+found")  # fmt: skip
 Stamp = list[int]  # mtime and ctime of a directory in nanoseconds, and its inode
+Others = dict[str, tuple[int, str]]  # by ending: the number of such files, and the first of them
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of a tree with a directory a class.
+
+    Attributes:
+        images: their paths, relative to the tree, by class in natural order; no class is empty.
+        empty: the class directories without images.
+        others: the files below class directories that are not taken as images.
+        note: where the index came from, "" if there is nothing to say.
+    """
+
+    images: dict[str, list[str]]
+    empty: list[str] = field(default_factory=list)
+    others: Others = field(default_factory=dict)
+    note: str = ""
+
+
+def is_image(name: str) -> bool:
+    """Returns True if a file's name has an ending that is read, in any case."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_foreign(name: str) -> bool:
+    """Returns True for a hidden file or folder, and for one that a system left behind."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in FOREIGN
+
+
+def count_others(paths: Iterable[str]) -> Others:
+    """Returns the number of files by ending, the most frequent first, with the first of each."""
+    by_ending: dict[str, list[str]] = {}
+    for path in sorted(paths, key=natural_key):
+        by_ending.setdefault(os.path.splitext(path)[1].lower(), []).append(path)
+    ranked = sorted(by_ending.items(), key=lambda item: -len(item[1]))
+    return {ending: (len(own), own[0]) for ending, own in ranked}
+
+
+def placed(others: Others, folder: str | Path) -> Others:
+    """Returns the counts with the first file of each ending given below `folder`."""
+    return {end: (count, os.path.join(folder, first)) for end, (count, first) in others.items()}
+
+
+def joined(several: Iterable[Others]) -> Others:
+    """Returns the counts of several folders together, the most frequent ending first."""
+    together: Others = {}
+    for end, (count, first) in (item for others in several for item in others.items()):
+        before, earlier = together.get(end, (0, first))
+        together[end] = (before + count, earlier)
+    return dict(sorted(together.items(), key=lambda item: -item[1][0]))
+
+
+def not_taken(others: Others) -> str:
+    """Returns a sentence on files that are not taken as images, "" if there are none."""
+    if not others:
+        return ""
+    counted = [f"{count:,} {end or 'without an ending'}" for end, (count, _) in others.items()]
+    if len(counted) > ENDINGS:
+        rest = sum(count for count, _ in list(others.values())[ENDINGS:])
+        counted[ENDINGS:] = [f"{rest:,} with other endings"]
+    first = next(iter(others.values()))[1]
+    return f"Not taken as images: {', '.join(counted)}; first: {first}."
 
 
 def natural_key(name: str) -> tuple:
@@ -33,65 +102,68 @@ def natural_key(name: str) -> tuple:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
-def classes(root: Path) -> tuple[dict[str, list[str]], str]:
-    """Returns the image paths, relative to `root`, of each directory in it, in natural order.
+def read(root: Path) -> Index:
+    """Indexes the images of each directory in `root`, in natural order.
 
     Images may lie in directories below the directory of their class. A class directory may be a
-    link; links to directories below it are not followed. Hidden files and directories, and class
-    directories without images, are skipped. The second value is a note on skipped class directories
-    and on where the index came from, "" if there is nothing to say.
+    link; links to directories below it are not followed. Hidden files and directories, and those
+    that systems leave behind, are passed over.
     Raises UserError for a tree without classes or images, and for names that are not UTF-8.
     """
-    found, note = _index(root)
+    found, others, note = _index(root)
     full = {name: images for name, images in found.items() if images}
-    empty = [str(root / name) for name in found if name not in full]
+    empty = [name for name in found if name not in full]
     if not full:
         raise UserError(
-            f"The class directory {empty[0]} holds no images (expected files that end in "
-            f"{', '.join(SUFFIXES)}), and neither does any other. Add images."
+            f"The class directory {root / empty[0]} holds no images (expected files that end in "
+            f"{', '.join(SUFFIXES)}), and neither does any other. Add images. "
+            f"{not_taken(placed(others, root))}".rstrip()
         )
-    if empty:
-        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        kinds = "class folder" if len(empty) == 1 else "class folders"
-        note = f"Skipped {len(empty)} {kinds} without images: {shown}. {note}".strip()
-    return full, note
+    return Index(full, empty, others, note)
 
 
-def _index(root: Path) -> tuple[dict[str, list[str]], str]:
-    """Returns the images of each class directory, also of empty ones, and a note on the index."""
+def _index(root: Path) -> tuple[dict[str, list[str]], Others, str]:
+    """Returns the images of each class directory, also of empty ones, other files, and a note."""
     if addresses.is_remote(root):
-        return _of_paths(root, _below(root)), ""
+        return *_of_paths(root, _below(root)), ""
     kept = _cache_file(root)
-    if found := _remembered(kept, root):
-        return found, f"Index of {root}: from {kept} (no directory of it has changed since)."
+    if remembered := _remembered(kept, root):
+        note = f"Index of {root}: from {kept} (no directory of it has changed since)."
+        return *remembered, note
     started = time.time_ns()
-    found, stamps = _read(root)
+    paths, stamps = _read(root)
+    found, others = _of_paths(root, paths)
     many = sum(map(len, found.values()))
     times = [stamp[0] for stamp in stamps.values()]
     if many < LARGE or max(times) > started - SETTLED or min(times) <= 0:
-        return found, ""
-    if not _remember(kept, root, found, stamps):
-        return found, f"Index of {root}: {many:,} images; it could not be kept in {kept.parent}."
-    return found, f"Index of {root}: {many:,} images, kept in {kept}."
+        return found, others, ""
+    note = f"Index of {root}: {many:,} images"
+    if not _remember(kept, root, found, others, stamps):
+        return found, others, f"{note}; it could not be kept in {kept.parent}."
+    return found, others, f"{note}, kept in {kept}."
 
 
 # --- the tree ---
 
 
 def _read(root: Path) -> tuple[dict[str, list[str]], dict[str, Stamp]]:
-    """Reads the tree; returns its classes, and the stamp of every directory by relative path."""
+    """Reads the tree; returns the files of each class directory, and the stamps of directories.
+
+    "" holds the files outside class directories. Stamps are by relative path.
+    """
     stamps = {"": _stamp(root)}
-    entries = _entries(root, "")
+    entries = find_entries(root, "")
     paths: dict[str, list[str]] = {}
-    for name in (e.name for e in entries if _is_folder(e)):
+    for name in (e.name for e in entries if is_folder(e)):
         _check_name(root, name)
-        paths[name] = _images(root, name, stamps)
-    paths |= {"": [e.name for e in entries if e.name.lower().endswith(SUFFIXES)]}
-    return _of_paths(root, paths), stamps
+        paths[name] = _files_below(root, name, stamps)
+        for path in filter(is_image, paths[name]):
+            _check_name(root, path)
+    return paths | {"": [e.name for e in entries if not is_folder(e)]}, stamps
 
 
 def _below(root: Path) -> dict[str, list[str]]:
-    """Returns the images by class of a tree at an address; "" holds images outside classes."""
+    """Returns the files by class of a tree at an address; "" holds files outside classes."""
     fs, start = addresses.file_system(str(root))
     try:
         whole = fs.find(start)
@@ -100,44 +172,61 @@ def _below(root: Path) -> dict[str, list[str]]:
     paths: dict[str, list[str]] = {"": []}
     for path in (str(each).removeprefix(f"{start}/") for each in whole):
         parts = path.split("/")
-        if not any(part.startswith((".", "__MACOSX")) for part in parts):
-            name = parts[0] if len(parts) > 1 else ""
-            paths.setdefault(name, []).extend([path] if path.lower().endswith(SUFFIXES) else [])
+        if not any(map(is_foreign, parts)):
+            paths.setdefault(parts[0] if len(parts) > 1 else "", []).append(path)
     return paths
 
 
-def _of_paths(root: Path, paths: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Sorts class directories and their images naturally. Raises UserError if there are none."""
-    loose = len(paths.pop("", []))
-    found = {name: sorted(paths[name], key=natural_key) for name in sorted(paths, key=natural_key)}
+def _of_paths(root: Path, paths: dict[str, list[str]]) -> tuple[dict[str, list[str]], Others]:
+    """Returns the images of each class, both in natural order, and the other files in classes.
+
+    Raises UserError if there are no class directories.
+    """
+    loose = sum(map(is_image, paths.pop("", [])))
+    found = {
+        name: sorted(filter(is_image, paths[name]), key=natural_key)
+        for name in sorted(paths, key=natural_key)
+    }
     if not found:
         raise UserError(
             f"{root} holds no class directories (found {loose} images directly in it). Expected "
-            f"a directory a class, named as the class, as in {root / 'tabby cat' / 'image1.jpg'}."
+            f"a directory a class, named as the class, as in {root / 'tabby cat' / 'image1.jpg'}. "
+            "If a file or the images' names tell the classes, give a list or a table "
+            "(data.name=list, data.name=table)."
         )
-    return found
+    return found, count_others(p for each in paths.values() for p in each if not is_image(p))
 
 
-def _images(root: Path, first: str, stamps: dict[str, Stamp]) -> list[str]:
-    """Returns the images of a class, and adds the stamps of its directories."""
+def images_below(folder: Path) -> tuple[list[Path], Others]:
+    """Returns the images anywhere below a folder, sorted, and the files that are not taken."""
+    files = _files_below(folder, "", {})
+    others = placed(count_others(path for path in files if not is_image(path)), folder)
+    return sorted(folder / path for path in files if is_image(path)), others
+
+
+def _files_below(root: Path, first: str, stamps: dict[str, Stamp]) -> list[str]:
+    """Returns the files below a directory of `root`, and adds the stamps of its directories."""
     paths, waiting = [], [first]
     while waiting:
         below = waiting.pop()
         stamps[below] = _stamp(root / below)  # before reading, so that a later change shows
-        for entry in _entries(root, below):
+        for entry in find_entries(root, below):
             path = os.path.join(below, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
-            elif entry.name.lower().endswith(SUFFIXES) and not _is_folder(entry):
-                _check_name(root, path)
+            elif not is_folder(entry):
                 paths.append(path)
     return paths
 
 
-def _entries(root: Path, below: str) -> list[os.DirEntry[str]]:
+def find_entries(root: Path, below: str) -> list[os.DirEntry[str]]:
+    """Returns the entries of a directory that are not foreign.
+
+    Raises UserError if it cannot be opened.
+    """
     try:
         with os.scandir(root / below) as entries:
-            return [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
+            return [entry for entry in entries if not is_foreign(entry.name)]
     except OSError as error:
         raise UserError(
             f"Cannot open the directory {root / below}: {error.strerror}. Set data.root to the "
@@ -145,7 +234,8 @@ def _entries(root: Path, below: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns True for a directory and for a link to one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -178,26 +268,36 @@ def _cache_file(root: Path) -> Path:
     return cache.cache_folder() / "index" / f"{name}.json"
 
 
-def _remembered(file: Path, root: Path) -> dict[str, list[str]] | None:
-    """Returns the cached classes, or None if there are none or a directory has changed."""
+def _remembered(file: Path, root: Path) -> tuple[dict[str, list[str]], Others] | None:
+    """Returns the cached classes and other files, or None if there are none or a directory has
+    changed."""
     try:
         kept = read_json(file, most_bytes=DATA_BYTES)
-        if (kept["version"], kept["root"]) != (VERSION, os.path.abspath(root)):
+        if any(kept[key] != value for key, value in _made_for(root).items()):
             return None
         if any(_stamp(root / below) != stamp for below, stamp in kept["stamps"].items()):
             return None
         found = kept["classes"]
         lists = [images for images in found.values() if isinstance(images, list)]
         whole = len(lists) == len(found) and all(isinstance(p, str) for each in lists for p in each)
-        return found if whole else None
+        others = {str(end): (int(n), str(first)) for end, (n, first) in kept["others"].items()}
+        return (found, others) if whole and found else None
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no index, or a damaged one
 
 
+def _made_for(root: Path) -> dict[str, object]:
+    return dict(version=VERSION, root=os.path.abspath(root), suffixes=list(SUFFIXES))
+
+
 def _remember(
-    file: Path, root: Path, found: dict[str, list[str]], stamps: dict[str, Stamp]
+    file: Path,
+    root: Path,
+    found: dict[str, list[str]],
+    others: Others,
+    stamps: dict[str, Stamp],
 ) -> bool:
-    kept = dict(version=VERSION, root=os.path.abspath(root), stamps=stamps, classes=found)
+    kept = _made_for(root) | dict(stamps=stamps, classes=found, others=others)
     try:
         with atomic.open_replacement(file) as stream:
             json.dump(kept, stream)

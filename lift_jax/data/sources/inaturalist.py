@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lift_jax.data.names import same
 from lift_jax.data.sources import labelled_paths
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.paths import file, folder, read_text
@@ -149,8 +150,9 @@ def _check_same(train: Categories, other: Categories, source: Path, at: Path) ->
             and (names := [c.get("name") for c in (train[key], category)])[0] != names[1]
         ):
             raise UserError(
-                f"The category {key!r} is {names[0]!r} in {source} but {names[1]!r} in {at}: these "
-                "are files of different data sets."
+                f"The category {key!r} is {names[0]!r} in {source} but {names[1]!r} in {at}"
+                f"{same.twin(str(names[1]), [str(names[0])])}: these are files of different data "
+                "sets."
             )
 
 

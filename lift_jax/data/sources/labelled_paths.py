@@ -1,15 +1,14 @@
 """The common end of lists, tables and JSON files: paths and labels become a checked data set."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lift_jax.data.sources.paths import read_lines
-from lift_jax.data.types import Dataset, FileImages, Split
+from lift_jax.data.names.same import shared_names
+from lift_jax.data.types import Dataset, Fault, FileImages, Split
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 
@@ -32,7 +31,13 @@ class LabelledPaths:
 
 
 def dataset(
-    root: Path, splits: Mapping[str, LabelledPaths], names: Sequence[str], class_count: str
+    root: Path,
+    splits: Mapping[str, LabelledPaths],
+    names: Sequence[str],
+    class_count: str,
+    *,
+    notes: Sequence[str] = (),
+    named: bool = True,
 ) -> Dataset:
     """Returns the data set of the splits "train", "test" and, if given, "val".
 
@@ -43,32 +48,55 @@ def dataset(
         names: the class names in the order of the labels.
         class_count: half a sentence for messages that says where the number of classes comes
             from, as "names.txt names 10 classes".
+        notes: what a run prints of the names.
+        named: False if the data has no class names, and `names` counts the classes.
 
-    Raises UserError if there are fewer than two classes, a label is out of range, a path has two
-    labels, or half of the files are missing.
+    Faults are labels out of range, whose images are left out, and paths with two labels.
+    Raises UserError if there are fewer than two classes, all labels of a split are out of range, or
+    half of the files are missing.
     """
     if len(names) < 2:
         raise UserError(f"Expected two classes or more, but {class_count}.")
-    notes = same_names(names)
-    for split in splits.values():
-        check_range(split, len(names), class_count)
+    notes, faults, parts = [*notes, *shared_names(names)], [], {}
+    for key, split in splits.items():
+        labels = np.array(split.labels, np.int64)
+        beyond = out_of_range(split, len(names), class_count)
+        if beyond and len(beyond) == len(labels):
+            raise UserError(beyond[0].cause)
         notes += missing_files(root, split)
-    check_paths(splits, names)
-    parts = {
-        key: Split(FileImages(str(root), split.paths), np.array(split.labels, np.int32))
-        for key, split in splits.items()
-    }
-    train, test, val = parts["train"], parts["test"], parts.get("val")
-    return Dataset(train, test, tuple(names), val=val, notes=tuple(notes))
+        whole = Split(FileImages(str(root), split.paths), np.minimum(labels, len(names)))
+        parts[key] = whole.take(np.flatnonzero(labels < len(names))) if beyond else whole
+        faults += beyond
+    faults += two_labels(splits, names)
+    return Dataset(
+        parts["train"],
+        parts["test"],
+        tuple(names),
+        val=parts.get("val"),
+        notes=tuple(notes),
+        named=named,
+        faults=tuple(faults),
+    )
 
 
-def check_range(split: LabelledPaths, classes: int, class_count: str) -> None:
-    """Raises UserError for the first label that is not below the number of classes."""
-    for i in np.flatnonzero(np.array(split.labels) >= classes)[:1]:
-        raise UserError(
+def out_of_range(split: LabelledPaths, classes: int, class_count: str) -> list[Fault]:
+    """Returns a fault for each label that is not below the number of classes."""
+    faults = []
+    for i in np.flatnonzero(np.array(split.labels, np.int64) >= classes).tolist():
+        cause = (
             f"{split.locations[i]}: the label {split.labels[i]} is out of range, because "
-            f"{class_count}. Labels count from 0."
+            f"{class_count}. Labels count from 0.{from_one(split.labels)}"
         )
+        faults.append(Fault("label out of range", split.paths[i], cause, stops=True))
+    return faults
+
+
+def from_one(labels: Sequence[int]) -> str:
+    """Returns a sentence if labels seem to count from 1, without one left out, or ""."""
+    present = set(labels)
+    if len(present) < 2 or min(present) != 1 or max(present) != len(present):
+        return ""
+    return f" The labels are 1 to {max(present)}: if they count from 1, subtract 1."
 
 
 def missing_files(root: Path, split: LabelledPaths) -> list[str]:
@@ -92,50 +120,23 @@ def missing_files(root: Path, split: LabelledPaths) -> list[str]:
     raise UserError(f"{text} Paths are relative to data.root, which is {str(root)!r}.")
 
 
-def check_paths(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> None:
-    """Raises UserError for a path with two labels, in one split or in two.
+def two_labels(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> list[Fault]:
+    """Returns a fault for each path with two labels, in one split or in two.
 
     "./a.jpg" and "b/../a.jpg" count as the path "a.jpg".
     """
     first_uses: dict[str, tuple[int, str]] = {}
+    faults = []
     for split in splits.values():
         for location, path, label in zip(split.locations, split.paths, split.labels, strict=True):
             first, where = first_uses.setdefault(os.path.normpath(path), (label, location))
-            if first != label:
-                raise UserError(
+            if first != label and max(first, label) < len(names):
+                cause = (
                     f"{location}: {path!r} is of class {names[label]!r} ({label}), but of "
                     f"{names[first]!r} ({first}) in {where}. Keep one."
                 )
-
-
-def read_names(path: Path) -> list[str]:
-    """Returns the class names in a text file: label 0 in line 1, label 1 in line 2, and so on.
-
-    Raises UserError for blank lines between names, which would shift the labels after them.
-    """
-    numbers, names = zip(*read_lines(path), strict=True)
-    if numbers[-1] != len(names):
-        raise UserError(
-            f"{path} has a blank line among its {len(names)} names, so labels and names would not "
-            "match. Expected the name of label 0 in line 1, and so on."
-        )
-    return list(names)
-
-
-def same_names(names: Sequence[str]) -> list[str]:
-    """Returns a note if classes share a name, as "missile" in common lists of ImageNet, or [].
-
-    Names are compared as the prompts spell them, with "_" read as a space.
-    """
-    spelled = [name.replace("_", " ") for name in names]
-    shared = [name for name, count in Counter(spelled).items() if count > 1]
-    if not shared:
-        return []
-    labels = [i for i, name in enumerate(spelled) if name == shared[0]]
-    return [
-        f"Classes that share a name start from the same text: {len(shared)} such, as {shared[0]!r} "
-        f"of the labels {', '.join(map(str, labels))}."
-    ]
+                faults.append(Fault("one path, two labels", path, cause, stops=True))
+    return faults
 
 
 def check_text(text: str, location: str) -> str:

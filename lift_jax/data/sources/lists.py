@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lift_jax.data.names import files as files_of_names
 from lift_jax.data.sources import labelled_paths
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.paths import file, folder, read_lines
@@ -19,7 +20,8 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
 
     Each line is `path label`. The path is relative to `data.root` or absolute; it may hold spaces
     and lead out of the root (`../`). Labels count from 0. `data.class_names` is a text file with
-    one name in each line; without it, classes are named "class 0" and so on. A relative list is
+    one name in each line; without it, classes are named "class 0" and so on, which gives no
+    prompts. A relative list is
     looked for in the working directory, then in `data.root`. The lists of the literature are not
     shipped: ImageNet-LT (115,846 training, 20,000 validation and 50,000 test images of 1,000
     classes), Places-LT (62,500, 7,300 and 36,500 images of 365 classes) and iNaturalist 2018
@@ -32,14 +34,18 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
         if split != "val" or settings.val_list
     }
     read = {split: read_list(path) for split, path in files.items()}
+    notes: list[str] = []
     if settings.class_names:
         source = file(root, settings.class_names, "data.class_names")
-        names = labelled_paths.read_names(source)
+        found = files_of_names.read(source, settings.clean_names)
+        names, notes = found.names, found.notes
         why = f"{source} names {len(names)} classes"
+        notes += first_label([c for split in read.values() for c in split.labels], names)
     else:
         names = [f"class {c}" for c in range(gapless(read["train"].labels, files["train"]))]
         why = f"the labels of {files['train']} stop at {len(names) - 1}"
-    return labelled_paths.dataset(root, read, names, why)
+    named = bool(settings.class_names)
+    return labelled_paths.dataset(root, read, names, why, notes=notes, named=named)
 
 
 def read_list(path: Path) -> LabelledPaths:
@@ -63,6 +69,14 @@ def checked_label(digits: str, place: str) -> int:
     if len(digits.lstrip("0")) > DIGITS:
         raise UserError(f"{place}: the label {digits[:40]} is too large.")
     return int(digits.lstrip("0") or "0")
+
+
+def first_label(labels: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Returns a warning if labels beside a file of names seem to count from 1, or []."""
+    told = labelled_paths.from_one(labels)
+    if not told or max(labels) >= len(names):  # the latter is an error
+        return []
+    return [f"Warning: no image has the label 0, {names[0]!r}.{told}"]
 
 
 def gapless(labels: Sequence[int], source: Path) -> int:

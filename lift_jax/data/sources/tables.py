@@ -4,14 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+from lift_jax.data.names import files, same
+from lift_jax.data.names.files import NameFile
 from lift_jax.data.sources import labelled_paths, paths
 from lift_jax.data.sources.folder_index import natural_key
-from lift_jax.data.sources.folders import tested
+from lift_jax.data.sources.folders import with_test
 from lift_jax.data.sources.labelled_paths import LabelledPaths
-from lift_jax.data.sources.lists import checked_label, gapless
+from lift_jax.data.sources.lists import checked_label, first_label, gapless
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
@@ -52,8 +53,12 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     source, given = sources["train"], None
     if settings.class_names:
         source = paths.file(root, settings.class_names, "data.class_names")
-        given = labelled_paths.read_names(source)
+        given = files.read(source, settings.clean_names)
     labels, names = _labels([row for _, row in rows], train, given, source)
+    notes = given.notes if given else []
+    if given and all("label" in row for _, (_, row) in rows):
+        notes += first_label(labels, names)
+    named = given is not None or all("class" in row for _, (_, row) in rows)
     read = {}
     for split in ("train", "test", "val"):
         kept = [
@@ -65,11 +70,11 @@ def table(settings: DataSettings, seed: int) -> Dataset:
             read[split] = (
                 LabelledPaths(*zip(*kept, strict=True)) if kept else LabelledPaths((), (), ())
             )
-    data = labelled_paths.dataset(root, read, names, f"{source} has {len(names)}")
+    why = f"{source} has {len(names)}"
+    data = labelled_paths.dataset(root, read, names, why, notes=notes, named=named)
     if len(data.test):
         return data
-    train, test = tested(data.train, settings.test_share, seed, sources["train"])
-    return replace(data, train=train, test=test)
+    return with_test(data, settings.test_share, seed, sources["train"])
 
 
 # --- rows ---
@@ -152,7 +157,7 @@ def _split(row: Row) -> str:
 
 
 def _labels(
-    rows: list[Row], train: list[Row], given: list[str] | None, source: Path
+    rows: list[Row], train: list[Row], given: NameFile | None, source: Path
 ) -> tuple[list[int], list[str]]:
     """Returns the label of every row and the class names.
 
@@ -168,27 +173,45 @@ def _labels(
     for label, (place, row) in zip(labels, rows, strict=True):
         if named and (first := told.setdefault(label, row["class"])) != row["class"]:
             raise UserError(
-                f"{place}: the label {label} has the class {row['class']!r}, but {first!r} before. "
-                "A label has one class."
+                f"{place}: the label {label} has the class {row['class']!r}, but {first!r} before"
+                f"{same.twin(row['class'], [first])}. A label has one class."
             )
     if given is None:
         many = gapless([_label(*row) for row in train], source)
         return labels, [told.get(c, f"class {c}") for c in range(many)]
     for label, name in told.items():
-        if label < len(given) and given[label] != name:
+        if label < len(given.names) and not _same_class(name, given, label):
             raise UserError(
-                f"The label {label} is {name!r} in the table but {given[label]!r} in {source}."
+                f"The label {label} is {name!r} in the table but {given.names[label]!r} in "
+                f"{source}."
             )
-    return labels, given
+    return labels, given.names
+
+
+def _same_class(name: str, given: NameFile, label: int) -> bool:
+    """Returns True if a name is that of a label in a file of names, or the key in its line."""
+    alike = same.key(name) == same.key(given.names[label])
+    return alike or bool(files.match([given.lines[label]], [name])[0][0])
 
 
 def _by_name(
-    rows: list[Row], train: list[Row], given: list[str] | None, source: Path
+    rows: list[Row], train: list[Row], given: NameFile | None, source: Path
 ) -> tuple[list[int], list[str]]:
-    names = given or sorted({row["class"] for _, row in train}, key=natural_key)
-    label = {name: i for i, name in enumerate(names)}
+    places: dict[str, str] = {}
+    for place, row in rows:
+        places.setdefault(row["class"], place)
+    if two := same.alike(places):
+        raise UserError(
+            f"{places[two[1]]}: the classes {same.pair(*two)} look like one; the first is in "
+            f"{places[two[0]]}. Spell them alike."
+        )
+    if given is None:
+        keys = names = sorted({row["class"] for _, row in train}, key=natural_key)
+    else:
+        keys, names = given.by_key(places)
+    label = {name: i for i, name in enumerate(keys)}
     if len(label) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name in keys if keys.count(name) > 1)
         raise UserError(
             f"{source} has the name {twice!r} twice, so the class of an image is not known by it. "
             "Give the table a column 'label'."

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lift_jax.data.sources import labelled_paths, paths
+from lift_jax.data.names import files as files_of_names
+from lift_jax.data.names.same import shared_names
+from lift_jax.data.sources import paths
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import DiskError, UserError, unknown
 from lift_jax.output.terminal import Terminal, track
@@ -67,14 +69,16 @@ def tfds(settings: DataSettings, seed: int) -> Dataset:
     info = _builder(str(home)).info
     _check_format(info, home, root)
     image, label = _features(info, home)
+    notes: list[str] = []
     names, why = list(info.features[label].names), f"{home} has {info.features[label].num_classes}"
     if settings.class_names:
         source = paths.file(root, settings.class_names, "data.class_names")
-        names = labelled_paths.read_names(source)
+        given = files_of_names.read(source, settings.clean_names)
+        names, notes = given.names, given.notes
         if len(names) != info.features[label].num_classes:
             raise UserError(f"{source} names {len(names)} classes, but {why}.")
     full = [name for name, split in info.splits.items() if split.num_examples]
-    notes, found = labelled_paths.same_names(names), {}
+    notes, found = [*notes, *shared_names(names)], {}
     for split in (each for each in ("train", "test", "validation") if each in full):
         if split == "test" and "validation" in full and _first(home, split, image, label) < 0:
             notes.append(f"The test split of {home} has no labels: tested on 'validation'.")

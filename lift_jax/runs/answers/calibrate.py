@@ -65,6 +65,19 @@ def calibrate(run: Path, keep: float, coverage: float, console: Console) -> Path
         return write(settings, setup, state, run, console, keep, coverage)
 
 
+def after_training(
+    settings: Settings, setup: Setup, state: State, workdir: Path, console: Console
+) -> None:
+    """Writes calibration.json of a state, or prints a line if there is no validation split.
+
+    It comes before the results of the test, without which a run does not count as finished.
+    """
+    if setup.data.val is None:
+        console.print(f"Not calibrated: {NO_SPLIT}.")
+    else:
+        write(settings, setup, state, workdir, console)
+
+
 def write(
     settings: Settings, setup: Setup, state: State, workdir: Path, console: Console,
     keep: float = KEEP, coverage: float = COVERAGE,
