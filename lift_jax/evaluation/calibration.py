@@ -17,7 +17,7 @@ from lift_jax.evaluation import metrics
 
 BINS = 15  # of equal width, (lo, hi]; those of metrics.json are ten
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures that are tried
-ROWS = 4096  # images that are worked on at once, in float64
+NUMBERS = 2**22  # that are worked on at once, in float64
 
 
 class Temperature(NamedTuple):
@@ -127,8 +127,9 @@ def by_rows(work: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
 
 
 def _parts(first: np.ndarray, *others: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    for start in range(0, max(1, len(first)), ROWS):
-        rows = slice(start, start + ROWS)
+    size = max(1, NUMBERS // max(1, first.shape[1]))
+    for start in range(0, max(1, len(first)), size):
+        rows = slice(start, start + size)
         yield first[rows].astype(np.float64), *(other[rows] for other in others)
 
 

@@ -33,11 +33,18 @@ MOST_MEANS = 10**6  # numbers of all class means; with more of them `cosine` is 
 
 
 def scores_of_logits(
-    logits: Float[np.ndarray, "n c"], score: str, temperature: float
+    logits: Float[np.ndarray, "n c"],
+    score: str,
+    temperature: float,
+    known: Bool[np.ndarray, " c"] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Returns a score of each image by its logits, in float32, in which scores are kept."""
+    """Returns a score of each image by its logits, in float32, in which scores are kept.
+
+    `known` are the classes that count; None for all.
+    """
 
     def of_rows(z: np.ndarray) -> np.ndarray:
+        z = z if known is None else z[:, known]
         if score == "max_logit":
             return z.max(axis=1)
         if score == "energy":
@@ -115,7 +122,7 @@ def choose_score(
         known[part] = False
         inside = known[labels]
         for score in SCORES[:3]:
-            found = scores_of_logits(logits[:, known], score, temperature)
+            found = scores_of_logits(logits, score, temperature, known)
             areas[score].append(auroc(found[inside], found[~inside]))
         if classes * features.shape[1] <= MOST_MEANS:
             found = cosines_left_out(features, labels, classes, known)

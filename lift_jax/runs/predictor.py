@@ -94,8 +94,8 @@ class Predictor:
             work; None for the run's own setting (test.tte).
         batch: batch size.
 
-    Raises UserError as `restored.load` does, and for a calibration.json that is damaged or belongs
-    to another checkpoint.
+    Raises UserError as `restored.load` does, and for a damaged calibration.json. One of another
+    checkpoint is not used, and a warning says so.
     """
 
     def __init__(self, workdir: str | Path, *, tte: bool | None = None, batch: int = 64):

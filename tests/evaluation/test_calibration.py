@@ -57,7 +57,7 @@ def test_the_ends(logits, labels, expected):
 def test_rows_are_worked_on_in_parts(monkeypatch):
     logits, labels = drawn(5, 300, 2)
     whole = fit_temperature(logits, labels).value, calibration.confidence(logits, 2.0)
-    monkeypatch.setattr(calibration, "ROWS", 7)
+    monkeypatch.setattr(calibration, "NUMBERS", 35)  # seven rows
     assert fit_temperature(logits, labels).value == pytest.approx(whole[0], rel=1e-9)
     np.testing.assert_array_equal(calibration.confidence(logits, 2.0), whole[1])
 

@@ -182,13 +182,17 @@ def test_a_damaged_one_is_refused(damage, words, run, images, tmp_path, capsys):
     assert NAME in capsys.readouterr().err
 
 
-def test_one_of_another_checkpoint_is_refused(run, tmp_path, capsys):
+def test_one_of_another_checkpoint_is_not_used(run, images, tmp_path, capsys):
+    """As while a run goes on that was calibrated on its way."""
     copy, content = copied(run, tmp_path), calibration_file.read(run)
     calibration_file.write(copy, content | {"weights": content["weights"] ^ 1})
-    said = fails(capsys, "predict", f"--run={copy}", run)
-    assert "holds no image" in said  # first of all
-    with pytest.raises(UserError, match="another checkpoint.*calibrate --run="):
-        lift_jax.Predictor(copy)
+    found = lift_jax.Predictor(copy, tte=False).predict(images)
+    assert "belongs to another checkpoint" in capsys.readouterr().err
+    (copy / NAME).unlink()
+    predictor = lift_jax.Predictor(copy, tte=False)
+    assert found == predictor.predict(images) != lift_jax.Predictor(run, tte=False).predict(images)
+    with pytest.raises(UserError, match="lift-jax calibrate --run="):
+        predictor.predict(images, unknown=True)
 
 
 def test_the_same_command_makes_a_damaged_one_anew(run, tmp_path, capsys):

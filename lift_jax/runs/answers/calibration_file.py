@@ -104,8 +104,8 @@ def damaged(workdir: Path) -> bool:
 def view_of(workdir: Path, weights: int, classes: int, crops: bool) -> View | None:
     """Returns the calibration of a run for one crop or several, None if there is none.
 
-    A warning says so where the other one is there. Raises UserError if the file is damaged, or
-    belongs to other weights than those (their `checkpoint.weights_checksum`).
+    `weights` is the `checkpoint.weights_checksum` of the run. A warning says so where the file has
+    a calibration of the other kind, or of other weights. Raises UserError if it is damaged.
     """
     content = read(workdir)
     if content is None:
@@ -113,7 +113,11 @@ def view_of(workdir: Path, weights: int, classes: int, crops: bool) -> View | No
     path = workdir / NAME
     again = f"Run `lift-jax calibrate --run={workdir}` again."
     if content.get("weights") != weights:
-        raise UserError(f"{path} belongs to another checkpoint than the one that is used. {again}")
+        atomic.warn(
+            f"{path} belongs to another checkpoint than the one that is used, so these answers are "
+            f"not calibrated. {again}"
+        )
+        return None
     found = content.get("crops" if crops else "one_crop")
     if found is None:
         atomic.warn(

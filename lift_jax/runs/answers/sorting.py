@@ -5,6 +5,7 @@ as after a kill, give the same files: a file that is there with the same content
 """
 
 import filecmp
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ class Sorter:
         names = folder_names(class_names, [UNKNOWN] * unknown)
         self._folders = dict(zip(class_names, names, strict=True))
         self._link = link
-        self._given: set[tuple[str, str]] = set()  # folder and name of what this one has sorted
+        self._given: set[Path] = set()  # where this one has put images
+        self._number: dict[Path, int] = {}  # the next number, of a place that is taken
+        self._clean: dict[Path, bool] = {}  # True where no killed process has left a file
 
     def sort(self, image: Path, one: Prediction) -> Path | None:
         """Copies or links an image into the folder of its answer; returns where it lies then.
@@ -52,18 +55,28 @@ class Sorter:
                     f"{folder} leads out of {self._into} (--sort-into), to {folder.resolve()}. "
                     "Remove that link, or give another folder."
                 )
-            target, number = folder / image.name, 2
-            while not self._is_free(target, image):
-                target = folder / f"{_cut(image.stem)}_{number}{image.suffix}"
-                number += 1
-            self._given.add((name, target.name))
+            if folder not in self._clean:
+                self._clean[folder] = not any(folder.glob(".*.tmp"))
+            target = self._place(folder, image)
             if not os.path.lexists(target):
                 self._put(image, target)
         return target
 
+    def _place(self, folder: Path, image: Path) -> Path:
+        """Returns where an image goes in a folder: under its name, or that with a number."""
+        first = target = folder / image.name
+        for number in itertools.count(self._number.get(first, 1)):
+            if number > 1:
+                target = folder / f"{_cut(image.stem)}_{number}{image.suffix}"
+            if self._is_free(target, image):
+                self._number[first] = number + 1
+                break
+        self._given.add(target)
+        return target
+
     def _is_free(self, target: Path, image: Path) -> bool:
         """Returns True if an image may have a place: it is empty, or holds the image already."""
-        if (target.parent.name, target.name) in self._given:
+        if target in self._given:
             return False
         if not os.path.lexists(target):
             return True
@@ -75,7 +88,7 @@ class Sorter:
         if self._link:
             os.symlink(_address(image), target)
             return
-        with atomic.replacement(target) as temporary:
+        with atomic.replacement(target, self._clean[target.parent]) as temporary:
             shutil.copyfile(image, temporary)
 
 
