@@ -309,11 +309,16 @@ def show(names: Sequence[str], found: Sequence[Prediction], console: Console) ->
     table.add_column("image", overflow="fold")
     for rank in range(max((len(one.labels) for one in found), default=0) or 1):
         table.add_column("then" if rank else "class", overflow="fold")
+    if with_sets := any(one.prediction_set is not None for one in found):
+        table.add_column("set", overflow="fold")
     for name, one in zip(names[:SHOWN], found, strict=False):
         pairs = zip(one.labels, one.probabilities, strict=True)
         cells = [f"{label} {100 * share:.1f} %" for label, share in pairs] or ["cannot be read"]
         if one.unknown:
             cells[0] = f"unknown (nearest: {cells[0]})"
+        if with_sets:
+            cells += [""] * (len(table.columns) - 2 - len(cells))
+            cells.append(", ".join(one.prediction_set or ()))
         table.add_row(*map(printable, (name, *cells)))
     console.print(table)
     if len(names) > SHOWN:

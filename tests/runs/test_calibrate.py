@@ -272,11 +272,28 @@ def test_the_command(run, images, tmp_path, capsys, monkeypatch):
     assert "no name of an image" in fails(capsys, "predict", f"--run={run}", "-")
 
 
-def test_an_option_alone_takes_no_image(run, images, tmp_path):
+def test_an_option_alone_takes_no_image(run, images, tmp_path, capsys):
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     to = f"--to={tmp_path}/a.csv"
     run_command("predict", f"--run={run}", "--unknown", tmp_path / "a.png", to, "--sets")
     assert (tmp_path / "a.csv").read_text().startswith("image,class_1")
+    assert "│ set " in capsys.readouterr().out.replace("┃", "│")
+
+
+def test_images_are_sorted(run, images, tmp_path, capsys):
+    for i, image in enumerate(images):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "in" / f"{i:02}.png")
+    (tmp_path / "in" / "torn.png").write_bytes(b"no")
+    options = [f"--run={run}", "--no-tte", tmp_path / "in", "--unknown=0.5"]
+    found = lift_jax.Predictor(run, tte=False).predict(images, unknown=0.5)
+    for _ in range(2):
+        said = fails(capsys, "predict", *options, f"--sort-into={tmp_path}/out")
+        assert "1 of 21 images could not be read" in said
+        lying = sorted((path.name, path.parent.name) for path in (tmp_path / "out").rglob("*.png"))
+        assert lying == [(f"{i:02}.png", one.answer) for i, one in enumerate(found)]
+    said = fails(capsys, "predict", *options, f"--sort-into={tmp_path}/in/out")
+    assert "Give a folder beside it" in said
 
 
 def test_the_report_shows_it(run, tmp_path):
