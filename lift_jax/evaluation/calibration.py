@@ -5,12 +5,13 @@ least negative log-likelihood on the validation images. It changes no answer, fo
 classes stays. Reliability compares the confidence of answers with their accuracy, in bins.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import log_softmax, softmax
 
 from lift_jax.evaluation import metrics
@@ -25,12 +26,20 @@ class Temperature(NamedTuple):
 
     Attributes:
         value: T, by which logits are divided.
-        at_bound: "lowest" or "highest" if the best T may lie beyond the range that is tried, as it
-            does where every answer is right; else "".
+        at_bound: "lowest" or "highest" if the best T may lie beyond the range that is tried; else
+            "".
     """
 
     value: float
     at_bound: str = ""
+
+    @property
+    def applied(self) -> float:
+        """Returns T for new images: 1 at the lowest bound, where every answer is right, or nearly.
+
+        Those images cannot tell it, and T there would call every answer certain.
+        """
+        return 1.0 if self.at_bound == "lowest" else self.value
 
 
 def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Temperature:
@@ -57,8 +66,11 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " 
         return Temperature(LOWEST, "lowest")
     if at_highest >= 0:
         return Temperature(HIGHEST, "highest")
-    found = brentq(lambda log_t: slope(np.exp(log_t)), np.log(LOWEST), np.log(HIGHEST), xtol=1e-12)
-    return Temperature(float(np.exp(found)))
+    bracket = math.log(LOWEST), math.log(HIGHEST)
+    found = root_scalar(
+        lambda log_t: slope(math.exp(log_t)), bracket=bracket, method="brentq", xtol=1e-12
+    )
+    return Temperature(math.exp(found.root))
 
 
 def log_likelihood_loss(

@@ -48,7 +48,7 @@ def scores_of_logits(
         if score == "max_logit":
             return z.max(axis=1)
         if score == "energy":
-            return logsumexp(z, axis=1)
+            return np.asarray(logsumexp(z, axis=1))
         return softmax(z / temperature, axis=1).max(axis=1)
 
     return by_rows(of_rows, logits).astype(np.float32)

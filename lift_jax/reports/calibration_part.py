@@ -67,7 +67,8 @@ def _facts(
 ) -> list[tuple[str, str]]:
     """Returns names and values of what predict goes by."""
     unknown, sets = view["unknown"], view["sets"]
-    bound = f" (the {view['at_bound']} that is tried)" if view["at_bound"] else ""
+    best = f"{view['best_temperature']:g}, the {view['at_bound']} that is tried"
+    bound = f" (the best is {best}: the split cannot tell it)" if view["at_bound"] else ""
     return [
         ("Answers from", "several crops" if crops else "one crop"),
         ("Temperature", f"{view['temperature']:.3f}{bound}"),

@@ -51,7 +51,10 @@ def test_it_is_that_of_another_optimiser_and_of_a_grid(temperature):
     ],
 )
 def test_the_ends(logits, labels, expected):
-    assert fit_temperature(np.float32(logits), np.array(labels, int)) == expected
+    found = fit_temperature(np.float32(logits), np.array(labels, int))
+    assert found == expected
+    # where all is right, new answers are not called certain
+    assert found.applied == (1.0 if found.at_bound == "lowest" else found.value)
 
 
 def test_rows_are_worked_on_in_parts(monkeypatch):

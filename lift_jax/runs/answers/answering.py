@@ -88,7 +88,7 @@ class Answering:
         return found
 
     def _names(self, classes: np.ndarray) -> tuple[str, ...]:
-        return tuple(self.class_names[c] for c in classes)
+        return tuple(self.class_names[int(c)] for c in classes)
 
     def _strange(self, logits: np.ndarray, embedded: np.ndarray) -> np.ndarray:
         """Returns True for each image that is unknown."""

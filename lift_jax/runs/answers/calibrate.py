@@ -89,19 +89,19 @@ def write(
     data = setup.data
     assert data.val is not None  # the caller has checked
     evaluator = results.make_evaluator(settings, setup, console)
-    tuned, views = results.tuned_candidate(setup, state), {}
+    tuned, images = results.tuned_candidate(setup, state), np.zeros(0, int)
+    views: dict[str, Any] = {"one_crop": None, "crops": None}
     for name in ("one_crop", "crops")[: 1 + settings.test.tte]:
         outputs = evaluator.outputs(tuned, state.tuned, data.val, crops=name == "crops")
         if not len(outputs.labels):
             raise UserError("No validation image can be read (data.on_bad_image=skip).")
         views[name] = measure(outputs, data, settings.loss.name, keep, coverage)
-        show(views[name], name, len(outputs.labels), keep, console)
+        images = np.bincount(outputs.labels, minlength=len(data.counts))
+        show(views[name], name, int(images.sum()), keep, console)
     content = {
-        "version": VERSION, "split": "validation", "images": len(outputs.labels),
-        "keep": keep, "coverage": coverage, **{"one_crop": None, "crops": None}, **views,
-        "train_counts": data.counts.tolist(),
-        "class_images": np.bincount(outputs.labels, minlength=len(data.counts)).tolist(),
-        "weights": weights_checksum(state.tuned),
+        "version": VERSION, "split": "validation", "images": int(images.sum()), "keep": keep,
+        "coverage": coverage, **views, "train_counts": data.counts.tolist(),
+        "class_images": images.tolist(), "weights": weights_checksum(state.tuned),
     }  # fmt: skip
     if jax.process_index() == 0:
         calibration_file.write(workdir, content)
@@ -114,9 +114,10 @@ def measure(
     """Returns the calibration of the answers from one view, as calibration.json holds it."""
     logits, _, labels = outputs
     found = calibration.fit_temperature(logits, labels)
-    temperatures = {"before": 1.0, "after": found.value}
+    temperatures = {"before": 1.0, "after": found.applied}
     return {
-        "temperature": found.value,
+        "temperature": found.applied,
+        "best_temperature": found.value,
         "at_bound": found.at_bound,
         "loss": {
             when: calibration.log_likelihood_loss(logits, labels, t)
@@ -126,7 +127,7 @@ def measure(
             when: calibration.reliability_by_group(logits, labels, t, data.group_counts)
             for when, t in temperatures.items()
         },
-        "unknown": measure_unknown(outputs, found.value, keep),
+        "unknown": measure_unknown(outputs, found.applied, keep),
         "sets": measure_sets(outputs, data, loss, coverage),
     }
 
@@ -159,30 +160,32 @@ def measure_unknown(outputs: Outputs, temperature: float, keep: float) -> dict[s
 def measure_sets(outputs: Outputs, data: Dataset, loss: str, coverage: float) -> dict[str, Any]:
     """Returns the thresholds of prediction sets for each score, and what the default one gives."""
     logits, _, labels = outputs
-    found: dict[str, Any] = {"score": conformal.default_score(loss), "weight": conformal.WEIGHT}
-    for score in conformal.SCORES:
-        scores = conformal.true_scores(logits, labels, score, data.counts)
-        order = np.lexsort((scores, labels))
-        classes = conformal.class_quantiles(scores, labels, len(data.counts), coverage)
+    classes, taken = len(data.counts), conformal.default_score(loss)
+    found: dict[str, Any] = {"score": taken, "weight": conformal.WEIGHT}
+    scores = {s: conformal.true_scores(logits, labels, s, data.counts) for s in conformal.SCORES}
+    for score, of_images in scores.items():
+        own = conformal.class_quantiles(of_images, labels, classes, coverage)
         found[score] = {
-            "all": conformal.quantile(scores, coverage),
-            "classes": [float(f"{q:.9g}") for q in classes],
-            "scores": packed(scores[order]),
+            "all": conformal.quantile(of_images, coverage),
+            "classes": [float(f"{limit:.9g}") for limit in own],  # of float32
+            "scores": packed(of_images[np.lexsort((of_images, labels))]),
         }
-        if score == found["score"]:
-            limits = conformal.thresholds(scores, labels, len(data.counts), coverage)
-            sizes = calibration.by_rows(
-                lambda z: (conformal.class_scores(z, score, data.counts) <= limits).sum(axis=1),  # noqa: B023
-                logits,
-            )
-            found |= {"mean_size": float(sizes.mean()), "covered": {}}
-            inside, members = scores <= limits[labels], metrics.groups(data.group_counts)
-            rows = {"overall": np.ones(len(labels), bool)}
-            rows |= {name: chosen[labels] for name, chosen in members.items()}
-            for name, chosen in rows.items():
-                share = 100 * float(inside[chosen].mean()) if chosen.any() else None
-                found["covered"][name] = share
-    return found
+    limits = conformal.thresholds(scores[taken], labels, classes, coverage)
+
+    def sizes(z: np.ndarray) -> np.ndarray:
+        return (conformal.class_scores(z, taken, data.counts) <= limits).sum(axis=1)
+
+    inside = scores[taken] <= limits[labels]
+    members = metrics.groups(data.group_counts)
+    rows = {"overall": np.ones(len(labels), bool)}
+    rows |= {name: chosen[labels] for name, chosen in members.items()}
+    return found | {
+        "mean_size": float(calibration.by_rows(sizes, logits).mean()),
+        "covered": {
+            name: 100 * float(inside[chosen].mean()) if chosen.any() else None
+            for name, chosen in rows.items()
+        },
+    }
 
 
 def show(view: Mapping[str, Any], name: str, images: int, keep: float, console: Console) -> None:
@@ -196,7 +199,9 @@ def show(view: Mapping[str, Any], name: str, images: int, keep: float, console: 
         f"{sets['mean_size']:.1f} classes on average."
     )
     if view["at_bound"]:
+        kept = " Predict leaves the probabilities as they are." * (view["temperature"] == 1)
         console.print(
-            f"Warning: the temperature is the {view['at_bound']} that is tried. The validation "
-            "split is too small or too easy to tell it: take its probabilities with care."
+            f"Warning: the best temperature is the {view['at_bound']} that is tried, "
+            f"{view['best_temperature']:g}: the validation split is too small, too easy or too "
+            f"hard to tell it.{kept}"
         )
