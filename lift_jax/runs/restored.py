@@ -60,10 +60,7 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
         names = check_names(settings)
     except UserError as e:
         raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
-    sizes: dict[str, Any] = {}
-    if settings.model.resolution:
-        sizes["resolution"] = settings.model.resolution
-    backbone = load_backbone(settings.model.backbone, **sizes)
+    backbone = load_backbone(settings.model.backbone, **settings.model.loading)
     visual = nnx.clone(backbone.visual)
     head = empty_head(settings, backbone, class_names)
     model = assemble(visual, head, names, settings.tuner, len(class_names), rngs=nnx.Rngs(0)).model
@@ -116,9 +113,9 @@ def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str
             f"{file}: data_summary.backbone_fingerprint is {shown(backbone_fingerprint)}; expected "
             "text. Put back the file that the run wrote."
         )
-    for key in all_entries():
+    for key, entry in all_entries().items():
         group, _, name = key.rpartition(".")
-        if name not in (about.get(group, {}) if group else about):
+        if entry.about.before is None and name not in (about.get(group, {}) if group else about):
             raise UserError(
                 f"{file} lacks the setting {name!r} ({key}): another version of lift_jax wrote it. "
                 "Use that version, or add the setting (`lift-jax settings` lists them all)."

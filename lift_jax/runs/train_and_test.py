@@ -16,6 +16,7 @@ from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
 from lift_jax.settings.common import common_settings
+from lift_jax.settings.parse import as_begun
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import disk
 from lift_jax.training import checkpoint, loop, losses
@@ -48,6 +49,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if saved is not None:  # before anything slow
             # by process 0, since places of files may be others elsewhere
             processes.from_first(lambda: folder.check_config(saved, settings.written, workdir))
+            settings = as_begun(settings, saved)
         setup = build(settings, console, fresh=saved is None and mode != "zero_shot")
         if mode == "zero_shot":
             if setup.zero_shot is None:

@@ -12,6 +12,7 @@ from lift_jax.settings.rules import check_rules, tuners_of_texts
 from lift_jax.settings.schema import (
     GROUPS,
     Settings,
+    all_entries,
     check_value,
     entries,
 )
@@ -72,12 +73,32 @@ def typed(written: Mapping[str, Any]) -> Settings:
                 "setting", f"{group}.{more[0]}".strip("."), [e.key for e in known.values()]
             )
         for name, entry in known.items():
-            if name not in given:
+            if name not in given and entry.about.before is None:
                 raise UserError(f"The config lacks the setting {entry.key!r}.")
-        return {name: check_value(entry, given[name]) for name, entry in known.items()}
+        return {
+            name: check_value(entry, given.get(name, entry.about.before))
+            for name, entry in known.items()
+        }
 
     groups = {name: group(**values(name)) for name, group in GROUPS.items()}
     return Settings(**values(""), **groups, written=written)
+
+
+def as_begun(settings: Settings, saved: Mapping[str, Any]) -> Settings:
+    """Returns the settings of a run that continues, by the config that it began with.
+
+    A setting that came after the run began keeps the meaning that it had then (`About.before`).
+    """
+    written = {**settings.written}
+    for key in _came_later():
+        group, _, name = key.rpartition(".")
+        if name not in saved.get(group, {}):
+            written[group] = {k: v for k, v in written[group].items() if k != name}
+    return parse(written)
+
+
+def _came_later() -> list[str]:
+    return [key for key, entry in all_entries().items() if entry.about.before is not None]
 
 
 def resolve(settings: Settings, written: Mapping[str, Any]) -> Settings:
@@ -100,13 +121,16 @@ def resolve(settings: Settings, written: Mapping[str, Any]) -> Settings:
 def differences(
     saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """Lists "key: saved -> current" for each value that differs between two configs as dicts."""
-    lines = []
+    """Lists "key: saved -> current" for each value that differs between two configs as dicts.
+
+    A setting that came after one of the two was written does not count as a difference.
+    """
+    lines, later = [], _came_later()
     for key in sorted(saved.keys() | current.keys()):
         a, b = saved.get(key, "absent"), current.get(key, "absent")
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
+        elif a != b and ((key in saved and key in current) or f"{prefix}{key}" not in later):
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
 

@@ -36,6 +36,8 @@ class About:
         path: True for a text that is, or may be, a path or an address.
         by_method: True if LIFT and LIFT+ differ in it.
         only_for: the value of the group's `name` (or one of several tuners) that has this option.
+        before: for a setting that came later, the value that says what runs did before. A config
+            of theirs lacks the setting, and goes on to mean this value.
         settable: False for a field that is not a setting of its group.
     """
 
@@ -48,6 +50,7 @@ class About:
     path: bool = False
     by_method: bool = False
     only_for: str = ""
+    before: Any = None
     settable: bool = True
 
     @property
@@ -67,6 +70,23 @@ class About:
         above = value > self.low if "low" in self.exclusive else value >= self.low
         below = value < self.high if "high" in self.exclusive else value <= self.high
         return above and below
+
+
+def three_numbers(key: str, text: str) -> tuple[float, ...]:
+    """Returns the three numbers that a text of the form 0.485,0.456,0.406 holds; () if it is empty.
+
+    Raises UserError, which names the key, for any other text.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(",") if text)
+    except ValueError:
+        numbers = (math.nan,)
+    if len(numbers) not in (0, 3) or not all(map(math.isfinite, numbers)):
+        raise UserError(
+            f"{key} is {shown(text)}; expected three numbers of red, green and blue with commas "
+            "between them, like 0.485,0.456,0.406."
+        )
+    return numbers
 
 
 def setting(default: Any, meaning: str, **about: Any) -> Any:
@@ -199,6 +219,18 @@ class ModelSettings:
         low=0,
         high=16_384,
     )
+    mean: str = setting(
+        "",
+        "Mean of the images' red, green and blue values, like 0.485,0.456,0.406, which is taken "
+        "from them. Empty: as the weights say, or as the run says where they do not.",
+        before="",
+    )
+    std: str = setting(
+        "",
+        "Standard deviation of the images' red, green and blue values, like 0.229,0.224,0.225, by "
+        "which they are divided. Empty: as the weights say.",
+        before="",
+    )
     tuned: str = setting(
         "",
         "File of tuned weights to start from: a checkpoint of the authors' code, or what "
@@ -211,6 +243,15 @@ class ModelSettings:
         "Precision of the frozen weights. auto: float32 on CPUs, bfloat16 on accelerators.",
         choices=("auto", "float32", "bfloat16"),
     )
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Returns the arguments of `load_backbone` that the settings give."""
+        numbers = {
+            key: three_numbers(f"model.{key}", getattr(self, key)) for key in ("mean", "std")
+        }
+        given = {"resolution": self.resolution, **numbers}
+        return {key: value for key, value in given.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

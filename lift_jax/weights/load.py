@@ -46,16 +46,19 @@ def load_backbone(
     """Loads a backbone by name ('clip_vit_b16', 'demo'), from the hub, a folder or a file.
 
     The sources are CLIP ViT and ResNet of OpenAI, Hugging Face and OpenCLIP; SigLIP and SigLIP 2;
-    ViT, DINOv2 and DINOv3 of Hugging Face; ViT and ResNet of timm; a folder that `convert` wrote;
-    and 'debug', which is small with random weights. 'owner/repository@revision' pins a hub
-    revision.
+    ViT, DINOv2 and DINOv3 of Hugging Face; DINOv2's and DINOv3's own files; ViT and ResNet of timm,
+    and others that are named like these (DINO, iBOT, MAE, MoCo, DeiT, torchvision's ResNets); a
+    folder that `convert` wrote; and 'debug', which is small with random weights.
+    'owner/repository@revision' pins a hub revision.
 
     Args:
         name_or_path: the name or path of the source.
         dtype: the dtype of the weights and of the computation; float32 by default.
         place: puts a leaf (path, values as stored) on its devices; replaces `dtype`.
-        **sizes: `resolution` in pixels, if not the pre-training's, and sizes that the source does
-            not state: `heads`, `text_heads`, `eps` and `activation` of bare state dicts.
+        **sizes: `resolution` in pixels, if not the pre-training's; `mean` and `std` of the images'
+            red, green and blue values, three numbers each, if not as the weights say; and sizes
+            that the source does not state: `heads`, `text_heads`, `eps` and `activation` of bare
+            state dicts.
 
     Raises:
         UserError: if the source cannot be downloaded or read, or is of no known kind; if a weight

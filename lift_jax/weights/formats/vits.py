@@ -13,7 +13,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import declared
+from lift_jax.weights.formats import declared, families
 from lift_jax.weights.formats.huggingface import ACTIVATIONS, image_statistics, says
 from lift_jax.weights.rename import Table, norm
 
@@ -160,11 +160,13 @@ def read_config(source: Source) -> BackboneConfig:
     expect(activation in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}")
     expect(registers or not stored.size, "num_register_tokens", f"that of {stored.shape} stored")
     resolution, notes = declared.whole_patches(where, c["image_size"], c["patch_size"])
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if kind == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
+    default = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if kind == "vit":  # which DINO, DeiT and others have, too
+        default = families.statistics(source)
     off = [key for key in _BIASES if not c.get(key, True)]
     vision = VisionConfig(
         resolution, c["patch_size"], width, c["num_hidden_layers"], heads, mlp,
-        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, mean, std),
+        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, **default),
         stem_bias=True, ln_pre=False, registers=registers, rope=rope, layer_scale=kind != "vit",
         gated=bool(c.get("use_swiglu_ffn") or c.get("use_gated_mlp")),
         unbiased=tuple(layer for key in off for layer in _BIASES[key]),
