@@ -81,8 +81,8 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
 def _backbone(settings: Settings, expected: str) -> Backbone:
     """Returns the backbone of a run, whose fingerprint should be the expected one.
 
-    Runs from before `model.mean` normalised the images of every bare ViT by mean and std 0.5. Theirs
-    is loaded in this way if its fingerprint then fits.
+    Runs from before `model.mean` normalised the images of every bare ViT by mean and std 0.5. This
+    is taken if the fingerprint fits then.
     """
     name = settings.model.backbone
     backbone = load_backbone(name, **settings.model.loading, tell=logging.info)
