@@ -1,5 +1,6 @@
 """Tests of the normalisation of bare weights: by what is in a file, by its name, or as given."""
 
+import argparse
 import json
 import shutil
 
@@ -51,7 +52,8 @@ def statistics(path, **sizes):
 DINO_HEAD = {"head.last_layer.weight_g": np.ones((4, 1), np.float16)}
 STUDENT = under("module.backbone.", vit()) | under("module.", DINO_HEAD)
 CONTENTS = {
-    "DINO": ({"student": STUDENT, "teacher": under("backbone.", vit()) | DINO_HEAD, "epoch": 1},
+    "DINO": ({"student": STUDENT, "teacher": under("backbone.", vit()) | DINO_HEAD, "epoch": 1,
+              "args": argparse.Namespace(arch="vit_small", crops=(0.4, 1.0), names=["a"])},
              IMAGENET, "as in weights of DINO.", "teacher is taken"),
     "iBOT": ({"state_dict": vit(masked_embed=(1, 192))}, IMAGENET, "as in weights of iBOT", ""),
     "iBOT's teacher": ({"teacher": vit()}, IMAGENET, "its state dict lay under 'teacher'", ""),
