@@ -107,22 +107,22 @@ def without_prefix(found: StateDict, where: str) -> StateDict:
         if found.tensors and all(name.startswith(word) for name in found.tensors):
             names = {name.removeprefix(word): tensor for name, tensor in found.tensors.items()}
             return without_prefix(replace(found, tensors=names), where)
-    prefixes = _prefixes(found.tensors)
-    if not prefixes:
+    before = prefixes(found.tensors)
+    if not before:
         return found
-    whole = [p for p in prefixes if all(name.startswith(p) for name in found.tensors)]
-    plain = sorted((p for p in prefixes if _rank(p) is not None), key=_rank)
-    if len(prefixes) > len(plain) and len(prefixes) > 1:
+    whole = [p for p in before if all(name.startswith(p) for name in found.tensors)]
+    plain = sorted((p for p in before if _rank(p) is not None), key=_rank)
+    if len(before) > max(1, len(plain)):
         raise UserError(
             f"{where} holds several image towers, whose names begin "
-            f"{', '.join(repr(p) for p in sorted(prefixes)[:5])}. Save the tensors of one alone."
+            f"{', '.join(repr(p) for p in before[:5])}. Save the tensors of one alone."
         )
     if not whole and not plain:
         return found  # the formats refuse it, which name what they found
     prefix = (whole or plain)[0]
     left_out = tuple(name for name in found.tensors if not name.startswith(prefix))
     notes = found.notes
-    if len(prefixes) > 1:
+    if len(before) > 1:
         others = ", ".join(repr(other) for other in plain[1:])
         notes += (
             f"{where} holds several towers: that under {prefix!r} is taken, not {others}. For "
@@ -137,7 +137,7 @@ def without_prefix(found: StateDict, where: str) -> StateDict:
     return replace(found, tensors=kept, prefix=prefix, left_out=left_out, notes=notes)
 
 
-def _prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
+def prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Returns the shortest prefixes before ANCHORS, none if a backbone begins at the root."""
     pattern = re.compile(rf"((?:[\w-]+\.)*?)(?:{'|'.join(map(re.escape, ANCHORS))})")
     found = {match[1] for name in tensors if (match := pattern.fullmatch(name[:500]))}

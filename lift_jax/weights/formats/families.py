@@ -108,6 +108,8 @@ def _dinov2(source: Source) -> str:
 
 
 def _in21k(source: Source) -> str:
+    if "pre_logits.fc.weight" in source.tensors:
+        return "it holds pre_logits.fc.weight"
     classes = source.tensors.get("head.weight")
     if classes is not None and classes.ndim == 2 and len(classes) in IN21K:
         return f"its head has the {len(classes):,} classes of ImageNet-21k"

@@ -4,11 +4,20 @@ Most of these have the names of a known kind with a few more, or even the same n
 shapes. They are told apart before anything is read, so that none is taken for a plain tower.
 """
 
+import math
 import re
 from pathlib import Path
 
 from lift_jax.errors import UserError
-from lift_jax.weights.files.source import CONFIG, MERGE, WEIGHTS, Source
+from lift_jax.weights.files.source import (
+    CONFIG,
+    MERGE,
+    OPEN_CLIP,
+    OPEN_CLIP_WEIGHTS,
+    WEIGHTS,
+    Source,
+)
+from lift_jax.weights.files.state_dicts import prefixes
 
 _HUGGING_FACE = "Give the same model in Hugging Face's layout (a folder with config.json)."
 _PLAIN_RESNET = "Give a plain ResNet: resnet50, resnet101 or resnet152 of torchvision or timm."
@@ -22,7 +31,7 @@ KINDS = (
      _PLAIN_VIT),
     (r".*relative_position_(bias_table|index)|.*\.rel_pos_bias\..*", "BEiT, data2vec or Swin, with "
      "relative positions", _PLAIN_VIT),
-    (r"blocks\.\d+\.(.*\.)?(gamma_[12]|[qv]_bias)", "BEiT, EVA, data2vec or DeiT III", _PLAIN_VIT),
+    (r"blocks\.\d+\.(.*\.)?(gamma_?\d|[qv]_bias)", "BEiT, EVA, data2vec or DeiT III", _PLAIN_VIT),
     (r"blocks\.\d+\.(.*\.)?(inner_attn_ln|ffn_ln|w12_\w+|fc1_[gx]|[qkv]_proj)\..*|"
      r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
@@ -34,6 +43,12 @@ KINDS = (
      "Give DINOv2's or DINOv3's own file, or Hugging Face's folder."),
     (r"fc_norm\..*", "a ViT whose feature is the mean of its tokens, as after fine-tuning MAE",
      "Give one whose feature is the class token, such as the pre-trained MAE."),
+    (r"(.*\.)?patch_embed\.(proj\.\d+|backbone)\..*", "a ViT with several convolutions in its stem",
+     "Give one that cuts its images into patches."),
+    (r"visual\.trunk\..*", "CLIP of OpenCLIP with an image tower of timm", _HUGGING_FACE),
+    (r"text\.(token_embedding|positional_embedding|transformer)\b.*", "OpenCLIP's layout of texts, "
+     f"without its {OPEN_CLIP}", f"Put the {OPEN_CLIP} of the same model beside it, name the file "
+     f"{OPEN_CLIP_WEIGHTS[0]} (or {OPEN_CLIP_WEIGHTS[1]} of PyTorch), and give its folder."),
     (r"(conv_proj|encoder\.layers\.encoder_layer_\d+)\..*|encoder\.pos_embedding",
      "torchvision's ViT, or SWAG's", "Give the same ViT in timm's or Hugging Face's layout."),
     (r"conv1\.\d+\..*", "a ResNet-C or -D, with three convolutions in its stem", _PLAIN_RESNET),
@@ -59,10 +74,16 @@ def check(source: Source) -> None:
     for pattern, kind, remedy in KINDS:
         if name := _first(source, pattern):
             raise UserError(
-                f"{source.where} holds {name:.80}, as {kind} does, which is not read. {remedy}"
+                f"{source.where} holds {name:.80}, a sign of {kind}, which is not read. {remedy}"
             )
     if name := _first(source, _TRANSFORMERS):
         raise UserError(f"{source.where} holds {name:.80}, {_config_missing(source)}")
+    if found := prefixes(source.tensors):
+        raise UserError(
+            f"{source.where} holds an image tower under {found[0]!r} beside other tensors, as no "
+            "model that is known. Save the tensors under that prefix alone, and give that file."
+        )
+    _check_vit(source)
     _check_resnet(source)
 
 
@@ -79,12 +100,28 @@ def _config_missing(source: Source) -> str:
         return (
             f"a name of transformers, whose sizes {CONFIG} states; expected {folder / CONFIG}, "
             f"found none. Put the {CONFIG} of the same model there (and its "
-            f"preprocessor_config.json), and give the folder {folder}."
+            f"preprocessor_config.json), and give that folder."
         )
     return (
         f"a name of transformers, whose sizes {CONFIG} states, and is not named like such weights. "
-        f"Name it {WEIGHTS[0]} (or {WEIGHTS[2]} if it is PyTorch's), and give the folder {folder}."
+        f"Name it {WEIGHTS[0]} (or {WEIGHTS[2]} if it is PyTorch's), and give its folder."
     )
+
+
+def _check_vit(source: Source) -> None:
+    """Raises UserError for a ViT of timm's naming whose class token, or its place, is missing."""
+    positions = source.tensors.get("pos_embed")
+    if positions is None or positions.ndim != 3 or "patch_embed.proj.weight" not in source.tensors:
+        return
+    places = positions.shape[1]
+    if "cls_token" not in source.tensors:
+        found = "is missing cls_token, as a ViT whose feature is the mean of its tokens"
+    elif math.isqrt(places - 1) ** 2 != places - 1 if places else True:
+        found = f"holds pos_embed of {places} places, which are no square and the class token"
+        found += ", as DeiT III's or a distilled DeiT's"
+    else:
+        return
+    raise UserError(f"{source.where} {found}. This is not read. {_PLAIN_VIT}")
 
 
 def _check_resnet(source: Source) -> None:
@@ -93,15 +130,21 @@ def _check_resnet(source: Source) -> None:
     last = source.tensors.get("layer1.0.conv3.weight")
     if conv is None or conv.ndim != 4 or last is None or last.ndim != 4:
         return
-    kind = ""
+    kind, tensors = "", source.tensors
+    if "layer1.0.bn1.weight" in tensors and "layer1.0.bn1.running_mean" not in tensors:
+        raise UserError(
+            f"{source.where} is missing layer1.0.bn1.running_mean: it has no statistics of its "
+            "BatchNorms, or GroupNorms in place of them, which are not read. Save the whole state "
+            f"dict (parameters and buffers). {_PLAIN_RESNET}"
+        )
     if conv.shape[1] != conv.shape[0]:
         kind = "a ResNeXt, with convolutions in groups"
     elif last.shape[0] == 2 * last.shape[1]:
         kind = "a wide ResNet, with bottlenecks of twice the width"
     if kind:
+        shapes = f"{conv.shape} for layer1.0.conv2.weight, {last.shape} for layer1.0.conv3.weight"
         raise UserError(
-            f"{source.where} holds layer1.0.conv2.weight of shape {conv.shape} and "
-            f"layer1.0.conv3.weight of shape {last.shape}, as {kind} does, which is not read. "
+            f"{source.where} has the shapes of {kind} ({shapes}), which is not read. "
             f"{_PLAIN_RESNET}"
         )
     found = re.search(_OTHER_RESNETS, source.path.name.lower())

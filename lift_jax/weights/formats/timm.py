@@ -21,7 +21,10 @@ from lift_jax.weights.rename import Table, ignored, linear, norm
 # the sizes that names and shapes of a ViT's weights do not show
 SIZES = ("heads", "eps", "activation")
 # Classifiers, and what pre-training by masks needs.
-IGNORED = (r"head\..*", r"fc\..*", "mask_token", "masked_embed", r"decoder_.*", bare.COUNTS)
+IGNORED = (
+    r"head\..*", r"fc\..*", r"pre_logits\..*", "mask_token", "masked_embed", r"decoder_.*",
+    bare.COUNTS,
+)  # fmt: skip
 
 _VIT_NAMES = r"(vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino)?"
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
@@ -176,7 +179,7 @@ def _resnet(source: Source) -> ResNetConfig:
     if not any(name.endswith(".conv3.weight") for name in source.tensors):
         raise UserError(
             f"{source.where} is a ResNet of two convolutions a block (18 or 34 layers); expected "
-            "bottlenecks of three (50, 101 or 152)."
+            "bottlenecks of three. Give one with 50, 101 or 152 layers."
         )
     return ResNetConfig(
         resolution=_pixels(source),
