@@ -89,8 +89,8 @@ def _backbone(settings: Settings, expected: str) -> Backbone:
     if "mean" in settings.written["model"] or fingerprint(backbone, settings.head) == expected:
         return backbone
     with suppress(UserError):  # from sources that take no other statistics
-        half = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-        as_before = load_backbone(name, **settings.model.loading, **half, tell=logging.info)
+        half: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        as_before = load_backbone(name, **settings.model.loading | half, tell=logging.info)
         if fingerprint(as_before, settings.head) == expected:
             return as_before
     return backbone

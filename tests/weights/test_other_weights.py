@@ -214,6 +214,12 @@ def test_what_is_missing_is_said(tmp_path, base, change, words):
         lift_jax.load_backbone(save(tmp_path / "a.safetensors", tensors))
 
 
+def test_an_archive_of_numpy(tmp_path):
+    np.savez(tmp_path / "B_16.npz", **{"Transformer/encoder_norm/bias": X})
+    with pytest.raises(UserError, match=r"archive of NumPy \(.npz\).*Give the same model"):
+        lift_jax.load_backbone(tmp_path / "B_16.npz")
+
+
 def test_unknown_names_come_before_unknown_heads(tmp_path):
     tensors = stored(VIT) | {"blocks.0.attn.q_norm.weight": X}
     file = save(tmp_path / "a.safetensors", tensors)

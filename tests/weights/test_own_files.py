@@ -6,6 +6,7 @@ and facebookresearch/dinov3: queries, keys and values lie in one tensor, one aft
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from support.towers import close
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.weights import positions
+from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import families
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SATELLITE = ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
@@ -132,6 +135,16 @@ def test_dinov3_of_satellite_images(tmp_path, name, statistics):
     file = save(tmp_path / name, own("dinov3"))
     vision = lift_jax.load_backbone(file).config.vision
     assert (vision.mean, vision.std, vision.resolution) == (*statistics, 224)
+
+
+@pytest.mark.parametrize(("width", "name", "statistics"), [
+    (1024, "a.pth", SATELLITE), (4096, "a.pth", IMAGENET),  # the local norm of the ViT-7B
+    (1024, "dinov3_vitl16_lvd1689m.pth", IMAGENET),
+])  # fmt: skip
+def test_satellite_images_by_the_norm_of_local_crops(width, name, statistics):
+    tensors = {"rope_embed.periods": np.ones(16), "local_cls_norm.weight": np.ones(width)}
+    found = families.statistics(Source(Path(name), name, tensors=tensors))
+    assert (found["mean"], found["std"]) == statistics
 
 
 @pytest.mark.parametrize(("base", "dtype"), [(100, np.float32), (100, "bfloat16"), (50, "f4")])

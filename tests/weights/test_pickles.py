@@ -411,7 +411,7 @@ def test_zip_files_that_are_not_as_pytorch_writes_them(tmp_path):
     fails("data.pkl is larger than")
     np.savez(tmp_path / "arrays.npz", a=np.ones(2))
     path = tmp_path / "arrays.npz"
-    fails("0 entries named data.pkl: it holds 'a.npy'")
+    fails("archive of NumPy")
     path = in_zip(tmp_path / "w.pth", tensor())
     data = path.read_bytes()
     path.write_bytes(data.replace(b"any/data/0", b"any/data/1", 1))  # the local name alone

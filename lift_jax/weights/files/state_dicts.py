@@ -111,7 +111,7 @@ def without_prefix(found: StateDict, where: str) -> StateDict:
     if not before:
         return found
     whole = [p for p in before if all(name.startswith(p) for name in found.tensors)]
-    plain = sorted((p for p in before if _rank(p) is not None), key=_rank)
+    plain = sorted((p for p in before if set(_words(p)) <= set(WORDS)), key=_rank)
     if len(before) > max(1, len(plain)):
         raise UserError(
             f"{where} holds several image towers, whose names begin "
@@ -144,7 +144,10 @@ def prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
     return sorted(p for p in found if not any(p != q and p.startswith(q) for q in found) and p)
 
 
-def _rank(prefix: str) -> tuple[int, ...] | None:
-    """Returns the order of preference of a prefix, None if it has a word that WORDS lacks."""
-    words = prefix.rstrip(".").split(".")
-    return tuple(map(WORDS.index, words)) if set(words) <= set(WORDS) else None
+def _words(prefix: str) -> list[str]:
+    return prefix.rstrip(".").split(".")
+
+
+def _rank(prefix: str) -> tuple[int, ...]:
+    """Returns the order of preference of a prefix that has no other words than WORDS."""
+    return tuple(map(WORDS.index, _words(prefix)))

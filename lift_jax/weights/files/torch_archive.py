@@ -121,6 +121,11 @@ def _read_zip(path: Path, pages: mmap.mmap) -> Any:
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise ValueError("two of its entries have one name")
+    if any(name.endswith(".npy") for name in infos):
+        raise UserError(
+            f"{path} is an archive of NumPy (.npz), as Google's ViTs have, which is not read. Give "
+            "the same model in timm's or Hugging Face's layout."
+        )
     roots = [name[:-8] for name in infos if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         names = ", ".join(repr(name)[:80] for name in list(infos)[:5])

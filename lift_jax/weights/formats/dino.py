@@ -120,7 +120,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         heads = width // HEAD if width % HEAD == 0 else None
         _, tokens, _ = bare.shape(source, kind, "pos_embed", 3)
         resolution = round(max(0, tokens - 1) ** 0.5) * patch
-    registers = source.tensors.get(_registers(source))
+    registers, normal = source.tensors.get(_registers(source)), families.statistics(source)
     vision = VisionConfig(
         resolution, patch, width, len(_blocks(source)),
         heads=bare.known_heads(source, width, sizes.get("heads", heads)),
@@ -129,7 +129,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
             sizes.get("activation", "silu" if "gate" in mlp else "gelu")
         ),
         eps=bare.checked_eps(sizes.get("eps", 1e-5 if v3 else 1e-6)),
-        **families.statistics(source),
+        mean=normal["mean"], std=normal["std"],
         stem_bias=True, ln_pre=False, rope=base, layer_scale=f"{first}ls1.gamma" in source.tensors,
         registers=registers.shape[1] if registers is not None and registers.ndim == 3 else 0,
         gated="gate" in mlp, unbiased=_unbiased(source, first, mlp),
@@ -169,7 +169,7 @@ def _unbiased(source: Source, first: str, mlp: dict[str, str]) -> tuple[str, ...
     for name in masks:
         mask = np.asarray(tensors[name], np.float32)
         third = len(mask) // 3 if mask.ndim == 1 else 0
-        expected = np.repeat(np.float32([1, 0, 1]), third)
+        expected = np.repeat(np.asarray([1, 0, 1], np.float32), third)
         if mask.shape != expected.shape or not np.array_equal(mask, expected):
             raise UserError(
                 f"{source.where}: {name} is not 1 for queries and values, and 0 for keys, as in "
