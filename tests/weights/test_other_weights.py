@@ -78,7 +78,7 @@ def test_a_tower_beside_others(golden, tmp_path):
     beside = under("backbone.", tower) | {"head.0.weight": np.ones(2), "queue": np.ones(2)}
     found, notes = features(save(tmp_path / "c.safetensors", beside), images, heads=2)
     close(found, expected)
-    assert "2 others are left out, like head.0.weight" in notes
+    assert "the rest is left out (2, like head.0.weight)" in notes
     file = save(tmp_path / "d.safetensors", under("left.", tower) | under("right.", tower))
     with pytest.raises(UserError, match="several image towers, whose names begin 'left.', 'right"):
         lift_jax.load_backbone(file)

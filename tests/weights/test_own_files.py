@@ -115,7 +115,7 @@ def test_blocks_in_chunks_and_the_prefix_of_a_teacher(golden, tmp_path):
     backbone = lift_jax.load_backbone(save(tmp_path / "a.safetensors", tensors), heads=3)
     found = jax.jit(backbone.encode_image)(golden("clip_openai")["images"])
     close(found, golden("dinov2_hf")["cls"])
-    assert "1 others are left out, like dino_head.last_layer" in " ".join(backbone.config.notes)
+    assert "the rest is left out (1, like dino_head.last_layer" in " ".join(backbone.config.notes)
 
 
 def test_the_last_norm_of_cls(golden, tmp_path):

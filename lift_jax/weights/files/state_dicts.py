@@ -130,8 +130,8 @@ def without_prefix(found: StateDict, where: str) -> StateDict:
         )
     elif left_out:
         notes += (
-            f"Of {where} the tensors under {prefix!r} are taken; {len(left_out)} others are left "
-            f"out, like {sorted(left_out)[0]:.80}.",
+            f"Of {where} the tensors under {prefix!r} are taken, and the rest is left out "
+            f"({len(left_out)}, like {sorted(left_out)[0]:.80}).",
         )
     kept = {n.removeprefix(prefix): t for n, t in found.tensors.items() if n.startswith(prefix)}
     return replace(found, tensors=kept, prefix=prefix, left_out=left_out, notes=notes)
