@@ -87,17 +87,22 @@ def typed(written: Mapping[str, Any]) -> Settings:
 def as_begun(settings: Settings, saved: Mapping[str, Any]) -> Settings:
     """Returns the settings of a run that continues, by the config that it began with.
 
-    A setting that came after the run began keeps the meaning that it had then (`About.before`).
+    A setting that came after the run began keeps the meaning that it had then (`About.before`), and
+    one that the config at hand lacks has the value of the run.
     """
     written = {**settings.written}
     for key in _came_later():
-        group, _, name = key.rpartition(".")
-        if name not in saved.get(group, {}):
-            written[group] = {k: v for k, v in written[group].items() if k != name}
+        group, _, name = key.partition(".")
+        rest = {k: v for k, v in written[group].items() if k != name}
+        if name not in saved[group]:
+            written[group] = rest
+        elif name not in written[group]:
+            written[group] = rest | {name: saved[group][name]}
     return parse(written)
 
 
 def _came_later() -> list[str]:
+    """Returns the settings, each of a group, that configs of older versions lack."""
     return [key for key, entry in all_entries().items() if entry.about.before is not None]
 
 
