@@ -101,7 +101,11 @@ def read_sizes(
     and for sizes that its tensors cannot have.
     """
     config = form.read_config(source, **sizes)
-    given = {k: v for k, v in (("mean", mean), ("std", std)) if v is not None}
+    given = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in (("mean", mean), ("std", std))
+        if value is not None
+    }
     vision, notes = config.vision, source.notes
     if given:
         names = ("mean", "std")

@@ -42,7 +42,7 @@ def cached(files: Iterable[Path], sizes: Mapping[str, Any]) -> Path:
     The first half of its name is a digest of paths and sizes, the second of the files' lengths,
     times and inodes. So a changed source has a new path with the same first half.
     """
-    paths, versions = [f"{VERSION}.{RULES}", json.dumps(sizes, sort_keys=True)], []
+    paths, versions = [f"{VERSION}.{RULES}", json.dumps(sizes, sort_keys=True, default=repr)], []
     for file in files:
         stat = file.stat()
         paths.append(str(file.absolute()))

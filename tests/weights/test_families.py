@@ -149,6 +149,17 @@ def test_statistics_that_are_given(source):
     assert "does not state" not in notes
 
 
+def test_statistics_in_an_array_and_a_config_that_is_not_read(tmp_path):
+    found, _ = statistics(GOLDEN / "timm_vit.safetensors", mean=np.array([0.5, 0.25, 0]))
+    assert found == ((0.5, 0.25, 0), HALF[1])
+    safetensors.numpy.save_file(vit(), tmp_path / "vit.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    beside = statistics(tmp_path / "vit.safetensors")[1]
+    assert "config.json may, which is read with the folder" in beside
+    assert statistics(tmp_path) == (((0, 0, 0), (1, 1, 1)), "")
+
+
 @pytest.mark.parametrize("value", [0.5, (0.1, 0.2), (0.1, 0.2, "a"), "0.1,0.2,0.3", (0, -1, 0)])
 def test_wrong_statistics(value):
     with pytest.raises(UserError, match="std is .*; expected three numbers above 0"):

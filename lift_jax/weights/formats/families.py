@@ -8,12 +8,13 @@ state dict, names, shapes), then its name. A note says what was taken and why.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD
-from lift_jax.weights.files.source import WEIGHTS, Source
+from lift_jax.weights.files.source import CONFIG, WEIGHTS, Source
 
 Triple = tuple[float, float, float]
 
@@ -205,6 +206,9 @@ def note(source: Source, config: BackboneConfig) -> str:
     vision, found = config.vision, family(source)
     values = described(vision.mean, vision.std)
     begins = f"{source.where} does not state how its images are normalised"
+    config = Path(source.where).parent / CONFIG
+    if not source.config and config.exists():
+        begins += f" ({config} may, which is read with the folder: give that)"
     if (vision.mean, vision.std) == (CLIP_MEAN, CLIP_STD):
         why = "its names are those of OpenAI's CLIP"
     elif isinstance(vision, ResNetConfig):
