@@ -87,7 +87,7 @@ def format_of(source: Source) -> Format:
     )
     raise UserError(
         f"{source.where} is of no kind that can be read: {says}. Expected CLIP (OpenAI, Hugging "
-        "Face, OpenCLIP), SigLIP or ViT (Hugging Face), DINOv2 or DINOv3, or ViT or ResNet of "
+        "Face, OpenCLIP), SigLIP, ViT or MAE (Hugging Face), DINOv2 or DINOv3, or ViT or ResNet of "
         "timm: give one of these."
     )
 
