@@ -166,7 +166,7 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
     height, width, colours, _ = sizes
     if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
         return None
-    if how.exif and Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1) != 1:
+    if how.exif and Image.open(io.BytesIO(content), formats=("JPEG",)).getexif().get(ORIENTATION, 1) != 1:
         return None
 
     def load(least: float) -> np.ndarray:
