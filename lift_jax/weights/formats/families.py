@@ -206,9 +206,9 @@ def note(source: Source, config: BackboneConfig) -> str:
     vision, found = config.vision, family(source)
     values = described(vision.mean, vision.std)
     begins = f"{source.where} does not state how its images are normalised"
-    config = Path(source.where).parent / CONFIG
-    if not source.config and config.exists():
-        begins += f" ({config} may, which is read with the folder: give that)"
+    beside = Path(source.where).parent / CONFIG
+    if not source.config and beside.exists():
+        begins += f" ({beside} may, which is read with the folder: give that)"
     if (vision.mean, vision.std) == (CLIP_MEAN, CLIP_STD):
         why = "its names are those of OpenAI's CLIP"
     elif isinstance(vision, ResNetConfig):
