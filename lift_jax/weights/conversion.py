@@ -107,6 +107,11 @@ def read_sizes(
         if value is not None
     }
     vision, notes = config.vision, source.notes
+    if len(given) == 1:
+        raise UserError(
+            f"{next(iter(given))} is given alone (mean=, std=; --mean, --std): give both, which "
+            "normalise the images together."
+        )
     if given:
         names = ("mean", "std")
         values = declared.statistics(source.where + ":", given, names, vision.mean, vision.std)

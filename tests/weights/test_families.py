@@ -150,8 +150,9 @@ def test_statistics_that_are_given(source):
 
 
 def test_statistics_in_an_array_and_a_config_that_is_not_read(tmp_path):
-    found, _ = statistics(GOLDEN / "timm_vit.safetensors", mean=np.array([0.5, 0.25, 0]))
-    assert found == ((0.5, 0.25, 0), HALF[1])
+    mean, std = np.array([0.5, 0.25, 0]), np.array([0.5, 1, 0.25])
+    found, _ = statistics(GOLDEN / "timm_vit.safetensors", mean=mean, std=std)
+    assert found == ((0.5, 0.25, 0), (0.5, 1, 0.25))
     safetensors.numpy.save_file(vit(), tmp_path / "vit.safetensors")
     config = {"architecture": "vit_tiny_patch16_224", "mean": [0, 0, 0], "std": [1, 1, 1]}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -163,7 +164,13 @@ def test_statistics_in_an_array_and_a_config_that_is_not_read(tmp_path):
 @pytest.mark.parametrize("value", [0.5, (0.1, 0.2), (0.1, 0.2, "a"), "0.1,0.2,0.3", (0, -1, 0)])
 def test_wrong_statistics(value):
     with pytest.raises(UserError, match="std is .*; expected three numbers above 0"):
-        lift_jax.load_backbone(GOLDEN / "timm_vit.safetensors", std=value)
+        lift_jax.load_backbone(GOLDEN / "timm_vit.safetensors", mean=HALF[0], std=value)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_mean_and_std_are_given_together(name):
+    with pytest.raises(UserError, match=rf"{name} is given alone .*give both"):
+        lift_jax.load_backbone(GOLDEN / "timm_vit.safetensors", **{name: (0.1, 0.2, 0.3)})
 
 
 def test_options_of_convert(tmp_path, capsys):
