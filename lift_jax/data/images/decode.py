@@ -166,8 +166,10 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
     height, width, colours, _ = sizes
     if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
         return None
-    if how.exif and Image.open(io.BytesIO(content), formats=("JPEG",)).getexif().get(ORIENTATION, 1) != 1:
-        return None
+    if how.exif:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                return None
 
     def load(least: float) -> np.ndarray:
         least = KEPT * least if how.fast else 1.0
