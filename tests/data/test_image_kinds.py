@@ -182,3 +182,13 @@ def test_training_tells_of_orientations(tmp_path):
     upright = FileImages(str(tmp_path), images.paths, how=Decoding(exif=True))
     assert "They are turned upright (data.exif=True)." in traits.orientation_note(upright)
     assert traits.orientation_note(images.take(np.arange(3, 10))) == ""
+
+
+def test_a_size_that_the_pixels_do_not_have_is_damage():
+    content = saved(RGB, "HEIF")
+    place = content.index(b"ispe") + 8  # after the version: width and height
+    assert struct.unpack(">II", content[place : place + 8]) == RGB.size
+    for width, height in ((RGB.width + 6, RGB.height), (RGB.width, 20_000)):
+        wrong = content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
+        said = message(lambda wrong=wrong: pixels(wrong))
+        assert f"its head states {width} x {height} pixels, and it holds " in said
