@@ -186,9 +186,9 @@ def test_training_tells_of_orientations(tmp_path):
 
 def test_a_size_that_the_pixels_do_not_have_is_damage():
     content = saved(RGB, "HEIF")
-    place = content.index(b"ispe") + 8  # after the version: width and height
-    assert struct.unpack(">II", content[place : place + 8]) == RGB.size
-    for width, height in ((RGB.width + 6, RGB.height), (RGB.width, 20_000)):
-        wrong = content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
+    place = content.index(b"clap") + 4  # the part that is shown: width and height as fractions
+    assert struct.unpack(">4I", content[place : place + 16]) == (RGB.width, 1, RGB.height, 1)
+    for width, height in ((RGB.width + 6, RGB.height), (RGB.width, 200)):
+        wrong = content[:place] + struct.pack(">4I", width, 1, height, 1) + content[place + 16 :]
         said = message(lambda wrong=wrong: pixels(wrong))
         assert f"its head states {width} x {height} pixels, and it holds " in said
