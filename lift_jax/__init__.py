@@ -47,7 +47,7 @@ if _program == "-m" and "-m" in sys.orig_argv:
 if _module.partition(".")[0] == "lift_jax" or _program.replace("\\", "/").endswith(PROGRAMS):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # until the import is done
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from lift_jax.commands.ending import handle_interrupts
+    from lift_jax.commands.line.ending import handle_interrupts
 
     handle_interrupts()
 if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:

@@ -15,7 +15,8 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from lift_jax.commands import ending, shared
+from lift_jax.commands import shared
+from lift_jax.commands.line import ending
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.output.lines import say
 from lift_jax.settings.config_file import ConfigFile

@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def faults_are_failures(monkeypatch):
     """Fails a test whose command would end by the net for faults of lift_jax (status 70)."""
-    from lift_jax.commands import ending
+    from lift_jax.commands.line import ending
 
     def leave(status: int, message: str = "") -> None:
         assert status != ending.FAULT, message

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a classifier on a data set, continue a run, or run a sweep",
     "data": "look at a data set before training, or prepare it for fast reading",
     "predict": "name new images by a run's classifier",
+    "calibrate": "measure on the validation split how far answers can be trusted",
     "report": "write a run's report again, or compare several runs",
     "export": "write a run's tuned weights with the names of the authors' code",
     "merge": "fold a run's tuned weights into its backbone",

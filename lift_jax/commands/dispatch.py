@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lift_jax.commands import COMMANDS, shared
-from lift_jax.commands.ending import errors_as_lines
+from lift_jax.commands.line.ending import errors_as_lines
 from lift_jax.errors import fail, near
 from lift_jax.output.lines import say
 

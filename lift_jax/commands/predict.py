@@ -2,60 +2,184 @@
 
   lift-jax predict --run=runs/photos new_photos
   lift-jax predict --run=runs/photos a.jpg 'im1*.jpg' --top_k=3 --to=named.csv
+  lift-jax predict --run=runs/photos new_photos --unknown --sets=0.9 --to=named.jsonl
+  lift-jax predict --run=runs/photos new_photos --unknown --sort-into=sorted
+  find new_photos -name '*.jpg' | lift-jax predict --run=runs/photos -
 
 Each image gets its likeliest classes and their probabilities: the softmax of the logits, which with
-the default loss treats all classes as equally frequent. In Python:
+the default loss treats all classes as equally frequent. Where the run has a calibration.json
+(`lift-jax calibrate`), its temperature makes the probabilities honest. In Python:
 
   lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
 
 import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from lift_jax.commands import shared
 from lift_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lift_jax.runs.answers.answering import Prediction
+    from lift_jax.runs.answers.sorting import Sorter
+
+Named = tuple[str, "Prediction"]
+STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image, folder of images, or pattern (im*.jpg)"
-    )
+        "images", nargs="+", metavar="IMAGE",
+        help="image, folder of images, or pattern (im*.jpg); - reads names from standard input, "
+        "one a line",
+    )  # fmt: skip
     parser.add_argument("--run", required=True, metavar="W", help="run folder")
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="number of classes for each image (5)"
     )
     parser.add_argument(
+        "--unknown", nargs="?", const="", type=share, metavar="KEEP",
+        help='answer "unknown" for images of no class; KEEP is the share of right answers that '
+        "stay (default: that of calibration.json)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sets", nargs="?", const="", type=share, metavar="COVERAGE",
+        help="also list a set of classes for each image; COVERAGE is the share of sets that hold "
+        "the true class (default: that of calibration.json)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--probabilities", choices=["top", "all"], default="top",
+        help="all also writes the probability of every class (--to); top writes those of --top_k",
+    )  # fmt: skip
+    parser.add_argument(
         "--tte", action=argparse.BooleanOptionalAction,
         help="average several crops of each image (default: as in the run's config)",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="batch size (64)")
-    parser.add_argument("--to", metavar="FILE.csv", help="also write the classes to this table")
+    parser.add_argument(
+        "--to", metavar="FILE", help="also write the answers: a table (.csv) or lines (.jsonl)"
+    )
+    parser.add_argument(
+        "--sort-into", metavar="DIR", help="also copy each image into a folder of its class in DIR"
+    )
+    parser.add_argument("--link", action="store_true", help="link the images instead of copying")
     shared.add_tuner_file(parser)
+
+
+def share(text: str) -> bool | float:
+    """Returns the share that an option asks for; True for the default."""
+    return float(text) if text else True
 
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError if images could not be read, after naming the others."""
+    from pathlib import Path
+
     from lift_jax.data.sources.folder_index import not_taken
-    from lift_jax.output.terminal import Terminal
-    from lift_jax.runs.predictor import Predictor, gather, show, write
+    from lift_jax.output.terminal import Terminal, track
+    from lift_jax.runs.answers import output, sorting
+    from lift_jax.runs.predictor import Predictor, gather, show
     from lift_jax.storage.disk import make_place
     from lift_jax.storage.names import expand_user
 
+    check(flags)
     shared.quiet_libraries()
     shared.use_compile_cache()
     console = Terminal()
     shared.define_tuners(flags.config)
-    given, others = gather(flags.images)
+    listed = with_standard_input(flags.images)
+    given, others = gather(listed)
     to = make_place(expand_user(flags.to), "--to") if flags.to else None
+    into = expand_user(flags.sort_into) if flags.sort_into else None
+    if into:
+        sorting.check_apart(into, listed)
     predictor = Predictor(flags.run, tte=flags.tte, batch=flags.batch)
-    found = predictor.predict(given, flags.top_k, skip=True)
+    classes = predictor.class_names
+    unknown, sets, every = bool(flags.unknown), bool(flags.sets), flags.probabilities == "all"
+    answers = predictor.stream(
+        given, flags.top_k, skip=True, unknown=flags.unknown, sets=flags.sets,
+        all_probabilities=every,
+    )  # fmt: skip
+    sorter = sorting.Sorter(into, classes, unknown, flags.link) if into else None
+    report = Seen(sorter)
+    progress = Terminal(stderr=True)
+    hidden = not progress.is_terminal or len(given) <= flags.batch
+    answers = track(answers, "Looking", len(given), console=progress, disable=hidden)
     names = [str(image) for image in given]
-    show(names, found, console)
+    passing = report.passing(zip(names, answers, strict=True))
+    if to:
+        ranks = min(flags.top_k, len(classes))
+        columns = output.Columns(ranks, unknown, sets, classes if every else ())
+        output.write(to, passing, columns)
+    else:
+        for _ in passing:
+            pass
+    show(names, report.first, console)
     if said := not_taken(others):
         console.print(said)
     if to:
-        write(to, names, found)
         console.print(f"Written: {to}")
-    if bad := [one.error for one in found if one.error]:
-        listed = "\n  ".join(bad[:5] + ["..."] * (len(bad) > 5))
-        raise UserError(f"{len(bad)} of {len(found)} images could not be read:\n  {listed}")
+    if into:
+        console.print(f"Sorted: {report.sorted:,} images into {Path(into)}")
+    if report.bad:
+        lines = "\n  ".join(report.bad[:5] + ["..."] * (len(report.bad) > 5))
+        raise UserError(f"{len(report.bad)} of {len(names)} images could not be read:\n  {lines}")
+
+
+class Seen:
+    """What the answers amount to that pass by on their way into a file.
+
+    Attributes:
+        first: the first answers, which are shown.
+        bad: why images could not be read.
+        sorted: number of images that were sorted into folders.
+    """
+
+    def __init__(self, sorter: "Sorter | None"):
+        self.first: list[Prediction] = []
+        self.bad: list[str] = []
+        self.sorted = 0
+        self._sorter = sorter
+
+    def passing(self, answers: Iterable[Named]) -> Iterator[Named]:
+        """Yields the answers, and sorts the images on the way."""
+        from pathlib import Path
+
+        from lift_jax.runs import predictor
+
+        for name, one in answers:
+            if len(self.first) < predictor.SHOWN:
+                self.first.append(one)
+            if one.error:
+                self.bad.append(one.error)
+            elif self._sorter and self._sorter.sort(Path(name), one):
+                self.sorted += 1
+            yield name, one
+
+
+def check(flags: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go together."""
+    if flags.link and not flags.sort_into:
+        raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
+    if flags.probabilities == "all" and not flags.to:
+        raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
+
+
+def with_standard_input(images: list[str]) -> list[str]:
+    """Returns the images, with "-" replaced by the lines of standard input.
+
+    Raises UserError if those hold no name.
+    """
+    import os
+    import sys
+
+    if STDIN not in images:
+        return images
+    lines = sys.stdin.buffer.read().splitlines()
+    names = [os.fsdecode(line) for line in lines if line.strip()]
+    if not names:
+        raise UserError("Standard input (-) holds no name of an image; expected one a line.")
+    at = images.index(STDIN)
+    return images[:at] + names + [image for image in images[at + 1 :] if image != STDIN]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from lift_jax.commands.ending import errors_as_lines
+from lift_jax.commands.line.ending import errors_as_lines
 from lift_jax.errors import UserError, fail, near
 from lift_jax.parallel import entry
 from lift_jax.settings.config_file import (
@@ -34,6 +34,20 @@ class Parser(argparse.ArgumentParser):
         """Returns the names of all options."""
         return [name for action in self._actions for name in action.option_strings]
 
+    def with_values(self, arguments: Sequence[str]) -> list[str]:
+        """Returns arguments in which an option that may stand alone never takes the next word.
+
+        Such an option takes its value after "=" alone: `--unknown a.jpg` names an image.
+        """
+        alone = {
+            name: f"{name}={action.const}"
+            for action in self._actions
+            for name in action.option_strings
+            if action.nargs == argparse.OPTIONAL
+        }
+        end = [*arguments, "--"].index("--")
+        return [alone.get(word, word) for word in arguments[:end]] + [*arguments[end:]]
+
 
 def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments of a command and runs it.
@@ -53,7 +67,7 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
     assignments: list[tuple[str, str | None]] = []
     if parser.get_default("takes_settings"):
         arguments, assignments = take_assignments(arguments)
-    flags, rest = parser.parse_known_args(arguments)
+    flags, rest = parser.parse_known_args(parser.with_values(arguments))
     if rest:
         reject(rest, parser)
     flags.assignments = assignments

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 from rich.console import Console
 
 from lift_jax.data import loader
@@ -17,12 +17,13 @@ from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
 from lift_jax.evaluation.activations import Cache, Reading
 from lift_jax.evaluation.evaluate import Counter, evaluate
-from lift_jax.evaluation.forward import make_count
+from lift_jax.evaluation.forward import Batch, make_count, make_outputs
 from lift_jax.evaluation.metrics import Counts
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import track
+from lift_jax.parallel.mesh import gather, put_batch, replicated
 from lift_jax.settings.rules import DEFAULTS
 from lift_jax.settings.schema import TestSettings
 
@@ -61,6 +62,14 @@ class Candidate(NamedTuple):
     graph: nnx.GraphDef[Classifier]
     leaves: Tree
     shifts: Float[np.ndarray, "t c"] | None = None
+
+
+class Outputs(NamedTuple):
+    """What a classifier gives for the images of a split that can be read, in their order."""
+
+    logits: Float[np.ndarray, "n c"]
+    embedded: Float[np.ndarray, "n e"]
+    labels: Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -106,16 +115,48 @@ class Evaluator:
             description: of the progress bar.
         """
         graph, leaves, _ = list(candidates.values())[-1]
-        view = TestTransform(self.vision.resolution, self.test.interpolation)
-        reading = self.cache.read(tree.merge(graph, leaves).visual, tuned, split, view)
+        reading = self._one_crop(graph, leaves, tuned, split)
         return self._count(candidates, reading, description)
 
     def crops(
         self, candidates: Mapping[str, Candidate], split: Split, description: str
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with mean logits over an image's crops."""
+        return self._count(candidates, self._crops(split), description)
+
+    def outputs(
+        self, candidate: Candidate, tuned: Iterable[str], split: Split, crops: bool = False
+    ) -> Outputs:
+        """Returns logits and embeddings of a split, the same in all processes.
+
+        Args:
+            candidate: the classifier.
+            tuned: paths of its tuned leaves.
+            split: images and labels.
+            crops: True for the means over several crops of each image.
+        """
+        graph, leaves, _ = candidate
+        reading = self._crops(split) if crops else self._one_crop(graph, leaves, tuned, split)
+        forward = make_outputs(graph, self.vision, reading.start)
+
+        def work(leaves: Tree, batch: Batch) -> tuple[Array, ...]:
+            return *forward(gather(self.mesh, leaves), batch), batch["label"], batch["mask"]
+
+        jitted, parts = jax.jit(work, out_shardings=replicated(self.mesh)), []
+        for rows in self._batches(reading, "Calibrating"):
+            *found, mask = map(np.asarray, jitted(leaves, put_batch(self.mesh, rows)))
+            parts.append([each[mask] for each in found])
+        return Outputs(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    def _one_crop(
+        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split
+    ) -> Reading:
+        view = TestTransform(self.vision.resolution, self.test.interpolation)
+        return self.cache.read(tree.merge(graph, leaves).visual, tuned, split, view)
+
+    def _crops(self, split: Split) -> Reading:
         view = ensemble_view(self.test, self.vision.resolution, self.min_area)
-        return self._count(candidates, Reading(split, view, 0, self.workers), description)
+        return Reading(split, view, 0, self.workers)
 
     def _count(
         self, candidates: Mapping[str, Candidate], reading: Reading, description: str

@@ -50,29 +50,42 @@ def logits_of(model: Classifier, rows: Array, start: int) -> Float[Array, "n c"]
     return model.head.classify(model.head.embed(feature(model.visual, rows, start)))
 
 
-def make_predict(
+def make_outputs(
     graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
-) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
-    """Returns `(leaves, batch) -> logits`; for several crops, the mean of their logits.
+) -> Callable[[Tree, Batch], tuple[Float[Array, "b c"], Float[Array, "b e"]]]:
+    """Returns `(leaves, batch) -> (logits, embedding)`; see `feature` for `start`.
 
-    Crops are a vmapped axis, or rows for a ResNet, so that the batch axis stays sharded. The mean
-    is taken over embeddings, which gives the same, for logits are affine in the embedding.
+    Of several crops it is the mean of their embeddings, which gives the mean of their logits, for
+    logits are affine in the embedding. Crops are a vmapped axis, or rows for a ResNet, so that the
+    batch axis stays sharded.
     """
 
-    def predict(leaves: Tree, batch: Batch) -> Float[Array, "b c"]:
-        model = tree.merge(graph, leaves)
+    def embed(model: Classifier, batch: Batch) -> Float[Array, "b e"]:
         images = pixels(batch, vision)
         if start or images.ndim == 4:
-            return logits_of(model, images, start)
+            return model.head.embed(feature(model.visual, images, start))
         if isinstance(vision, ResNetConfig):
             # Under vmap, a convolution would gather the images of all devices on each device.
             crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
             crops = crops.reshape(*images.shape[:2], -1)
         else:
             crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
-        return model.head.classify(crops.mean(axis=1))
+        return crops.mean(axis=1)
 
-    return predict
+    def outputs(leaves: Tree, batch: Batch) -> tuple[Float[Array, "b c"], Float[Array, "b e"]]:
+        model = tree.merge(graph, leaves)
+        embedded = embed(model, batch)
+        return model.head.classify(embedded), embedded
+
+    return outputs
+
+
+def make_predict(
+    graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
+) -> Callable[[Tree, Batch], Float[Array, "b c"]]:
+    """Returns `(leaves, batch) -> logits`; for several crops, the mean of their logits."""
+    outputs = make_outputs(graph, vision, start)
+    return lambda leaves, batch: outputs(leaves, batch)[0]
 
 
 def make_count(

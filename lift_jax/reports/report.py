@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.reports import figures, page
+from lift_jax.reports import calibration_part, figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
@@ -77,6 +77,7 @@ def _write(run: Run, out: Path) -> Path:
         absent=_absent_classes(run), class_figure=class_figure,
         lowest_title="Lowest classes" if len(run.names) > LOWEST else "Classes",
         lowest=_lowest_classes(run, key), training_figure=training_figure, facts=_facts(run),
+        calibration=calibration_part.part(run.workdir, out),
         settings=_settings(run.config),
     )  # fmt: skip
 

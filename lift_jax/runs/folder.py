@@ -15,6 +15,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.evaluation.metrics import NAMES
 from lift_jax.evaluation.tables import result_names
 from lift_jax.parallel import processes
+from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
@@ -138,14 +139,15 @@ def seal(workdir: Path) -> None:
 def changed_files(workdir: Path) -> list[str]:
     """Returns the names of the files of results that are not what the run wrote.
 
-    Returns none for a run of a version that wrote no checksums.
+    For a run of a version that wrote no checksums that is calibration.json alone, which has its
+    own.
     """
-    path = workdir / SUMS
+    path, broken = workdir / SUMS, [calibration_file.NAME] * calibration_file.damaged(workdir)
     if not os.path.lexists(path):
-        return []
+        return broken
     try:
         sums = read_json(path)
-        return [name for name in SEALED if sums.get(name) != _crc(workdir / name)]
+        return [name for name in SEALED if sums.get(name) != _crc(workdir / name)] + broken
     except (UserError, OSError):
         return [SUMS]
 

@@ -4,8 +4,9 @@ lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
 
 import glob
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,35 +25,31 @@ from lift_jax.data.sources.folder_index import Others
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import ensemble_view
-from lift_jax.evaluation.forward import make_predict
+from lift_jax.evaluation.forward import Batch, make_outputs
 from lift_jax.models import tree
+from lift_jax.models.tree import Tree
 from lift_jax.output.plain import printable
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
 from lift_jax.runs import restored
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.answers.answering import Answering, Prediction, asked_share
+from lift_jax.runs.answers.calibration_file import view_of
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
-Given = str | os.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
+Given = str | os.PathLike | bytes | bytearray | Image.Image | UInt8[np.ndarray, "h w 3"]
 SHOWN = 40  # images that are printed
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest classes of an image, best first; none if it could not be read (`error`)."""
-
-    labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: str = ""
+READ_AHEAD = 16  # batches of images that are taken at a time
 
 
 @dataclass(frozen=True, eq=False)
 class GivenImages:
-    """Images as a caller gives them: paths, Pillow images or arrays (see `data.types.Images`)."""
+    """Images as a caller gives them (`Given`, see `data.types.Images`); `first` numbers them."""
 
     given: Sequence[Given] = field(repr=False)
     how: decode.Decoding
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.given)
@@ -61,6 +58,8 @@ class GivenImages:
         image = self.given[i]
         if isinstance(image, str | os.PathLike):
             return decode.read_image(image, self.how)
+        if isinstance(image, bytes | bytearray):
+            return decode.open_image(bytes(image), self.name(i), self.how)
         if isinstance(image, Image.Image):
             try:
                 turned = ImageOps.exif_transpose(image) if self.how.exif else image
@@ -70,17 +69,20 @@ class GivenImages:
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
             raise UserError(
-                f"{self.name(i)}: expected a path, a Pillow image or an array u8[h w 3], found "
+                f"{self.name(i)}: expected a path, bytes, a Pillow image or an array u8[h w 3], "
+                f"found "
                 f"{array.dtype}{list(array.shape)}."
             )
         return array
 
     def name(self, i: int) -> str:
         image = self.given[i]
-        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {i}"
+        return (
+            os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {self.first + i}"
+        )
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "GivenImages":
-        return GivenImages([self.given[i] for i in rows.tolist()], self.how)
+        return GivenImages([self.given[i] for i in rows.tolist()], self.how, self.first)
 
 
 class Predictor:
@@ -92,7 +94,8 @@ class Predictor:
             work; None for the run's own setting (test.tte).
         batch: batch size.
 
-    Raises UserError as `restored.load` does.
+    Raises UserError as `restored.load` does, and for a damaged calibration.json. One of another
+    checkpoint is not used, and a warning says so.
     """
 
     def __init__(self, workdir: str | Path, *, tte: bool | None = None, batch: int = 64):
@@ -101,62 +104,166 @@ class Predictor:
         found = restored.load(workdir)
         s, vision = found.settings, found.backbone.config.vision
         self.class_names = found.class_names
+        crops = s.test.tte if tte is None else tte
         self._view: views.View = views.TestTransform(vision.resolution, s.test.interpolation)
-        if s.test.tte if tte is None else tte:
+        if crops:
             self._view = ensemble_view(s.test, vision.resolution, s.train.min_area)
         self._how = decode.Decoding(s.data.decode == "fast", s.data.exif)
         self._mesh = make_mesh()
         self._batch = batch
+        self._workdir, classes = expand_user(workdir), len(self.class_names)
+        self._calibration = view_of(self._workdir, found.weights, classes, crops)
         everywhere = replicated(self._mesh)
         graph, leaves = tree.flatten(found.classifier)
         placed = {path: jax.device_put(leaf[...], everywhere) for path, leaf in leaves.items()}
         graph, self._leaves = prompt_learning.encode_texts_once(graph, placed, everywhere)
-        logits = make_predict(graph, vision)
-        self._probabilities = jax.jit(
-            lambda leaves, batch: jax.nn.softmax(logits(leaves, batch)), out_shardings=everywhere
-        )
+        outputs = make_outputs(graph, vision)
+
+        def work(leaves: Tree, batch: Batch) -> tuple[jax.Array, ...]:
+            logits, embedded = outputs(leaves, batch)
+            return jax.nn.softmax(logits), logits, embedded
+
+        self._outputs = jax.jit(work, out_shardings=everywhere)
 
     def predict(
-        self, images: Iterable[Given] | Given, top_k: int = 5, *, skip: bool = False
+        self,
+        images: Iterable[Given] | Given,
+        top_k: int = 5,
+        *,
+        skip: bool = False,
+        unknown: bool | float | None = None,
+        sets: bool | float | None = None,
+        all_probabilities: bool = False,
     ) -> list[Prediction]:
         """Returns the `top_k` likeliest classes of each image, in the order of the images.
 
-        Images are paths (a folder stands for all images below it), Pillow images, or arrays
-        u8[h w 3]. With `skip`, an image that cannot be read gets a Prediction with its `error`.
-        Raises UserError for such an image without `skip`, for a folder without images, and for a
-        `top_k` below 1.
+        Images are paths (a folder stands for all images below it), bytes of image files, Pillow
+        images, or arrays u8[h w 3]. Where the run has a calibration.json, the probabilities are
+        divided by its temperature; the classes are the same.
+
+        Args:
+            images: one or several.
+            top_k: number of classes.
+            skip: True gives an image that cannot be read a Prediction with its `error`.
+            unknown: True, or the share of right answers to keep, says of each image whether it is
+                of none of the classes.
+            sets: True, or the share of sets that hold the true class, gives each image such a set.
+            all_probabilities: True gives the probabilities of all classes as well.
+
+        Raises UserError for an image that cannot be read without `skip`, for a folder without
+        images, for a `top_k` below 1, and for `unknown` and `sets` without calibration.json.
         """
+        answering = self._answering(top_k, unknown, sets, all_probabilities)
+        given, console = files(images), Terminal(stderr=True)
+        hidden = not console.is_terminal or len(given) <= self._batch
+        answers = self._answers(iter(given), skip, answering)
+        return list(track(answers, "Looking", len(given), console=console, disable=hidden))
+
+    def stream(
+        self,
+        images: Iterable[Given],
+        top_k: int = 5,
+        *,
+        skip: bool = False,
+        unknown: bool | float | None = None,
+        sets: bool | float | None = None,
+        all_probabilities: bool = False,
+    ) -> Iterator[Prediction]:
+        """Returns an iterator over the answers of `predict`, which takes images as it goes.
+
+        It holds a few batches at a time, so that there may be any number of images. With `skip`, a
+        path that does not exist is an image that cannot be read.
+        """
+        answering = self._answering(top_k, unknown, sets, all_probabilities)
+        return self._answers(_expanded(images, skip), skip, answering)
+
+    def _answering(
+        self,
+        top_k: int,
+        unknown: bool | float | None,
+        sets: bool | float | None,
+        all_probabilities: bool,
+    ) -> Answering:
+        """Returns the way to answers. Raises UserError for options as `predict` does."""
         if top_k < 1:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
-        rows, errors = self._all(files(images), skip)
-        best = np.argsort(-rows, axis=1, kind="stable")[:, :top_k]
-        return [
-            Prediction(error=errors[i])
-            if errors[i]
-            else Prediction(
-                tuple(self.class_names[j] for j in best[i]), tuple(rows[i, best[i]].tolist())
+        view, threshold, limits = self._calibration, None, None
+        if (unknown or sets) and view is None:
+            raise UserError(
+                f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
+                f"unknown images and gives sets. Run `lift-jax calibrate --run={self._workdir}`."
             )
-            for i in range(len(rows))
-        ]
+        if view is not None:
+            keep = asked_share("unknown", unknown, view.keep)
+            coverage = asked_share("sets", sets, view.coverage)
+            threshold = None if keep is None else view.unknown_threshold(keep)
+            limits = None if coverage is None else view.set_thresholds(coverage)
+        return Answering(self.class_names, top_k, view, threshold, limits, all_probabilities)
 
-    def _all(
-        self, given: Sequence[Given], skip: bool
-    ) -> tuple[Float[np.ndarray, "n c"], list[str]]:
-        """Returns the probabilities of every class, and why an image is unreadable, else ""."""
-        split = Split(GivenImages(given, self._how), np.zeros(len(given)), skip=skip)
-        devices = self._mesh.size  # fewer images than a batch are not padded to its full size
-        batch = min(self._batch, 2 ** max(0, len(given) - 1).bit_length())
-        batch = -(-batch // devices) * devices
-        batches = loader.eval_batches(split, self._view, batch=batch)
-        console = Terminal(stderr=True)
-        shown = track(
-            batches, "Looking", -(-len(given) // batch), console=console,
-            disable=not console.is_terminal or len(given) <= batch,
-        )  # fmt: skip
-        found = [self._probabilities(self._leaves, put_batch(self._mesh, rows)) for rows in shown]
-        whole = np.concatenate([np.zeros((0, len(self.class_names))), *map(np.asarray, found)])
-        errors = [split.unreadable.get(split.images.name(i), "") for i in range(len(given))]
-        return whole[: len(given)], errors
+    def logits(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n c"]:
+        """Returns the logits of images, of several crops their mean. Raises UserError as `predict`
+        does without `skip`."""
+        return self._stacked(images, 1, len(self.class_names))
+
+    def features(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n e"]:
+        """Returns the features of images as the classifier's head takes them (with the default head
+        of unit length), of several crops their mean. Raises UserError as `predict` does without
+        `skip`."""
+        return self._stacked(images, 2, 0)
+
+    def _stacked(self, images: Iterable[Given] | Given, which: int, width: int) -> np.ndarray:
+        found = [outputs[which] for _, outputs in self._batches(iter(files(images)), False)]
+        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+
+    def _answers(
+        self, images: Iterator[Given], skip: bool, answering: Answering
+    ) -> Iterator[Prediction]:
+        for errors, outputs in self._batches(images, skip):
+            found = answering.answers(*outputs)
+            yield from (
+                Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)
+            )
+
+    def _batches(
+        self, images: Iterator[Given], skip: bool
+    ) -> Iterator[tuple[list[str], tuple[np.ndarray, ...]]]:
+        """Yields for each batch why an image is unreadable, else "", and the outputs."""
+        first = size = 0
+        while given := list(itertools.islice(images, READ_AHEAD * self._batch)):
+            # fewer images than a batch are not padded to its full size
+            size = size or min(self._batch, 2 ** max(0, len(given) - 1).bit_length())
+            size = -(-size // self._mesh.size) * self._mesh.size  # on all devices
+            split = Split(GivenImages(given, self._how, first), np.zeros(len(given)), skip=skip)
+            batches = loader.eval_batches(split, self._view, batch=size)
+            for start, rows in zip(range(0, len(given), size), batches, strict=True):
+                found = self._outputs(self._leaves, put_batch(self._mesh, rows))
+                names = range(start, min(start + size, len(given)))
+                errors = [split.unreadable.get(split.images.name(i), "") for i in names]
+                yield errors, tuple(np.asarray(each)[: len(errors)] for each in found)
+            first += len(given)
+
+
+def _listed(images: Iterable[Given] | Given) -> Iterable[Given]:
+    """Returns several images; a single one becomes a list."""
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image)
+    if single or (isinstance(images, np.ndarray) and images.ndim == 3):
+        return [images]
+    return images
+
+
+def _expanded(images: Iterable[Given] | Given, skip: bool) -> Iterator[Given]:
+    """Yields the images one after the other, with folders and patterns replaced by theirs.
+
+    With `skip`, what is none is yielded as it is, and fails where it is read.
+    """
+    for image in _listed(images):
+        try:
+            found = files([image])
+        except UserError:
+            if not skip:
+                raise
+            found = [image]
+        yield from found
 
 
 def files(images: Iterable[Given] | Given) -> list[Given]:
@@ -170,13 +277,9 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
 
     Raises UserError for a folder or pattern without images, and for a path that does not exist.
     """
-    if isinstance(images, str | os.PathLike | Image.Image) or (
-        isinstance(images, np.ndarray) and images.ndim == 3
-    ):
-        images = [images]
     found: list[Given] = []
     others: list[Others] = []
-    for image in images:
+    for image in _listed(images):
         if not isinstance(image, str | os.PathLike):
             found.append(image)
             continue
@@ -201,28 +304,22 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
 
 
 def show(names: Sequence[str], found: Sequence[Prediction], console: Console) -> None:
-    """Prints the first images with their classes."""
+    """Prints the first images with their classes; `found` need not hold more than those."""
     table = Table()
     table.add_column("image", overflow="fold")
     for rank in range(max((len(one.labels) for one in found), default=0) or 1):
         table.add_column("then" if rank else "class", overflow="fold")
-    for name, one in list(zip(names, found, strict=True))[:SHOWN]:
+    if with_sets := any(one.prediction_set is not None for one in found):
+        table.add_column("set", overflow="fold")
+    for name, one in zip(names[:SHOWN], found, strict=False):
         pairs = zip(one.labels, one.probabilities, strict=True)
         cells = [f"{label} {100 * share:.1f} %" for label, share in pairs] or ["cannot be read"]
+        if one.unknown:
+            cells[0] = f"unknown (nearest: {cells[0]})"
+        if with_sets:
+            cells += [""] * (len(table.columns) - 2 - len(cells))
+            cells.append(", ".join(one.prediction_set or ()))
         table.add_row(*map(printable, (name, *cells)))
     console.print(table)
-    if len(found) > SHOWN:
-        console.print(f"... and {len(found) - SHOWN:,} more.")
-
-
-def write(path: str | Path, names: Sequence[str], found: Sequence[Prediction]) -> None:
-    """Writes a CSV with one row for each image: its classes and probabilities, or its error."""
-    most = max((len(one.labels) for one in found), default=0)
-    ranks = [
-        f"{column}_{rank}" for rank in range(1, most + 1) for column in ("class", "probability")
-    ]
-    rows = []
-    for name, one in zip(names, found, strict=True):
-        pairs = list(zip(one.labels, one.probabilities, strict=True)) or [(None, None)] * most
-        rows.append([name, *(cell for pair in pairs for cell in pair), one.error])
-    write_csv(path, ["image", *ranks, "error"], rows)
+    if len(names) > SHOWN:
+        console.print(f"... and {len(names) - SHOWN:,} more.")

@@ -23,6 +23,7 @@ from lift_jax.settings.schema import Settings, all_entries
 from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
 from lift_jax.training import text_classifier
+from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
 from lift_jax.training.placement import stays_float32, uses_bfloat16
 from lift_jax.weights.load import load_backbone
@@ -37,12 +38,14 @@ class RestoredRun:
         class_names: in the order of the logits.
         backbone: the pre-trained backbone, without what the run tuned.
         classifier: the tuned image tower with its head.
+        weights: the checksum of what is tuned (`checkpoint.weights_checksum`).
     """
 
     settings: Settings
     class_names: tuple[str, ...]
     backbone: Backbone
     classifier: Classifier
+    weights: int
 
 
 def load(run: str | Path, exact: bool = False) -> RestoredRun:
@@ -76,7 +79,8 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
         )
     half = uses_bfloat16(settings.model.precision) and not exact
     arrays = {path: restored_leaf(path, leaf, tuned, half) for path, leaf in leaves.items()}
-    return RestoredRun(settings, class_names, backbone, tree.merge(graph, arrays))
+    model, checksum = tree.merge(graph, arrays), weights_checksum(tuned)
+    return RestoredRun(settings, class_names, backbone, model, checksum)
 
 
 def _backbone(settings: Settings, expected: str) -> Backbone:

@@ -13,6 +13,7 @@ from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
+from lift_jax.runs.answers import calibrate
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
@@ -82,6 +83,8 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        if saved is not None or mode == "train":  # else there is no checkpoint that predicts
+            calibrate.after_training(settings, setup, state, workdir, console)
         return results.test(settings, setup, state, workdir, console)
 
 

@@ -39,11 +39,12 @@ def make_way(path: Path) -> None:
 
 
 @contextmanager
-def replacement(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacement(path: str | os.PathLike[str], clean: bool = False) -> Iterator[Path]:
     """Yields a path to write to, by any library; it replaces `path` when the block ends.
 
     If the block raises, `path` stays as it was and nothing else is left. A folder of that name is
-    moved aside, and the folder of `path` is made. What a killed process left of `path` is removed.
+    moved aside, and the folder of `path` is made. What a killed process left of `path` is removed,
+    unless the folder is known to be `clean`: looking through a large one takes its time.
     Raises DiskError if it cannot be written.
     """
     path = Path(path)
@@ -51,7 +52,8 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[Path]:
     with disk.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         make_way(path)
-        disk.remove_stale(path)
+        if not clean:
+            disk.remove_stale(path)
         UNFINISHED.add(temporary)
         try:
             yield temporary

@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from lift_jax.storage.cache import cache_folder
 # glob patterns that begin with the folder's own name, and etils takes /gs/x for gs://x.
 PLAIN = re.compile(r"(/[\w.+=,@ -]+)+")
 ADDRESSES = re.compile(r"/(gs|s3|az|hf)(/|$)")
+
+# Characters that no name of a folder may hold on one of the usual systems, and names that Windows
+# keeps for devices.
+ILLEGAL = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+LONGEST = 200  # bytes; file systems allow 255
 
 
 def expand_user(given: str | os.PathLike[str]) -> Path:
@@ -66,3 +73,33 @@ def _place_of_links(folder: Path) -> Path:
         "meaning, and neither the cache folder ($XDG_CACHE_HOME) nor /tmp has room for a link to "
         "it. Give another run folder, or make one of those writable."
     )
+
+
+def folder_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Returns a name of a folder for each text, legal on all usual systems and none twice.
+
+    A text that is legal is taken as it is. In others what is illegal becomes "_", and a number is
+    added where another has the name, or one of `taken`; case makes no difference there.
+    """
+    plain = [_legal(text) for text in texts]
+    found, used = [""] * len(texts), {_alike(name) for name in taken}
+    # those that are legal come first, so that no other takes their name
+    for i in sorted(range(len(texts)), key=lambda i: plain[i] != texts[i]):
+        name, number = plain[i], 2
+        while _alike(name) in used:
+            name, number = f"{plain[i]}_{number}", number + 1
+        used.add(_alike(name))
+        found[i] = name
+    return found
+
+
+def _legal(text: str) -> str:
+    """Returns a text without what makes it no name of a folder, or one that is hidden or a path."""
+    name = ILLEGAL.sub("_", text).encode()[:LONGEST].decode(errors="ignore")
+    name = re.sub(r"^[.\s~-]|[.\s]$", "_", name) or "_"
+    return f"{name}_" if DEVICES.fullmatch(name) else name
+
+
+def _alike(name: str) -> str:
+    """Returns a form that is the same for names that some system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())

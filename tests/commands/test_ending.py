@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from lift_jax.commands import ending, shared
+from lift_jax.commands import shared
+from lift_jax.commands.line import ending
 from lift_jax.errors import UserError
 
 
@@ -88,7 +89,7 @@ def test_a_second_ctrl_c_and_one_during_imports_end_at_once(left, monkeypatch, t
         ending._interrupt(signal.SIGINT, sys._getframe())
     monkeypatch.setattr(ending, "_interrupted", False)
     (tmp_path / "interrupted_here.py").write_text(
-        "import signal, sys\nfrom lift_jax.commands import ending\n"
+        "import signal, sys\nfrom lift_jax.commands.line import ending\n"
         "ending._interrupt(signal.SIGINT, sys._getframe())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,7 +6,7 @@ hold the backbone.
 """
 
 from lift_jax.training.checkpoint.cadence import PACE_STEPS, Cadence
-from lift_jax.training.checkpoint.contents import FOLDER
+from lift_jax.training.checkpoint.contents import FOLDER, weights_checksum
 from lift_jax.training.checkpoint.manager import (
     Manager,
     newest_path,
@@ -21,5 +21,5 @@ from lift_jax.training.checkpoint.tuned import read_tuned
 
 __all__ = [
     "FOLDER", "PACE_STEPS", "Cadence", "Manager", "best_first", "newest_path", "open_manager",
-    "read_about", "read_tuned", "restore", "save", "wait",
+    "read_about", "read_tuned", "restore", "save", "wait", "weights_checksum",
 ]  # fmt: skip

@@ -19,13 +19,13 @@ CHECKSUMS = "checksums"  # key in the description of a checkpoint
 
 def to_host(state: State) -> State:
     """Returns the state as NumPy arrays. Call it in every process: it gathers sharded leaves."""
+    return jax.tree.map(_fetch, state)
 
-    def fetch(leaf: jax.Array) -> np.ndarray:
-        if leaf.is_fully_addressable or leaf.is_fully_replicated:
-            return np.asarray(leaf)
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return jax.tree.map(fetch, state)
+def _fetch(leaf: jax.Array | np.ndarray) -> np.ndarray:
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def checksums(state: State) -> dict[str, int]:
@@ -35,6 +35,15 @@ def checksums(state: State) -> dict[str, int]:
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
         for path, leaf in leaves
     }
+
+
+def weights_checksum(tuned: Mapping[str, jax.Array | np.ndarray]) -> int:
+    """Returns the CRC-32 of tuned leaves by path, which tells checkpoints apart.
+
+    Call it in every process: it gathers sharded leaves.
+    """
+    sums = {path: zlib.crc32(np.ascontiguousarray(_fetch(tuned[path]))) for path in sorted(tuned)}
+    return zlib.crc32(json.dumps(sums).encode())
 
 
 def compare(found: Mapping[str, int], saved: Mapping[str, int]) -> None:

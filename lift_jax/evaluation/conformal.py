@@ -1,0 +1,118 @@
+"""Prediction sets that hold the true class as often as asked (split conformal prediction).
+
+A score says how badly a class fits an image. Its quantile over the calibration images, which the
+classifier was not trained on, is the threshold q: the set of a new image holds each class whose
+score is at most q. The true class is then in the set for at least the asked share of images like
+those of the calibration (Vovk et al., 2005; Sadinle et al., JASA 2019).
+
+Rare classes are the first to miss what is asked. Two remedies of Ding, Fermanian and Salmon
+(arXiv 2507.06867), who made them for long tails:
+
+- Score `pas`, prevalence-adjusted softmax: 1 minus the softmax divided by the prior of the training
+  images and normalised, where `softmax` is 1 minus the softmax as it is. In the paper p / prior is
+  not normalised. With the losses `la`, `bs` and `lade` the softmax is p / prior already, normalised
+  (arXiv 2007.07314), and with the class weights of `cb` and `grw` it is so about. There `softmax`
+  is the adjusted score and `pas` would adjust twice. With other losses `pas` is that quantity.
+- Thresholds between those of each class (t = 1) and the one of all images (t = 0):
+  q_c = t q_class + (1 - t) q_all. A class with too few images for a quantile of its own has
+  q_class = 1, the largest score. At t = 0 what is asked holds over all images, at t = 1 in each
+  class. Between them 1 - 2a holds over all images at least where 1 - a is asked, and in practice
+  about 1 - a: a class that is missed there is missed by one of both ends.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Int
+from scipy.special import log_softmax
+
+from lift_jax.data.prior import fill, log_prior
+from lift_jax.evaluation.calibration import by_rows
+
+SCORES = ("softmax", "pas")
+FULL = 1.0  # the largest score: every class is in the set
+WEIGHT = 0.5  # t, as much from each class as from all images
+BALANCED = ("la", "bs", "lade", "cb", "grw")  # losses whose softmax is free of the training prior
+
+
+def default_score(loss: str) -> str:
+    """Returns the score that is adjusted for the prior, of a classifier trained with a loss."""
+    return "softmax" if loss in BALANCED else "pas"
+
+
+def class_scores(
+    logits: Float[np.ndarray, "n c"], score: str, train_counts: ArrayLike
+) -> Float[np.ndarray, "n c"]:
+    """Returns the score of each class for each image, float32 in [0, 1].
+
+    In float32, in which scores are kept, so that a comparison gives the same later. The temperature
+    plays no part: it is fitted to the calibration images, from which the scores must not learn.
+    """
+    shift = log_prior(fill(train_counts)) if score == "pas" else 0.0
+
+    def of_rows(z: np.ndarray) -> np.ndarray:
+        return (-np.expm1(log_softmax(z - shift, axis=1))).astype(np.float32)
+
+    return by_rows(of_rows, logits)
+
+
+def true_scores(
+    logits: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"],
+    score: str,
+    train_counts: ArrayLike,
+) -> Float[np.ndarray, " n"]:
+    """Returns the score of the true class of each image (see `class_scores`)."""
+    shift = log_prior(fill(train_counts)) if score == "pas" else 0.0
+
+    def of_rows(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        scores = log_softmax(z - shift, axis=1)[np.arange(len(labels)), labels]
+        return (-np.expm1(scores)).astype(np.float32)
+
+    return by_rows(of_rows, logits, labels)
+
+
+def quantile(scores: Float[np.ndarray, " n"], coverage: float) -> float:
+    """Returns the threshold for a coverage 1 - a: the ceil((n + 1) (1 - a))-th smallest score.
+
+    It is `FULL`, the whole set, where there are fewer scores than that.
+    """
+    place = rank(len(scores), coverage)
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else FULL
+
+
+def rank(n: int, coverage: float) -> int:
+    """Returns ceil((n + 1) coverage), the place of the quantile among n sorted scores.
+
+    The product is rounded first: 10 x 0.9 is 9, whatever is lost in the last bit.
+    """
+    return max(1, math.ceil(round((n + 1) * coverage, 9)))
+
+
+def class_quantiles(
+    scores: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    classes: int,
+    coverage: float,
+) -> Float[np.ndarray, " c"]:
+    """Returns the threshold of each class from the scores of its own images (see `quantile`)."""
+    order = np.lexsort((scores, labels))
+    ordered, counts = scores[order], np.bincount(labels, minlength=classes)
+    starts = np.cumsum(counts) - counts
+    places = np.array([rank(n, coverage) for n in counts.tolist()])
+    found = np.full(classes, FULL)
+    enough = places <= counts
+    found[enough] = ordered[(starts + places - 1)[enough]]
+    return found
+
+
+def thresholds(
+    scores: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    classes: int,
+    coverage: float,
+    weight: float = WEIGHT,
+) -> Float[np.ndarray, " c"]:
+    """Returns the threshold of each class: `weight` x its own plus (1 - `weight`) x that of all."""
+    own = class_quantiles(scores, labels, classes, coverage)
+    return weight * own + (1 - weight) * quantile(scores, coverage)

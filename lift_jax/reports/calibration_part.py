@@ -1,0 +1,84 @@
+"""The part of a report on calibration: how far the answers of the run can be trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lift_jax.errors import UserError
+from lift_jax.reports import figures, page
+from lift_jax.runs import folder
+from lift_jax.runs.answers import calibration_file
+
+NOTE = (
+    "On the validation split, in percent. ECE: expected calibration error over 15 bins, lower is "
+    "better. In the set: images whose prediction set holds the true class, measured on the images "
+    "that gave its thresholds."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows: a figure, a table by group, and facts with their names."""
+
+    figure: page.Image
+    table: page.Table
+    facts: list[tuple[str, str]]
+    explanation: str = NOTE
+
+
+def part(workdir: Path, out: Path) -> Part | None:
+    """Returns the part of a run and writes its figure into `out`; None without calibration.json.
+
+    A damaged one counts as none: `folder.changed_files` has named it.
+    """
+    try:
+        content = calibration_file.read(workdir)
+    except UserError:
+        return None
+    if content is None:
+        return None
+    crops = content["crops"] is not None
+    view = content["crops"] if crops else content["one_crop"]
+    drawn = figures.reliability_figure(*_reliability(view))
+    figure = page.image(drawn, out / "report_calibration.png", "Accuracy by confidence")
+    return Part(figure, _table(view), _facts(content, view, crops))
+
+
+def _reliability(view: Mapping[str, Any]) -> list[dict[str, Mapping[str, Any]]]:
+    """Returns the reliability of all images and of each group, before and after."""
+    found = view["reliability"]
+    names = ("overall", *folder.GROUPS)
+    return [{name: found[when][name] for name in names} for when in ("before", "after")]
+
+
+def _table(view: Mapping[str, Any]) -> page.Table:
+    """Returns the table of the groups."""
+    (before, after), covered = _reliability(view), view["sets"]["covered"]
+    rows = []
+    for name, found in after.items():
+        values = (sum(found["count"]), before[name]["ece"], found["ece"], covered[name])
+        rows.append((name, [(page.number(value), False) for value in values]))
+    return page.Table(["", "images", "ECE before", "ECE after", "in the set"], rows)
+
+
+def _facts(
+    content: Mapping[str, Any], view: Mapping[str, Any], crops: bool
+) -> list[tuple[str, str]]:
+    """Returns names and values of what predict goes by."""
+    unknown, sets = view["unknown"], view["sets"]
+    bound = f" (the {view['at_bound']} that is tried)" if view["at_bound"] else ""
+    return [
+        ("Answers from", "several crops" if crops else "one crop"),
+        ("Temperature", f"{view['temperature']:.3f}{bound}"),
+        (
+            "Unknown (--unknown)",
+            f"by {unknown['score']} below {page.number(unknown['threshold'])}, which keeps "
+            f"{content['keep']:.1%} of the right answers",
+        ),
+        (
+            "Sets (--sets)",
+            f"by {sets['score']} for {content['coverage']:.1%}: {sets['mean_size']:.2f} classes "
+            "on average",
+        ),
+    ]

@@ -1,0 +1,202 @@
+"""The calibration of a run by its validation split: temperature, unknown images, prediction sets.
+
+The test split plays no part. The methods are in `evaluation.calibration`, `evaluation.unknown` and
+`evaluation.conformal`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from lift_jax.data.types import Dataset
+from lift_jax.errors import UserError
+from lift_jax.evaluation import calibration, conformal, metrics, unknown
+from lift_jax.evaluation.evaluator import Outputs
+from lift_jax.parallel.mesh import put
+from lift_jax.runs import export, folder, restored, results
+from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.answers.answering import asked_share
+from lift_jax.runs.answers.calibration_file import VERSION, packed
+from lift_jax.settings.schema import Settings
+from lift_jax.storage import disk
+from lift_jax.training.checkpoint import weights_checksum
+from lift_jax.training.setup import Setup, build
+from lift_jax.training.state import State
+
+KEEP, COVERAGE = 0.95, 0.9
+NO_SPLIT = (
+    "there is no validation split, and the test split must not calibrate. Train with "
+    "--config.data.val_share=0.1, which holds that share of the training images out"
+)
+
+
+def calibrate(run: Path, keep: float, coverage: float, console: Console) -> Path:
+    """Writes calibration.json of the checkpoint that `lift-jax predict` takes; returns its path.
+
+    Args:
+        run: the run folder.
+        keep: share of the right answers that are kept where unknown images are told.
+        coverage: share of the prediction sets that hold the true class.
+        console: for what is found.
+
+    Raises UserError if the run has no checkpoint or no validation split, or if its data or backbone
+    are others now, and if another process writes in the folder.
+    """
+    asked_share("--keep", keep, KEEP)
+    asked_share("--coverage", coverage, COVERAGE)
+    tuned, saved = export.read_checkpoint(run)
+    settings, _, _ = restored.read_settings(run, saved)
+    with (
+        folder.writing(run),
+        disk.disk_errors(run),
+        jax.default_matmul_precision("highest"),  # as where the run is tested
+    ):
+        setup = build(settings, console, fresh=False)
+        folder.check_content(saved, results.describe(settings.written, setup), run)
+        if setup.data.val is None:
+            raise UserError(f"{run} cannot be calibrated: {NO_SPLIT}, or give photos/val/CLASS/.")
+        leaves = {path: put(tuned[path], leaf.sharding) for path, leaf in setup.tuned.items()}
+        state = State(jnp.int32(0), leaves, ())
+        return write(settings, setup, state, run, console, keep, coverage)
+
+
+def after_training(
+    settings: Settings, setup: Setup, state: State, workdir: Path, console: Console
+) -> None:
+    """Writes calibration.json of a state, or prints a line if there is no validation split.
+
+    It comes before the results of the test, without which a run does not count as finished.
+    """
+    if setup.data.val is None:
+        console.print(f"Not calibrated: {NO_SPLIT}.")
+    else:
+        write(settings, setup, state, workdir, console)
+
+
+def write(
+    settings: Settings, setup: Setup, state: State, workdir: Path, console: Console,
+    keep: float = KEEP, coverage: float = COVERAGE,
+) -> Path:  # fmt: skip
+    """Measures a state on the validation split and writes calibration.json; returns its path.
+
+    Call it in every process. Raises UserError if no validation image can be read.
+    """
+    data = setup.data
+    assert data.val is not None  # the caller has checked
+    evaluator = results.make_evaluator(settings, setup, console)
+    tuned, views = results.tuned_candidate(setup, state), {}
+    for name in ("one_crop", "crops")[: 1 + settings.test.tte]:
+        outputs = evaluator.outputs(tuned, state.tuned, data.val, crops=name == "crops")
+        if not len(outputs.labels):
+            raise UserError("No validation image can be read (data.on_bad_image=skip).")
+        views[name] = measure(outputs, data, settings.loss.name, keep, coverage)
+        show(views[name], name, len(outputs.labels), keep, console)
+    content = {
+        "version": VERSION, "split": "validation", "images": len(outputs.labels),
+        "keep": keep, "coverage": coverage, **{"one_crop": None, "crops": None}, **views,
+        "train_counts": data.counts.tolist(),
+        "class_images": np.bincount(outputs.labels, minlength=len(data.counts)).tolist(),
+        "weights": weights_checksum(state.tuned),
+    }  # fmt: skip
+    if jax.process_index() == 0:
+        calibration_file.write(workdir, content)
+    return workdir / calibration_file.NAME
+
+
+def measure(
+    outputs: Outputs, data: Dataset, loss: str, keep: float, coverage: float
+) -> dict[str, Any]:
+    """Returns the calibration of the answers from one view, as calibration.json holds it."""
+    logits, _, labels = outputs
+    found = calibration.fit_temperature(logits, labels)
+    temperatures = {"before": 1.0, "after": found.value}
+    return {
+        "temperature": found.value,
+        "at_bound": found.at_bound,
+        "loss": {
+            when: calibration.log_likelihood_loss(logits, labels, t)
+            for when, t in temperatures.items()
+        },
+        "reliability": {
+            when: calibration.reliability_by_group(logits, labels, t, data.group_counts)
+            for when, t in temperatures.items()
+        },
+        "unknown": measure_unknown(outputs, found.value, keep),
+        "sets": measure_sets(outputs, data, loss, coverage),
+    }
+
+
+def measure_unknown(outputs: Outputs, temperature: float, keep: float) -> dict[str, Any]:
+    """Returns the score that tells unknown images, why, and its threshold."""
+    logits, features, labels = outputs
+    score, areas = unknown.choose_score(logits, features, labels, temperature)
+    classes, means = logits.shape[1], None
+    if score == "cosine":
+        means = packed(unknown.class_means(features, labels, classes))
+        every = np.ones(classes, bool)
+        scores = unknown.cosines_left_out(features, labels, classes, every)
+    else:
+        scores = unknown.scores_of_logits(logits, score, temperature)
+    right = np.sort(scores[logits.argmax(axis=1) == labels])
+    threshold = unknown.threshold(right, keep)
+    few = f"max_logit, for fewer than {unknown.FEWEST} classes have a validation image"
+    return {
+        "score": score,
+        "rule": "largest mean area under the ROC curve, held-out classes of the validation split "
+        "against the others" if areas else few,
+        "auroc": areas,
+        "threshold": threshold if len(right) else None,
+        "right_scores": packed(right),
+        "means": means,
+    }  # fmt: skip
+
+
+def measure_sets(outputs: Outputs, data: Dataset, loss: str, coverage: float) -> dict[str, Any]:
+    """Returns the thresholds of prediction sets for each score, and what the default one gives."""
+    logits, _, labels = outputs
+    found: dict[str, Any] = {"score": conformal.default_score(loss), "weight": conformal.WEIGHT}
+    for score in conformal.SCORES:
+        scores = conformal.true_scores(logits, labels, score, data.counts)
+        order = np.lexsort((scores, labels))
+        classes = conformal.class_quantiles(scores, labels, len(data.counts), coverage)
+        found[score] = {
+            "all": conformal.quantile(scores, coverage),
+            "classes": [float(f"{q:.9g}") for q in classes],
+            "scores": packed(scores[order]),
+        }
+        if score == found["score"]:
+            limits = conformal.thresholds(scores, labels, len(data.counts), coverage)
+            sizes = calibration.by_rows(
+                lambda z: (conformal.class_scores(z, score, data.counts) <= limits).sum(axis=1),  # noqa: B023
+                logits,
+            )
+            found |= {"mean_size": float(sizes.mean()), "covered": {}}
+            inside, members = scores <= limits[labels], metrics.groups(data.group_counts)
+            rows = {"overall": np.ones(len(labels), bool)}
+            rows |= {name: chosen[labels] for name, chosen in members.items()}
+            for name, chosen in rows.items():
+                share = 100 * float(inside[chosen].mean()) if chosen.any() else None
+                found["covered"][name] = share
+    return found
+
+
+def show(view: Mapping[str, Any], name: str, images: int, keep: float, console: Console) -> None:
+    """Prints what the calibration of a view found."""
+    ece = [view["reliability"][when]["overall"]["ece"] for when in ("before", "after")]
+    sets, shown = view["sets"], "one crop" if name == "one_crop" else "several crops"
+    console.print(
+        f"Calibrated on {images:,} validation images, {shown}: temperature "
+        f"{view['temperature']:.3f} (ECE {ece[0]:.1f} % before, {ece[1]:.1f} % after); unknown "
+        f"by {view['unknown']['score']}, which keeps {keep:.1%} of the right answers; sets of "
+        f"{sets['mean_size']:.1f} classes on average."
+    )
+    if view["at_bound"]:
+        console.print(
+            f"Warning: the temperature is the {view['at_bound']} that is tried. The validation "
+            "split is too small or too easy to tell it: take its probabilities with care."
+        )

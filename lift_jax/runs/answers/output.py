@@ -1,0 +1,82 @@
+"""Answers as a file: a CSV table, or JSON lines, by the ending of its name."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lift_jax.runs.answers.answering import Prediction
+from lift_jax.storage.atomic import open_replacement
+from lift_jax.storage.csv_files import write_csv
+
+JSONL = ".jsonl"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is written of each answer.
+
+    Attributes:
+        ranks: number of likeliest classes.
+        unknown: True for the answer, which may be "unknown".
+        sets: True for the prediction set.
+        classes: names of all classes, for their probabilities; empty without.
+    """
+
+    ranks: int
+    unknown: bool = False
+    sets: bool = False
+    classes: Sequence[str] = ()
+
+
+def write(path: Path, answers: Iterable[tuple[str, Prediction]], columns: Columns) -> None:
+    """Writes a row or line for each answer with the name of its image, complete or not at all.
+
+    It takes the answers one after the other, and so holds none of them.
+    """
+    if path.suffix.lower() != JSONL:
+        rows = (_row(name, one, columns) for name, one in answers)
+        write_csv(path, _header(columns), rows)
+        return
+    with open_replacement(path) as file:
+        for name, one in answers:
+            file.write(json.dumps(_object(name, one, columns), ensure_ascii=False) + "\n")
+
+
+def _header(columns: Columns) -> list[str]:
+    ranks = range(1, columns.ranks + 1)
+    header = ["image", *(f"{kind}_{rank}" for rank in ranks for kind in ("class", "probability"))]
+    header += ["error", *["answer", "unknown"] * columns.unknown, *["set"] * columns.sets]
+    return header + [f"p_{name}" for name in columns.classes]
+
+
+def _row(name: str, one: Prediction, columns: Columns) -> list[Any]:
+    """Returns a row: classes with their probabilities, the error, and what else was asked."""
+    pairs = list(zip(one.labels, one.probabilities, strict=True))
+    pairs += [(None, None)] * (columns.ranks - len(pairs))
+    row = [name, *(cell for pair in pairs for cell in pair), one.error]
+    if columns.unknown:
+        row += [one.answer, "" if one.error else "yes" if one.unknown else "no"]
+    if columns.sets:
+        members = one.prediction_set
+        row.append(None if members is None else json.dumps(members, ensure_ascii=False))
+    return row + (list(one.all_probabilities) or [None] * len(columns.classes))
+
+
+def _object(name: str, one: Prediction, columns: Columns) -> dict[str, Any]:
+    """Returns an object for a line; a letter that UTF-8 does not have becomes an escape."""
+    found: dict[str, Any] = {"image": _letters(name), "error": _letters(one.error) or None}
+    found["classes"] = [_letters(label) for label in one.labels]
+    found["probabilities"] = list(one.probabilities)
+    if columns.unknown:
+        found |= {"answer": _letters(one.answer) or None, "unknown": one.unknown}
+    if columns.sets:
+        found["set"] = [_letters(label) for label in one.prediction_set or ()]
+    if columns.classes:
+        found["all_probabilities"] = list(one.all_probabilities)
+    return found
+
+
+def _letters(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
