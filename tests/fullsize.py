@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -118,8 +119,8 @@ def _fake_torch() -> Iterator[None]:
         del sys.modules["torch"], sys.modules["torch._utils"]
 
 
-def save_torch(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes a dict of tensors as torch.save does."""
+def save_torch(contents: Mapping[str, Any], path: Path) -> None:
+    """Writes a dict as torch.save does, with tensors in place of its arrays at any depth."""
     kinds = {
         "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage",
         "bfloat16": "BFloat16Storage",
@@ -132,11 +133,19 @@ def save_torch(arrays: Mapping[str, np.ndarray], path: Path) -> None:
             kind = getattr(sys.modules["torch"], kinds[obj.array.dtype.name])
             return "storage", kind, obj.key, "cpu", obj.array.size
 
-    storages = [_Storage(str(i), array) for i, array in enumerate(arrays.values())]
-    tensors = OrderedDict(zip(arrays, map(_Tensor, storages), strict=True))
+    storages: list[_Storage] = []
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return OrderedDict((key, tensors(inner)) for key, inner in value.items())
+        if not isinstance(value, np.ndarray):
+            return value
+        storages.append(_Storage(str(len(storages)), value))
+        return _Tensor(storages[-1])
+
     with zipfile.ZipFile(path, "w") as archive, _fake_torch():
         with archive.open("archive/data.pkl", "w") as file:
-            Pickler(file, 2).dump(tensors)
+            Pickler(file, 2).dump(tensors(contents))
         archive.writestr("archive/byteorder", "little")
         for storage in storages:
             data = np.ascontiguousarray(storage.array).reshape(-1).view(np.uint8).data

@@ -81,12 +81,14 @@ def run_step(flags: argparse.Namespace, console) -> None:
     """Times or compiles the training step. Raises UserError without a config or classes."""
     from lift_jax.benchmarks import ahead_of_time, step
     from lift_jax.settings.parse import parse
+    from lift_jax.training.step import exact_products
 
     settings = parse(shared.chosen_config(flags, USAGE).config)
     if flags.classes < 2:
         raise UserError("Give the number of classes: --classes=8142.")
     vision = step.vision_sizes(settings.model)
-    if flags.aot:
-        ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
-    else:
-        step.measure(settings, vision, flags.classes, flags.steps, console)
+    with exact_products():  # the program of training
+        if flags.aot:
+            ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+        else:
+            step.measure(settings, vision, flags.classes, flags.steps, console)

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=int, metavar="PIXELS", help="image size, if not the pre-training's"
     )
+    for name, like in (("mean", "0.485,0.456,0.406"), ("std", "0.229,0.224,0.225")):
+        parser.add_argument(
+            f"--{name}", default="", metavar="R,G,B",
+            help=f"{name} of the images, like {like} (default: as the weights say)",
+        )  # fmt: skip
     bare = parser.add_argument_group("for a bare state dict, which does not say these")
     bare.add_argument("--heads", type=int, metavar="N", help="attention heads of the image tower")
     bare.add_argument(
@@ -44,6 +49,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.errors import unknown
     from lift_jax.models.layers import ACTIVATIONS
     from lift_jax.output.terminal import Terminal
+    from lift_jax.settings.schema import three_numbers
     from lift_jax.tuners.parameters import Parameter, parameter_table
     from lift_jax.weights import load
     from lift_jax.weights.native import NAME
@@ -52,6 +58,11 @@ def run(flags: argparse.Namespace) -> None:
         raise unknown("activation (--activation)", flags.activation, ACTIVATIONS)
     names = ("resolution", "heads", "text_heads", "eps", "activation")
     sizes = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    sizes |= {
+        key: numbers
+        for key in ("mean", "std")
+        if (numbers := three_numbers(f"--{key}", getattr(flags, key)))
+    }
     if (file := Path(flags.dest) / NAME).exists():
         raise UserError(f"{file} exists (DEST). Remove it, or give another folder.")
     config = load.convert(flags.source, flags.dest, flags.dtype, **sizes)

@@ -89,7 +89,7 @@ def class_figure(
     legend = top.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", ncols=3)
     legend.set_in_layout(False)  # else long names would push the axes together
 
-    bottom.bar(x, np.maximum(train_counts[order], 0.5), width=0.8 if few else 1.0, color="#9AA5B1")
+    _count_bars(bottom, np.maximum(train_counts[order], 0.5))
     bottom.set(yscale="log", ylabel="train images", xlim=(-0.6, len(order) - 0.4))
     bottom.set_ylim(bottom=0.8 * max(0.5, train_counts.min()))  # the smallest bar still shows
     _name_classes(bottom, [names[c] for c in order])
@@ -114,7 +114,7 @@ def frequency_figure(
     for i, (split, number) in enumerate(counts.items()):
         shown = np.where(number > 0, number, np.nan)[order]  # a class without images has no mark
         if i == 0:
-            axes.bar(x, shown, width=0.8 if few else 1.0, color="#9AA5B1", label=split)
+            _count_bars(axes, shown, label=split)
         else:
             style = {"marker": "s^"[i % 2] if few else ".", "linestyle": "", "markersize": 5}
             axes.plot(x, shown, color=PALETTE[i - 1], label=split, **style)
@@ -123,6 +123,16 @@ def frequency_figure(
     _name_classes(axes, [names[c] for c in order])
     figure.legend(loc="outside lower left", frameon=False, ncols=3)
     return _clean(figure)
+
+
+def _count_bars(axes: Axes, counts: Float[np.ndarray, " c"], label: str | None = None) -> None:
+    """Draws a bar for each class, or one outline of all bars where they would touch."""
+    x = np.arange(len(counts))
+    if len(counts) <= DOTTED:
+        axes.bar(x, counts, width=0.8, color="#9AA5B1", label=label)
+    else:  # thousands of bars take seconds to draw
+        edges = np.append(x, len(x)) - 0.5
+        axes.stairs(counts, edges, baseline=1e-3, fill=True, color="#9AA5B1", label=label)
 
 
 def views_figure(

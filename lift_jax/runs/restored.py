@@ -1,6 +1,7 @@
 """The classifier of a run folder, restored without the images that it was trained on."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from lift_jax.data.names.meaning import prompt_names
@@ -64,10 +66,7 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
         names = check_names(settings)
     except UserError as e:
         raise UserError(f"{e} (If the config file of {run} defines it: --config=FILE.py.)") from e
-    sizes: dict[str, Any] = {}
-    if settings.model.resolution:
-        sizes["resolution"] = settings.model.resolution
-    backbone = load_backbone(settings.model.backbone, **sizes)
+    backbone = _backbone(settings, backbone_fingerprint)
     visual = nnx.clone(backbone.visual)
     head = empty_head(settings, backbone, class_names)
     model = assemble(visual, head, names, settings.tuner, len(class_names), rngs=nnx.Rngs(0)).model
@@ -82,6 +81,24 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
     arrays = {path: restored_leaf(path, leaf, tuned, half) for path, leaf in leaves.items()}
     model, checksum = tree.merge(graph, arrays), weights_checksum(tuned)
     return RestoredRun(settings, class_names, backbone, model, checksum)
+
+
+def _backbone(settings: Settings, expected: str) -> Backbone:
+    """Returns the backbone of a run, whose fingerprint should be the expected one.
+
+    Runs from before `model.mean` normalised the images of every bare ViT by mean and std 0.5. This
+    is taken if the fingerprint fits then.
+    """
+    name = settings.model.backbone
+    backbone = load_backbone(name, **settings.model.loading, tell=logging.info)
+    if "mean" in settings.written["model"] or fingerprint(backbone, settings.head) == expected:
+        return backbone
+    with suppress(UserError):  # from sources that take no other statistics
+        half: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        as_before = load_backbone(name, **settings.model.loading | half, tell=logging.info)
+        if fingerprint(as_before, settings.head) == expected:
+            return as_before
+    return backbone
 
 
 def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, ...]) -> Head:

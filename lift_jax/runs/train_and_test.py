@@ -25,6 +25,7 @@ from lift_jax.training import checkpoint, loop, losses
 from lift_jax.training.monitor import StepRecord
 from lift_jax.training.setup import Setup, build
 from lift_jax.training.state import State, create_state, state_shardings
+from lift_jax.training.step import exact_products
 
 
 def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train") -> dict[str, Any]:
@@ -42,8 +43,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
     with (
         folder.writing(workdir),
         disk.disk_errors(workdir),
-        # of float32 products alone (head, loss, float32 runs): by default GPUs and TPUs round them
-        jax.default_matmul_precision("highest"),
+        exact_products(),
         checkpoint.open_manager(workdir, keep, best, tell) as manager,
     ):
         saved = checkpoint.read_about(manager)

@@ -1,6 +1,9 @@
 """The rules across settings: values that do not go together."""
 
-from lift_jax.errors import UserError, near
+from collections.abc import Mapping
+from typing import Any
+
+from lift_jax.errors import UserError, near, shown
 from lift_jax.settings.methods import METHODS
 from lift_jax.settings.schema import (
     BLOCK_PARTS,
@@ -25,6 +28,7 @@ def check_rules(s: Settings) -> None:
         raise UserError(
             f"train.batch {s.train.batch} is not a multiple of train.accum {s.train.accum}."
         )
+    check_statistics(s.model.loading)
     check_prompt(s.head.prompt, s.head.descriptors)  # zero-shot needs it, whatever head.init is
     check_shots(s.head, "text" if s.head.kind == "text" else s.head.init)
     if s.head.kind != "cosine" and s.head.scale != DEFAULTS["head.scale"]:
@@ -45,6 +49,18 @@ def check_rules(s: Settings) -> None:
             f"mesh.model is {s.mesh.model}, but mesh.strategy is 'replicate', which splits "
             "nothing: set mesh.strategy=fsdp as well."
         )
+
+
+def check_statistics(loading: Mapping[str, Any]) -> None:
+    """Raises UserError unless mean and std of the images are given together, or neither."""
+    if ("mean" in loading) != ("std" in loading):
+        given, absent = ("mean", "std") if "mean" in loading else ("std", "mean")
+        raise UserError(
+            f"model.{given} is given, and model.{absent} is not: give both, which normalise the "
+            "images together."
+        )
+    if not all(value > 0 for value in loading.get("std", ())):
+        raise UserError(f"model.std is {shown(loading['std'])}; expected three numbers above 0.")
 
 
 def check_options(s: Settings) -> None:

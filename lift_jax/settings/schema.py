@@ -72,6 +72,23 @@ class About:
         return above and below
 
 
+def three_numbers(key: str, text: str) -> tuple[float, ...]:
+    """Returns the three numbers that a text of the form 0.485,0.456,0.406 holds; () if it is empty.
+
+    Raises UserError, which names the key, for any other text.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(",") if text)
+    except ValueError:
+        numbers = (math.nan,)
+    if len(numbers) not in (0, 3) or not all(map(math.isfinite, numbers)):
+        raise UserError(
+            f"{key} is {shown(text)}; expected three numbers of red, green and blue with commas "
+            "between them, like 0.485,0.456,0.406."
+        )
+    return numbers
+
+
 def setting(default: Any, meaning: str, **about: Any) -> Any:
     """Returns a dataclass field with a default and its description (see `About`)."""
     return field(default=default, metadata={"about": About(meaning, **about)})
@@ -210,6 +227,18 @@ class ModelSettings:
         low=0,
         high=16_384,
     )
+    mean: str = setting(
+        "",
+        "Mean of the images' red, green and blue values, like 0.485,0.456,0.406, which is taken "
+        "from them. Empty: as the weights say, or as the run says where they do not.",
+        before="",
+    )
+    std: str = setting(
+        "",
+        "Standard deviation of the images' red, green and blue values, like 0.229,0.224,0.225, by "
+        "which they are divided. Empty: as the weights say.",
+        before="",
+    )
     tuned: str = setting(
         "",
         "File of tuned weights to start from: a checkpoint of the authors' code, or what "
@@ -222,6 +251,15 @@ class ModelSettings:
         "Precision of the frozen weights. auto: float32 on CPUs, bfloat16 on accelerators.",
         choices=("auto", "float32", "bfloat16"),
     )
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Returns the arguments of `load_backbone` that the settings give."""
+        numbers = {
+            key: three_numbers(f"model.{key}", getattr(self, key)) for key in ("mean", "std")
+        }
+        given = {"resolution": self.resolution, **numbers}
+        return {key: value for key, value in given.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

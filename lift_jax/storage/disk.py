@@ -78,7 +78,7 @@ def remove_stale(path: Path) -> None:
     with disk_errors(path):
         for left in path.parent.iterdir() if path.parent.is_dir() else ():
             if left.name.startswith(start) and left.suffix == ".tmp":
-                process = left.name[len(start) : -len(".tmp")]
+                process = left.name[len(start) :].partition(".")[0]
                 if process.isdecimal() and not _lives(int(process)):
                     remove(left)
 

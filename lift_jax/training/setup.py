@@ -264,11 +264,10 @@ def shorten(names: Sequence[str]) -> str:
 
 def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
     """Loads the backbone and places its image tower; prints the notes of the loading."""
-    sizes = {"resolution": model.resolution} if model.resolution else {}
-    backbone = load_backbone(model.backbone, place=placement.loaded, **sizes)
-    for note in backbone.config.notes:
-        console.print(f"Backbone: {note}")
-    return backbone
+    return load_backbone(
+        model.backbone, place=placement.loaded, **model.loading,
+        tell=lambda note: console.print(f"Backbone: {note}"),
+    )  # fmt: skip
 
 
 def agree_on_weights(

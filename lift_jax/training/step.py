@@ -1,6 +1,7 @@
 """The jitted training step: the gradient of the tuned leaves, and the optimizer's update."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,10 @@ from lift_jax.models.vit import BORDER, REMAT
 from lift_jax.parallel.mesh import GATHERED, gather, replicated
 from lift_jax.training.losses import Loss
 from lift_jax.training.state import State, state_shardings
+
+# Float32 products (head, loss, float32 runs) are exact: by default GPUs and TPUs round them.
+# bfloat16 products are not changed. Compile and run steps and tests in this context.
+exact_products = partial(jax.default_matmul_precision, "highest")
 
 Forward = Callable[[Tree, Tree, Batch], Float[Array, "b c"]]  # (tuned, frozen, batch) -> logits
 # (tuned, frozen, batch) -> numerator and denominator of the loss, and gradient of the numerator

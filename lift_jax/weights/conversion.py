@@ -25,7 +25,18 @@ from lift_jax.parallel import memory
 from lift_jax.parallel.memory import Need
 from lift_jax.weights import expected, native, positions, rename
 from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import huggingface, openai, openclip, siglip, timm, vits
+from lift_jax.weights.formats import (
+    declared,
+    dino,
+    families,
+    huggingface,
+    openai,
+    openclip,
+    others,
+    siglip,
+    timm,
+    vits,
+)
 
 
 class Format(Protocol):
@@ -59,11 +70,12 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (huggingface, siglip, vits, openclip, timm, openai)
+FORMATS: tuple[Format, ...] = (huggingface, siglip, vits, openclip, dino, timm, openai)
 
 
 def format_of(source: Source) -> Format:
     """Returns the first format that recognises the source. Raises UserError if there is none."""
+    others.check(source)
     for form in FORMATS:
         if form.recognises(source):
             return form
@@ -75,16 +87,39 @@ def format_of(source: Source) -> Format:
     )
     raise UserError(
         f"{source.where} is of no kind that can be read: {says}. Expected CLIP (OpenAI, Hugging "
-        "Face, OpenCLIP), SigLIP, ViT, DINOv2 or DINOv3 (Hugging Face), or ViT or ResNet of timm."
+        "Face, OpenCLIP), SigLIP, ViT or MAE (Hugging Face), DINOv2 or DINOv3, or ViT or ResNet of "
+        "timm: give one of these."
     )
 
 
-def read_sizes(source: Source, form: Format, **sizes: Any) -> BackboneConfig:
-    """Returns the sizes of a source by its format.
+def read_sizes(
+    source: Source, form: Format, mean: Any = None, std: Any = None, **sizes: Any
+) -> BackboneConfig:
+    """Returns the sizes of a source by its format, with notes on what it does not state.
 
-    Raises UserError as the format's `read_config`, and for sizes that its tensors cannot have.
+    `mean` and `std` replace those of the source. Raises UserError as the format's `read_config`,
+    and for sizes that its tensors cannot have.
     """
     config = form.read_config(source, **sizes)
+    given = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in (("mean", mean), ("std", std))
+        if value is not None
+    }
+    vision, notes = config.vision, source.notes
+    if len(given) == 1:
+        raise UserError(
+            f"{next(iter(given))} is given alone (mean=, std=; --mean, --std): give both, which "
+            "normalise the images together."
+        )
+    if given:
+        names = ("mean", "std")
+        values = declared.statistics(source.where + ":", given, names, vision.mean, vision.std)
+        vision = dataclasses.replace(vision, **values)
+        notes += (f"Images are normalised by {families.described(**values)}, as given.",)
+    elif config.text is None and not families.stated(source):
+        notes += (families.note(source, config),)
+    config = dataclasses.replace(config, vision=vision, notes=(*notes, *config.notes))
     expected.check(config, source.tensors, source.where)
     return config
 
@@ -141,7 +176,7 @@ def write(
 def _check_sizes(form: Format, where: str, sizes: Mapping[str, Any]) -> None:
     """Raises UserError for a size that a source of the format does not take."""
     for size in sizes:
-        if size not in form.SIZES:
+        if size not in (*form.SIZES, "mean", "std"):
             takes = (
                 f"takes {', '.join(form.SIZES[:-1])} and {form.SIZES[-1]} alone"
                 if form.SIZES

@@ -12,7 +12,9 @@ from lift_jax.storage.names import expand_user
 from lift_jax.weights import tokenizer
 from lift_jax.weights.files.headers import shard_names
 from lift_jax.weights.files.source import (
+    ADAPTER,
     CONFIG,
+    MERGE,
     OPEN_CLIP,
     PREPROCESSOR,
     SUFFIXES,
@@ -138,6 +140,8 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
         chosen = next((name for name in order if name in names), None)
         if chosen is None and unreachable is not None:
             raise LocalEntryNotFoundError("no weights in the cache") from unreachable
+        if chosen is None and ADAPTER in names:
+            raise UserError(f"{repository} on the hub is an adapter of peft. {MERGE}")
         if chosen is None:
             raise UserError(
                 f"{repository} on the hub has no weights that can be read here: expected one of "

@@ -41,28 +41,50 @@ DEBUG = BackboneConfig(
 
 
 def load_backbone(
-    name_or_path: str | Path, dtype: Any = None, *, place: Place | None = None, **sizes: Any
+    name_or_path: str | Path,
+    dtype: Any = None,
+    *,
+    place: Place | None = None,
+    tell: Callable[[str], None] | None = None,
+    **sizes: Any,
 ) -> Backbone:
     """Loads a backbone by name ('clip_vit_b16', 'demo'), from the hub, a folder or a file.
 
     The sources are CLIP ViT and ResNet of OpenAI, Hugging Face and OpenCLIP; SigLIP and SigLIP 2;
-    ViT, DINOv2 and DINOv3 of Hugging Face; ViT and ResNet of timm; a folder that `convert` wrote;
-    and 'debug', which is small with random weights. 'owner/repository@revision' pins a hub
-    revision.
+    ViT, DINOv2 and DINOv3 of Hugging Face; DINOv2's and DINOv3's own files; ViT and ResNet of timm,
+    and others that are named like these (DINO, iBOT, MAE, MoCo, DeiT, torchvision's ResNets); a
+    folder that `convert` wrote; and 'debug', which is small with random weights.
+    'owner/repository@revision' pins a hub revision.
 
     Args:
         name_or_path: the name or path of the source.
         dtype: the dtype of the weights and of the computation; float32 by default.
         place: puts a leaf (path, values as stored) on its devices; replaces `dtype`.
-        **sizes: `resolution` in pixels, if not the pre-training's, and sizes that the source does
-            not state: `heads`, `text_heads`, `eps` and `activation` of bare state dicts.
+        tell: is given each note on the loading. By default a note that says what was taken because
+            the source does not state it is logged as a warning, and the others as infos.
+        **sizes: `resolution` in pixels, if not the pre-training's; `mean` and `std` of the images'
+            red, green and blue values, three numbers each, if not as the weights say; and sizes
+            that the source does not state: `heads`, `text_heads`, `eps` and `activation` of bare
+            state dicts.
 
     Raises:
         UserError: if the source cannot be downloaded or read, or is of no known kind; if a weight
             is missing, left over, of the wrong shape or not finite; for sizes that the source
             does not take.
     """
-    name = str(name_or_path)
+    backbone = _found(str(name_or_path), dtype, place, sizes)
+    for note in backbone.config.notes:
+        (tell or _log)(note)
+    return backbone
+
+
+def _log(note: str) -> None:
+    """Logs a note on the loading, as a warning if it says what was taken of several readings."""
+    (logging.warning if "taken" in note.lower() else logging.info)("%s", note)
+
+
+def _found(name: str, dtype: Any, place: Place | None, sizes: dict[str, Any]) -> Backbone:
+    """Loads a backbone as `load_backbone` does, and says nothing of its notes."""
     place = place or (
         lambda path, array: jax.device_put(array.astype(dtype or np.float32, copy=False))
     )
@@ -196,8 +218,6 @@ def _load(file: Path, place: Place) -> Backbone:
     if described is None:
         raise UserError(f"{file} is not a converted backbone. Convert the source again.")
     config, checksums = described
-    for note in config.notes:
-        logging.info(note)
     leaves = native.load(file, checksums, place)
     shapes = {path: leaf.shape for path, leaf in abstract(config).items()}
     if {path: leaf.shape for path, leaf in leaves.items()} != shapes:

@@ -32,6 +32,7 @@ from lift_jax.weights.files.source import read_safetensors
 NAME = "backbone.safetensors"
 KEY = "lift_jax"  # the metadata key of sizes and checksums
 VERSION = 1
+RULES = 2  # of the conversion, so that the cache holds none that was made by older rules
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
@@ -41,7 +42,7 @@ def cached(files: Iterable[Path], sizes: Mapping[str, Any]) -> Path:
     The first half of its name is a digest of paths and sizes, the second of the files' lengths,
     times and inodes. So a changed source has a new path with the same first half.
     """
-    paths, versions = [str(VERSION), json.dumps(sizes, sort_keys=True)], []
+    paths, versions = [f"{VERSION}.{RULES}", json.dumps(sizes, sort_keys=True, default=repr)], []
     for file in files:
         stat = file.stat()
         paths.append(str(file.absolute()))

@@ -4,6 +4,7 @@ A source's positions are resampled as the library of the source does it:
 
 antialias  bicubic (a = -0.5), with antialiasing where the grid shrinks: timm, open_clip
 plain      bicubic (a = -0.75), without antialiasing: transformers
+offset     as plain, on a grid that is 0.1 patches larger: the own code of DINO, iBOT and DINOv2
 linear     bilinear, with antialiasing where the grid shrinks: SigLIP 2
 """
 
@@ -22,13 +23,13 @@ def resize(
         positions: the embeddings, one row for each token; the grid comes last.
         grid: the new number of patches along a side.
         before: the number of rows before the grid (1 for CLS).
-        how: antialias, plain or linear.
+        how: antialias, plain, offset or linear.
     """
     kept, square = positions[:before], positions[before:].astype(np.float32)
     old = round(len(square) ** 0.5)
     square = square.reshape(old, old, -1)
-    if how == "plain":
-        weights = _bicubic(old, grid)
+    if how in ("plain", "offset"):
+        weights = _bicubic(old, grid, grid + 0.1 if how == "offset" else grid)
         square = np.einsum("yi,xj,ijd->yxd", weights, weights, square, optimize=True)
     else:
         method = {"antialias": "cubic", "linear": "linear"}[how]
@@ -38,14 +39,15 @@ def resize(
     return np.concatenate([kept.astype(np.float32), square.reshape(grid * grid, -1)])
 
 
-def _bicubic(old: int, new: int) -> Float[np.ndarray, "n o"]:
+def _bicubic(old: int, new: int, span: float) -> Float[np.ndarray, "n o"]:
     """Returns the weights of bicubic interpolation from `old` to `new` samples, as in torch.
 
-    The kernel is Keys' with a = -0.75 over four neighbours; the border is repeated.
+    `span` is the number of new samples that the old ones are as long as. The kernel is Keys' with
+    a = -0.75 over four neighbours; the border is repeated.
     """
     a = -0.75
     weights = np.zeros((new, old))
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    centres = (np.arange(new) + 0.5) * old / span - 0.5
     for row, centre in enumerate(centres):
         for neighbour in int(np.floor(centre)) + np.arange(-1, 3):
             x = abs(centre - neighbour)

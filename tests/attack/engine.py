@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,21 +120,25 @@ def shrink(kind: Kind, case: Any, message: str) -> Any:
 
 
 def run(kinds: dict[str, Kind], seconds: float, seed: int, show: Callable[[str], None]) -> bool:
-    """Attacks with all kinds in turn for so long; shows the table. Returns True without a fault."""
+    """Attacks with all kinds in turn for so long, or until Ctrl-C; shows the table.
+
+    Returns True without a fault.
+    """
     counts: dict[str, Counter[str]] = {name: Counter() for name in kinds}
     spent = dict.fromkeys(kinds, 0.0)
     faults: dict[tuple[str, str], Any] = {}
     begin, number = time.monotonic(), 0
-    while (now := time.monotonic()) - begin < seconds:
-        name = min(kinds, key=lambda each: spent[each] / kinds[each].share)
-        number += 1
-        case = kinds[name].draw(random.Random(f"{seed} {name} {number}"))
-        outcome, message = judge(kinds[name], case)
-        counts[name][outcome] += 1
-        spent[name] += time.monotonic() - now
-        if outcome == FAULT and (name, message[:30]) not in faults:
-            faults[name, message[:30]] = shrink(kinds[name], case, message), message
-            show(f"fault of {name}: {message}")
+    with suppress(KeyboardInterrupt):  # the table is shown of what was tried
+        while (now := time.monotonic()) - begin < seconds:
+            name = min(kinds, key=lambda each: spent[each] / kinds[each].share)
+            number += 1
+            case = kinds[name].draw(random.Random(f"{seed} {name} {number}"))
+            outcome, message = judge(kinds[name], case)
+            counts[name][outcome] += 1
+            spent[name] += time.monotonic() - now
+            if outcome == FAULT and (name, message[:30]) not in faults:
+                faults[name, message[:30]] = shrink(kinds[name], case, message), message
+                show(f"fault of {name}: {message}")
     show(table(counts))
     for (name, _), (case, message) in faults.items():
         show(f"{name}: {message}\n  smallest input: {str(case)[:600]!r}")

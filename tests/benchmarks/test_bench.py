@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from support.commands import run_command
 from support.runs import train_and_test
 
 from configs import folder
@@ -151,6 +152,30 @@ def test_it_times_the_step_here():
     said = console.export_text()
     assert f"{rate:,.1f} images/s" in said and "8 x cpu" in said
     assert "Per device: frozen 0.4" in said
+
+
+def test_it_times_the_program_of_training(monkeypatch, tmp_path):
+    """Both lower the products of the head and of float32 blocks as exact."""
+    lowered = {}
+
+    def catch(name):
+        def compile_step(step, *arguments):
+            text = step.lower(*arguments[:3]).as_text()
+            products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+            lowered[name] = (len(products), sum("HIGHEST, HIGHEST" in line for line in products))
+            raise UserError("caught")
+
+        monkeypatch.setattr(cost, "compile_step", compile_step)
+
+    catch("training")
+    changes = {"tuner__name": "lora", "head__init": "none"}
+    with pytest.raises(UserError, match="caught"):
+        train_and_test(config_of(data__name="fake", **changes), tmp_path / "W")
+    catch("bench")
+    flags = ["--config=folder:debug", "--classes=8", "--config.tuner.name=lora"]
+    with pytest.raises(SystemExit):
+        run_command("bench", *flags)
+    assert lowered["bench"] == lowered["training"] and len({*lowered["bench"]}) == 1
 
 
 def test_mistakes():

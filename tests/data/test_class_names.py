@@ -84,7 +84,8 @@ def test_names_that_stay_as_they_are(names):
 @pytest.mark.parametrize(
     "names",
     ["0,1,12", "001,002", "n01440764,n01443537", "class 0,class 1", "label_3,label_12", "\uff11,2",
-     "#1,#2", "1.5,2.5", "-1,+1", "Class-1,Class-2", "id 7,id 9"],
+     "#1,#2", "1.5,2.5", "-1,+1", "Class-1,Class-2", "id 7,id 9", "c0,c1,c2", "person 2,Person 1",
+     "s01,s02,s03,s04,s05,s06,s07,s08,s09,s10"],
 )  # fmt: skip
 def test_codes_are_no_names(names):
     assert words.read(names.split(",")).are_codes

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
+from support.paths import ROOT
 from support.small_sets import load, message
 
 from lift_jax.data.sources import folder_index
@@ -159,6 +162,19 @@ def test_names_that_are_not_utf8(tmp_path):
     said = message(lambda: folder_index.read(tmp_path))
     assert "not UTF-8" in said and r"b'b/caf\xe9.png'" in said
     said.encode()
+
+
+def test_a_locale_that_cannot_spell_names_is_told(tmp_path):
+    for name in ("кот", "пёс"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    code = "import sys; from lift_jax.data.sources import folder_index; folder_index.read(%s)"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-c", code % f"__import__('pathlib').Path({str(tmp_path)!r})"],
+        cwd=ROOT, env=os.environ | plain, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Python reads file names as ascii" in done.stderr and "PYTHONUTF8=1" in done.stderr
 
 
 def test_directories_that_name_one_class(tmp_path):

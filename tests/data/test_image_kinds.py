@@ -182,3 +182,13 @@ def test_training_tells_of_orientations(tmp_path):
     upright = FileImages(str(tmp_path), images.paths, how=Decoding(exif=True))
     assert "They are turned upright (data.exif=True)." in traits.orientation_note(upright)
     assert traits.orientation_note(images.take(np.arange(3, 10))) == ""
+
+
+def test_a_size_that_the_pixels_do_not_have_is_damage():
+    content = saved(RGB, "HEIF")
+    place = content.index(b"clap") + 4  # the part that is shown: width and height as fractions
+    assert struct.unpack(">4I", content[place : place + 16]) == (RGB.width, 1, RGB.height, 1)
+    for width, height in ((RGB.width + 6, RGB.height), (RGB.width, 200)):
+        wrong = content[:place] + struct.pack(">4I", width, 1, height, 1) + content[place + 16 :]
+        said = message(lambda wrong=wrong: pixels(wrong))
+        assert f"its head states {width} x {height} pixels, and it holds " in said

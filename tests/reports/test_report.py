@@ -12,7 +12,7 @@ from support.commands import run_command
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.reports import figures, report
-from lift_jax.runs import log
+from lift_jax.runs import folder, log
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
@@ -415,3 +415,18 @@ def test_the_command_prints_mistakes_without_a_trace(tmp_path, capsys):
         run_command("report", str(tmp_path / "nowhere"))
     assert status.value.code == 2
     assert re.match("error: .*nowhere: expected a run folder", capsys.readouterr().err)
+
+
+def test_thousands_of_classes_are_one_outline():
+    """A bar for each of 8,142 classes takes seconds to draw."""
+    counts = np.sort(np.random.default_rng(0).integers(1, 900, 8142))[::-1].copy()
+    groups = np.array(folder.GROUPS)[(counts <= 100) + (counts < 20).astype(int)].tolist()
+    names = [f"class {i}" for i in range(8142)]
+    labels = {"test": "LIFT+"}
+    for figure in (
+        figures.class_figure({"test": np.full(8142, 70.0)}, labels, counts, groups, names),
+        figures.frequency_figure({"train": counts}, groups, names),
+    ):
+        assert sum(len(axes.patches) for axes in figure.axes) < 20
+        values = np.asarray(figure.axes[-1].patches[-1].get_data().values)
+        np.testing.assert_array_equal(values, counts)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from rich.console import Console
 from support.paths import GOLDEN
 from support.runs import train_and_test
@@ -21,6 +22,7 @@ from lift_jax.evaluation.activations import Cache
 from lift_jax.models import tree
 from lift_jax.models.heads import l2_normalise
 from lift_jax.parallel import mesh
+from lift_jax.runs import restored
 from lift_jax.training import head_init
 from lift_jax.weights.hub import DEMO
 
@@ -163,3 +165,34 @@ def test_at_most_so_many_of_each_class():
     assert np.bincount(labels[chosen], minlength=6).tolist() == [3, 0, 5, 0, 0, 5]
     assert (np.diff(chosen) > 0).all()
     assert not np.array_equal(chosen, head_init.sample_per_class(labels, 5, seed=1))
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Returns a bare ViT whose name says that it is MAE's."""
+    tensors = safetensors.numpy.load_file(GOLDEN / "timm/timm_vit/model.safetensors")
+    tensors = {name: t for name, t in tensors.items() if not name.startswith("head.")}
+    safetensors.numpy.save_file(tensors, tmp_path / "mae.safetensors", {"config": '{"heads": 4}'})
+    return tmp_path / "mae.safetensors"
+
+
+def test_the_normalisation_of_a_bare_vit_is_told_and_given(bare, tmp_path, capsys):
+    def said():
+        return " ".join(capsys.readouterr().out.split())
+
+    run(bare, tmp_path / "a")
+    line = "Taken: mean 0.485,0.456,0.406 and std 0.229,0.224,0.225 (ImageNet's), because its name"
+    assert said().count(line) == 1
+    given = {"model.mean": "0.1,0.2,0.3", "model.std": "0.4,0.5,0.6"}
+    run(bare, tmp_path / "b", **given)
+    assert "normalised by mean 0.1,0.2,0.3 and std 0.4,0.5,0.6, as given." in said()
+    assert restored.load(tmp_path / "b").backbone.config.vision.mean == (0.1, 0.2, 0.3)
+
+
+def test_a_run_from_before_the_families_keeps_its_normalisation(bare, tmp_path):
+    run(bare, tmp_path / "a", **{"model.mean": "0.5,0.5,0.5", "model.std": "0.5,0.5,0.5"})
+    file = tmp_path / "a" / "config.json"
+    about = json.loads(file.read_text())
+    del about["model"]["mean"], about["model"]["std"]
+    file.write_text(json.dumps(about))
+    assert restored.load(tmp_path / "a").backbone.config.vision.mean == (0.5, 0.5, 0.5)

@@ -120,7 +120,8 @@ def test_a_write_removes_what_a_killed_one_left_of_the_file(tmp_path, name):
     ended.wait()
     path, other = tmp_path / name, tmp_path / "another"
     dead, living = left_by(ended.pid, path), left_by(os.getppid(), path)
-    for each in (dead, living, left_by(ended.pid, other)):
+    nested = left_by(ended.pid, dead)  # of a writer that was given the temporary name
+    for each in (dead, nested, living, left_by(ended.pid, other)):
         each.write_text("half")
     atomic.write_bytes(path, b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, living, left_by(ended.pid, other)])

@@ -97,6 +97,16 @@ def test_a_classifier_on_dinov2(golden, copy, name):
     close(found, golden(name)["cls"])
 
 
+def test_mae(golden, copy):
+    def decoder(arrays):
+        arrays["decoder.mask_token"] = arrays["decoder.decoder_pos_embed"] = np.ones((1, 1, 32))
+
+    folder = copy("hf_vit", decoder, lambda c: c.update(model_type="vit_mae"))
+    (folder / "preprocessor_config.json").unlink()
+    close(features(folder, golden("clip_openai")["images"]), golden("hf_vit")["cls"])
+    assert vits.read_config(open_source(folder)).vision.mean == (0.485, 0.456, 0.406)
+
+
 def test_no_registers_are_an_empty_array(copy):
     def empty(arrays):
         arrays["embeddings.register_tokens"] = np.zeros((1, 0, 32), np.float16)

@@ -166,8 +166,10 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
     height, width, colours, _ = sizes
     if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
         return None
-    if how.exif and Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1) != 1:
-        return None
+    if how.exif:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                return None
 
     def load(least: float) -> np.ndarray:
         least = KEPT * least if how.fast else 1.0
@@ -197,7 +199,11 @@ def _other(content: bytes, name: str, how: Decoding) -> Picture:
 
     def load(least: float) -> np.ndarray:
         with _named(name), Image.open(io.BytesIO(content), formats=formats) as image:
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image) if how.exif else image))
+            pixels = np.asarray(to_rgb(ImageOps.exif_transpose(image) if how.exif else image))
+            if pixels.shape[:2] != (height, width):
+                found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+                raise ValueError(f"its head states {width} x {height} pixels, and it holds {found}")
+            return pixels
 
     return Picture(height, width, load, how.fast)
 

@@ -32,7 +32,7 @@ class Wording:
     Attributes:
         names: in the order of the labels.
         changes: the patterns that were taken out.
-        codes: the names that are numbers or WordNet ids alone.
+        codes: the names that are numbers or WordNet ids alone, or one word that is counted.
     """
 
     names: tuple[str, ...]
@@ -53,7 +53,19 @@ def read(names: Sequence[str]) -> Wording:
             wording = found
             changes.append(title)
     codes = tuple(name for name in wording if CODES.fullmatch(same.key(name)))
+    if _are_counted(wording):
+        codes = tuple(wording)
     return Wording(tuple(wording), tuple(changes), codes)
+
+
+def _are_counted(names: Sequence[str]) -> bool:
+    """Returns True if the names are one word, counted from 0 or 1 without a gap (c0, c1, c2)."""
+    matches = [re.fullmatch(r"(\D*?)0*(\d{1,9})", same.key(name)) for name in names]
+    found = [match for match in matches if match]
+    if len(found) < len(names) or len({match[1] for match in found}) > 1:
+        return False
+    numbers = sorted(int(match[2]) for match in found)
+    return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
 
 
 def taken(names: Sequence[str], find: Callable[[Sequence[str]], Found]) -> list[str] | None:

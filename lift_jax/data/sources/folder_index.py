@@ -9,10 +9,12 @@ than two seconds before it was read, because the next change could get the same 
 system keeps no times.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -254,10 +256,13 @@ def _check_name(root: Path, path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise UserError(
-            f"{root} holds a name that is not UTF-8: {os.fsencode(path)!r}. Rename it, as with "
-            "convmv -f latin1 -t utf8 -r --notest."
-        ) from None
+        name = os.fsencode(path)
+        said = f"{root} holds a name that is not UTF-8: {name!r}. "
+        remedy = "Rename it, as with convmv -f latin1 -t utf8 -r --notest."
+        with contextlib.suppress(UnicodeDecodeError):
+            said = f"Python reads file names as {sys.getfilesystemencoding()}: {name.decode()!r}. "
+            remedy = "Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8."
+        raise UserError(said + remedy) from None
 
 
 # --- the cached index ---

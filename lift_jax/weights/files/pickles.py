@@ -109,11 +109,20 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+# What training scripts store beside the tensors: made empty, and its attributes are left out.
+INERT = ("argparse.Namespace",)
+
+
 def _allowed(name: str) -> _Global:
     """Returns the name as a _Global. Raises ForeignError for a name that no table has."""
-    if name not in CALLS and name not in DTYPES and not name.startswith("__torch__."):
+    known = name in CALLS or name in DTYPES or name in INERT
+    if not known and not name.startswith("__torch__."):
         raise ForeignError(f"{name!r:.100}")
     return _Global(name)
+
+
+def _is_inert(value: Any) -> bool:
+    return isinstance(value, _Global) and value in INERT
 
 
 def expect(value: Any, kind: type) -> Any:
@@ -195,7 +204,11 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
                 stack.append(_storage(taken[0], find))
             case "REDUCE":
                 function, arguments = taken
+                if _is_inert(function):
+                    raise ForeignError(f"a call of {function!r:.100}")
                 stack.append(CALLS[expect(function, _Global)](*expect(arguments, tuple)))
+            case "NEWOBJ" if _is_inert(taken[0]):
+                stack.append({})
             case "NEWOBJ":
                 if not expect(taken[0], _Global).startswith("__torch__."):
                     raise ValueError("an object is made of what is no module")

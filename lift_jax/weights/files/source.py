@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import safetensors
 from lift_jax.errors import UserError
 from lift_jax.storage import reading
 from lift_jax.storage.reading import parse_json
-from lift_jax.weights.files import torch_archive
+from lift_jax.weights.files import state_dicts, torch_archive
 from lift_jax.weights.files.headers import shard_names, tensor
+from lift_jax.weights.files.state_dicts import StateDict
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -24,6 +25,12 @@ WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+)
+# what peft writes: changes of a backbone, which it does not hold
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+MERGE = (
+    "It changes a backbone that it does not hold: merge it into its backbone with peft's "
+    "merge_and_unload(), save that with save_pretrained(FOLDER), and give FOLDER."
 )
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # the suffixes of weight files with other names
@@ -49,6 +56,10 @@ class Source:
         open_clip: the contents of open_clip_config.json, empty without one.
         images: the contents of preprocessor_config.json, empty without one.
         metadata: the JSON under "config" in a safetensors file's metadata, empty without it.
+        keys: the keys of a checkpoint around its state dict, empty without.
+        prefix: what stood before the names of the tensors.
+        left_out: the names of the tensors that did not have the prefix.
+        notes: sentences on what was chosen of the files.
     """
 
     path: Path
@@ -59,6 +70,10 @@ class Source:
     open_clip: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     _pages: list[mmap.mmap] = field(default_factory=list)
 
     def release(self) -> None:
@@ -88,24 +103,36 @@ def open_source(path: Path) -> Source:
     if file.name.endswith(".index.json"):
         shards = [file.parent / name for name in shard_names(read_json(file), str(file))]
     source.files += shards
+    found = StateDict({})
     for shard in shards or [file]:
-        tensors, pages, metadata = _read(shard)
-        source.tensors |= tensors
+        held, pages, metadata = _read(shard)
+        found = replace(held, tensors=found.tensors | held.tensors, notes=found.notes + held.notes)
         source.metadata |= metadata
         source._pages.append(pages)
+    found = state_dicts.without_prefix(found, source.where)
+    source.tensors, source.keys, source.prefix = found.tensors, found.keys, found.prefix
+    source.left_out, source.notes = found.left_out, found.notes
+    if path.is_dir() and (path / ADAPTER).exists():
+        source.notes += (
+            f"{path} also holds an adapter of peft ({ADAPTER}), which is not applied: {file.name} "
+            "is taken as it is.",
+        )
     return source
 
 
 def weight_file(folder: Path) -> Path:
     """Returns the file of a folder that holds its weights.
 
-    Raises UserError if there is none, or more than one and none with a usual name.
+    Raises UserError if there is none, or more than one and none with a usual name, and for an
+    adapter of peft alone.
     """
     config = folder / CONFIG
     names = weight_names(config if config.exists() else None)
     for name in names:
         if (folder / name).exists():
             return folder / name
+    if (folder / ADAPTER).exists():
+        raise UserError(f"{folder} holds an adapter of peft ({ADAPTER}). {MERGE}")
     others = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
     if len(others) == 1:
         return others[0]
@@ -133,11 +160,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return reading.read_json(path, remedy="Get the file again.")
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]:
-    """Returns (tensors, mapped pages, metadata) of one file, whatever its suffix.
+def _read(path: Path) -> tuple[StateDict, mmap.mmap, dict[str, Any]]:
+    """Returns (state dict, mapped pages, metadata) of one file, whatever its suffix.
 
-    Raises UserError if the file is no weight file, or a checkpoint of tuned weights alone.
+    Raises UserError if the file is no weight file, or holds tuned weights alone.
     """
+    if path.name in ADAPTER_WEIGHTS:
+        raise UserError(f"{path} is an adapter of peft. {MERGE}")
     if path.is_file() and torch_archive.is_torch_file(path):
         file = torch_archive.read(path)
         if isinstance(file.contents, dict) and "tuner" in file.contents:
@@ -145,9 +174,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, Any]]
                 f"{path} is a checkpoint of LIFT's or LIFT+'s own code: it holds the tuned weights "
                 "and no backbone. Give it as model.tuned, beside the backbone that was tuned."
             )
-        return torch_archive.state_dict(file.contents, str(path)), file.pages, {}
+        return state_dicts.find(file.contents, str(path)), file.pages, {}
     tensors, pages, texts = read_safetensors(path)
-    return tensors, pages, _config_of(texts, path)
+    return StateDict(tensors), pages, _config_of(texts, path)
 
 
 def _config_of(texts: dict[str, str], path: Path) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from lift_jax.weights.files.pickles import (
 ZIP = b"PK\x03\x04"
 MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # a pickled number opens a legacy file
 MOST_NAMES, LONGEST_NAME = 100_000, 1000  # limits on the module names in a TorchScript archive
-WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 # The exceptions that this code, zipfile and pickletools raise for a damaged file. `read` turns each
 # into a UserError.
@@ -89,27 +88,6 @@ def read(path: Path) -> TorchFile:
     return TorchFile(contents, pages)
 
 
-def state_dict(contents: Any, where: str) -> dict[str, np.ndarray]:
-    """Returns the dict of tensors in the contents of a file, which may be a training checkpoint.
-
-    The dict is the contents themselves, or lies under one of the usual keys (`state_dict`, `model`,
-    `model_state_dict`). DataParallel's prefix `module.` before every name is dropped. Raises
-    UserError, which lists the keys, if there is no dict of tensors. `where` names the file.
-    """
-    outer = contents if isinstance(contents, dict) else {}
-    inner = [outer[key] for key in WRAPPERS if isinstance(outer.get(key), dict)]
-    for tensors in (outer, *inner):
-        if {(type(name), type(tensor)) for name, tensor in tensors.items()} == {(str, np.ndarray)}:
-            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    keys = ", ".join(f"{key!r:.80}" for key in list(outer)[:20])
-    raise UserError(
-        f"{where} holds no state dict: expected a dict of tensors, alone or under one of the keys "
-        f"{', '.join(WRAPPERS)}; found a {type(contents).__name__} with the keys [{keys}]. Save "
-        "the state dict of the model alone."
-    )
-
-
 def _head(path: Path) -> bytes:
     """Returns a file's first 512 bytes. Raises UserError if it cannot be read."""
     try:
@@ -143,6 +121,11 @@ def _read_zip(path: Path, pages: mmap.mmap) -> Any:
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise ValueError("two of its entries have one name")
+    if any(name.endswith(".npy") for name in infos):
+        raise UserError(
+            f"{path} is an archive of NumPy (.npz), as Google's ViTs have, which is not read. Give "
+            "the same model in timm's or Hugging Face's layout."
+        )
     roots = [name[:-8] for name in infos if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         names = ", ".join(repr(name)[:80] for name in list(infos)[:5])

@@ -34,6 +34,20 @@ def depth(source: Source, prefix: str) -> int:
     return max((int(m[1]) + 1 for name in source.tensors if (m := pattern.match(name))), default=0)
 
 
+def known_heads(source: Source, width: int, heads: Any, name: str = "") -> int:
+    """Returns the number of heads of a ViT. Raises UserError if it is None, or does not fit.
+
+    `name` is that of the model, "" if nothing states it.
+    """
+    if heads is None:
+        raise UserError(
+            f"{source.where} does not say the number of heads of its ViT of width {width}"
+            + (f", and neither does its name {shown(name)}" if name else "")
+            + ". Give heads= to load_backbone, or --heads= to lift-jax convert."
+        )
+    return checked_heads(source, width, "heads", heads)
+
+
 def checked_heads(source: Source, width: int, key: str, heads: Any) -> int:
     """Returns the number of heads. Raises UserError unless the width is a multiple of it."""
     if type(heads) is not int or heads < 1 or width % heads:

@@ -74,7 +74,7 @@ TABLE: Table = [
 ]
 POSITION_IDS = r".*\.embeddings\.position_ids"  # a constant that old transformers stored
 # an image tower alone may still have the projection into the space of images and texts
-IGNORED = (POSITION_IDS, r"visual_projection\.weight")
+IGNORED = (POSITION_IDS, r"visual_projection\.weight", r"classifier\..*")
 
 # The defaults of transformers, which leaves fields with these values out: OpenAI's ViT-B/32.
 _VISION = {
@@ -105,10 +105,32 @@ def of_tower(source: Source, rules: Table) -> Table:
     transformers 5 saves an image tower alone without its prefix "vision_model.".
     """
     prefix = "vision_model."
-    alone = source.config.get("model_type") in ALONE
-    if not alone or any(name.startswith(prefix) for name in source.tensors):
+    if not is_alone(source) or any(name.startswith(prefix) for name in source.tensors):
         return rules
     return [(ours, theirs.removeprefix(prefix), layout) for ours, theirs, layout in rules]
+
+
+def is_alone(source: Source) -> bool:
+    """Returns True for an image tower without a text tower."""
+    return source.config.get("model_type") in ALONE or classifies(source)
+
+
+def classifies(source: Source) -> bool:
+    """Returns True for an image tower that was saved with a classifier in place of the texts."""
+    return "ForImageClassification" in str(source.config.get("architectures"))
+
+
+def tower_config(source: Source) -> dict[str, Any]:
+    """Returns config.json with the settings of the image tower under "vision_config"."""
+    whole = source.config
+    return {"vision_config": whole} if whole.get("model_type") in ALONE else whole
+
+
+# of CLIPForImageClassification and SiglipForImageClassification
+CLASSIFIES = (
+    "The image tower of a classifier is taken: its feature is that of CLIP or SigLIP, and not the "
+    "mean of the patches, which the classifier that is left out takes."
+)
 
 
 def resize(source: Source) -> str:
@@ -121,8 +143,7 @@ def read_config(source: Source) -> BackboneConfig:
 
     Raises UserError for settings that our towers do not support.
     """
-    where, alone = says(source), source.config["model_type"] in ALONE
-    raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
+    where, raw = says(source), tower_config(source)
 
     def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
         # old files have a tower's settings under *_dict as well, and only these count
@@ -137,8 +158,8 @@ def read_config(source: Source) -> BackboneConfig:
         resolution, v["patch_size"], **tower_sizes(where, "vision_config", v),
         **image_statistics(source, CLIP_MEAN, CLIP_STD),
     )  # fmt: skip
-    if alone:
-        return BackboneConfig(vision, notes=notes)
+    if is_alone(source):
+        return BackboneConfig(vision, notes=(*notes, *(CLASSIFIES,) * classifies(source)))
     return BackboneConfig(
         vision=vision,
         text=TextConfig(

@@ -1,5 +1,10 @@
-"""OpenAI's format: CLIP ViT and ResNet in OpenAI's naming, as a state dict or OpenAI's archives."""
+"""OpenAI's format: CLIP ViT and ResNet in OpenAI's naming, as a state dict or OpenAI's archives.
 
+The image tower alone is read too, with or without "visual." before its names. Its feature is then
+that before the projection to the texts, which is left out.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.models.backbone import BackboneConfig
@@ -13,12 +18,27 @@ from lift_jax.weights.rename import Table, linear, norm
 # the sizes that names and shapes of the weights do not show
 SIZES = ("heads", "text_heads", "eps", "activation")
 # Sizes that OpenAI's archives repeat as arrays, and the causal mask in open_clip's archives.
-IGNORED = ("input_resolution", "context_length", "vocab_size", r"(text\.)?attn_mask", bare.COUNTS)
+IGNORED = (
+    "input_resolution", "context_length", "vocab_size", r"(text\.)?attn_mask", bare.COUNTS,
+    r"(visual\.)?proj",
+)  # fmt: skip
 
 
 def recognises(source: Source) -> bool:
     """Returns True for the names of OpenAI's towers."""
-    return any(name.startswith(("visual.", "transformer.resblocks.")) for name in source.tensors)
+    begins = ("visual.", "transformer.resblocks.", "class_embedding", "attnpool.")
+    return any(name.startswith(begins) for name in source.tensors)
+
+
+def _prefix(source: Source) -> str:
+    """Returns the beginning of the image tower's names."""
+    return "visual." if any(name.startswith("visual.") for name in source.tensors) else ""
+
+
+def _is_alone(source: Source) -> bool:
+    """Returns True for an image tower without a text tower."""
+    prefix = _prefix(source)
+    return not prefix or all(name.startswith(prefix) for name in source.tensors)
 
 
 def _blocks(ours: str, theirs: str) -> Table:
@@ -61,14 +81,15 @@ for _i in range(3):
 
 
 def _is_resnet(source: Source) -> bool:
-    return any(name.startswith("visual.layer") for name in source.tensors)
+    return any(name.startswith(f"{_prefix(source)}layer") for name in source.tensors)
 
 
 def table(source: Source) -> Table:
-    """Returns the rename table of a ViT or of this ResNet, with the text tower."""
-    if _is_resnet(source):
-        return [*_TEXT, *_RESNET, *bare.bottlenecks(source, "visual.")]
-    return [*_TEXT, *_VIT]
+    """Returns the rename table of a ViT or of this ResNet, with the text tower if there is one."""
+    prefix, text = _prefix(source), [] if _is_alone(source) else _TEXT
+    tower = _RESNET if _is_resnet(source) else _VIT
+    rules = [(ours, prefix + name.removeprefix("visual."), how) for ours, name, how in tower]
+    return [*text, *rules, *(bare.bottlenecks(source, prefix) if tower is _RESNET else ())]
 
 
 def resize(source: Source) -> str:
@@ -83,7 +104,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     also in a ResNet's attention pool; LayerNorms with eps 1e-5; quick_gelu. Raises UserError if the
     names are not those of OpenAI's CLIP, or for sizes that do not fit.
     """
-    resnet = _is_resnet(source)
+    resnet, prefix = _is_resnet(source), _prefix(source)
     kind = f"CLIP {'ResNet' if resnet else 'ViT'} in OpenAI's naming"
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
@@ -92,38 +113,46 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     def heads(width: int, key: str) -> int:
         return bare.checked_heads(source, width, key, sizes.get(key, max(1, width // 64)))
 
-    def assumed(heads: int, text: TextConfig) -> tuple[str, ...]:
-        """Returns a note on the sizes taken by OpenAI's rule, because other CLIPs differ."""
-        values = dict(zip(SIZES, (heads, text.heads, text.eps, text.activation), strict=True))
-        by_rule = [f"{size} {value}" for size, value in values.items() if size not in sizes]
-        note = f"The weights do not say, so by OpenAI's rule: {', '.join(by_rule)}."
-        return (note,) if by_rule else ()
-
-    def tower(prefix: str, width: int, key: str) -> tuple[int, int, int, int, str, float]:
+    def tower(begins: str, width: int, key: str) -> tuple[int, int, int, int, str, float]:
         """Returns (width, layers, heads, width of the MLP, activation, eps) of a tower."""
-        layers = bare.depth(source, f"{prefix}.resblocks.")
-        mlp, _ = shape(f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
+        layers = bare.depth(source, f"{begins}.resblocks.")
+        mlp, _ = shape(f"{begins}.resblocks.0.mlp.c_fc.weight", 2)
         return width, layers, heads(width, key), mlp, activation, eps
 
     activation = bare.checked_activation(sizes.get("activation", "quick_gelu"))
     eps = bare.checked_eps(sizes.get("eps", 1e-5))
-    vocab, text_width = shape("token_embedding.weight", 2)
-    context, _ = shape("positional_embedding", 2)
-    _, embed = shape("text_projection", 2)
-    text = TextConfig(vocab, context, *tower("transformer", text_width, "text_heads"))
+    text, embed = None, 0
+    if not _is_alone(source):
+        vocab, text_width = shape("token_embedding.weight", 2)
+        context, _ = shape("positional_embedding", 2)
+        _, embed = shape("text_projection", 2)
+        text = TextConfig(vocab, context, *tower("transformer", text_width, "text_heads"))
     if resnet:
-        stem = shape("visual.conv3.weight", 4)[0]
-        tokens, _ = shape("visual.attnpool.positional_embedding", 2)
-        channels, layers = bare.stages(source, kind, "visual.")
+        stem = shape(f"{prefix}conv3.weight", 4)[0]
+        tokens, _ = shape(f"{prefix}attnpool.positional_embedding", 2)
+        channels, layers = bare.stages(source, kind, prefix)
+        features = embed or shape(f"{prefix}attnpool.c_proj.weight", 2)[0]
         vision = ResNetConfig(
-            round(max(0, tokens - 1) ** 0.5) * 32, embed, stem, channels, layers,
+            round(max(0, tokens - 1) ** 0.5) * 32, features, stem, channels, layers,
             heads=heads(4 * channels[-1], "heads"), mean=CLIP_MEAN, std=CLIP_STD,
         )  # fmt: skip
-        return BackboneConfig(
-            vision, text, embed, projections=("text",), notes=assumed(vision.heads, text)
-        )
-    width, _, patch, _ = shape("visual.conv1.weight", 4)
-    tokens, _ = shape("visual.positional_embedding", 2)
-    resolution = round(max(0, tokens - 1) ** 0.5) * patch
-    vision = VisionConfig(resolution, patch, *tower("visual.transformer", width, "heads"))
-    return BackboneConfig(vision, text, embed, notes=assumed(vision.heads, text))
+    else:
+        width, _, patch, _ = shape(f"{prefix}conv1.weight", 4)
+        tokens, _ = shape(f"{prefix}positional_embedding", 2)
+        resolution = round(max(0, tokens - 1) ** 0.5) * patch
+        vision = VisionConfig(resolution, patch, *tower(f"{prefix}transformer", width, "heads"))
+    return BackboneConfig(
+        vision, text, embed, projections=("text",) if resnet else ("image", "text"),
+        notes=_assumed(vision.heads, text, eps, activation, sizes),
+    )  # fmt: skip
+
+
+def _assumed(
+    heads: int, text: TextConfig | None, eps: float, activation: str, given: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Returns a note on the sizes taken by OpenAI's rule, because other CLIPs differ."""
+    values = {"heads": heads, "text_heads": text.heads if text else 0}
+    values = values | {"eps": eps, "activation": activation}
+    by_rule = [f"{k} {value}" for k, value in values.items() if k not in given and value]
+    note = f"The weights do not say, so by OpenAI's rule: {', '.join(by_rule)}."
+    return (note,) if by_rule else ()

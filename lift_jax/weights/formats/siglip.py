@@ -15,18 +15,21 @@ from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import declared
 from lift_jax.weights.formats.huggingface import (
-    ALONE,
+    CLASSIFIES,
     POSITION_IDS,
     TOWERS,
+    classifies,
     image_statistics,
+    is_alone,
     of_tower,
     says,
+    tower_config,
     tower_sizes,
 )
 from lift_jax.weights.rename import Table, linear, norm
 
 SIZES: tuple[str, ...] = ()
-IGNORED = (POSITION_IDS,)
+IGNORED = (POSITION_IDS, r"classifier\..*")
 
 # the defaults of transformers, which leaves fields with these values out
 _TOWER: dict[str, Any] = {
@@ -85,8 +88,7 @@ def read_config(source: Source) -> BackboneConfig:
 
     Raises UserError for settings that our towers do not support.
     """
-    where, alone = says(source), source.config["model_type"] in ALONE
-    raw: dict[str, Any] = {"vision_config": source.config} if alone else source.config
+    where, raw = says(source), tower_config(source)
 
     def values(tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
         given = {k: x for k, x in declared.part(where, raw, tower).items() if x is not None}
@@ -112,8 +114,8 @@ def read_config(source: Source) -> BackboneConfig:
         **image_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         pool="map", stem_bias=True, ln_pre=False,
     )  # fmt: skip
-    if alone:
-        return BackboneConfig(vision, notes=notes)
+    if is_alone(source):
+        return BackboneConfig(vision, notes=(*notes, *(CLASSIFIES,) * classifies(source)))
     head = values("text_config", {"projection_size": t["hidden_size"]})["projection_size"]
     if head != v["hidden_size"]:
         raise UserError(

@@ -1,9 +1,9 @@
 """timm's format: its plain ViT and ResNet, as a folder from its hub or as bare weights.
 
-A folder has a config.json with the mean and standard deviation of the images. Bare weights are
-taken as those of timm's own recipes: images for a ViT are normalised by mean 0.5 and std 0.5, as
-for timm's ViTs of ImageNet-21k, and those for a ResNet by ImageNet's statistics at 224 pixels.
-torchvision's ResNets have the same names and can be read too.
+A folder has a config.json with the mean and standard deviation of the images. For bare weights
+these are taken by their family (families.py): DINO, iBOT, MAE, MoCo and DeiT name a ViT in the same
+way. Images for a ResNet are normalised by ImageNet's statistics at 224 pixels. torchvision's
+ResNets have the same names and can be read too.
 """
 
 import re
@@ -14,14 +14,17 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import bare, declared
+from lift_jax.weights.formats import bare, declared, families
 from lift_jax.weights.formats.huggingface import says
-from lift_jax.weights.rename import Table, linear, norm
+from lift_jax.weights.rename import Table, ignored, linear, norm
 
 # the sizes that names and shapes of a ViT's weights do not show
 SIZES = ("heads", "eps", "activation")
-# Classifiers. `fc_norm` is not ignored: it belongs to ViTs that average the tokens.
-IGNORED = (r"head\..*", r"fc\..*", bare.COUNTS)
+# Classifiers, and what pre-training by masks needs.
+IGNORED = (
+    r"head\..*", r"fc\..*", r"pre_logits\..*", "mask_token", "masked_embed", r"decoder_.*",
+    bare.COUNTS,
+)  # fmt: skip
 
 _VIT_NAMES = r"(vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino)?"
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
@@ -37,6 +40,8 @@ _SHOWN = {
 
 def recognises(source: Source) -> bool:
     """Returns True for timm's config, and for the names of its ViT or ResNet."""
+    if "attnpool.positional_embedding" in source.tensors:
+        return False  # CLIP's ResNet
     return "architecture" in source.config or _is_vit(source) or _is_resnet(source)
 
 
@@ -75,8 +80,9 @@ def table(source: Source) -> Table:
 
 
 def resize(source: Source) -> str:
-    """Returns timm's interpolation of position embeddings."""
-    return "antialias"
+    """Returns the interpolation of position embeddings, timm's or that of the family's own code."""
+    found = None if families.stated(source) else families.family(source)
+    return found[0].resize if found else "antialias"
 
 
 def read_config(source: Source, **sizes: Any) -> BackboneConfig:
@@ -97,7 +103,7 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     if resnet:
         if sizes:
             raise UserError(f"{source.where} is a ResNet, which takes no {', '.join(sizes)}.")
-        return BackboneConfig(_resnet(source))
+        return BackboneConfig(_resnet(source), notes=_assumed(source))
     return BackboneConfig(_vit(source, **sizes))
 
 
@@ -120,6 +126,17 @@ def _check_settings(source: Source, pool: str) -> None:
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a plain "
             "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
+        )
+
+
+def _check_names(source: Source) -> None:
+    """Raises UserError for names that a plain ViT does not have."""
+    known = [re.sub(r"\\\d", r"\\d+", name.replace(".", r"\.")) for _, name, _ in _VIT]
+    plain = set(ignored(source.tensors, (*known, *IGNORED)))
+    if strange := sorted(source.tensors.keys() - plain):
+        raise UserError(
+            f"{source.where} is no plain ViT of timm: it holds {', '.join(strange[:3])} (of "
+            f"{len(strange)} such names). Give a plain ViT, as of DINOv2, MAE, DeiT or timm."
         )
 
 
@@ -146,6 +163,15 @@ def _statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
     return declared.statistics(says(source), prepared, ("mean", "std"), mean, std)
 
 
+def _assumed(source: Source) -> tuple[str, ...]:
+    """Returns a note on what the weights of a ResNet do not show, if nothing names the model."""
+    note = (
+        f"{source.where} is taken as a plain ResNet, which its weights alone do not show: it "
+        "strides in its 3x3 convolutions, without anti-aliasing or dilation."
+    )
+    return () if _architecture(source) else (note,)
+
+
 def _resnet(source: Source) -> ResNetConfig:
     """Returns the sizes of a ResNet. Raises UserError for one without bottlenecks."""
     kind = "plain ResNet of timm"
@@ -153,7 +179,7 @@ def _resnet(source: Source) -> ResNetConfig:
     if not any(name.endswith(".conv3.weight") for name in source.tensors):
         raise UserError(
             f"{source.where} is a ResNet of two convolutions a block (18 or 34 layers); expected "
-            "bottlenecks of three (50, 101 or 152)."
+            "bottlenecks of three. Give one with 50, 101 or 152 layers."
         )
     return ResNetConfig(
         resolution=_pixels(source),
@@ -174,24 +200,22 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
     mlp, _ = bare.shape(source, kind, "blocks.0.mlp.fc1.weight", 2)
     name = _architecture(source)
     known = _HEADS.get(width) if not name or re.fullmatch(_VIT_NAMES, name) else None
+    family = None if families.stated(source) else families.family(source)
+    known = dict(family[0].heads).get(width, known) if family else known
     arguments = declared.part(says(source), source.config, "model_args")
     heads = stated.get("heads", arguments.get("num_heads", known))
     if heads is None:
-        raise UserError(
-            f"{source.where} does not say the number of heads of its ViT of width {width}"
-            + (f", and neither does its name {shown(name)}" if name else "")
-            + ". Give heads= to load_backbone, or --heads= to lift-jax convert."
-        )
+        _check_names(source)
     return VisionConfig(
         resolution=round(max(0, tokens - 1) ** 0.5) * patch,
         patch=patch,
         width=width,
         layers=bare.depth(source, "blocks."),
-        heads=bare.checked_heads(source, width, "heads", heads),
+        heads=bare.known_heads(source, width, heads, name),
         mlp=mlp,
         activation=bare.checked_activation(stated.get("activation", "gelu")),
         eps=bare.checked_eps(stated.get("eps", 1e-6)),
-        **_statistics(source, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        **_statistics(source, **families.statistics(source)),
         stem_bias=True,
         ln_pre=False,
         layer_scale=any(name.endswith(".ls1.gamma") for name in source.tensors),

@@ -1,7 +1,7 @@
-"""Hugging Face's format of image towers alone: ViT, DINOv2 (also with registers) and DINOv3.
+"""Hugging Face's format of image towers alone: ViT, MAE, DINOv2 (also with registers), DINOv3.
 
 The feature is CLS after the last LayerNorm. The pooler and the classifier on it, and the mask token
-of the pre-training, are left out.
+and decoder of the pre-training, are left out.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import declared
+from lift_jax.weights.formats import declared, families
 from lift_jax.weights.formats.huggingface import ACTIVATIONS, image_statistics, says
 from lift_jax.weights.rename import Table, norm
 
@@ -35,6 +35,7 @@ _DINOV3 = _VIT | {
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": _VIT,
+    "vit_mae": _VIT,
     "dinov2": _DINOV2,
     "dinov2_with_registers": _DINOV2 | {"patch_size": 16, "num_register_tokens": 4},
     "dinov3_vit": _DINOV3,
@@ -46,7 +47,7 @@ _BIASES = {
     "proj_bias": ("out",), "mlp_bias": ("gate", "fc1", "fc2"),
 }  # fmt: skip
 
-# names of stem, blocks and last LayerNorm, by the family: the first six letters of the model type
+# names of stem, blocks and last LayerNorm, by the family, with which the model type begins
 _PARTS = {
     "vit": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
     "dinov2": ("embeddings.patch_embeddings.projection", "encoder.layer", "layernorm"),
@@ -75,6 +76,7 @@ _TOWER = r"((vit|dinov2|dinov2_with_registers)\.)?"
 IGNORED = (
     rf"{_TOWER}pooler\..*",
     r"classifier\..*",
+    r"decoder\..*",  # of MAE
     # A tower without registers may store an empty array. `read_config` refuses any other array.
     rf"{_TOWER}embeddings\.(mask_token|register_tokens)",
     r"rope_embeddings\.inv_freq",  # computed from rope_theta
@@ -92,8 +94,8 @@ def _settings(source: Source) -> dict[str, Any]:
 
 
 def _prefix(source: Source) -> str:
-    """Returns the beginning of the tower's names: the model type if there is a classifier."""
-    prefix = f"{source.config['model_type']}."
+    """Returns the beginning of the tower's names: "vit." or "dinov2.", alone none."""
+    prefix = f"{source.config['model_type'].removesuffix('_mae')}."
     return prefix if any(name.startswith(prefix) for name in source.tensors) else ""
 
 
@@ -107,7 +109,7 @@ def resize(source: Source) -> str:
 
 def table(source: Source) -> Table:
     """Returns the rename table for the source's family, kind of MLP and prefix."""
-    family, before = source.config["model_type"][:6], _prefix(source)
+    family, before = source.config["model_type"].partition("_")[0], _prefix(source)
     stem, blocks, last = _PARTS[family]
     ours, theirs = r"visual/blocks/(\d+)", rf"{before}{blocks}.\1"
     rules: Table = [
@@ -160,12 +162,15 @@ def read_config(source: Source) -> BackboneConfig:
     expect(activation in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}")
     expect(registers or not stored.size, "num_register_tokens", f"that of {stored.shape} stored")
     resolution, notes = declared.whole_patches(where, c["image_size"], c["patch_size"])
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if kind == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
+    default = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if kind == "vit":  # which DINO, DeiT and others have, too
+        default = families.statistics(source)
     off = [key for key in _BIASES if not c.get(key, True)]
     vision = VisionConfig(
         resolution, c["patch_size"], width, c["num_hidden_layers"], heads, mlp,
-        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, mean, std),
-        stem_bias=True, ln_pre=False, registers=registers, rope=rope, layer_scale=kind != "vit",
+        ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, **default),
+        stem_bias=True, ln_pre=False, registers=registers, rope=rope,
+        layer_scale=not kind.startswith("vit"),
         gated=bool(c.get("use_swiglu_ffn") or c.get("use_gated_mlp")),
         unbiased=tuple(layer for key in off for layer in _BIASES[key]),
     )  # fmt: skip
