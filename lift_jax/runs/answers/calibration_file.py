@@ -127,7 +127,7 @@ def view_of(workdir: Path, weights: int, classes: int, crops: bool) -> View | No
         return None
     try:
         return _view(content, found, classes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is not what lift_jax wrote: {error!r}. {again}") from error
 
 
@@ -143,7 +143,7 @@ def unpacked(text: str, kind: str = "<f4") -> np.ndarray:
 
 
 def _view(content: Mapping[str, Any], found: Mapping[str, Any], classes: int) -> View:
-    """Returns a view. Raises KeyError, TypeError or ValueError for what is no calibration."""
+    """Returns a view. Raises KeyError, TypeError, ValueError or OverflowError for another file."""
     about, sets = found["unknown"], found["sets"]
     means = about["means"] and unpacked(about["means"], "<f2").reshape(classes, -1)
     counts = np.asarray(content["train_counts"], np.int64)
@@ -151,14 +151,21 @@ def _view(content: Mapping[str, Any], found: Mapping[str, Any], classes: int) ->
     scores = unpacked(sets[sets["score"]]["scores"])
     if not (len(counts) == len(images) == classes and len(scores) == images.sum()):
         raise ValueError("its lists have other lengths")
-    temperature = float(found["temperature"])
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"its temperature is {temperature}")
+    if about["score"] not in unknown.SCORES or sets["score"] not in conformal.SCORES:
+        raise ValueError(f"its scores are {about['score']!r} and {sets['score']!r}")
     return View(
-        temperature, about["score"], content["keep"], unpacked(about["right_scores"]), means,
-        sets["score"], sets["weight"], content["coverage"], scores,
-        np.repeat(np.arange(classes), images), counts,
+        _number(found, "temperature", math.inf), about["score"], _number(content, "keep"),
+        unpacked(about["right_scores"]), means, sets["score"], _number(sets, "weight"),
+        _number(content, "coverage"), scores, np.repeat(np.arange(classes), images), counts,
     )  # fmt: skip
+
+
+def _number(group: Mapping[str, Any], key: str, below: float = 1.0) -> float:
+    """Returns a number of a group. Raises ValueError unless it is positive and below a bound."""
+    value = float(group[key])
+    if not 0 < value < below:
+        raise ValueError(f"its {key} is {value}")
+    return value
 
 
 def _text(value: Any) -> str:
