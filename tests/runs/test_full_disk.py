@@ -1,6 +1,7 @@
 """Every command on a disk that becomes full at any of its writes: one line, nothing lost."""
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -26,6 +27,13 @@ pytestmark = [
 ]
 
 DEMO = "--config=configs/demo.py:debug"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_to_other_tests():
+    """Collects here what libraries left open, where the warnings of it are expected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
