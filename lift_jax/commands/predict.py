@@ -129,7 +129,7 @@ def run(flags: argparse.Namespace) -> None:
 
 
 class Seen:
-    """What the answers amount to that pass by on their way into a file.
+    """A summary of the answers, made while they pass on their way into a file.
 
     Attributes:
         first: the first answers, which are shown.
