@@ -89,6 +89,11 @@ def rank(n: int, coverage: float) -> int:
     return max(1, math.ceil(round((n + 1) * coverage, 9)))
 
 
+def fewest(coverage: float) -> int:
+    """Returns the number of calibration images from which a coverage has a quantile."""
+    return max(1, math.ceil(round(coverage / (1 - coverage), 9)))
+
+
 def class_quantiles(
     scores: Float[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],

@@ -24,6 +24,7 @@ from lift_jax.data.sources import folder_index
 from lift_jax.data.sources.folder_index import Others
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
+from lift_jax.evaluation import conformal
 from lift_jax.evaluation.evaluator import ensemble_view
 from lift_jax.evaluation.forward import Batch, make_outputs
 from lift_jax.models import tree
@@ -35,6 +36,7 @@ from lift_jax.runs import restored
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.answers.answering import Answering, Prediction, asked_share
 from lift_jax.runs.answers.calibration_file import view_of
+from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
@@ -197,7 +199,13 @@ class Predictor:
             keep = asked_share("unknown", unknown, view.keep)
             coverage = asked_share("sets", sets, view.coverage)
             threshold = None if keep is None else view.unknown_threshold(keep)
-            limits = None if coverage is None else view.set_thresholds(coverage)
+            if coverage is not None:
+                limits = view.set_thresholds(coverage)
+                if len(view.labels) < (need := conformal.fewest(coverage)):
+                    atomic.warn(
+                        f"Sets for {coverage:g} need {need:,} validation images, and there are "
+                        f"{len(view.labels):,}: every set holds all classes."
+                    )
         return Answering(self.class_names, top_k, view, threshold, limits, all_probabilities)
 
     def logits(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n c"]:

@@ -32,6 +32,12 @@ def test_quantiles_by_hand(n, coverage, expected):
     assert class_quantiles(scores, labels, 3, coverage) == pytest.approx([FULL, expected, FULL])
 
 
+@pytest.mark.parametrize(("coverage", "n"), [(0.9, 9), (0.99, 99), (0.8, 4), (0.5, 1), (0.1, 1)])
+def test_the_fewest_images(coverage, n):
+    assert conformal.fewest(coverage) == n
+    assert conformal.rank(n, coverage) <= n and (n == 1 or conformal.rank(n - 1, coverage) > n - 1)
+
+
 def test_classes_and_what_lies_between():
     labels = np.array([0, 1] * 9)
     scores = np.where(labels == 0, np.repeat(TENTHS, 2) / 10, np.repeat(TENTHS, 2))

@@ -138,6 +138,14 @@ def test_answers(run, validation, images, tmp_path):
     assert all(len(one.all_probabilities) == 10 for one in found)
 
 
+def test_too_few_images_for_a_coverage(run, images, capsys):
+    predictor = lift_jax.Predictor(run, tte=False)
+    assert all(len(one.prediction_set) == 10 for one in predictor.predict(images, sets=0.999))
+    assert "need 999 validation images, and there are" in capsys.readouterr().err
+    predictor.predict(images, sets=0.9)
+    assert not capsys.readouterr().err
+
+
 def test_it_streams_in_bounded_memory(run, images):
     predictor, taken = lift_jax.Predictor(run, tte=False, batch=2), []
 
