@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--input_size", default="", metavar="HxW",
-        help="height and width of the images, with --format=onnx or stablehlo, if all have one size",
+        help="height and width of images that all have one size (--format=onnx or stablehlo)",
     )  # fmt: skip
     shared.add_tuner_file(parser)
 

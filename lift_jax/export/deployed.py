@@ -121,9 +121,7 @@ def about_resize(
     """Returns how an image file becomes the input of the function."""
     short, name = min(view.cuts(view.res, view.res)[0].size), view.interpolation
     name = "hamming" if how.fast else name
-    steps = (
-        f"short side to {short} pixels by Pillow's {name}, then the centred square of {view.res}"
-    )
+    steps = f"short side to {short} pixels by Pillow's {name}, then the centre of {view.res}"
     height, width = (view.res, view.res) if input_size is None else input_size
     return {
         "input": f"uint8 RGB images [batch of any size, {height}, {width}, 3]",
@@ -147,7 +145,7 @@ def read_temperature(run: Path) -> float:
     value = content.get("temperature") if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(
-            f"{file}: temperature is {shown(value)}; expected a number above 0. Remove the file, or "
-            "calibrate the run again."
+            f"{file}: temperature is {shown(value)}; expected a number above 0. Calibrate the run "
+            "again, or remove the file."
         )
     return float(value)

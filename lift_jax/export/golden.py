@@ -31,7 +31,8 @@ def write(deployed: Deployed, folder: Path, exported: Probabilities) -> float:
     """Writes the golden image and its probabilities; returns the largest difference found.
 
     `exported` runs the exported file. It is compared with the run's own classifier on the golden
-    image, and on batches of one and of three images. Raises UserError above `LIMIT`.
+    image, and on batches of one and of three images. Raises UserError above `LIMIT`,
+    and if the file cannot be run.
     """
     res = deployed.view.res
     inside = deployed.about["resize_inside"]
@@ -45,7 +46,13 @@ def write(deployed: Deployed, folder: Path, exported: Probabilities) -> float:
     )
     inputs = np.stack(pictures) if inside else views
     expected = np.asarray(jax.jit(deployed.of_views)(views)[1])
-    found = np.concatenate([exported(inputs[:1]), exported(inputs[1:])])
+    try:
+        found = np.concatenate([exported(inputs[:1]), exported(inputs[1:])])
+    except Exception as e:  # of libraries that run the file
+        raise UserError(
+            f"The exported classifier does not run ({type(e).__name__}: {e!s:.300}). Nothing was "
+            "written. Please report this."
+        ) from e
     difference = float(np.abs(found - expected).max())
     if not difference <= LIMIT:  # also for NaN
         raise UserError(

@@ -10,6 +10,7 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.export.deployed import Deployed
 from lift_jax.export.golden import Probabilities
+from lift_jax.export.max_pool import over_height_and_width
 
 MODEL, SCRIPT = "model.onnx", "classify.py"
 TEMPLATE = Path(__file__).parent / "templates" / "classify.txt"
@@ -59,6 +60,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
             f"jax2onnx cannot export this classifier ({type(e).__name__}: {e!s:.300}). "
             "--format=stablehlo needs no converter."
         ) from e
+    over_height_and_width(model.graph)
     onnx.helper.set_model_props(model, as_texts(deployed.about))
     onnx.save_model(
         model, folder / MODEL, save_as_external_data=deployed.weight_bytes > ONE_FILE,

@@ -105,7 +105,7 @@ def test_onnxruntime_gives_the_probabilities_of_the_run(name, runs, tmp_path, ca
     folder, paths = tmp_path / "exported", saved(tmp_path, (50, 37), (33, 90), (32, 32))
     run_command("export", f"--run={runs(name)}", "--format=onnx", f"--to={folder}")
     assert "the largest difference is" in capsys.readouterr().out
-    res = int(json.loads((runs(name) / "config.json").read_text())["model"]["resolution"] or 32)
+    res = {"resnet": 224}.get(name, 32)  # the resolution of its backbone
     views, expected = (
         np.stack([test_view(path, res) for path in paths]),
         predicted(runs(name), paths),
@@ -137,7 +137,8 @@ def test_images_of_one_size_are_resized_inside(name, kind, runs, tmp_path):
                 images[rows]
             )
         np.testing.assert_allclose(found, expected[rows], rtol=0, atol=1e-5)
-    assert Image.open(folder / "golden.png").size == (37, 50)
+    with Image.open(folder / "golden.png") as image:
+        assert image.size == (37, 50)
 
 
 def test_the_metadata_says_how_to_use_it(onnx_folder):
@@ -163,8 +164,8 @@ def test_the_metadata_says_how_to_use_it(onnx_folder):
         "temperature": "1.0",
         "resolution": "32",
         "input": "uint8 RGB images [batch of any size, 32, 32, 3]",
-        "resize": "before the model: short side to 36 pixels by Pillow's bicubic, then the centred "
-        "square of 32",
+        "resize": "before the model: short side to 36 pixels by Pillow's bicubic, then the centre "
+        "of 32",
         "resize_inside": "false",
         "short_side": "36",
         "filter": "bicubic",
@@ -264,7 +265,7 @@ def test_large_weights_lie_beside_the_model(runs, tmp_path, monkeypatch):
 
 
 def test_the_default_is_the_tuned_weights_as_before(runs, tmp_path):
-    run = runs("lora+ssf")
+    run = runs("adaptformer")
     run_command("export", f"--run={run}", f"--to={tmp_path / 'a.safetensors'}")
     run_command(
         "export", f"--run={run}", f"--to={tmp_path / 'b.safetensors'}", "--format=safetensors"
@@ -279,10 +280,10 @@ def test_a_file_that_differs_is_refused(runs, tmp_path, monkeypatch, capsys):
 
     def other(folder):
         exported = load(folder)
-        return lambda images: exported(images) + np.float32(2e-5)
+        return lambda images: exported(images) + np.float32(1e-3)
 
     monkeypatch.setattr(onnx_file, "load", other)
     with pytest.raises(SystemExit) as ended:
         run_command("export", f"--run={runs('vpt')}", "--format=onnx", f"--to={tmp_path / 'out'}")
     assert ended.value.code == 2 and not list(tmp_path.iterdir())
-    assert "differs from that of the run by 2.0e-05" in " ".join(capsys.readouterr().err.split())
+    assert "differs from that of the run by 1.0e-03" in " ".join(capsys.readouterr().err.split())
