@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 import lift_jax
@@ -25,7 +24,7 @@ from lift_jax.tuners import prompt_learning
 
 CALIBRATION = "calibration.json"
 
-Images = UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
+Images = UInt8[Array, "b h w 3"]
 Outputs = tuple[Float[Array, "b c"], Float[Array, "b c"]]  # logits and probabilities
 
 
