@@ -56,7 +56,7 @@ class Prompts(Tuner):
 
         if angles is not None:
             angles = replace_prompts(angles, jnp.zeros((len(rows), angles.shape[1]), angles.dtype))
-        x = replace_prompts(x, jnp.broadcast_to(rows, (len(x), *rows.shape)))
+        x = replace_prompts(x, jnp.broadcast_to(rows, (x.shape[0], *rows.shape)))
         return x, angles, len(rows)
 
 

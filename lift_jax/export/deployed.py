@@ -1,0 +1,150 @@
+"""The classifier of a run as one function of uint8 images, with all that its use needs to know."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, UInt8
+
+import lift_jax
+from lift_jax.data.images import decode, views
+from lift_jax.errors import UserError, shown
+from lift_jax.evaluation.forward import make_predict
+from lift_jax.export import pillow_resize
+from lift_jax.export.licences import licence
+from lift_jax.models import tree
+from lift_jax.runs import restored
+from lift_jax.runs.folder import TITLE
+from lift_jax.storage.names import expand_user
+from lift_jax.storage.reading import read_json
+from lift_jax.tuners import prompt_learning
+
+CALIBRATION = "calibration.json"
+
+Images = UInt8[Array, "b h w 3"]
+Outputs = tuple[Float[Array, "b c"], Float[Array, "b c"]]  # logits and probabilities
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The classifier of a run, in float32.
+
+    Attributes:
+        size: height and width of the images that `function` takes.
+        function: from images to (logits, probabilities). It resizes images of `size` if that was
+            asked for; otherwise it takes views.
+        of_views: from views to (logits, probabilities).
+        view: the test view.
+        how: how images are decoded.
+        about: what the use of the classifier needs to know, as plain data.
+        weight_bytes: size of the weights.
+    """
+
+    size: tuple[int, int]
+    function: Callable[[Images], Outputs]
+    of_views: Callable[[Images], Outputs]
+    view: views.TestTransform
+    how: decode.Decoding
+    about: dict[str, Any]
+    weight_bytes: int
+
+
+def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed:
+    """Returns the classifier of a run folder, with one crop an image.
+
+    With `input_size` (height, width) the function takes whole images of this size. Otherwise it
+    takes the test view, at the resolution of the run. Raises UserError as `restored.load` does, for
+    a damaged calibration.json, and for a size that cannot be resized.
+    """
+    found = restored.load(run, exact=True)
+    s, vision = found.settings, found.backbone.config.vision
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    graph, variables = tree.flatten(found.classifier)
+    leaves = {path: leaf[...] for path, leaf in variables.items()}
+    graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
+    predict = make_predict(graph, vision)
+    temperature = read_temperature(expand_user(run))
+
+    def of_views(images: Images) -> Outputs:
+        logits = predict(leaves, {"image": images})
+        return logits, jax.nn.softmax(logits / temperature)
+
+    view = views.TestTransform(vision.resolution, s.test.interpolation)
+    how = decode.Decoding(s.data.decode == "fast", s.data.exif)
+    function, size = of_views, (vision.resolution, vision.resolution)
+    if input_size is not None:
+        resize, size = make_resize(input_size, view, how), input_size
+
+        def function(images: Images) -> Outputs:
+            return of_views(resize(images))
+
+    about = {
+        "title": " · ".join(str(getattr(getattr(s, group), key)) for group, key in TITLE),
+        "class_names": list(found.class_names),
+        "backbone": s.model.backbone,
+        "licence_of_weights": licence(s.model.backbone),
+        "lift_jax": lift_jax.__version__,
+        "temperature": temperature,
+        "resolution": vision.resolution,
+        "mean": list(vision.mean),
+        "std": list(vision.std),
+        **about_resize(view, how, input_size),
+    }
+    weight_bytes = sum(leaf.nbytes for leaf in leaves.values())
+    return Deployed(size, function, of_views, view, how, about, weight_bytes)
+
+
+def make_resize(
+    size: tuple[int, int], view: views.TestTransform, how: decode.Decoding
+) -> Callable[[Images], Images]:
+    """Returns the function from images of a size to their views. Raises UserError as `load`."""
+    height, width = size
+    if height * width > decode.MAX_PIXELS:
+        raise UserError(
+            f"--input_size={height}x{width} has more than {decode.MAX_PIXELS:,} pixels."
+        )
+    resized = view.cuts(height, width)[0].size
+    if max(resized) > views.STRIP * min(resized):
+        raise UserError(
+            f"--input_size={height}x{width}: one side is more than {views.STRIP} times the other."
+        )
+    return pillow_resize.test_view(height, width, view, how.fast)
+
+
+def about_resize(
+    view: views.TestTransform, how: decode.Decoding, input_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Returns how an image file becomes the input of the function."""
+    short, name = min(view.cuts(view.res, view.res)[0].size), view.interpolation
+    name = "hamming" if how.fast else name
+    steps = f"short side to {short} pixels by Pillow's {name}, then the centre of {view.res}"
+    height, width = (view.res, view.res) if input_size is None else input_size
+    return {
+        "input": f"uint8 RGB images [batch of any size, {height}, {width}, 3]",
+        "resize": ("before the model: " if input_size is None else "inside the model: ") + steps,
+        "resize_inside": input_size is not None,
+        "short_side": short,
+        "filter": name,
+        "exif": how.exif,
+    }
+
+
+def read_temperature(run: Path) -> float:
+    """Returns the temperature of a run's calibration.json, 1 without that file.
+
+    Raises UserError if the file cannot be read or holds no temperature above 0.
+    """
+    file = run / CALIBRATION
+    if not file.exists():
+        return 1.0
+    content = read_json(file)
+    value = content.get("temperature") if isinstance(content, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(
+            f"{file}: temperature is {shown(value)}; expected a number above 0. Calibrate the run "
+            "again, or remove the file."
+        )
+    return float(value)
