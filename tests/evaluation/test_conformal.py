@@ -32,6 +32,11 @@ def test_quantiles_by_hand(n, coverage, expected):
     assert class_quantiles(scores, labels, 3, coverage) == pytest.approx([FULL, expected, FULL])
 
 
+@pytest.mark.parametrize(("n", "coverage", "place"), [(99, 0.55, 55), (99, 0.07, 7), (9, 0.9, 9)])
+def test_the_last_bit_of_a_product_counts_nothing(n, coverage, place):
+    assert conformal.rank(n, coverage) == place  # 100 x 0.55 is 55.00000000000001
+
+
 @pytest.mark.parametrize(("coverage", "n"), [(0.9, 9), (0.99, 99), (0.8, 4), (0.5, 1), (0.1, 1)])
 def test_the_fewest_images(coverage, n):
     assert conformal.fewest(coverage) == n

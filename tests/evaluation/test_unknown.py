@@ -50,6 +50,9 @@ def test_an_image_is_left_out_of_its_own_mean():
     held_out = np.array([True, False, True, True])
     found = unknown.cosines_left_out(features, labels, 4, held_out)
     assert found == pytest.approx([half, half, half, half], rel=1e-6)
+    apart = np.float32([[1, 0], [0, 1], [-1, 0]])  # two of class 0 at right angles
+    found = unknown.cosines_left_out(apart, np.array([0, 0, 1]), 2, every[:2])
+    assert found == pytest.approx([0, 0, -half], abs=1e-6)
     means = unknown.class_means(features, labels, 4)
     assert means.dtype == np.float16 and not means[3].any()  # no image, no mean
     assert unknown.cosines(np.float32([[0, -2], [3, 0]]), means) == pytest.approx([0, 1])
