@@ -11,18 +11,16 @@ from jaxtyping import Array, Float, UInt8
 
 import lift_jax
 from lift_jax.data.images import decode, views
-from lift_jax.errors import UserError, shown
+from lift_jax.errors import UserError
 from lift_jax.evaluation.forward import make_predict
 from lift_jax.export import pillow_resize
 from lift_jax.export.licences import licence
 from lift_jax.models import tree
 from lift_jax.runs import restored
+from lift_jax.runs.answers.calibration_file import View, view_of
 from lift_jax.runs.folder import TITLE
 from lift_jax.storage.names import expand_user
-from lift_jax.storage.reading import read_json
 from lift_jax.tuners import prompt_learning
-
-CALIBRATION = "calibration.json"
 
 Images = UInt8[Array, "b h w 3"]
 Outputs = tuple[Float[Array, "b c"], Float[Array, "b c"]]  # logits and probabilities
@@ -66,7 +64,8 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     leaves = {path: leaf[...] for path, leaf in variables.items()}
     graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
     predict = make_predict(graph, vision)
-    temperature = read_temperature(expand_user(run))
+    calibrated = view_of(expand_user(run), found.weights, len(found.class_names), crops=False)
+    temperature = calibrated.temperature if calibrated else 1.0
 
     def of_views(images: Images) -> Outputs:
         logits = predict(leaves, {"image": images})
@@ -88,6 +87,7 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
         "licence_of_weights": licence(s.model.backbone),
         "lift_jax": lift_jax.__version__,
         "temperature": temperature,
+        **about_unknown(calibrated),
         "resolution": vision.resolution,
         "mean": list(vision.mean),
         "std": list(vision.std),
@@ -132,19 +132,13 @@ def about_resize(
     }
 
 
-def read_temperature(run: Path) -> float:
-    """Returns the temperature of a run's calibration.json, 1 without that file.
-
-    Raises UserError if the file cannot be read or holds no temperature above 0.
-    """
-    file = run / CALIBRATION
-    if not file.exists():
-        return 1.0
-    content = read_json(file)
-    value = content.get("temperature") if isinstance(content, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(
-            f"{file}: temperature is {shown(value)}; expected a number above 0. Calibrate the run "
-            "again, or remove the file."
-        )
-    return float(value)
+def about_unknown(calibrated: View | None) -> dict[str, Any]:
+    """Returns the threshold below which an image is unknown, if its score is one of the logits."""
+    if calibrated is None or calibrated.unknown_score == "cosine":
+        return {}
+    threshold = calibrated.unknown_threshold(calibrated.keep)
+    return {
+        "unknown_score": calibrated.unknown_score,
+        "unknown_below": threshold if math.isfinite(threshold) else None,
+        "unknown_keep": calibrated.keep,
+    }

@@ -26,6 +26,7 @@ RUNS = {
     "adaptformer": {},
     "lora+ssf": {"tuner.name": "lora+ssf", "tuner.parts": "attn+mlp+ln"},
     "vpt": {"tuner.name": "vpt_deep"},
+    "calibrated": {"data.val_share": 0.3},
     "resnet": {"model.backbone": str(GOLDEN / "timm" / "timm_resnet"), "tuner.name": "ssf"},
 }
 CLASSES = ["red", "green", "blue", "yellow", "purple", "orange", "grey"]
@@ -113,8 +114,9 @@ def test_onnxruntime_gives_the_probabilities_of_the_run(name, runs, tmp_path, ca
     logits, found = onnx_outputs(folder, views)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(onnx_outputs(folder, views[:1])[1], expected[:1], rtol=0, atol=1e-5)
-    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, softmax, rtol=0, atol=1e-6)
+    about = {p.key: p.value for p in onnx.load(folder / "model.onnx").metadata_props}
+    powers = np.exp(logits / float(about["temperature"]))
+    np.testing.assert_allclose(found, powers / powers.sum(1, keepdims=True), rtol=0, atol=1e-6)
     assert np.ptp(expected, axis=0).max() > 0.01  # the images differ for the classifier
 
 
@@ -244,16 +246,26 @@ np.savez(folder / 'found.npz', *found)
     assert b"lift_jax/" not in (folder / "model.stablehlo").read_bytes()  # no paths of this machine
 
 
-def test_a_temperature_divides_the_logits(runs, tmp_path):
-    run, folder = tmp_path / "run", tmp_path / "exported"
-    shutil.copytree(runs("adaptformer"), run)
-    (run / "calibration.json").write_text('{"temperature": 2.5, "method": "another"}')
+def test_a_calibrated_run_is_exported_with_its_temperature_and_threshold(runs, tmp_path):
+    run, folder = runs("calibrated"), tmp_path / "exported"
+    temperature = json.loads((run / "calibration.json").read_text())["one_crop"]["temperature"]
+    assert temperature != 1
     run_command("export", f"--run={run}", "--format=onnx", f"--to={folder}")
     logits, found = onnx_outputs(folder, noise(32, 32)[None])
-    powers = np.exp(logits / 2.5)
+    powers = np.exp((logits - logits.max()) / temperature)
     np.testing.assert_allclose(found, powers / powers.sum(), rtol=0, atol=1e-6)
     about = {p.key: p.value for p in onnx.load(folder / "model.onnx").metadata_props}
-    assert about["temperature"] == "2.5"
+    assert about["temperature"] == str(temperature)
+    score = about.get("unknown_score", "cosine")
+    assert score == "cosine" or float(about["unknown_below"]) and about["unknown_keep"] == "0.95"
+
+
+def test_a_damaged_calibration_is_refused(runs, tmp_path, capsys):
+    run = shutil.copytree(runs("calibrated"), tmp_path / "run")
+    (run / "calibration.json").write_text('{"temperature": 2.5}')
+    with pytest.raises(SystemExit):
+        run_command("export", f"--run={run}", "--format=onnx", f"--to={tmp_path / 'exported'}")
+    assert "calibration.json" in capsys.readouterr().err and not (tmp_path / "exported").exists()
 
 
 def test_large_weights_lie_beside_the_model(runs, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from lift_jax.data.images import views
 from lift_jax.data.images.decode import Picture
 from lift_jax.errors import UserError
 from lift_jax.export import pillow_resize
-from lift_jax.export.deployed import read_temperature
 from lift_jax.export.licences import LICENCES, UNKNOWN, licence
 from lift_jax.export.write import parse_size
 from lift_jax.weights.hub import NAMES
@@ -85,22 +84,6 @@ def test_another_way_of_resizing_is_refused(monkeypatch):
     monkeypatch.setattr(pillow_resize, "BITS", 8)
     with pytest.raises(UserError, match="Export without --input_size"):
         pillow_resize.test_view(50, 37, views.TestTransform(32), False)
-
-
-@pytest.mark.parametrize("content, value", [
-    (None, 1.0), ('{"temperature": 1.25}', 1.25), ('{"temperature": 2}', 2.0),
-    ('{"temperature": 0}', None), ('{"temperature": -1.0}', None), ('{"temperature": true}', None),
-    ('{"temperature": "1"}', None), ("{}", None), ("[1.5]", None), ("{", None),
-    ('{"temperature": NaN}', None), ('{"temperature": 1e999}', None),
-])  # fmt: skip
-def test_temperatures(content, value, tmp_path):
-    if content is not None:
-        (tmp_path / "calibration.json").write_text(content)
-    if value is None:
-        with pytest.raises(UserError, match="calibration.json"):
-            read_temperature(tmp_path)
-    else:
-        assert read_temperature(tmp_path) == value
 
 
 def test_licences_are_those_of_the_documentation():
