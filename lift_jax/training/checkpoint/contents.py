@@ -42,7 +42,7 @@ def weights_checksum(tuned: Mapping[str, jax.Array | np.ndarray]) -> int:
 
     Call it in every process: it gathers sharded leaves.
     """
-    sums = {path: zlib.crc32(np.ascontiguousarray(_fetch(tuned[path]))) for path in sorted(tuned)}
+    sums = {path: zlib.crc32(_fetch(tuned[path]).tobytes()) for path in sorted(tuned)}
     return zlib.crc32(json.dumps(sums).encode())
 
 
