@@ -169,6 +169,32 @@ def test_it_shows_all_faults_of_lists(photos, tmp_path):
         datasets.load(parse(config).data, 0)
 
 
+@pytest.mark.parametrize("name, good, bad", [
+    ("t.txt", ["train/fox/0.png 0", "train/hare/0.png 1"],
+     ["train/fox/1.png", "train/fox/2.png x", "a.png 99999999999"]),
+    ("t.csv", ["path,label", "train/fox/0.png,0", "train/hare/0.png,1"],
+     ["train/fox/1.png", "train/fox/2.png,x", ",0", "a.png,1,2"]),
+    ("t.jsonl", ['{"path": "train/fox/0.png", "class": "fox"}',
+                 '{"path": "train/hare/0.png", "class": "hare"}'],
+     ['{"path": 3, "class": "fox"}', "{", '{"path": "a.png"}', "[]"]),
+])  # fmt: skip
+def test_lines_that_cannot_be_read_are_shown_together(photos, tmp_path, name, good, bad):
+    (photos / name).write_text("\n".join([*good, *bad, *good[-2:]]))
+    config = folder.get_config("debug")
+    kind = "list" if name == "t.txt" else "table"
+    config.data.update(name=kind, root=str(photos), train_list=name, test_share=0.5)
+    if kind == "list":
+        config.data.test_list = name
+    data = datasets.load(parse(config).data, 0, tolerant=True)
+    lines = range(len(good) + 1, len(good) + len(bad) + 1)
+    of_train = data.faults[: len(bad)]
+    assert [fault.path for fault in of_train] == [f"{photos / name}, line {n}" for n in lines]
+    assert all(fault.stops and fault.path in fault.cause for fault in of_train)
+    with pytest.raises(UserError, match=f"line {lines[0]}") as error:
+        datasets.load(parse(config).data, 0)
+    assert f"(lift-jax data lists {len(data.faults) - 1} more.)" in str(error.value)
+
+
 def test_what_it_counts(photos, tmp_path):
     _, said = look(photos, tmp_path / "W", read=False)
     with open(tmp_path / "W" / "classes.csv", encoding="utf-8", newline="") as file:

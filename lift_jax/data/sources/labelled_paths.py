@@ -1,9 +1,10 @@
 """The common end of lists, tables and JSON files: paths and labels become a checked data set."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from lift_jax.data.types import Dataset, Fault, FileImages, Split
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
 
+Parsed = TypeVar("Parsed")
 PROBED = 1000  # files of a split whose existence is checked
 
 
@@ -38,6 +40,7 @@ def dataset(
     *,
     notes: Sequence[str] = (),
     named: bool = True,
+    faults: Sequence[Fault] = (),
 ) -> Dataset:
     """Returns the data set of the splits "train", "test" and, if given, "val".
 
@@ -50,14 +53,16 @@ def dataset(
             from, as "names.txt names 10 classes".
         notes: what a run prints of the names.
         named: False if the data has no class names, and `names` counts the classes.
+        faults: those of lines that cannot be read, whose images are left out.
 
-    Faults are labels out of range, whose images are left out, and paths with two labels.
+    Further faults are labels out of range, whose images are left out, and paths with two labels.
     Raises UserError if there are fewer than two classes, all labels of a split are out of range, or
     half of the files are missing.
     """
     if len(names) < 2:
-        raise UserError(f"Expected two classes or more, but {class_count}.")
-    notes, faults, parts = [*notes, *shared_names(names)], [], {}
+        few = f"Expected two classes or more, but {class_count}."
+        raise UserError(faults[0].cause if faults else few)
+    notes, parts, found = [*notes, *shared_names(names)], {}, [*faults]
     for key, split in splits.items():
         labels = np.array(split.labels, np.int64)
         beyond = out_of_range(split, len(names), class_count)
@@ -66,8 +71,8 @@ def dataset(
         notes += missing_files(root, split)
         whole = Split(FileImages(str(root), split.paths), np.minimum(labels, len(names)))
         parts[key] = whole.take(np.flatnonzero(labels < len(names))) if beyond else whole
-        faults += beyond
-    faults += two_labels(splits, names)
+        found += beyond
+    found += two_labels(splits, names)
     return Dataset(
         parts["train"],
         parts["test"],
@@ -75,8 +80,27 @@ def dataset(
         val=parts.get("val"),
         notes=tuple(notes),
         named=named,
-        faults=tuple(faults),
+        faults=tuple(found),
     )
+
+
+def parsed(
+    lines: Iterable[tuple[str, Callable[[], Parsed]]],
+) -> tuple[list[Parsed], list[Fault]]:
+    """Returns what lines hold, and a fault for each that cannot be read.
+
+    A line is its place for messages and a function that returns its content or raises UserError.
+    Raises the first UserError if no line can be read.
+    """
+    found, faults = [], []
+    for place, parse in lines:
+        try:
+            found.append(parse())
+        except UserError as error:
+            faults.append(Fault("line that cannot be read", place, str(error), stops=True))
+    if faults and not found:
+        raise UserError(faults[0].cause)
+    return found, faults
 
 
 def out_of_range(split: LabelledPaths, classes: int, class_count: str) -> list[Fault]:

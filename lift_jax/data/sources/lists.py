@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lift_jax.data.names import files as files_of_names
 from lift_jax.data.sources import labelled_paths
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.paths import file, folder, read_lines
-from lift_jax.data.types import Dataset
+from lift_jax.data.types import Dataset, Fault
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
 
@@ -33,7 +34,10 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
         for split in ("train", "test", "val")
         if split != "val" or settings.val_list
     }
-    read = {split: read_list(path) for split, path in files.items()}
+    read, faults = {}, []
+    for split, path in files.items():
+        read[split], broken = read_list(path)
+        faults += broken
     notes: list[str] = []
     if settings.class_names:
         source = file(root, settings.class_names, "data.class_names")
@@ -42,26 +46,34 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
         why = f"{source} names {len(names)} classes"
         notes += first_label([c for split in read.values() for c in split.labels], names)
     else:
-        names = [f"class {c}" for c in range(gapless(read["train"].labels, files["train"]))]
+        many = count_classes(read["train"].labels, files["train"], whole=not faults)
+        names = [f"class {c}" for c in range(many)]
         why = f"the labels of {files['train']} stop at {len(names) - 1}"
     named = bool(settings.class_names)
-    return labelled_paths.dataset(root, read, names, why, notes=notes, named=named)
+    return labelled_paths.dataset(root, read, names, why, notes=notes, named=named, faults=faults)
 
 
-def read_list(path: Path) -> LabelledPaths:
-    """Reads a list file. Raises UserError, which names the line, unless each is `path label`."""
-    lines, paths, labels = [], [], []
-    for number, line in read_lines(path):
-        found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
-        if not found:
-            raise UserError(
-                f"{path}, line {number}: expected `path label` with a label of 0 or more, as in "
-                f"`train/cat/1.jpg 0`, found {line!r}."
-            )
-        lines.append(place := f"{path}, line {number}")
-        paths.append(labelled_paths.check_text(found[1], place))
-        labels.append(checked_label(found[2], place))
-    return LabelledPaths(lines, paths, labels)
+def read_list(path: Path) -> tuple[LabelledPaths, list[Fault]]:
+    """Reads a list file; returns its images, and a fault for each line that is no `path label`.
+
+    Raises UserError, which names the first line, if none is.
+    """
+    lines = [(f"{path}, line {number}", line) for number, line in read_lines(path)]
+    found, faults = labelled_paths.parsed(
+        (place, partial(_image, place, line)) for place, line in lines
+    )
+    return LabelledPaths(*zip(*found, strict=True)), faults
+
+
+def _image(place: str, line: str) -> tuple[str, str, int]:
+    """Returns the place, path and label of an image. Raises UserError for another line."""
+    found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
+    if not found:
+        raise UserError(
+            f"{place}: expected `path label` with a label of 0 or more, as in "
+            f"`train/cat/1.jpg 0`, found {line!r}."
+        )
+    return place, labelled_paths.check_text(found[1], place), checked_label(found[2], place)
 
 
 def checked_label(digits: str, place: str) -> int:
@@ -79,9 +91,14 @@ def first_label(labels: Sequence[int], names: Sequence[str]) -> list[str]:
     return [f"Warning: no image has the label 0, {names[0]!r}.{told}"]
 
 
-def gapless(labels: Sequence[int], source: Path) -> int:
-    """Returns the number of classes. Raises UserError if a label below the last has no image."""
+def count_classes(labels: Sequence[int], source: Path, whole: bool) -> int:
+    """Returns the number of classes. Raises UserError if a label below the last has no image.
+
+    If the labels are not `whole`, because lines cannot be read, it does not.
+    """
     present = set(labels)
+    if not whole:
+        return max(present) + 1
     if len(present) <= max(present):
         absent = next(c for c in range(len(present) + 1) if c not in present)
         raise UserError(

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from lift_jax.data.names import files, same
@@ -12,8 +13,8 @@ from lift_jax.data.sources import labelled_paths, paths
 from lift_jax.data.sources.folder_index import natural_key
 from lift_jax.data.sources.folders import with_test
 from lift_jax.data.sources.labelled_paths import LabelledPaths
-from lift_jax.data.sources.lists import checked_label, first_label, gapless
-from lift_jax.data.types import Dataset
+from lift_jax.data.sources.lists import checked_label, count_classes, first_label
+from lift_jax.data.types import Dataset, Fault
 from lift_jax.errors import UserError
 from lift_jax.settings.schema import DataSettings
 from lift_jax.storage.reading import parse_json
@@ -21,6 +22,7 @@ from lift_jax.storage.reading import parse_json
 COLUMNS = ("path", "label", "class", "split")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 Row = tuple[str, dict[str, str]]  # its location for messages, and its values by column
+Line = tuple[str, Callable[[], dict[str, str]]]  # the same, with the values still to be read
 
 
 def table(settings: DataSettings, seed: int) -> Dataset:
@@ -38,7 +40,10 @@ def table(settings: DataSettings, seed: int) -> Dataset:
         for split in ("train", "test", "val")
         if split == "train" or getattr(settings, f"{split}_list")
     }
-    tables = {split: list(_rows(path)) for split, path in sources.items()}
+    tables, faults = {}, []
+    for split, path in sources.items():
+        tables[split], broken = _rows(path)
+        faults += broken
     divided = any("split" in row for rows in tables.values() for _, row in rows)
     if divided and len(sources) > 1:
         raise UserError(
@@ -54,7 +59,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     if settings.class_names:
         source = paths.file(root, settings.class_names, "data.class_names")
         given = files.read(source, settings.clean_names)
-    labels, names = _labels([row for _, row in rows], train, given, source)
+    labels, names = _labels([row for _, row in rows], train, given, source, whole=not faults)
     notes = given.notes if given else []
     if given and all("label" in row for _, (_, row) in rows):
         notes += first_label(labels, names)
@@ -71,7 +76,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
                 LabelledPaths(*zip(*kept, strict=True)) if kept else LabelledPaths((), (), ())
             )
     why = f"{source} has {len(names)}"
-    data = labelled_paths.dataset(root, read, names, why, notes=notes, named=named)
+    data = labelled_paths.dataset(root, read, names, why, notes=notes, named=named, faults=faults)
     if len(data.test):
         return data
     return with_test(data, settings.test_share, seed, sources["train"])
@@ -80,30 +85,42 @@ def table(settings: DataSettings, seed: int) -> Dataset:
 # --- rows ---
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """Yields the rows that are not blank. Raises UserError for missing columns, or without rows."""
+def _rows(path: Path) -> tuple[list[Row], list[Fault]]:
+    """Returns the rows that are not blank, and a fault for each that cannot be read.
+
+    Raises UserError if none can, as where columns are missing.
+    """
     readers = {".csv": _separated, ".tsv": _separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
         raise UserError(
             f"{path} is no table that can be read: expected a name that ends in .csv, .tsv or "
             ".jsonl. A file of lines `path label` is data.name=list."
         )
-    found = 0
-    for place, row in readers[path.suffix.lower()](path):
-        if "path" not in row or not ("label" in row or "class" in row):
-            raise UserError(
-                f"{place}: expected the columns 'path' and 'label' or 'class', found "
-                f"{', '.join(map(repr, row)) or 'none'}."
-            )
-        found += 1
-        for value in row.values():
-            labelled_paths.check_text(value, place)
-        yield place, row
+    lines = readers[path.suffix.lower()](path)
+    found, faults = labelled_paths.parsed(
+        (place, partial(_row, place, read)) for place, read in lines
+    )
     if not found:
         raise UserError(f"{path} has no rows.")
+    return found, faults
 
 
-def _separated(path: Path) -> Iterator[Row]:
+def _row(place: str, read: Callable[[], dict[str, str]]) -> Row:
+    """Returns a row. Raises UserError if it lacks columns, or a value is empty."""
+    row = read()
+    if "path" not in row or not ("label" in row or "class" in row):
+        raise UserError(
+            f"{place}: expected the columns 'path' and 'label' or 'class', found "
+            f"{', '.join(map(repr, row)) or 'none'}."
+        )
+    for value in row.values():
+        labelled_paths.check_text(value, place)
+    if "label" in row:
+        _label(place, row)
+    return place, row
+
+
+def _separated(path: Path) -> Iterator[Line]:
     text = paths.read_text(path)
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -118,31 +135,41 @@ def _separated(path: Path) -> Iterator[Row]:
                 if twice := {name for name in header if name in COLUMNS and header.count(name) > 1}:
                     raise UserError(f"{place}: the column {twice.pop()!r} is there twice.")
                 continue
-            if len(values) != len(header):
-                raise UserError(
-                    f"{place}: expected {len(header)} values, as the columns "
-                    f"{', '.join(header)}, found {len(values)}. A value that holds a separator "
-                    'stands in quotes: "a, b.jpg".'
-                )
-            row = dict(zip(header, (value.strip() for value in values), strict=True))
-            yield place, {key: row[key] for key in COLUMNS if key in row}
+            yield place, partial(_cells, place, values, header)
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: {error}.") from error
 
 
-def _objects(path: Path) -> Iterator[Row]:
+def _cells(place: str, values: list[str], header: list[str]) -> dict[str, str]:
+    """Returns the values of a line by column. Raises UserError if they are more or fewer."""
+    if len(values) != len(header):
+        raise UserError(
+            f"{place}: expected {len(header)} values, as the columns "
+            f"{', '.join(header)}, found {len(values)}. A value that holds a separator "
+            'stands in quotes: "a, b.jpg".'
+        )
+    row = dict(zip(header, (value.strip() for value in values), strict=True))
+    return {key: row[key] for key in COLUMNS if key in row}
+
+
+def _objects(path: Path) -> Iterator[Line]:
     for number, line in paths.read_lines(path):
         place = f"{path}, line {number}"
-        row = parse_json(line, place)
-        kept = {}
-        for key in (key for key in COLUMNS if key in row):
-            value = row[key]
-            if key == "label" and isinstance(value, int) and not isinstance(value, bool):
-                value = str(value)
-            if not isinstance(value, str):
-                raise UserError(f"{place}: {key!r} is {json.dumps(value)[:100]}, expected text.")
-            kept[key] = value
-        yield place, kept
+        yield place, partial(_object, place, line)
+
+
+def _object(place: str, line: str) -> dict[str, str]:
+    """Returns the values of a JSON line by column. Raises UserError for values of other kinds."""
+    row = parse_json(line, place)
+    kept = {}
+    for key in (key for key in COLUMNS if key in row):
+        value = row[key]
+        if key == "label" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise UserError(f"{place}: {key!r} is {json.dumps(value)[:100]}, expected text.")
+        kept[key] = value
+    return kept
 
 
 # --- the meaning of rows ---
@@ -157,7 +184,7 @@ def _split(row: Row) -> str:
 
 
 def _labels(
-    rows: list[Row], train: list[Row], given: NameFile | None, source: Path
+    rows: list[Row], train: list[Row], given: NameFile | None, source: Path, whole: bool
 ) -> tuple[list[int], list[str]]:
     """Returns the label of every row and the class names.
 
@@ -177,7 +204,7 @@ def _labels(
                 f"{same.twin(row['class'], [first])}. A label has one class."
             )
     if given is None:
-        many = gapless([_label(*row) for row in train], source)
+        many = count_classes([_label(*row) for row in train], source, whole)
         return labels, [told.get(c, f"class {c}") for c in range(many)]
     for label, name in told.items():
         if label < len(given.names) and not _same_class(name, given, label):
