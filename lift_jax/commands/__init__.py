@@ -10,7 +10,7 @@ COMMANDS = {
     "predict": "name new images by a run's classifier",
     "calibrate": "measure on the validation split how far answers can be trusted",
     "report": "write a run's report again, or compare several runs",
-    "export": "write a run's tuned weights with the names of the authors' code",
+    "export": "write a run's classifier as ONNX or StableHLO, or its tuned weights",
     "merge": "fold a run's tuned weights into its backbone",
     "soup": "average the tuned weights of several runs",
     "convert": "convert pre-trained weights once, for machines without the source",

@@ -28,7 +28,7 @@ def random_entries(size: int, count: int, seed: int) -> np.ndarray:
 
     The order is that of torch's randperm for this seed, so checkpoints of the authors' code fit.
     """
-    draws = np.random.RandomState(seed).randint(0, 2**32, count, np.uint32)
+    draws = _words(np.random.RandomState(seed), count)
     return _first_shuffled(size, count, draws)
 
 
@@ -43,11 +43,16 @@ def joint_entries(
     generator = np.random.RandomState()
     generator.set_state(_state_after(seed, block, sum(sizes) - len(sizes)))
     # an order of n takes n - 1 draws
-    draws = [generator.randint(0, 2**32, size - 1, np.uint32) for size in sizes]
+    draws = [_words(generator, size - 1) for size in sizes]
     return [
         _first_shuffled(size, int(size * ratio), own)
         for size, own in zip(sizes, draws, strict=True)
     ]
+
+
+def _words(generator: np.random.RandomState, count: int) -> np.ndarray:
+    """Returns the next `count` words of 32 bits of a generator, u32[count]."""
+    return generator.randint(0, 2**32, count, dtype="uint32")
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +61,7 @@ def _state_after(seed: int, blocks: int, draws: int) -> Any:
     generator = np.random.RandomState(seed)
     if blocks:
         generator.set_state(_state_after(seed, blocks - 1, draws))
-        generator.randint(0, 2**32, draws, np.uint32)
+        _words(generator, draws)
     return generator.get_state()
 
 
