@@ -195,6 +195,27 @@ def test_lines_that_cannot_be_read_are_shown_together(photos, tmp_path, name, go
     assert f"(lift-jax data lists {len(data.faults) - 1} more.)" in str(error.value)
 
 
+def test_unknown_classes_of_a_table_are_shown_together(photos, tmp_path):
+    (photos / "t.csv").write_text(
+        "path,class,split\ntrain/fox/0.png,fox,train\ntrain/hare/0.png,hare,train\n"
+        "test/fox/0.png,lynx,test\ntest/hare/0.png,hare,test\ntest/fox/1.png,wolf,val\n"
+    )
+    config = folder.get_config("debug")
+    config.data.update(name="table", root=str(photos), train_list="t.csv")
+    data = datasets.load(parse(config).data, 0, tolerant=True)
+    assert [(fault.kind, fault.path) for fault in data.faults] == [
+        ("unknown class", "test/fox/0.png"), ("unknown class", "test/fox/1.png"),
+    ]  # fmt: skip
+    assert (len(data.train), len(data.test), data.val) == (2, 1, None)
+    with pytest.raises(UserError, match=r"line 4: the class is 'lynx'.*lists 1 more"):
+        datasets.load(parse(config).data, 0)
+    (photos / "names.txt").write_text("lynx\nwolf\n")
+    config.data.class_names = "names.txt"
+    (photos / "t.csv").write_text("path,class\ntrain/fox/0.png,fox\ntrain/hare/0.png,hare\n")
+    with pytest.raises(UserError, match="line 2: the class is 'fox', but .*names.txt lacks it"):
+        datasets.load(parse(config).data, 0, tolerant=True)
+
+
 def test_what_it_counts(photos, tmp_path):
     _, said = look(photos, tmp_path / "W", read=False)
     with open(tmp_path / "W" / "classes.csv", encoding="utf-8", newline="") as file:

@@ -21,6 +21,7 @@ from lift_jax.storage.reading import parse_json
 
 COLUMNS = ("path", "label", "class", "split")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+UNKNOWN = -1  # the label of a class that is none of the known ones
 Row = tuple[str, dict[str, str]]  # its location for messages, and its values by column
 Line = tuple[str, Callable[[], dict[str, str]]]  # the same, with the values still to be read
 
@@ -60,26 +61,40 @@ def table(settings: DataSettings, seed: int) -> Dataset:
         source = paths.file(root, settings.class_names, "data.class_names")
         given = files.read(source, settings.clean_names)
     labels, names = _labels([row for _, row in rows], train, given, source, whole=not faults)
+    faults += _unknown_classes(rows, labels, given, source)
     notes = given.notes if given else []
     if given and all("label" in row for _, (_, row) in rows):
         notes += first_label(labels, names)
     named = given is not None or all("class" in row for _, (_, row) in rows)
-    read = {}
-    for split in ("train", "test", "val"):
-        kept = [
-            (place, row["path"], c)
-            for (of, (place, row)), c in zip(rows, labels, strict=True)
-            if of == split
-        ]
-        if kept or split == "test":
-            read[split] = (
-                LabelledPaths(*zip(*kept, strict=True)) if kept else LabelledPaths((), (), ())
-            )
+    read = _by_split(rows, labels, faults)
     why = f"{source} has {len(names)}"
     data = labelled_paths.dataset(root, read, names, why, notes=notes, named=named, faults=faults)
     if len(data.test):
         return data
     return with_test(data, settings.test_share, seed, sources["train"])
+
+
+def _by_split(
+    rows: list[tuple[str, Row]], labels: list[int], faults: list[Fault]
+) -> dict[str, LabelledPaths]:
+    """Returns the rows of known classes by split; there is always one for test.
+
+    Raises UserError with the first fault if none is left to train.
+    """
+    read = {}
+    for split in ("train", "test", "val"):
+        kept = [
+            (place, row["path"], label)
+            for (of, (place, row)), label in zip(rows, labels, strict=True)
+            if of == split and label != UNKNOWN
+        ]
+        if kept:
+            read[split] = LabelledPaths(*zip(*kept, strict=True))
+        elif split == "train":
+            raise UserError(faults[0].cause)
+        elif split == "test":
+            read[split] = LabelledPaths((), (), ())
+    return read
 
 
 # --- rows ---
@@ -188,8 +203,8 @@ def _labels(
 ) -> tuple[list[int], list[str]]:
     """Returns the label of every row and the class names.
 
-    Raises UserError for classes that are unknown or without training images, and for labels and
-    classes that do not go together.
+    The label is `UNKNOWN` for classes without training images, or that `given` lacks. Raises
+    UserError for labels and classes that do not go together.
     """
     numbered, named = (all(key in row for _, row in rows) for key in ("label", "class"))
     if not numbered and not named:
@@ -243,11 +258,22 @@ def _by_name(
             f"{source} has the name {twice!r} twice, so the class of an image is not known by it. "
             "Give the table a column 'label'."
         )
-    for place, row in rows:
-        if row["class"] not in label:
-            lacking = f"{source} lacks it" if given else "no image of it is for training"
-            raise UserError(f"{place}: the class is {row['class']!r}, but {lacking}.")
-    return [label[row["class"]] for _, row in rows], names
+    return [label.get(row["class"], UNKNOWN) for _, row in rows], names
+
+
+def _unknown_classes(
+    rows: list[tuple[str, Row]], labels: list[int], given: NameFile | None, source: Path
+) -> list[Fault]:
+    """Returns a fault for each row with the label `UNKNOWN`."""
+    lacking = f"{source} lacks it" if given else "no image of it is for training"
+    return [
+        Fault(
+            "unknown class", row["path"], f"{place}: the class is {row['class']!r}, but {lacking}.",
+            stops=True,
+        )
+        for (_, (place, row)), label in zip(rows, labels, strict=True)
+        if label == UNKNOWN
+    ]  # fmt: skip
 
 
 def _label(place: str, values: dict[str, str]) -> int:
