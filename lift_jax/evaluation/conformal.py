@@ -48,7 +48,7 @@ def class_scores(
     In float32, in which scores are kept, so that a comparison gives the same later. The temperature
     plays no part: it is fitted to the calibration images, from which the scores must not learn.
     """
-    shift = log_prior(fill(train_counts)) if score == "pas" else 0.0
+    shift = _shift(score, train_counts)
 
     def of_rows(z: np.ndarray) -> np.ndarray:
         return (-np.expm1(log_softmax(z - shift, axis=1))).astype(np.float32)
@@ -63,13 +63,18 @@ def true_scores(
     train_counts: ArrayLike,
 ) -> Float[np.ndarray, " n"]:
     """Returns the score of the true class of each image (see `class_scores`)."""
-    shift = log_prior(fill(train_counts)) if score == "pas" else 0.0
+    shift = _shift(score, train_counts)
 
     def of_rows(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
         scores = log_softmax(z - shift, axis=1)[np.arange(len(labels)), labels]
         return (-np.expm1(scores)).astype(np.float32)
 
     return by_rows(of_rows, logits, labels)
+
+
+def _shift(score: str, train_counts: ArrayLike) -> Float[np.ndarray, " c"] | float:
+    """Returns what a score takes from the logits: the log prior for `pas`."""
+    return log_prior(fill(train_counts)) if score == "pas" else 0.0
 
 
 def quantile(scores: Float[np.ndarray, " n"], coverage: float) -> float:

@@ -27,6 +27,7 @@ from lift_jax.storage import disk
 from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.setup import Setup, build
 from lift_jax.training.state import State
+from lift_jax.training.step import exact_products
 
 KEEP, COVERAGE = 0.95, 0.9
 NO_SPLIT = (
@@ -54,7 +55,7 @@ def calibrate(run: Path, keep: float, coverage: float, console: Console) -> Path
     with (
         folder.writing(run),
         disk.disk_errors(run),
-        jax.default_matmul_precision("highest"),  # as where the run is tested
+        exact_products(),  # as where the run is tested
     ):
         setup = build(settings, console, fresh=False)
         folder.check_content(saved, results.describe(settings.written, setup), run)
