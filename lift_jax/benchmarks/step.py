@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Vision
+from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
@@ -45,6 +45,7 @@ class Problem:
 
     Attributes:
         step: the jitted step.
+        graph: graph of the classifier.
         state: tuned leaves and optimizer state.
         frozen: frozen leaves by path.
         batch: image, label and mask of one batch.
@@ -52,6 +53,7 @@ class Problem:
     """
 
     step: Any
+    graph: nnx.GraphDef[Classifier]
     state: State
     frozen: dict[str, Any]
     batch: dict[str, Any]
@@ -90,6 +92,7 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
     step = make_train_step(graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat)
     return Problem(
         step=step,
+        graph=graph,
         state=jax.tree.map(shaped, state, state_shardings(state, mesh)),
         frozen=frozen,
         batch=abstract_batch(s.train.batch, vision.resolution, mesh),
@@ -134,11 +137,8 @@ def abstract_batch(rows: int, resolution: int, mesh: Mesh) -> dict[str, jax.Shap
     }
 
 
-def measure(
-    settings: Settings, vision: Vision, classes: int, count: int, console: Console
-) -> float:
-    """Times `count` steps on the devices here; prints and returns images per second."""
-    made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
+def filled(shapes: Any) -> Any:
+    """Returns arrays with these shapes and shardings: noise, ones for labels and masks."""
     rng = np.random.default_rng(0)
     noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
 
@@ -151,8 +151,16 @@ def measure(
             array = np.ones(leaf.shape, leaf.dtype)
         return put(array, leaf.sharding)
 
+    return jax.tree.map(fill, shapes)
+
+
+def measure(
+    settings: Settings, vision: Vision, classes: int, count: int, console: Console
+) -> float:
+    """Times `count` steps on the devices here; prints and returns images per second."""
+    made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
     loss = None
-    current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
+    current, frozen, batch = filled((made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)
     for steps_timed in (2, count):  # the first round also loads and allocates
         begin = time.monotonic()

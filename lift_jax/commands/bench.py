@@ -3,12 +3,15 @@
   lift-jax bench --config=inat --classes=8142
   lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
   lift-jax bench --only=data
+  lift-jax bench --config=inat --classes=8142 --against=plain
   lift-jax bench --system
 
 It times the step on the devices here, with random weights and images: images per second, share of
 the hardware's peak, memory. With --aot nothing is run: the step is compiled for simulated devices,
 and what each would hold, compute and send is printed, so that a job does not fail after hours in a
-queue. With --only=data it times the way from files to views, and how long training waits for data.
+queue. With --against=plain the step and the forward pass run in turn with those of the plain
+formulas: the ratios of time and memory. With --only=data it times the way from files to views, and
+how long training waits for data.
 """
 
 import argparse
@@ -45,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of timed steps, after two that are not timed (20)",
     )  # fmt: skip
     parser.add_argument(
+        "--against", choices=("plain",),
+        help="compare with the plain formulas, whose backward pass is autodiff's",
+    )  # fmt: skip
+    parser.add_argument(
         "--system", action="store_true", help="print versions and devices, for a bug report"
     )
 
@@ -79,7 +86,7 @@ def run(flags: argparse.Namespace) -> None:
 
 def run_step(flags: argparse.Namespace, console) -> None:
     """Times or compiles the training step. Raises UserError without a config or classes."""
-    from lift_jax.benchmarks import ahead_of_time, step
+    from lift_jax.benchmarks import against, ahead_of_time, step
     from lift_jax.settings.parse import parse
     from lift_jax.training.step import exact_products
 
@@ -90,5 +97,7 @@ def run_step(flags: argparse.Namespace, console) -> None:
     with exact_products():  # the program of training
         if flags.aot:
             ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+        elif flags.against:
+            against.measure(settings, vision, flags.classes, flags.steps, console)
         else:
             step.measure(settings, vision, flags.classes, flags.steps, console)

@@ -25,6 +25,7 @@ def kaiming_normal(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Arr
     return jax.random.normal(key, shape, dtype) * (3 * shape[0]) ** -0.5
 
 
+EPS = 1e-5  # of the LayerNorm, as in the authors' code, even if the backbone's own have 1e-6
 Weights = tuple[Array, Array | None]  # of a layer: kernel and bias, or scale and bias
 
 
@@ -32,15 +33,16 @@ Weights = tuple[Array, Array | None]  # of a layer: kernel and bias, or scale an
 def bottleneck(
     x: Float[Array, "... d"], norm: Weights, down: Weights, up: Weights, scale: Array
 ) -> Float[Array, "... d"]:
-    """Returns scale Up(relu(Down(LN(x))))."""
-    y = affine(backward.layer_norm(x, *norm, EPS), *down)
-    return scale.astype(x.dtype) * affine(jax.nn.relu(y), *up)
+    """Returns scale Up(relu(Down(LN(x)))).
+
+    The bias is scaled by itself, so that the gradient of `scale` reads no array of x's size more.
+    """
+    hidden = jax.nn.relu(affine(backward.layer_norm(x, *norm, EPS), *down))
+    scale, (kernel, bias) = scale.astype(x.dtype), up
+    return scale * (hidden @ kernel.astype(x.dtype)) + scale * bias.astype(x.dtype)
 
 
 INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
-
-
-EPS = 1e-5  # of the LayerNorm, as in the authors' code, even if the backbone's own have 1e-6
 
 
 class Adapter(Tuner):

