@@ -1,6 +1,7 @@
 """Reading of uploads (multipart/form-data) within limits, into memory alone."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from lift_jax.app.limits import Limits, megabytes
 from lift_jax.output.plain import printable
 
 LONGEST_NAME = 200  # characters of a file's name
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its faults are answers here
 
 
 class Refusal(Exception):

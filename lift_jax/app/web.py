@@ -3,10 +3,9 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from lift_jax.app import page, uploads
 from lift_jax.app.answerer import Answerer
@@ -88,12 +87,12 @@ def application(
         host: the address at which the server listens.
     """
     web = Web(answerer, title, limits)
-    app = Starlette(
-        routes=[
+    router = Router(
+        [
             Route("/", web.show),
             Route("/api/predict", web.predict, methods=["POST"]),
             Route("/training/{number}", web.training),
-        ]
+        ],
+        redirect_slashes=False,
     )
-    app.router.redirect_slashes = False
-    return Guard(app, host)
+    return Guard(router, host)
