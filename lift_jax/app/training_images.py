@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from lift_jax.app import thumbnails
 from lift_jax.data import datasets
+from lift_jax.data.sources.download import offline
 from lift_jax.data.types import Images
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import neighbours
@@ -59,7 +60,8 @@ class TrainingImages:
         """Finds the images of these names in the data set of the run, where they still exist."""
         self._places = [None] * len(names)
         try:
-            images = datasets.load(settings.data, settings.seed).train.images
+            with offline():
+                images = datasets.load(settings.data, settings.seed).train.images
         except UserError as error:
             self.notes.append(f"The training images themselves are not shown: {error}")
             return

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from configs import folder
 from lift_jax.app.answerer import Answerer
 from lift_jax.app.limits import Limits
 from lift_jax.app.training_images import TrainingImages
+from lift_jax.data import datasets
+from lift_jax.data.sources import download
+from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import neighbours
 from lift_jax.output.plain import printable
 from lift_jax.runs.answers import calibration_file
@@ -194,7 +198,7 @@ def test_only_listed_files_of_the_data_are_shown(photos):
     assert found.notes == [] and len(shown) == 6 and max(shown) < 8  # two of eight are to test
     assert found.thumbnail(shown[0])[:2] == b"\xff\xd8"
     (tmp_path / "photos" / names[shown[1]]).unlink()
-    with pytest.raises(Exception, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         found.thumbnail(shown[1])
     other = TrainingImages(tmp_path, settings, 8)
     assert "another checkpoint" in other.notes[0] and other.nearest(np.zeros((1, 16))) == [[]]
@@ -206,9 +210,16 @@ def test_only_listed_files_of_the_data_are_shown(photos):
     assert len(gone.nearest(np.eye(1, 16))[0]) == 5  # classes and similarities remain
 
 
-def test_the_command_names_what_is_missing(run, capsys, monkeypatch):
-    import sys
+def test_nothing_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(download, "_download", lambda *_: pytest.fail("a download began"))
+    config = folder.get_config("debug")
+    config.data.name, config.data.root = "cifar10", ""
+    with download.offline(), pytest.raises(UserError, match="There is no .*cifar-10-binary"):
+        datasets.load(parse(config).data, 0)
 
+
+def test_the_command_names_what_is_missing(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit) as stopped:
         run_command("app", f"--run={run}")

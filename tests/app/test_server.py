@@ -1,5 +1,6 @@
 """Tests of the page's server against clients that are hostile, broken, slow or many."""
 
+import concurrent.futures
 import json
 import re
 import signal
@@ -16,9 +17,7 @@ from support.web import BOUNDARY, KIND, ask, form, part, raw, request, serving_r
 
 from lift_jax.app.limits import Limits
 
-LIMITS = Limits(
-    file_bytes=20_000_000, request_bytes=100_000_000, idle_seconds=0.6, upload_seconds=2.5
-)
+HASTY = Limits(idle_seconds=0.4, upload_seconds=1.2, at_once=8)
 
 
 class Counting:
@@ -40,7 +39,13 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def port():
-    with serving_run(Counting(), LIMITS) as port:
+    with serving_run(Counting(), Limits()) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    with serving_run(Counting(), HASTY) as port:
         yield port
 
 
@@ -134,12 +139,12 @@ def head(length: str, more: str = "") -> bytes:
     ).encode()
 
 
-def test_a_stated_size_is_refused_before_it_arrives(port):
+def test_a_stated_size_is_refused_before_it_arrives(hasty):
     begun = time.monotonic()
-    assert raw(port, head("Content-Length: 1000000000")).startswith(b"HTTP/1.1 413")
-    huge = raw(port, head(f"Content-Length: {'9' * 19}"))
+    assert raw(hasty, head("Content-Length: 1000000000")).startswith(b"HTTP/1.1 413")
+    huge = raw(hasty, head(f"Content-Length: {'9' * 19}"))
     assert huge.startswith(b"HTTP/1.1 413") and time.monotonic() - begun < 5
-    expecting = raw(port, head("Content-Length: 1000000000", "Expect: 100-continue\r\n"))
+    expecting = raw(hasty, head("Content-Length: 1000000000", "Expect: 100-continue\r\n"))
     assert expecting.startswith(b"HTTP/1.1 413")  # and never "100 Continue"
 
 
@@ -169,31 +174,31 @@ def test_a_gigabyte_takes_no_memory(port):
     assert ask(port, [("a", b"abc")])[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("sent", "said"),
-    [
-        (b"", b""),
-        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b""),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HTTP/1.1 400"),  # TLS
-        (head("Content-Length: 500"), b"HTTP/1.1 408"),
-        (head("Content-Length: 500") + part("a", b"abc"), b"HTTP/1.1 408"),
-        (head("Transfer-Encoding: chunked") + b"5\r\n--", b"HTTP/1.1 408"),
-    ],
-)
-def test_silence_ends_a_connection(port, sent, said):
-    begun = time.monotonic()
-    try:
-        found = raw(port, sent)
-    except ConnectionResetError:
-        found = b""
-    assert found.startswith(said) and time.monotonic() - begun < 4
+SILENT = [  # what a client sends before it falls silent, and how the answer begins
+    (b"", b""),
+    (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b""),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HTTP/1.1 400"),  # TLS
+    (head("Content-Length: 500"), b"HTTP/1.1 408"),
+    (head("Content-Length: 500") + part("a", b"abc"), b"HTTP/1.1 408"),
+    (head("Transfer-Encoding: chunked") + b"5\r\n--", b"HTTP/1.1 408"),
+]
 
 
-def test_a_trickle_ends(port):
+def test_silence_ends_a_connection(hasty):
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with concurrent.futures.ThreadPoolExecutor(len(SILENT)) as pool:
+        for answer, (_, said) in zip(
+            pool.map(lambda case: raw(hasty, case[0]), SILENT), SILENT, strict=True
+        ):
+            assert answer.startswith(said) and (said or not answer)
+    assert time.monotonic() - begun < 8
+
+
+def test_a_trickle_ends(hasty):
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", hasty), timeout=20) as sock:
         sock.sendall(head("Content-Length: 500") + part("a", b"abc")[:-2])
-        sock.settimeout(0.2)
+        sock.settimeout(0.1)
         found = b""
         while not found and time.monotonic() - begun < 10:
             sock.sendall(b"-")
@@ -204,11 +209,33 @@ def test_a_trickle_ends(port):
     assert found.startswith(b"HTTP/1.1 408") and time.monotonic() - begun < 5
 
 
-def test_a_client_that_leaves_is_forgotten(port):
+def test_a_client_waits_for_its_turn():
+    one = Limits(idle_seconds=0.4, at_once=1)
+    with (
+        serving_run(Counting(), one) as port,
+        socket.create_connection(("127.0.0.1", port)) as silent,
+    ):
+        silent.sendall(head("Content-Length: 500"))
+        time.sleep(0.1)  # it has the only turn now
+        begun = time.monotonic()
+        assert ask(port, [("a", b"abc")])[0] == 200 and time.monotonic() - begun > 0.1
+        assert silent.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_clients_that_leave_are_forgotten(port):
     for _ in range(20):  # more than there are turns
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.sendall(head("Content-Length: 500") + part("a", b"abc"))
     assert ask(port, [("a", b"abc")])[0] == 200
+
+
+def test_too_many_connections_get_an_answer(port):
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(70)]
+    assert request(port, "GET", "/")[0] == 503
+    for sock in idle:
+        sock.close()
+    time.sleep(0.2)
+    assert request(port, "GET", "/")[0] == 200
 
 
 def test_the_page_is_there_while_the_classifier_works(port):

@@ -81,7 +81,11 @@ async function ask(taken) {
     if (!response.ok) throw new Error(found.error);
   } catch (error) {
     const gone = error instanceof TypeError || error instanceof SyntaxError;
-    const reason = gone ? "No answer: does lift-jax app still run?" : error.message;
+    if (gone && taken.length > 1) { // one that cannot be read, as a folder, fails them all
+      for (const each of taken) await ask([each]);
+      return;
+    }
+    const reason = gone ? "No answer: is it a file, and does lift-jax app still run?" : error.message;
     found = { images: taken.map(({ file }) => ({ name: file.name, error: reason })) };
   }
   taken.forEach(({ place }, i) => show(place, found.images[i], found.coverage));
