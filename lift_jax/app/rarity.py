@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.runs import folder
@@ -35,6 +37,6 @@ def _of_config(workdir: Path) -> Rarity | None:
     counts = summary.get("counts") if isinstance(summary, dict) else None
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         return None
-    members = metrics.groups(counts).items()
+    members = metrics.groups(np.asarray(counts)).items()
     groups = [next(name for name, inside in members if inside[c]) for c in range(len(counts))]
     return Rarity(counts, groups)

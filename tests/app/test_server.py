@@ -33,7 +33,7 @@ class Counting:
         if any(upload.name == "fault" for upload in uploads):
             raise RuntimeError("its secret")
         if any(upload.name == "slow" for upload in uploads):
-            time.sleep(0.3)
+            time.sleep(0.6)
         return {"images": [[one.name, len(one.content), one.error] for one in uploads]}
 
 
@@ -210,15 +210,15 @@ def test_a_trickle_ends(hasty):
 
 
 def test_a_client_waits_for_its_turn():
-    one = Limits(idle_seconds=0.4, at_once=1)
+    one = Limits(idle_seconds=0.8, at_once=1)
     with (
         serving_run(Counting(), one) as port,
         socket.create_connection(("127.0.0.1", port)) as silent,
     ):
         silent.sendall(head("Content-Length: 500"))
         time.sleep(0.1)  # it has the only turn now
-        begun = time.monotonic()
-        assert ask(port, [("a", b"abc")])[0] == 200 and time.monotonic() - begun > 0.1
+        assert ask(port, [("a", b"abc")])[0] == 200
+        silent.settimeout(0.1)  # it has lost its turn before the other got one
         assert silent.recv(1000).startswith(b"HTTP/1.1 408")
 
 
@@ -234,16 +234,17 @@ def test_too_many_connections_get_an_answer(port):
     assert request(port, "GET", "/")[0] == 503
     for sock in idle:
         sock.close()
-    time.sleep(0.2)
+    until = time.monotonic() + 10
+    while request(port, "GET", "/")[0] == 503 and time.monotonic() < until:
+        time.sleep(0.05)
     assert request(port, "GET", "/")[0] == 200
 
 
 def test_the_page_is_there_while_the_classifier_works(port):
     slow = threading.Thread(target=ask, args=(port, [("slow", b"x")]))
     slow.start()
-    time.sleep(0.05)
-    begun = time.monotonic()
-    assert request(port, "GET", "/")[0] == 200 and time.monotonic() - begun < 0.2
+    time.sleep(0.1)
+    assert request(port, "GET", "/")[0] == 200 and slow.is_alive()
     slow.join()
 
 
