@@ -139,6 +139,7 @@ def head(length: str, more: str = "") -> bytes:
     ).encode()
 
 
+@pytest.mark.slow
 def test_a_stated_size_is_refused_before_it_arrives(hasty):
     begun = time.monotonic()
     assert raw(hasty, head("Content-Length: 1000000000")).startswith(b"HTTP/1.1 413")
@@ -154,6 +155,7 @@ def memory(key: str) -> int:
     return 1024 * int(re.search(rf"{key}:\s+(\d+)", status)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_a_gigabyte_takes_no_memory(port):
     chunk = bytes(2**20)
@@ -184,6 +186,7 @@ SILENT = [  # what a client sends before it falls silent, and how the answer beg
 ]
 
 
+@pytest.mark.slow
 def test_silence_ends_a_connection(hasty):
     begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(len(SILENT)) as pool:
@@ -194,6 +197,7 @@ def test_silence_ends_a_connection(hasty):
     assert time.monotonic() - begun < 8
 
 
+@pytest.mark.slow
 def test_a_trickle_ends(hasty):
     begun = time.monotonic()
     with socket.create_connection(("127.0.0.1", hasty), timeout=20) as sock:
@@ -209,6 +213,7 @@ def test_a_trickle_ends(hasty):
     assert found.startswith(b"HTTP/1.1 408") and time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_a_client_waits_for_its_turn():
     one = Limits(idle_seconds=0.8, at_once=1)
     with (
@@ -299,6 +304,7 @@ with ending.errors_as_lines():
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
