@@ -96,6 +96,12 @@ class Predictor:
             work; None for the run's own setting (test.tte).
         batch: batch size.
 
+    Attributes:
+        class_names: in the order of the logits.
+        settings: of the run.
+        weights: the checksum of what the run tuned (`checkpoint.weights_checksum`).
+        calibration: the run's calibration of these answers; None without one.
+
     Raises UserError as `restored.load` does, and for a damaged calibration.json. One of another
     checkpoint is not used, and a warning says so.
     """
@@ -105,7 +111,7 @@ class Predictor:
             raise UserError(f"batch is {batch}; it must be at least 1.")
         found = restored.load(workdir)
         s, vision = found.settings, found.backbone.config.vision
-        self.class_names = found.class_names
+        self.class_names, self.settings, self.weights = found.class_names, s, found.weights
         crops = s.test.tte if tte is None else tte
         self._view: views.View = views.TestTransform(vision.resolution, s.test.interpolation)
         if crops:
@@ -114,7 +120,7 @@ class Predictor:
         self._mesh = make_mesh()
         self._batch = batch
         self._workdir, classes = expand_user(workdir), len(self.class_names)
-        self._calibration = view_of(self._workdir, found.weights, classes, crops)
+        self.calibration = view_of(self._workdir, found.weights, classes, crops)
         everywhere = replicated(self._mesh)
         graph, leaves = tree.flatten(found.classifier)
         placed = {path: jax.device_put(leaf[...], everywhere) for path, leaf in leaves.items()}
@@ -179,6 +185,19 @@ class Predictor:
         answering = self._answering(top_k, unknown, sets, all_probabilities)
         return self._answers(_expanded(images, skip), skip, answering)
 
+    def with_features(
+        self,
+        images: Iterable[Given],
+        top_k: int = 5,
+        *,
+        unknown: bool | float | None = None,
+        sets: bool | float | None = None,
+    ) -> Iterator[tuple[Prediction, Float[np.ndarray, " e"]]]:
+        """Returns an iterator over the answers of `stream` with `skip`, each with the feature of
+        its image (see `features`), which means nothing for one that cannot be read."""
+        answering = self._answering(top_k, unknown, sets, False)
+        return self._pairs(iter(images), True, answering)
+
     def _answering(
         self,
         top_k: int,
@@ -189,7 +208,7 @@ class Predictor:
         """Returns the way to answers. Raises UserError for options as `predict` does."""
         if top_k < 1:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
-        view, threshold, limits = self._calibration, None, None
+        view, threshold, limits = self.calibration, None, None
         if (unknown or sets) and view is None:
             raise UserError(
                 f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
@@ -226,11 +245,16 @@ class Predictor:
     def _answers(
         self, images: Iterator[Given], skip: bool, answering: Answering
     ) -> Iterator[Prediction]:
+        return (one for one, _ in self._pairs(images, skip, answering))
+
+    def _pairs(
+        self, images: Iterator[Given], skip: bool, answering: Answering
+    ) -> Iterator[tuple[Prediction, np.ndarray]]:
+        """Yields the answer to each image and its feature."""
         for errors, outputs in self._batches(images, skip):
             found = answering.answers(*outputs)
-            yield from (
-                Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)
-            )
+            for e, one, feature in zip(errors, found, outputs[2], strict=True):
+                yield (Prediction(error=e) if e else one), feature
 
     def _batches(
         self, images: Iterator[Given], skip: bool

@@ -16,6 +16,7 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
+from lift_jax.runs.kept import features
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -32,8 +33,8 @@ def test(
     """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
 
     With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
-    chosen on the validation split before the test split is read. Writes metrics.json and
-    per_class.csv, prints the table, and returns what metrics.json holds.
+    chosen on the validation split before the test split is read. Writes metrics.json, per_class.csv
+    and the kept files (`kept/`), prints the table, and returns what metrics.json holds.
     """
     trained = state is not None and (workdir / log.LOG).exists()
     records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
@@ -48,6 +49,7 @@ def test(
         "images_per_second": records[-1].images_per_second if records else 0.0,
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
+    features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
     if jax.process_index() == 0:
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
