@@ -114,6 +114,4 @@ def read(workdir: Path) -> Predictions | None:
         for key in about["results"].split()
     }
     zero_shot = arrays.get("zero_shot")
-    return Predictions(
-        arrays["rows"], arrays["labels"], answers, zero_shot, int(about["weights"])
-    )
+    return Predictions(arrays["rows"], arrays["labels"], answers, zero_shot, int(about["weights"]))
