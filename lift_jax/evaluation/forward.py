@@ -50,34 +50,46 @@ def logits_of(model: Classifier, rows: Array, start: int) -> Float[Array, "n c"]
     return model.head.classify(model.head.embed(feature(model.visual, rows, start)))
 
 
-def make_outputs(
+def make_embed(
     graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
-) -> Callable[[Tree, Batch], tuple[Float[Array, "b c"], Float[Array, "b e"]]]:
-    """Returns `(leaves, batch) -> (logits, embedding)`; see `feature` for `start`.
+) -> Callable[[Tree, Batch], Float[Array, "b e"]]:
+    """Returns `(leaves, batch) -> embedding`; see `feature` for `start`.
 
     Of several crops it is the mean of their embeddings, which gives the mean of their logits, for
     logits are affine in the embedding. Crops are a vmapped axis, or rows for a ResNet, so that the
     batch axis stays sharded.
     """
 
-    def embed(model: Classifier, batch: Batch) -> Float[Array, "b e"]:
-        images = pixels(batch, vision)
-        if start or images.ndim == 4:
-            return model.head.embed(feature(model.visual, images, start))
-        if isinstance(vision, ResNetConfig):
-            # Under vmap, a convolution would gather the images of all devices on each device.
-            crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
-            crops = crops.reshape(*images.shape[:2], -1)
-        else:
-            crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
-        return crops.mean(axis=1)
+    def embed(leaves: Tree, batch: Batch) -> Float[Array, "b e"]:
+        return _embed(tree.merge(graph, leaves), batch, vision, start)
+
+    return embed
+
+
+def make_outputs(
+    graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
+) -> Callable[[Tree, Batch], tuple[Float[Array, "b c"], Float[Array, "b e"]]]:
+    """Returns `(leaves, batch) -> (logits, embedding)`; see `make_embed`."""
 
     def outputs(leaves: Tree, batch: Batch) -> tuple[Float[Array, "b c"], Float[Array, "b e"]]:
         model = tree.merge(graph, leaves)
-        embedded = embed(model, batch)
+        embedded = _embed(model, batch, vision, start)
         return model.head.classify(embedded), embedded
 
     return outputs
+
+
+def _embed(model: Classifier, batch: Batch, vision: Vision, start: int) -> Float[Array, "b e"]:
+    images = pixels(batch, vision)
+    if start or images.ndim == 4:
+        return model.head.embed(feature(model.visual, images, start))
+    if isinstance(vision, ResNetConfig):
+        # Under vmap, a convolution would gather the images of all devices on each device.
+        crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
+        crops = crops.reshape(*images.shape[:2], -1)
+    else:
+        crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
+    return crops.mean(axis=1)
 
 
 def make_predict(

@@ -16,7 +16,7 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
-from lift_jax.runs.kept import predictions
+from lift_jax.runs.kept import features, predictions
 from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
@@ -35,8 +35,8 @@ def test(
     """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
 
     With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
-    chosen on the validation split before the test split is read. Writes metrics.json and
-    per_class.csv, prints the table, and returns what metrics.json holds.
+    chosen on the validation split before the test split is read. Writes metrics.json, per_class.csv
+    and the kept files (`kept/`), prints the table, and returns what metrics.json holds.
     """
     trained = state is not None and (workdir / log.LOG).exists()
     records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
@@ -51,6 +51,7 @@ def test(
         "images_per_second": records[-1].images_per_second if records else 0.0,
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
+    features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
     answered = predictions.of_counts(counts, weights_checksum({} if state is None else state.tuned))
     if jax.process_index() == 0:
         predictions.write(workdir, answered)

@@ -15,6 +15,7 @@ from lift_jax.storage import reading
 from lift_jax.storage.tensors import write_tensors
 
 CHECKSUM = "checksum"
+NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")  # of all files that a run keeps so
 REMEDY = "The run's command with --mode=evaluate makes it anew."
 
 Arrays = dict[str, np.ndarray]
@@ -43,6 +44,19 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]] | None:
     if about.pop(CHECKSUM, None) != str(_sum(arrays, about)):
         raise UserError(f"{path} is not what lift_jax wrote: its checksum differs. {REMEDY}")
     return arrays, about
+
+
+def damaged(workdir: Path) -> list[str]:
+    """Returns the names of the kept files in a run folder that are not what was written."""
+    return [name for name in NAMES if _is_damaged(workdir / name)]
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        read(path)
+    except UserError:
+        return True
+    return False
 
 
 def _sum(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> int:
