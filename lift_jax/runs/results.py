@@ -16,7 +16,7 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
-from lift_jax.runs.kept import features, predictions
+from lift_jax.runs.kept import examples, features, predictions
 from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
@@ -52,9 +52,12 @@ def test(
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
     features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
+    counts = {row: counts[row] for row in folder.RESULTS if row in counts}
     answered = predictions.of_counts(counts, weights_checksum({} if state is None else state.tuned))
     if jax.process_index() == 0:
         predictions.write(workdir, answered)
+        stands = predictions.stands(list(counts), choices.get("validation"))
+        examples.keep(workdir, data, answered, stands, features.read(workdir), console)
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / folder.METRICS, found)

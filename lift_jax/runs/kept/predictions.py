@@ -3,7 +3,7 @@
 They come from the pass that measures the accuracies, so the numbers of the report follow from them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,25 @@ class Predictions:
     weights: int
 
 
+def stands(results: Sequence[str], validation: Mapping[str, float] | None) -> str:
+    """Returns the result that stands for a run: the last, or for an ensemble that of one crop.
+
+    Args:
+        results: those that the run has.
+        validation: the means on the validation split with one crop (test) and with the ensemble
+            (test_tte); None without one. Where the ensemble does worse one crop stands for the run.
+    """
+    single = ONE_CROP.get(results[-1])
+    if single in results and validation is not None:
+        return single if validation["test_tte"] < validation["test"] else results[-1]
+    return results[-1]
+
+
 def of_counts(counts: Mapping[str, Counts], weights: int) -> Predictions:
-    """Returns the predictions that the counts of the test hold (see `forward.answers`)."""
+    """Returns the predictions that the counts of the test hold (see `forward.answers`).
+
+    `counts` are by result, in the order of `folder.RESULTS`.
+    """
     last = list(counts)[-1]
     kept = [key for key in counts if key in (last, ONE_CROP.get(last))]
     by_row = {key: _in_order(counts[key]) for key in {*kept, "zero_shot"} & counts.keys()}
