@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
@@ -130,7 +131,10 @@ def accuracy_figure(
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#E3E3E3", linewidth=0.7)
-    figure.legend(loc="outside lower left", frameon=False, ncols=2)
+    legend = figure.legend(loc="outside lower left", frameon=False, ncols=3)
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):  # the dot of a class, which may be too small to see
+            handle.set(sizes=[30.0], alpha=0.8)
     return _clean(figure)
 
 
@@ -148,8 +152,8 @@ def _class_dots(
         places = np.arange(len(shown))  # a sequence that fills the square evenly
         x *= np.exp(0.16 * (places * 0.7548776662 % 1 - 0.5))
         y += 2.4 * (places * 0.5698402910 % 1 - 0.5)
-        size = max(3.0, min(14.0, 8000 / len(shown)))
-    alpha = min(0.8, max(0.15, 150 / max(1, len(shown))))
+        size = max(5.0, min(14.0, 8000 / len(shown)))
+    alpha = min(0.8, max(0.25, 150 / max(1, len(shown))))
     axes.scatter(x, y, size, color=PALETTE[0], alpha=alpha, linewidths=0, label="a class")
     if len(names) <= NAMED_DOTS:
         for i, c in enumerate(shown):

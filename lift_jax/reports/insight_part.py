@@ -85,7 +85,8 @@ class _Album:
     probability: np.ndarray
 
     def name(self, c: int) -> str:
-        return self.run.names[c]
+        """Returns the name of a class, a very long one cut."""
+        return figure_text(self.run.names[c].replace("\n", " "))
 
     def photo(self, split: str, row: int, lines: list[str]) -> page.Photo:
         """Returns a photo; the path of its image is in its description."""
@@ -95,7 +96,7 @@ class _Album:
         jpeg = base64.b64encode(images[key]).decode() if key in images else ""
         where = {"train": "training image", "test": "test image"}[split]
         alt = f"{where} {names.get(key, row)}: {', '.join(lines)}"
-        return page.Photo(figure_text(alt).replace("\n", " "), jpeg, lines)
+        return page.Photo(alt, jpeg, lines)
 
     def answer(self, place: int, *lines: str) -> page.Photo:
         """Returns the photo of a test image."""
@@ -114,8 +115,7 @@ class _Album:
             if typical is not None:
                 photos.append(self.answer(typical, own, "typical", self.sure(typical)))
             photos += [
-                self.answer(place, f"{own}", f"answered {other}", self.sure(place))
-                for place in wrong
+                self.answer(place, own, f"answered {other}", self.sure(place)) for place in wrong
             ]
         return ShownPair(*names, *(_direction(pair, *names)), photos)
 

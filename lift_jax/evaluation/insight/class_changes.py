@@ -50,8 +50,7 @@ def changes(
     The largest change comes first, and the smaller class number among equals. A class that either
     result does not measure (NaN) is left out.
     """
-    change = after - before
-    order = np.argsort(-np.nan_to_num(change), kind="stable")
-    gains = order[np.nan_to_num(change[order]) > 0][:most]
-    order = np.argsort(np.nan_to_num(change), kind="stable")
-    return gains, order[np.nan_to_num(change[order]) < 0][:most]
+    # rounded, so that what is equal but for the last bits counts as equal
+    change = np.nan_to_num(after - before).round(9)
+    gains, losses = (np.argsort(sign * change, kind="stable") for sign in (-1, 1))
+    return gains[change[gains] > 0][:most], losses[change[losses] < 0][:most]

@@ -8,12 +8,12 @@
   const rows = data ? JSON.parse(data.textContent)
     : Array.from(body.rows, row => Array.from(row.cells, cell => cell.textContent));
   const number = text => parseFloat(text.replace(/,/g, ''));
-  const isNumber = column => column > 1;
+  const heads = Array.from(table.tHead.rows[0].cells);
   let shown = rows, first = 0;
 
   function compare(column, sign) {
     return (a, b) => {
-      if (!isNumber(column)) return sign * a[column].localeCompare(b[column]);
+      if ('text' in heads[column].dataset) return sign * a[column].localeCompare(b[column]);
       const x = number(a[column]), y = number(b[column]);
       if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);  // a dash comes last either way
       return sign * (x - y);
@@ -44,12 +44,12 @@
     first = 0;
     draw();
   }
-  Array.from(table.tHead.rows[0].cells).forEach((head, column, heads) => {
+  heads.forEach((head, column) => {
     const button = document.createElement('button');
     button.type = 'button';
     button.append(...head.childNodes);
     head.append(button);
-    head.setAttribute('aria-sort', 'none');
+    if (!head.hasAttribute('aria-sort')) head.setAttribute('aria-sort', 'none');
     button.addEventListener('click', () => {
       const sign = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
       heads.forEach(each => each.setAttribute('aria-sort', 'none'));
