@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.reports import calibration_part, figures, page
+from lift_jax.reports import calibration_part, consistency_part, figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
@@ -78,6 +78,7 @@ def _write(run: Run, out: Path) -> Path:
         lowest_title="Lowest classes" if len(run.names) > LOWEST else "Classes",
         lowest=_lowest_classes(run, key), training_figure=training_figure, facts=_facts(run),
         calibration=calibration_part.part(run.workdir, out),
+        consistency=consistency_part.part(run, out),
         settings=_settings(run.config),
     )  # fmt: skip
 
@@ -114,6 +115,7 @@ def _write_comparison(
         out / "report_compare.html", "compare.html", title="Comparison",
         heading=f"{len(runs)} runs", subtitle="Top-1 accuracy in %", results=_results(runs),
         explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
+        consistency=consistency_part.comparison(runs), consistency_note=consistency_part.NOTE,
     )  # fmt: skip
 
 
