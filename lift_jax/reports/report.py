@@ -12,6 +12,7 @@ from lift_jax.reports import (
     calibration_part,
     changes_part,
     class_table,
+    consistency_part,
     figures,
     insight_part,
     page,
@@ -51,6 +52,7 @@ SECTIONS = (  # of the page: the part that it needs, its id and its title
     ("insight", "mistakes", "Mistakes"),
     ("insight", "labels", "Labels"),
     ("calibration", "trust", "Trust"),
+    ("consistency", "consistency", "Tuning"),
     ("classes", "all-classes", "All classes"),
     ("training_figure", "training", "Training"),
     ("", "run", "Run"),
@@ -97,6 +99,7 @@ def _write(run: Run, out: Path) -> Path:
         "frequency": changes_part.frequency(run, key, out),
         "changes": changes_part.against_zero_shot(run, key), "insight": insight,
         "missing": missing, "calibration": calibration_part.part(run.workdir, out),
+        "consistency": consistency_part.part(run, out),
         "classes": class_table.table(run, key), "training_figure": training_figure,
     }  # fmt: skip
     return page.write(
@@ -165,6 +168,7 @@ def _write_comparison(
         explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
         frequency=page.image(frequency, name, "Accuracy of the runs by number of training images"),
         changes=changes, other_classes=others,
+        consistency=consistency_part.comparison(runs), consistency_note=consistency_part.NOTE,
     )  # fmt: skip
 
 
