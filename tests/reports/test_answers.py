@@ -205,7 +205,9 @@ def test_the_page_runs_its_own_script_alone(shown):
     (policy,) = [a["content"] for tag, a in page.elements if "http-equiv" in a]
     allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     assert policy.startswith(f"{allowed}script-src 'sha256-{checksum}'; ")
-    assert not re.search(r"https?:|url\(|@import|fetch\(|eval\(", (workdir / "report.html").read_text())
+    assert not re.search(
+        r"https?:|url\(|@import|fetch\(|eval\(", (workdir / "report.html").read_text()
+    )
     assert all(a["src"].startswith("data:image/") for _, a in page.elements if "src" in a)
 
 
