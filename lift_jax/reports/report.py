@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.reports import calibration_part, consistency_part, figures, page
+from lift_jax.reports import (
+    calibration_part,
+    consistency_comparison,
+    consistency_part,
+    figures,
+    page,
+)
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
 from lift_jax.runs.progress import WAIT_HINT
@@ -115,7 +121,7 @@ def _write_comparison(
         out / "report_compare.html", "compare.html", title="Comparison",
         heading=f"{len(runs)} runs", subtitle="Top-1 accuracy in %", results=_results(runs),
         explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
-        consistency=consistency_part.comparison(runs), consistency_note=consistency_part.NOTE,
+        consistency=consistency_comparison.part(runs, out),
     )  # fmt: skip
 
 
