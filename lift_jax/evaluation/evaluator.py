@@ -116,6 +116,7 @@ class Evaluator:
         tuned: Iterable[str],
         split: Split,
         description: str,
+        top: int = 0,
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with one crop of each image.
 
@@ -127,16 +128,18 @@ class Evaluator:
                 to it.
             split: images and labels.
             description: of the progress bar.
+            top: number of likeliest classes that the counts hold of each image
+                (`forward.answers`), 0 for none.
         """
         graph, leaves, _ = list(candidates.values())[-1]
         reading = self._one_crop(graph, leaves, tuned, split)
-        return self._count(candidates, reading, description)
+        return self._count(candidates, reading, description, top)
 
     def crops(
-        self, candidates: Mapping[str, Candidate], split: Split, description: str
+        self, candidates: Mapping[str, Candidate], split: Split, description: str, top: int = 0
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with mean logits over an image's crops."""
-        return self._count(candidates, self._crops(split), description)
+        return self._count(candidates, self._crops(split), description, top)
 
     def outputs(
         self, candidate: Candidate, tuned: Iterable[str], split: Split, crops: bool = False
@@ -217,14 +220,15 @@ class Evaluator:
         return Reading(split, view, 0, self.workers)
 
     def _count(
-        self, candidates: Mapping[str, Candidate], reading: Reading, description: str
+        self, candidates: Mapping[str, Candidate], reading: Reading, description: str, top: int
     ) -> dict[str, Counts]:
-        counters = {name: self._counter(c, reading.start) for name, c in candidates.items()}
+        counters = {name: self._counter(c, reading.start, top) for name, c in candidates.items()}
         return evaluate(self._batches(reading, description), counters, self.mesh)
 
-    def _counter(self, candidate: Candidate, start: int) -> Counter:
+    def _counter(self, candidate: Candidate, start: int, top: int) -> Counter:
         graph, leaves, shifts = candidate
-        return functools.partial(make_count(graph, self.vision, self.mesh, shifts, start), leaves)
+        counter = make_count(graph, self.vision, self.mesh, shifts, start, top)
+        return functools.partial(counter, leaves)
 
     def _batches(self, reading: Reading, description: str) -> Iterable[Mapping[str, np.ndarray]]:
         """Returns the batches of this process, with a progress bar."""

@@ -106,16 +106,19 @@ def make_count(
     mesh: Mesh,
     shifts: Float[np.ndarray, "t c"] | None = None,
     start: int = 0,
+    top: int = 0,
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
     """Returns the jitted `(leaves, batch) -> counts` (`metrics.count`) over all devices.
 
     With `shifts`, each of them is subtracted from the logits, and all counts have a first axis [t].
+    With `top`, the counts also hold the `answers` to the images of the batch.
     """
     predict = make_predict(graph, vision, start)
 
     def count(leaves: Tree, batch: Batch) -> dict[str, Array]:
         def count_logits(logits: Array) -> dict[str, Array]:
-            return metrics.count(logits, batch["label"], batch["mask"])
+            counts = metrics.count(logits, batch["label"], batch["mask"])
+            return counts | answers(logits, batch, top) if top else counts
 
         logits = predict(gather(mesh, leaves), batch)
         if shifts is None:
@@ -123,3 +126,27 @@ def make_count(
         return jax.lax.map(lambda shift: count_logits(logits - shift), jnp.asarray(shifts))
 
     return jax.jit(count, out_shardings=replicated(mesh))
+
+
+def answers(logits: Float[Array, "b c"], batch: Batch, top: int) -> dict[str, Array]:
+    """Returns the likeliest classes of each image, for `metrics.add` to join.
+
+    Returns:
+        `answer_image` i32[b 2], the row in the split (-1 where there is no image) and the label;
+        `answer_classes` i32[b k], k = min(top, c), the likeliest first, the first of equal ones
+        before the others; `answer_probabilities` f32[b k], by softmax; `answer_label` f32[b 1], the
+        probability of the label.
+    """
+    rows = jnp.where(batch["mask"], batch["row"], -1)
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    _, classes = jax.lax.top_k(logits, min(top, logits.shape[-1]))
+
+    def of(classes: Array) -> Array:
+        return jnp.take_along_axis(probabilities, classes, axis=1)
+
+    return {
+        "answer_image": jnp.stack([rows, batch["label"]], axis=1),
+        "answer_classes": classes.astype(jnp.int32),
+        "answer_probabilities": of(classes),
+        "answer_label": of(batch["label"][:, None]),
+    }

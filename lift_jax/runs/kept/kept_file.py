@@ -15,7 +15,8 @@ from lift_jax.storage import reading
 from lift_jax.storage.tensors import write_tensors
 
 CHECKSUM = "checksum"
-NAMES = ("features.safetensors",)  # of all files that a run keeps so
+# Of all files that a run keeps so.
+NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")
 REMEDY = "The run's command with --mode=evaluate makes it anew."
 
 Arrays = dict[str, np.ndarray]
