@@ -4,11 +4,9 @@ import re
 from pathlib import Path
 
 from lift_jax.errors import UserError, shown, unknown
-from lift_jax.export import (
+from lift_jax.export import card, deployed, golden
+from lift_jax.export.formats import (
     adapters_folder,
-    card,
-    deployed,
-    golden,
     huggingface_folder,
     onnx_file,
     stablehlo_file,

@@ -16,7 +16,7 @@ from support.commands import run_command
 from support.exported import CLASSES, RUNS, noise, predicted, saved, test_view
 
 import lift_jax
-from lift_jax.export import onnx_file
+from lift_jax.export.formats import onnx_file
 from lift_jax.runs.export import export as export_tuned
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
@@ -74,7 +74,7 @@ def test_images_of_one_size_are_resized_inside(name, kind, runs, tmp_path):
         if kind == "onnx":
             found = onnx_outputs(folder, images[rows])[1]
         else:
-            found = importlib.import_module("lift_jax.export.stablehlo_file").load(folder)(
+            found = importlib.import_module("lift_jax.export.formats.stablehlo_file").load(folder)(
                 images[rows]
             )
         np.testing.assert_allclose(found, expected[rows], rtol=0, atol=1e-5)

@@ -17,8 +17,9 @@ from support.nasty_names import NASTY
 
 import lift_jax
 from lift_jax.evaluation.forward import normalise
-from lift_jax.export import card, deployed, huggingface_folder, licences
-from lift_jax.export.adapters_folder import without_paths
+from lift_jax.export import card, deployed, licences
+from lift_jax.export.formats import huggingface_folder
+from lift_jax.export.formats.adapters_folder import without_paths
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
 from lift_jax.runs.export import read_tuned

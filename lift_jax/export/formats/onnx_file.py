@@ -9,8 +9,8 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.export import rendered
 from lift_jax.export.deployed import Deployed, as_texts
+from lift_jax.export.formats.max_pool import over_height_and_width
 from lift_jax.export.golden import Probabilities
-from lift_jax.export.max_pool import over_height_and_width
 
 MODEL, SCRIPT = "model.onnx", "classify.py"
 ONE_FILE = 1_900_000_000  # bytes of weights; a protobuf file ends at 2^31
