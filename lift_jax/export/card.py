@@ -32,8 +32,10 @@ def write(deployed: Deployed, to: Path, kind: str) -> None:
     s, about = deployed.found.settings, deployed.about
     tested = tested_run(deployed.run)
     results, labels = (tested.results, tested.labels) if tested else ({}, {})
+    terms = on_the_hub(about["licence_of_weights"])
     data = ModelCardData(
-        **on_the_hub(about["licence_of_weights"]),
+        license=terms["license"],
+        license_name=terms.get("license_name"),
         library_name=LIBRARIES.get(kind, "lift_jax"),
         pipeline_tag="image-classification",
         base_model=on_hub(about["backbone"]),

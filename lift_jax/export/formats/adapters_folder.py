@@ -42,12 +42,11 @@ def without_paths(about: dict[str, Any]) -> dict[str, Any]:
 
     The backbone stays, for it is looked for there.
     """
-    cleaned = {group: dict(v) if isinstance(v, dict) else v for group, v in about.items()}
+    cleaned: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in about.items()}
     for key, entry in all_entries().items():
         group, _, name = key.rpartition(".")
-        values = cleaned.get(group) if group else cleaned
-        if entry.about.path and key != BACKBONE and values and values.get(name):
-            values[name] = PurePath(values[name]).name
+        if entry.about.path and key != BACKBONE and cleaned.get(group, {}).get(name):
+            cleaned[group][name] = PurePath(cleaned[group][name]).name
     return cleaned
 
 

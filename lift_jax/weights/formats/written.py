@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
 from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.storage import atomic
-from lift_jax.storage.tensors import write_tensors
 from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 from lift_jax.weights.formats import huggingface, siglip, vits
 from lift_jax.weights.rename import Table, to_theirs
@@ -73,7 +73,8 @@ def save(
     atomic.write_json(folder / PREPROCESSOR, layout.images | {"size": size} | images)
     theirs = to_theirs(arrays, layout.table)
     theirs |= {name: np.zeros(shape, np.float32) for name, shape in layout.unused.items()}
-    write_tensors(folder / WEIGHTS[0], theirs, {"format": "pt"})
+    with atomic.replacement(folder / WEIGHTS[0]) as partial:  # not in memory once more
+        safetensors.numpy.save_file(theirs, partial, {"format": "pt"})
     return layout
 
 
