@@ -137,7 +137,7 @@ def encoded(
     matrix = None if proj is None else proj[...]
     lengths = np.full(len(tokens), tokens.shape[1])
     if tower.config.pool == "eot":
-        lengths = 1 + np.asarray(tower.ends(jnp.asarray(tokens)))
+        lengths = 1 + np.asarray(tower.ends(tokens))
     found = list(chunks(tokens, lengths, CHUNK))
     size = min(CHUNK, len(found[0].tokens))
     for chunk in track(
