@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from lift_jax.benchmarks.results import Seconds
 from lift_jax.data import prepare
 from lift_jax.data.images.decode import Decoding, open_image
 from lift_jax.data.images.views import TrainTransform, mda_box, min_scale
@@ -43,11 +44,12 @@ def photographs(folder: Path) -> FileImages:
     return FileImages(str(folder), [f"{i}.jpg" for i in range(COUNT)])
 
 
-def measure(console: Console) -> dict[str, float]:
+def measure(console: Console, seconds: Seconds | None = None) -> dict[str, float]:
     """Times each way of reading; prints images per second, and returns the ratios to plain Pillow.
 
     All ways draw the same MDA crops of the middle epoch, and take turns in `ROUNDS` rounds. Each
     image counts with its shortest time, because longer ones come from other work on the machine.
+    `seconds` is given the times of the images by way.
     """
     transform = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, False, 3)
     with tempfile.TemporaryDirectory() as name:
@@ -78,10 +80,12 @@ def measure(console: Console) -> dict[str, float]:
             f"prepared, short side {side}": ours(small),
         }
         views = {name: [way(i) for i in range(COUNT)] for name, way in ways.items()}
-        seconds = {name: times.sum() for name, times in _time(ways, COUNT).items()}
+        timed = _time(ways, COUNT)
+    if seconds is not None:
+        seconds |= {name: times.tolist() for name, times in timed.items()}
     ratios = _print(
         f"From file to view, one core: {COUNT} JPEGs of {size / 1000:.0f} kB, half 500x375 and "
-        "half 800x600", COUNT, seconds, console,
+        "half 800x600", COUNT, {name: times.sum() for name, times in timed.items()}, console,
     )  # fmt: skip
     exact = np.stack(views["data.decode=exact"]).astype(int)
     pillow = np.round((np.stack(views["plain Pillow, float32"]) * STD + MEAN) * 255).astype(int)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
+from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
@@ -35,6 +36,7 @@ SIZES = {
     "clip_vit_l14": VisionConfig(224, 14, 1024, 24, 16, 4096),
     "clip_vit_l14_336": VisionConfig(336, 14, 1024, 24, 16, 4096),
 }
+ROUNDS = 5  # of timed steps
 # Dense bfloat16 TFLOP/s of a device, as its maker states.
 PEAKS = {"H100": 989, "H200": 989, "A100": 312, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6": 918}
 
@@ -155,19 +157,32 @@ def filled(shapes: Any) -> Any:
 
 
 def measure(
-    settings: Settings, vision: Vision, classes: int, count: int, console: Console
+    settings: Settings,
+    vision: Vision,
+    classes: int,
+    count: int,
+    console: Console,
+    seconds: Seconds | None = None,
 ) -> float:
-    """Times `count` steps on the devices here; prints and returns images per second."""
+    """Times `count` steps on the devices here; prints and returns images per second.
+
+    `seconds` is given the time of a step in each of up to `ROUNDS` rounds.
+    """
     made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
     loss = None
     current, frozen, batch = filled((made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)
-    for steps_timed in (2, count):  # the first round also loads and allocates
+    rounds = [2] + [len(part) for part in np.array_split(range(count), min(ROUNDS, count))]
+    times = []
+    for steps_timed in rounds:  # the first round also loads and allocates
         begin = time.monotonic()
         for _ in range(steps_timed):
             current, loss = compiled.step(current, frozen, batch)
         jax.block_until_ready(loss)
-    best = (time.monotonic() - begin) / count
+        times.append((time.monotonic() - begin) / steps_timed)
+    best = float(np.average(times[1:], weights=rounds[1:]))
+    if seconds is not None:
+        seconds["training step"] = times[1:]
     rate = settings.train.batch / best
     kind = jax.devices()[0].device_kind
     peak = next((value for name, value in PEAKS.items() if name in kind), None)

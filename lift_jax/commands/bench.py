@@ -2,8 +2,9 @@
 
   lift-jax bench --config=inat --classes=8142
   lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
-  lift-jax bench --only=data
   lift-jax bench --config=inat --classes=8142 --against=plain
+  lift-jax bench --only=data --json=before.json
+  lift-jax bench --only=data --compare=before.json
   lift-jax bench --system
 
 It times the step on the devices here, with random weights and images: images per second, share of
@@ -11,7 +12,8 @@ the hardware's peak, memory. With --aot nothing is run: the step is compiled for
 and what each would hold, compute and send is printed, so that a job does not fail after hours in a
 queue. With --against=plain the step and the forward pass run in turn with those of the plain
 formulas: the ratios of time and memory. With --only=data it times the way from files to views, and
-how long training waits for data.
+how long training waits for data. With --compare the times are divided, pair by pair, by those that
+--json wrote another time.
 """
 
 import argparse
@@ -47,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=20, metavar="N",
         help="number of timed steps, after two that are not timed (20)",
     )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="also write the times to a file")
+    parser.add_argument(
+        "--compare", metavar="FILE", help="print the ratios to the times in such a file"
+    )
     parser.add_argument(
         "--against", choices=("plain",),
         help="compare with the plain formulas, whose backward pass is autodiff's",
@@ -75,17 +81,49 @@ def run(flags: argparse.Namespace) -> None:
         from lift_jax.benchmarks.system import describe_system
 
         console.print(describe_system())
-    elif flags.only == "data":
-        from lift_jax.benchmarks import data, waiting
+    elif flags.aot or flags.against:
+        if flags.json or flags.compare:
+            other = "--aot takes none" if flags.aot else "--against compares by itself"
+            raise UserError(f"--json and --compare are for times, and {other}.")
+        run_step(flags, console, {})
+    else:
+        run_timed(flags, console)
 
-        data.measure(console)
+
+def run_timed(flags: argparse.Namespace, console) -> None:
+    """Times the step or the reading; writes and compares the times where that is asked.
+
+    Raises UserError before the work for a file that cannot be compared with or written.
+    """
+    from lift_jax.benchmarks import data, results, waiting
+    from lift_jax.storage.disk import make_place
+    from lift_jax.storage.names import expand_user
+
+    source = expand_user(flags.compare) if flags.compare else None
+    then = results.read(source) if source else None
+    to = make_place(expand_user(flags.json), "--json") if flags.json else None
+    seconds: results.Seconds = {}
+    if flags.only == "data":
+        data.measure(console, seconds)
+        about = results.described("data")
         waiting.measure(console)
     else:
-        run_step(flags, console)
+        about = results.described("step", **run_step(flags, console, seconds))
+    now = results.Result(about, seconds)
+    if to:
+        results.write(to, now)
+        console.print(f"Written: {to}")
+    if source and then:
+        results.compare(now, then, source, console)
 
 
-def run_step(flags: argparse.Namespace, console) -> None:
-    """Times or compiles the training step. Raises UserError without a config or classes."""
+def run_step(
+    flags: argparse.Namespace, console, seconds: dict[str, list[float]]
+) -> dict[str, object]:
+    """Times or compiles the training step, fills `seconds` and returns what was timed.
+
+    Raises UserError without a config or classes.
+    """
     from lift_jax.benchmarks import against, ahead_of_time, step
     from lift_jax.settings.parse import parse
     from lift_jax.training.step import exact_products
@@ -100,4 +138,9 @@ def run_step(flags: argparse.Namespace, console) -> None:
         elif flags.against:
             against.measure(settings, vision, flags.classes, flags.steps, console)
         else:
-            step.measure(settings, vision, flags.classes, flags.steps, console)
+            step.measure(settings, vision, flags.classes, flags.steps, console, seconds)
+    s = settings
+    return {
+        "backbone": s.model.backbone, "classes": flags.classes, "batch": s.train.batch,
+        "tuner": s.tuner.name, "precision": s.model.precision, "remat": s.train.remat,
+    }  # fmt: skip

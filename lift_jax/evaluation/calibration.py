@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import root_scalar
 from scipy.special import log_softmax, softmax
 
 from lift_jax.evaluation import metrics
@@ -66,6 +65,8 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " 
         return Temperature(LOWEST, "lowest")
     if at_highest >= 0:
         return Temperature(HIGHEST, "highest")
+    from scipy.optimize import root_scalar  # inside, for it takes long to import
+
     bracket = math.log(LOWEST), math.log(HIGHEST)
     found = root_scalar(
         lambda log_t: slope(math.exp(log_t)), bracket=bracket, method="brentq", xtol=1e-12

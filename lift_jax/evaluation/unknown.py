@@ -22,7 +22,6 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp, softmax
-from scipy.stats import rankdata
 
 from lift_jax.evaluation.calibration import by_rows
 
@@ -97,6 +96,8 @@ def cosines_left_out(
 
 def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
     """Returns the share of pairs in which the known image has the larger score; equal ones half."""
+    from scipy.stats import rankdata  # inside, for it takes long to import
+
     ranks = rankdata(np.concatenate([known, unknown]))[: len(known)]
     return float((ranks.sum() - len(known) * (len(known) + 1) / 2) / (len(known) * len(unknown)))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -53,9 +54,10 @@ class TextTransformer(nnx.Module):
         """Returns the width of the feature."""
         return self.config.head or self.config.width
 
-    def ends(self, tokens: Int[Array, "n t"]) -> Int[Array, " n"]:
+    def ends(self, tokens: Int[Array | np.ndarray, "n t"]) -> Int[Array | np.ndarray, " n"]:
         """Returns the index of each text's first end-of-text token."""
-        return jnp.argmax(tokens if self.config.eot is None else tokens == self.config.eot, axis=1)
+        marks = tokens if self.config.eot is None else tokens == self.config.eot
+        return marks.argmax(axis=1)
 
     def __call__(
         self, tokens: Int[Array, "n t"], context: tuple[Array, Array] | None = None

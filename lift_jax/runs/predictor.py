@@ -7,7 +7,7 @@ import glob
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -34,13 +34,21 @@ from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
 from lift_jax.runs import restored
 from lift_jax.runs.answers import calibration_file
-from lift_jax.runs.answers.answering import Answering, Prediction, asked_share
+from lift_jax.runs.answers.answering import (
+    Answering,
+    Asked,
+    Outputs,
+    Prediction,
+    asked_share,
+    outputs_of,
+)
 from lift_jax.runs.answers.calibration_file import view_of
 from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
 Given = str | os.PathLike | bytes | bytearray | Image.Image | UInt8[np.ndarray, "h w 3"]
+Sent = tuple[jax.Array, ...]  # `Outputs` that the device is at
 SHOWN = 40  # images that are printed
 READ_AHEAD = 16  # batches of images that are taken at a time
 
@@ -127,11 +135,10 @@ class Predictor:
         graph, self._leaves = prompt_learning.encode_texts_once(graph, placed, everywhere)
         outputs = make_outputs(graph, vision)
 
-        def work(leaves: Tree, batch: Batch) -> tuple[jax.Array, ...]:
-            logits, embedded = outputs(leaves, batch)
-            return jax.nn.softmax(logits), logits, embedded
+        def work(leaves: Tree, batch: Batch, asked: Asked) -> Sent:
+            return outputs_of(*outputs(leaves, batch), asked)
 
-        self._outputs = jax.jit(work, out_shardings=everywhere)
+        self._outputs = jax.jit(work, static_argnames="asked", out_shardings=everywhere)
 
     def predict(
         self,
@@ -179,7 +186,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Returns an iterator over the answers of `predict`, which takes images as it goes.
 
-        It holds a few batches at a time, so that there may be any number of images. With `skip`, a
+        It holds a few batches at a time, so that there may be any number of images. The device
+        works on a batch while the answers of the one before are made. With `skip`, a
         path that does not exist is an image that cannot be read.
         """
         answering = self._answering(top_k, unknown, sets, all_probabilities)
@@ -196,7 +204,9 @@ class Predictor:
         """Returns an iterator over the answers of `stream` with `skip`, each with the feature of
         its image (see `features`), which means nothing for one that cannot be read."""
         answering = self._answering(top_k, unknown, sets, False)
-        return self._pairs(iter(images), True, answering)
+        asked = replace(answering.asked, embedded=True)
+        for errors, outputs in self._batches(iter(images), True, asked):
+            yield from zip(_answered(answering, errors, outputs), outputs.embedded, strict=True)
 
     def _answering(
         self,
@@ -230,36 +240,50 @@ class Predictor:
     def logits(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n c"]:
         """Returns the logits of images, of several crops their mean. Raises UserError as `predict`
         does without `skip`."""
-        return self._stacked(images, 1, len(self.class_names))
+        return self._stacked(images, Asked(logits=True), len(self.class_names))
 
     def features(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n e"]:
         """Returns the features of images as the classifier's head takes them (with the default head
         of unit length), of several crops their mean. Raises UserError as `predict` does without
         `skip`."""
-        return self._stacked(images, 2, 0)
+        return self._stacked(images, Asked(embedded=True), 0)
 
-    def _stacked(self, images: Iterable[Given] | Given, which: int, width: int) -> np.ndarray:
-        found = [outputs[which] for _, outputs in self._batches(iter(files(images)), False)]
-        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+    def _stacked(self, images: Iterable[Given] | Given, asked: Asked, width: int) -> np.ndarray:
+        batches = self._batches(iter(files(images)), False, asked)
+        parts = [found.logits if asked.logits else found.embedded for _, found in batches]
+        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
     def _answers(
         self, images: Iterator[Given], skip: bool, answering: Answering
     ) -> Iterator[Prediction]:
-        return (one for one, _ in self._pairs(images, skip, answering))
-
-    def _pairs(
-        self, images: Iterator[Given], skip: bool, answering: Answering
-    ) -> Iterator[tuple[Prediction, np.ndarray]]:
-        """Yields the answer to each image and its feature."""
-        for errors, outputs in self._batches(images, skip):
-            found = answering.answers(*outputs)
-            for e, one, feature in zip(errors, found, outputs[2], strict=True):
-                yield (Prediction(error=e) if e else one), feature
+        for errors, outputs in self._batches(images, skip, answering.asked):
+            yield from _answered(answering, errors, outputs)
 
     def _batches(
+        self, images: Iterator[Given], skip: bool, asked: Asked
+    ) -> Iterator[tuple[list[str], Outputs]]:
+        """Yields for each batch why an image is unreadable, else "", and the outputs.
+
+        The device works on one batch while the host reads the outputs of the one before.
+        """
+        waiting: tuple[list[str], Sent] | None = None
+        try:
+            for errors, rows in self._read(images, skip):
+                sent = self._outputs(self._leaves, put_batch(self._mesh, rows), asked=asked)
+                if waiting:
+                    yield _fetched(*waiting)
+                waiting = errors, sent
+        except UserError:  # an image that cannot be read: the batch before it is answered
+            if waiting:
+                yield _fetched(*waiting)
+            raise
+        if waiting:
+            yield _fetched(*waiting)
+
+    def _read(
         self, images: Iterator[Given], skip: bool
-    ) -> Iterator[tuple[list[str], tuple[np.ndarray, ...]]]:
-        """Yields for each batch why an image is unreadable, else "", and the outputs."""
+    ) -> Iterator[tuple[list[str], loader.Batch]]:
+        """Yields for each batch why an image is unreadable, else "", and the batch."""
         first = size = 0
         while given := list(itertools.islice(images, READ_AHEAD * self._batch)):
             # fewer images than a batch are not padded to its full size
@@ -268,11 +292,20 @@ class Predictor:
             split = Split(GivenImages(given, self._how, first), np.zeros(len(given)), skip=skip)
             batches = loader.eval_batches(split, self._view, batch=size)
             for start, rows in zip(range(0, len(given), size), batches, strict=True):
-                found = self._outputs(self._leaves, put_batch(self._mesh, rows))
                 names = range(start, min(start + size, len(given)))
-                errors = [split.unreadable.get(split.images.name(i), "") for i in names]
-                yield errors, tuple(np.asarray(each)[: len(errors)] for each in found)
+                yield [split.unreadable.get(split.images.name(i), "") for i in names], rows
             first += len(given)
+
+
+def _fetched(errors: list[str], sent: Sent) -> tuple[list[str], Outputs]:
+    """Returns the outputs of a batch on the host, without those of its padding."""
+    return errors, Outputs(*(np.asarray(each)[: len(errors)] for each in sent))
+
+
+def _answered(answering: Answering, errors: list[str], outputs: Outputs) -> list[Prediction]:
+    """Returns the answers to a batch of images, of which some could not be read."""
+    found = answering.answers(outputs)
+    return [Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)]
 
 
 def _listed(images: Iterable[Given] | Given) -> Iterable[Given]:

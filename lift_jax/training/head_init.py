@@ -2,7 +2,7 @@
 4.2)."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,78 +16,12 @@ from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
 from lift_jax.evaluation.forward import feature
-from lift_jax.models import tree
-from lift_jax.models.backbone import Backbone, Tower
+from lift_jax.models.backbone import Tower
 from lift_jax.models.heads import l2_normalise
-from lift_jax.models.text import TextTransformer
-from lift_jax.output.terminal import track
-from lift_jax.weights.tokenizer import Tokenizer
 
-CHUNK = 256  # texts encoded at once, so that any number of texts fits in memory
-TOKENISED = 4096  # texts tokenised at once
 PROBE_STEPS = 100  # largest number of L-BFGS steps, as in the authors' code
 
 Features = tuple[Float[np.ndarray, "m d"], Int[np.ndarray, "m"]]  # features and labels of images
-
-
-def tokenise(
-    tokenizer: Tokenizer, texts: Sequence[str], tower: TextTransformer
-) -> Int[np.ndarray, "n t"]:
-    """Returns the tokens of the texts, with as many columns as the longest text needs.
-
-    Raises UserError if the tokenizer knows more tokens than the text tower.
-    """
-    slices = range(0, len(texts), TOKENISED)
-    tokens = np.concatenate([tokenizer(texts[i : i + TOKENISED]) for i in slices])
-    if tokens.max() >= tower.config.vocab:
-        raise UserError(
-            f"The tokenizer gives token {tokens.max()}, but the backbone's text tower has only "
-            f"{tower.config.vocab} (config.json, text_config.vocab_size): they do not belong "
-            "together. Copy tokenizer and weights from the same model."
-        )
-    if tower.config.pool == "eot":
-        # Columns of padding come after every end token, to which a causal tower does not attend.
-        tokens = tokens[:, : int(np.flatnonzero(tokens.any(axis=0)).max()) + 1]
-    return tokens
-
-
-def class_texts(
-    backbone: Backbone, tokenizer: Tokenizer, texts: Sequence[Sequence[str]], console: Console
-) -> Float[Array, "c e"]:
-    """Returns the mean projected text feature of each class, f32[classes embed].
-
-    `texts` holds the texts of each class. Their features are normalised to unit length, averaged,
-    and normalised again. Raises UserError if the tokenizer knows more tokens than the text tower.
-    """
-    tower, proj = backbone.text, backbone.text_proj
-    assert tower is not None
-    sizes = [len(own) for own in texts]
-    owner = np.repeat(np.arange(len(texts)), sizes)  # the class of each text
-    flat = [text for own in texts for text in own]
-    tokens = tokenise(tokenizer, flat, tower)
-    graph, leaves = tree.flatten(tower)
-
-    @jax.jit
-    def encode(leaves: tree.Tree, proj: Array | None, rows: Array) -> Array:
-        features = tree.merge(graph, leaves)(rows).astype(jnp.float32)
-        return l2_normalise(features if proj is None else features @ proj.astype(jnp.float32))
-
-    leaves = {path: leaf[...] for path, leaf in leaves.items()}
-    matrix = None if proj is None else proj[...]
-    size = min(CHUNK, len(tokens))
-    padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)), mode="edge")
-    total = np.zeros((len(texts), backbone.config.embed))
-    if len(flat) > len(texts):
-        console.print(f"Encoding {len(flat):,} texts of {len(texts):,} classes.")
-    for i in track(
-        range(0, len(padded), size), "Class texts", console=console,
-        disable=not console.is_terminal,
-    ):  # fmt: skip
-        with jax.default_matmul_precision("highest"):
-            rows = np.asarray(encode(leaves, matrix, padded[i : i + size]))
-        classes = owner[i : i + size]
-        np.add.at(total, classes, rows[: len(classes)])
-    return l2_normalise(jnp.asarray(total / np.array(sizes)[:, None], jnp.float32))
 
 
 def head_from_texts(

@@ -56,6 +56,7 @@ from lift_jax.training.needs import needed_memory
 from lift_jax.training.optimizer import schedule, sgd
 from lift_jax.training.placement import Placement, uses_bfloat16
 from lift_jax.training.state import split_trainable
+from lift_jax.training.texts import encode
 from lift_jax.tuners.attach import applies
 from lift_jax.tuners.parameters import Parameter, list_parameters, parameter_table
 from lift_jax.tuners.rules import PATH_RULES
@@ -367,7 +368,7 @@ def encode_class_texts(
             "the images of the classes instead of their names (head.init).",
         )
         return None
-    return head_init.class_texts(backbone, tokenizer, prompts, console)
+    return encode.class_texts(backbone, tokenizer, prompts, console)
 
 
 def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenClassifier | None:

@@ -17,7 +17,7 @@ from lift_jax.settings.schema import (
     TextTunerSettings,
     TunerSettings,
 )
-from lift_jax.training import head_init
+from lift_jax.training.texts import encode
 from lift_jax.tuners import prompt_learning
 from lift_jax.tuners.attach import attach, parse_names
 from lift_jax.tuners.prompt_learning import TunedTextHead
@@ -79,7 +79,7 @@ def make(
         words = learned_words(coop, tokenizer, text, rngs)
     texts = [own for (own,) in class_prompts.texts(class_names, words.template)]
     head = TunedTextHead(
-        backbone, head_init.tokenise(tokenizer, texts, text), context=words.context,
+        backbone, encode.tokenise(tokenizer, texts, text), context=words.context,
         word_positions=words.word_positions, proj="proj" in tuner.names,
         adapter=clip_adapter.dim * ("clip_adapter" in tuner.names), init=tuner.init,
         devices=devices, rngs=rngs,
@@ -150,7 +150,7 @@ def example_of(
             f"{text.config.context} tokens: give at most "
             f"{len(positions) + text.config.context - needed}, less where names are long."
         )
-    row = jnp.asarray(head_init.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
+    row = jnp.asarray(encode.tokenise(tokenizer, [template.replace("{}", "a")], text)[0])
     count = int(text.ends(row[None])[0]) - 1
     if count != len(positions) + (2 if -1 not in positions else 1):
         raise UserError(

@@ -28,6 +28,7 @@ from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings.parse import parse
 from lift_jax.training import head_init, setup
+from lift_jax.training.texts import encode
 from lift_jax.weights import tokenizer
 from lift_jax.weights.load import load_tokenizer
 
@@ -216,9 +217,9 @@ def test_a_class_is_the_mean_of_its_texts(demo, monkeypatch):
     by_hand = np.stack([rows[:3].mean(0), rows[3], rows[4:].mean(0)])
     by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
     for chunk in (256, 4):
-        monkeypatch.setattr(head_init, "CHUNK", chunk)
-        monkeypatch.setattr(head_init, "TOKENISED", chunk // 2)
-        found = head_init.class_texts(backbone, tokenizer, texts, SILENT)
+        monkeypatch.setattr(encode, "CHUNK", chunk)
+        monkeypatch.setattr(encode, "TOKENISED", chunk // 2)
+        found = encode.class_texts(backbone, tokenizer, texts, SILENT)
         np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -228,7 +229,7 @@ def test_texts_of_towers_without_projections(source):
     sizes = {"text_heads": 2} if source.endswith("pth") else {}
     backbone = lift_jax.load_backbone(GOLDEN / source, **sizes)
     tokens = np.random.default_rng(0).integers(1, 50, (3, backbone.config.text.context), np.int32)
-    found = head_init.class_texts(backbone, lambda texts: tokens, [["a", "b"], ["c"]], SILENT)
+    found = encode.class_texts(backbone, lambda texts: tokens, [["a", "b"], ["c"]], SILENT)
     rows = l2_normalise(backbone.encode_text(tokens, project=True))
     by_hand = l2_normalise(jnp.stack([rows[:2].mean(0), rows[2]]))
     np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
@@ -244,7 +245,7 @@ def test_head_and_zero_shot_start_from_the_same_texts(demo, tmp_path):
     changes = described(tmp_path / "d.json", digits | {"ten": ["no class"]})
     made = setup.build(parse(config_of(**changes)), SILENT)
     backbone, tokenizer = demo
-    texts = head_init.class_texts(backbone, tokenizer, list(digits.values()), SILENT)
+    texts = encode.class_texts(backbone, tokenizer, list(digits.values()), SILENT)
     assert made.zero_shot is not None
     np.testing.assert_allclose(made.zero_shot[1]["head/class_texts"], texts, rtol=1e-5, atol=1e-6)
     head = head_init.head_from_texts(texts, backbone.image_proj[...])

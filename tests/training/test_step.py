@@ -146,12 +146,11 @@ def test_the_step_compiles_once(trained):
 def test_semantic_head_of_the_authors(golden):
     """The trajectory's first classifier comes from the tokens of its prompts."""
     from lift_jax.training import head_init
+    from lift_jax.training.texts import encode
 
     data, expected = golden("trajectory_data"), golden("trajectory_adaptformer_la")
     clip = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors", heads=2, text_heads=2)
-    texts = head_init.class_texts(
-        clip, lambda texts: data["tokens"], [[""]] * 10, Console(quiet=True)
-    )
+    texts = encode.class_texts(clip, lambda texts: data["tokens"], [[""]] * 10, Console(quiet=True))
     head = head_init.head_from_texts(texts, clip.image_proj[...])
     np.testing.assert_allclose(head, expected["init/classifier.weight"], rtol=1e-5, atol=1e-6)
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import softmax
 
 from lift_jax.errors import UserError
@@ -39,6 +41,51 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The outputs that are asked of the device for each image; no others are sent to the host.
+
+    Attributes:
+        ranks: number of likeliest classes.
+        probabilities: True for the softmax of all logits.
+        logits: True for all logits.
+        embedded: True for the features that the head takes.
+    """
+
+    ranks: int = 0
+    probabilities: bool = False
+    logits: bool = False
+    embedded: bool = False
+
+
+class Outputs(NamedTuple):
+    """The outputs for a batch, on the host; without columns where they are not asked (`Asked`).
+
+    `best` are the likeliest classes, best first, and `shares` their probabilities.
+    """
+
+    best: Int[np.ndarray, "n k"]
+    shares: Float[np.ndarray, "n k"]
+    probabilities: Float[np.ndarray, "n c"]
+    logits: Float[np.ndarray, "n c"]
+    embedded: Float[np.ndarray, "n e"]
+
+
+def outputs_of(logits: jax.Array, embedded: jax.Array, asked: Asked) -> tuple[jax.Array, ...]:
+    """Returns the fields of `Outputs`, on the device.
+
+    Of equal probabilities the first class comes first.
+    """
+    probabilities = jax.nn.softmax(logits)
+    shares, best = jax.lax.top_k(probabilities, asked.ranks)
+    return (
+        best, shares,
+        probabilities if asked.probabilities else probabilities[:, :0],
+        logits if asked.logits else logits[:, :0],
+        embedded if asked.embedded else embedded[:, :0],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Answering:
     """The way from the outputs of the classifier to answers.
 
@@ -58,57 +105,67 @@ class Answering:
     limits: Float[np.ndarray, " c"] | None = None
     everything: bool = False
 
-    def answers(
-        self,
-        probabilities: Float[np.ndarray, "n c"],
-        logits: Float[np.ndarray, "n c"],
-        embedded: Float[np.ndarray, "n e"],
-    ) -> list[Prediction]:
+    @property
+    def asked(self) -> Asked:
+        """Returns what the answers need. A calibration reads all logits, in float64."""
+        view = self.view
+        return Asked(
+            ranks=min(self.top_k, len(self.class_names)),
+            probabilities=self.limits is not None or (self.everything and view is None),
+            logits=view is not None,
+            embedded=view is not None and view.means is not None and self.threshold is not None,
+        )
+
+    def answers(self, found: Outputs) -> list[Prediction]:
         """Returns the answers to images.
 
-        `probabilities` are the softmax of the logits. They give the order of the classes, also
-        where those that are shown are calibrated.
+        The probabilities of the device give the order of the classes, also where those that are
+        shown are calibrated.
         """
-        order = np.argsort(-probabilities, axis=1, kind="stable")
+        shares, everything = found.shares, found.probabilities
         if self.view is not None:
-            probabilities = softmax(logits.astype(np.float64) / self.view.temperature, axis=1)
-        strange, members = self._strange(logits, embedded), self._members(logits, order)
-        found = []
-        for i, ranked in enumerate(order):
-            best = ranked[: self.top_k]
-            inside = members if members is None else ranked[members[i, ranked]]
-            found.append(
+            everything = softmax(found.logits.astype(np.float64) / self.view.temperature, axis=1)
+            shares = np.take_along_axis(everything, found.best, axis=1)
+        strange, members = self._strange(found), self._members(found)
+        answers = []
+        for i, best in enumerate(found.best):
+            answers.append(
                 Prediction(
-                    self._names(best), tuple(probabilities[i, best].tolist()),
+                    self._names(best), tuple(shares[i].tolist()),
                     unknown=bool(strange[i]),
-                    prediction_set=None if inside is None else self._names(inside),
-                    all_probabilities=tuple(probabilities[i].tolist()) if self.everything else (),
+                    prediction_set=None if members is None else self._names(members[i]),
+                    all_probabilities=tuple(everything[i].tolist()) if self.everything else (),
                 )
             )  # fmt: skip
-        return found
+        return answers
 
     def _names(self, classes: np.ndarray) -> tuple[str, ...]:
         return tuple(self.class_names[int(c)] for c in classes)
 
-    def _strange(self, logits: np.ndarray, embedded: np.ndarray) -> np.ndarray:
+    def _strange(self, found: Outputs) -> np.ndarray:
         """Returns True for each image that is unknown."""
-        if self.view is None or self.threshold is None:
-            return np.zeros(len(logits), bool)
-        score = self.view.unknown_score
-        if self.view.means is not None:
-            found = unknown.cosines(embedded, self.view.means)
-        else:
-            found = unknown.scores_of_logits(logits, score, self.view.temperature)
-        return found < self.threshold
-
-    def _members(self, logits: np.ndarray, order: np.ndarray) -> np.ndarray | None:
-        """Returns True for each class of an image's set, None if no sets are asked."""
-        if self.view is None or self.limits is None:
-            return None
         view = self.view
-        inside = conformal.class_scores(logits, view.set_score, view.train_counts) <= self.limits
-        inside[np.arange(len(logits)), order[:, 0]] = True
-        return inside
+        if view is None or self.threshold is None:
+            return np.zeros(len(found.best), bool)
+        if view.means is not None:
+            scores = unknown.cosines(found.embedded, view.means)
+        else:
+            scores = unknown.scores_of_logits(found.logits, view.unknown_score, view.temperature)
+        return scores < self.threshold
+
+    def _members(self, found: Outputs) -> list[np.ndarray] | None:
+        """Returns the classes of each image's set, likeliest first; None if no sets are asked."""
+        view = self.view
+        if view is None or self.limits is None:
+            return None
+        scores = conformal.class_scores(found.logits, view.set_score, view.train_counts)
+        inside = scores <= self.limits
+        inside[np.arange(len(inside)), found.best[:, 0]] = True
+        members = []
+        for row, probabilities in zip(inside, found.probabilities, strict=True):
+            classes = np.flatnonzero(row)
+            members.append(classes[np.argsort(-probabilities[classes], kind="stable")])
+        return members
 
 
 def asked_share(option: str, value: bool | float | None, default: float) -> float | None:

@@ -1,0 +1,1 @@
+"""Texts of classes: their features, computed once and kept."""

@@ -1,0 +1,126 @@
+"""Tests of the text features of classes: each text once, no longer than it is, and kept."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from lift_jax.models.backbone import Backbone, BackboneConfig
+from lift_jax.models.heads import l2_normalise
+from lift_jax.models.text import TextConfig
+from lift_jax.models.vit import VisionConfig
+from lift_jax.storage.cache import cache_folder
+from lift_jax.training.texts import encode, kept
+
+SILENT = Console(quiet=True)
+START, END = 62, 63
+TOWERS = {
+    "clip": TextConfig(64, 24, 16, 2, 2, 32),
+    "clip, end token by id": TextConfig(64, 24, 16, 2, 2, 32, eot=END),
+    "siglip": TextConfig(64, 24, 16, 2, 2, 32, pool="last", head=8),
+}
+TEXTS = [["a b c", "a", "a b c d e f g"], ["b", "a", "a"], ["a b c", "c c c c c c c c c c c c"]]
+
+
+def make(kind, seed=0):
+    text = TOWERS[kind]
+    vision = VisionConfig(8, 8, 16, 1, 2, 16)
+    projections = () if text.pool == "last" else ("image", "text")
+    sizes = BackboneConfig(vision, text, 8 if text.pool == "last" else 12, projections)
+    found = Backbone(sizes, rngs=nnx.Rngs(seed))
+    found.text_fingerprint = f"weights {seed}"
+    return found
+
+
+def tokens_of(texts):
+    """Returns rows of start token, letters, end token, and padding."""
+    rows = [[START, *(ord(word) - ord("a") + 1 for word in text.split()), END] for text in texts]
+    return np.array([row + [0] * (24 - len(row)) for row in rows], np.int32)
+
+
+def plain(backbone, texts):
+    """Returns the features of the classes the plain way: every text, with all its padding."""
+    found = []
+    for own in texts:
+        rows = l2_normalise(backbone.encode_text(tokens_of(own), project=True))
+        found.append(np.asarray(l2_normalise(rows.mean(0))))
+    return np.stack(found)
+
+
+def test_chunks_by_hand():
+    tokens = tokens_of(["a b c", "a", "a b c d e f g", "a", "b", "a b c"])
+    lengths = np.array([5, 3, 9, 3, 3, 5])
+    found = list(encode.chunks(tokens, lengths, 2))
+    assert [each.tokens.shape for each in found] == [(2, 4), (2, 12)]
+    assert [each.texts.tolist() for each in found] == [[1, 3, 4], [0, 5, 2]]
+    assert [each.rows.tolist() for each in found] == [[0, 0, 1], [0, 0, 1]]
+    (one,) = encode.chunks(tokens, lengths, 99)  # few texts stay in their order
+    np.testing.assert_array_equal(one.tokens, tokens[[0, 1, 2, 4], :9])
+    assert one.texts.tolist() == [0, 5, 1, 3, 2, 4] and one.rows.tolist() == [0, 0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("chunk", [256, 2])
+@pytest.mark.parametrize("kind", TOWERS)
+def test_they_are_those_of_every_text_with_all_its_padding(kind, chunk, monkeypatch):
+    monkeypatch.setattr(encode, "CHUNK", chunk)
+    backbone = make(kind)
+    found = encode.class_texts(backbone, tokens_of, TEXTS, SILENT)
+    np.testing.assert_allclose(found, plain(backbone, TEXTS), atol=1e-6)
+
+
+@pytest.fixture
+def many(monkeypatch, tmp_path):
+    """Makes every number of texts count as many, and gives an empty cache folder."""
+    monkeypatch.setattr(encode, "CHUNK", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def files():
+    return sorted((cache_folder() / "texts").glob("*"))
+
+
+def test_many_texts_are_encoded_once(many, monkeypatch):
+    backbone, encoded = make("clip"), encode.encoded
+    first = encode.class_texts(backbone, tokens_of, TEXTS, SILENT)
+    (path,) = files()
+    monkeypatch.setattr(encode, "encoded", None)  # would fail if it were called
+    again = encode.class_texts(backbone, tokens_of, TEXTS, SILENT)
+    assert again.dtype == jnp.float32
+    np.testing.assert_array_equal(again, first)
+
+    monkeypatch.setattr(encode, "encoded", encoded)
+    content = path.read_bytes()
+    for damaged in (content[:40], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        path.write_bytes(damaged)
+        np.testing.assert_array_equal(encode.class_texts(backbone, tokens_of, TEXTS, SILENT), first)
+        assert path.read_bytes() == content
+
+
+def test_the_file_is_named_after_all_that_the_features_depend_on(many, monkeypatch):
+    backbone, sizes = make("clip"), np.array([1, 2])
+    tokens = tokens_of(["a", "b", "c"])
+    names = {kept.file_of(make("clip", seed), tokens, sizes) for seed in (0, 1)}
+    names.add(kept.file_of(backbone, tokens[::-1], sizes))
+    names.add(kept.file_of(backbone, tokens, sizes[::-1]))
+    names.add(kept.file_of(make("clip, end token by id"), tokens, sizes))
+    half = make("clip")
+    half.text.tokens = nnx.Param(half.text.tokens[...].astype(jnp.bfloat16))
+    names.add(kept.file_of(half, tokens, sizes))
+    assert len(names) == 6 and None not in names
+    backbone.text_fingerprint = ""
+    assert kept.file_of(backbone, tokens, sizes) is None
+    monkeypatch.setattr(kept.exchange, "count", lambda: 2)
+    assert kept.file_of(make("clip"), tokens, sizes) is None
+
+
+def test_few_texts_and_a_folder_that_cannot_be_written_keep_nothing(many, monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    found = encode.class_texts(make("clip"), tokens_of, TEXTS, SILENT)
+    np.testing.assert_allclose(found, plain(make("clip"), TEXTS), atol=1e-6)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(encode, "CHUNK", 256)
+    encode.class_texts(make("clip"), tokens_of, TEXTS, SILENT)
+    assert not files()
