@@ -14,7 +14,7 @@ from lift_jax.benchmarks.step import Problem
 from lift_jax.evaluation.forward import make_predict
 from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
-from lift_jax.parallel.cost import format_bytes
+from lift_jax.parallel.cost import format_bytes, scratch_bytes
 from lift_jax.settings.schema import Settings
 from lift_jax.training.placement import uses_bfloat16
 
@@ -67,14 +67,14 @@ def compile_step(made: Problem, vision: Vision, state, frozen, batch) -> Program
     def run() -> object:  # the step donates its state
         return compiled(copy(state), frozen, batch)
 
-    return Program(run, compiled.memory_analysis().temp_size_in_bytes)
+    return Program(run, scratch_bytes(compiled))
 
 
 def compile_forward(made: Problem, vision: Vision, state, frozen, batch) -> Program:
     """Returns the forward pass from a batch to logits."""
     leaves, predict = state.tuned | frozen, make_predict(made.graph, vision)
     compiled = jax.jit(predict).lower(leaves, batch).compile()
-    return Program(lambda: compiled(leaves, batch), compiled.memory_analysis().temp_size_in_bytes)
+    return Program(lambda: compiled(leaves, batch), scratch_bytes(compiled))
 
 
 def in_turn(programs: list[Program], count: int) -> tuple[float, float, float]:

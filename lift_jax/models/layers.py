@@ -60,7 +60,7 @@ class LayerNorm(nnx.Module):
         self.bias = param(jnp.zeros(width, jnp.float32))
         self.eps = eps
 
-    def weights(self) -> tuple[Array, Array | None]:
+    def weights(self) -> tuple[Array, Array]:
         """Returns scale and bias."""
         return self.scale[...], self.bias[...]
 

@@ -26,7 +26,7 @@ def kaiming_normal(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Arr
 
 
 EPS = 1e-5  # of the LayerNorm, as in the authors' code, even if the backbone's own have 1e-6
-Weights = tuple[Array, Array | None]  # of a layer: kernel and bias, or scale and bias
+Weights = tuple[Array, Array]  # of a layer: kernel and bias, or scale and bias
 
 
 @backward.keeping_inputs
@@ -38,8 +38,8 @@ def bottleneck(
     The bias is scaled by itself, so that the gradient of `scale` reads no array of x's size more.
     """
     hidden = jax.nn.relu(affine(backward.layer_norm(x, *norm, EPS), *down))
-    scale, (kernel, bias) = scale.astype(x.dtype), up
-    return scale * (hidden @ kernel.astype(x.dtype)) + scale * bias.astype(x.dtype)
+    kernel, bias, scale = (leaf.astype(x.dtype) for leaf in (*up, scale))
+    return scale * (hidden @ kernel) + scale * bias
 
 
 INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
@@ -66,8 +66,8 @@ class Adapter(Tuner):
 
     def branch(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Returns the output of the bottleneck, without the residual connection."""
-        weights = (layer.weights() for layer in (self.norm, self.down, self.up))
-        return bottleneck(x, *weights, self.scaling())
+        norm, down, up = (layer.weights() for layer in (self.norm, self.down, self.up))
+        return bottleneck(x, norm, down, up, self.scaling())
 
     def scaling(self) -> Float[Array, ""]:
         """Returns the number that multiplies the output of the bottleneck."""
