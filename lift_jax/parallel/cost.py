@@ -122,7 +122,7 @@ def compile_step(
 
 
 def scratch_bytes(compiled: Any) -> int:
-    """Returns the bytes that a compiled program takes on one device beside arguments and results."""
+    """Returns the bytes that a program takes on one device beside arguments and results."""
     return compiled.memory_analysis().temp_size_in_bytes
 
 
