@@ -11,6 +11,7 @@ from lift_jax.output.plain import figure_text
 from lift_jax.reports import figures
 
 NAMED = 20  # most classes that are named beside a map
+LONGEST = 24  # letters of the name of a state or run
 DOTS = 200  # most classes that are drawn one by one in a panel
 STYLES = {"training": (figures.PALETTE[0], "o", "-"), "test": (figures.PALETTE[1], "^", "--")}
 SIDES = (-0.16, 0.16)  # places of the marks of training and test images
@@ -39,7 +40,7 @@ def similarity_figure(
         drawn = axes.imshow(
             values, cmap="cividis", vmin=low, vmax=high, extent=extent, interpolation="nearest"
         )
-        axes.set_title(figure_text(title))
+        axes.set_title(_short(title))
         edges = np.cumsum(list(sizes.values()))
         for edge in edges[:-1]:
             if 0 < edge < classes:
@@ -67,7 +68,8 @@ def distance_figure(distances: Distances, groups: Sequence[str], shown: Sequence
         groups: group of each class.
         shown: the groups that get a panel.
     """
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    width = max(9.6, 1.0 + 1.1 * len(distances) * len(shown))
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
     all_axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     places = np.arange(len(distances))
     rng = np.random.default_rng(0)  # spreads the dots
@@ -92,7 +94,8 @@ def distance_figure(distances: Distances, groups: Sequence[str], shown: Sequence
         count = int(members.sum())
         title = f"{group} ({count:,} class{'es' * (count != 1)})"
         axes.set_title(title, color="#444444", fontsize=11)
-        axes.set_xticks(places, list(distances))
+        turned = {"rotation": 20, "ha": "right"} if len(places) > 2 else {}
+        axes.set_xticks(places, [_short(name) for name in distances], **turned)
         axes.set_xlim(-0.6, len(distances) - 0.4)
         axes.grid(axis="y", color="#E3E3E3", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -115,3 +118,9 @@ def _write_means(
                 textcoords="offset points", ha="center", va="bottom" if above else "top",
                 bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
             )  # fmt: skip
+
+
+def _short(name: str) -> str:
+    """Returns the end of a long name, for there is room for `LONGEST` letters."""
+    name = figure_text(name)
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -92,21 +92,34 @@ def part(run: Run, out: Path) -> Part:
     if found is None:
         return Part(ABSENT)
     states = {"before tuning": found.before, "after tuning": found.after}
-    if not found.tuned:
-        states = {"features": found.after}
+    images = draw(states if found.tuned else {"features": found.after}, run, out)
+    return Part(NOTE, sentences(found), list(images.values()), _table(found))
+
+
+def draw(
+    states: Mapping[str, Consistency], run: Run, out: Path, prefix: str = "report"
+) -> dict[str, page.Image]:
+    """Draws the similarities and the distances of states of a model, or of several runs.
+
+    `run` has their classes. Writes PREFIX_similarity.png and PREFIX_distances.png into `out`, the
+    latter if any distance is known, and returns them by name.
+    """
     height = {name: i for i, name in enumerate(folder.GROUPS)}
-    there = np.flatnonzero(found.after.means.any(axis=1)).tolist()
+    any_state = next(iter(states.values()))
+    there = np.flatnonzero(any_state.means.any(axis=1)).tolist()
     order = sorted(there, key=lambda c: (height[run.groups[c]], -run.train_counts[c], c))
     sizes = {name: sum(run.groups[c] == name for c in order) for name in folder.GROUPS}
     maps = {name: consistency.similarity_map(each.means[order]) for name, each in states.items()}
-    drawn = figures.similarity_figure(maps, sizes, [run.names[c] for c in order])
-    images = [page.image(drawn, out / "report_similarity.png", "Cosines of the class means")]
-    shown = [name for name in folder.GROUPS if known(found.numbers, name)]
-    if shown:
+    drawn = {"similarity": figures.similarity_figure(maps, sizes, [run.names[c] for c in order])}
+    gaps = consistency.by_group(any_state.test - any_state.train, run.groups, folder.GROUPS)
+    if shown := [name for name in folder.GROUPS if np.isfinite(gaps[name])]:
         distances = {name: (each.train, each.test) for name, each in states.items()}
-        drawn = figures.distance_figure(distances, run.groups, shown)
-        images.append(page.image(drawn, out / "report_distances.png", "Distances to the class"))
-    return Part(NOTE, sentences(found), images, _table(found))
+        drawn["distances"] = figures.distance_figure(distances, run.groups, shown)
+    alt = {"similarity": "Cosines of the class means", "distances": "Distances to the class"}
+    return {
+        name: page.image(figure, out / f"{prefix}_{name}.png", alt[name])
+        for name, figure in drawn.items()
+    }
 
 
 def known(numbers: Numbers, group: str) -> bool:
@@ -116,17 +129,9 @@ def known(numbers: Numbers, group: str) -> bool:
 
 def sentences(found: Measured) -> list[str]:
     """Returns what the numbers say, a sentence for each group, and what to do."""
-    said, numbers = [], found.numbers
+    numbers = found.numbers
     groups = [name for name in WORDS if known(numbers, name)]
-    for group in groups:
-        before, after = numbers[group]["before"], numbers[group]["after"]
-        line = (
-            f"{WORDS[group]} classes: training images lie {after['train']:.2f} from the mean of "
-            f"their class, test images {after['test']:.2f}"
-        )
-        if found.tuned:
-            line += f"; before tuning {before['train']:.2f} and {before['test']:.2f}"
-        said.append(f"{line}: {verdict(before, after, found.tuned)}.")
+    said = [sentence(found, group) for group in groups]
     if not groups:
         said.append("No class has two training images and a test image: no distance is known.")
     alike, earlier = (numbers["all"][state]["similarity"] for state in ("after", "before"))
@@ -135,6 +140,18 @@ def sentences(found: Measured) -> list[str]:
     elif found.tuned and any(grew(numbers[group]) for group in groups):
         said.append(ADVICE)
     return said
+
+
+def sentence(found: Measured, group: str) -> str:
+    """Returns what the numbers of a group say."""
+    before, after = found.numbers[group]["before"], found.numbers[group]["after"]
+    line = (
+        f"{WORDS[group]} classes: training images lie {after['train']:.2f} from the mean of "
+        f"their class, test images {after['test']:.2f}"
+    )
+    if found.tuned:
+        line += f"; before tuning {before['train']:.2f} and {before['test']:.2f}"
+    return f"{line}: {verdict(before, after, found.tuned)}."
 
 
 def far(state: Mapping[str, float]) -> bool:
@@ -181,31 +198,3 @@ def _table(found: Measured) -> page.Table:
 def decimals(value: float) -> str:
     """Returns a distance or cosine with three decimals, a dash for one that is not known."""
     return "–" if np.isnan(value) else f"{value:.3f}".replace("-", "−")
-
-
-def comparison(runs: Mapping[str, Run]) -> page.Table | None:
-    """Returns the table of the gaps of several runs, None if none of them kept features.
-
-    A run without features has no row. The smallest gap after tuning is marked.
-    """
-    found: dict[str, Measured] = {}
-    for name, run in runs.items():
-        try:
-            if measured := measure(run):
-                found[name] = measured
-        except UserError:
-            continue  # the run's own report says so
-    states, groups = ("before", "after"), (*folder.GROUPS, "all")
-    gaps = {
-        name: {(g, s): each.numbers[g][s]["gap"] for g in groups for s in states}
-        for name, each in found.items()
-    }
-    if not gaps:
-        return None
-    sizes = {g: [abs(own[g, "after"]) for own in gaps.values()] for g in groups}
-    least = {(g, "after"): min(filter(np.isfinite, own), default=None) for g, own in sizes.items()}
-    rows = [
-        (name, [(decimals(gap), abs(gap) == least.get(key)) for key, gap in own.items()])
-        for name, own in gaps.items()
-    ]
-    return page.Table(["gap", *(f"{g}, {s}" for g in groups for s in states)], rows)

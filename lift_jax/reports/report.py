@@ -12,6 +12,7 @@ from lift_jax.reports import (
     calibration_part,
     changes_part,
     class_table,
+    consistency_comparison,
     consistency_part,
     figures,
     insight_part,
@@ -168,7 +169,7 @@ def _write_comparison(
         explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
         frequency=page.image(frequency, name, "Accuracy of the runs by number of training images"),
         changes=changes, other_classes=others,
-        consistency=consistency_part.comparison(runs), consistency_note=consistency_part.NOTE,
+        consistency=consistency_comparison.part(runs, out),
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Tests of what a report says about classes in training and test, before and after tuning."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lift_jax.reports import consistency_part
+from lift_jax.reports import consistency_comparison, consistency_part
 from lift_jax.reports.consistency_part import ABSENT, ADVICE, NOTE, verdict
 from lift_jax.runs.folder import Run
 from lift_jax.runs.kept import features, kept_file
@@ -124,9 +125,34 @@ def test_a_run_without_features_says_so(tmp_path):
 def test_runs_beside_each_other(tmp_path):
     heavy, light = make_run(tmp_path / "heavy"), make_run(tmp_path / "light", spread=(1.0, 1.0))
     none = Run(tmp_path, {}, {}, [], light.names, light.groups, *[light.train_counts] * 2, {})
-    table = consistency_part.comparison({"heavy": heavy, "light": light, "none": none})
+    part = consistency_comparison.part({"heavy": heavy, "light": light, "none": none}, tmp_path)
+    table = part.table
+    assert [line[:23] for line in part.sentences] == [
+        "heavy: Few-shot classes", "light: Few-shot classes"
+    ]  # fmt: skip
+    assert COLLAPSED[:42] in part.sentences[0] and "stayed alike" in part.sentences[1]
+    assert len(part.figures) == 2 and (tmp_path / "report_compare_distances.png").exists()
     assert table.headings[:3] == ["gap", "many, before", "many, after"]
     assert [name for name, _ in table.rows] == ["heavy", "light"]
     marked = {name: [best for _, best in cells] for name, cells in table.rows}
     assert marked == {"heavy": [False] * 8, "light": [False, True] * 4}
-    assert consistency_part.comparison({"none": none}) is None
+    assert consistency_comparison.part({"none": none}, tmp_path) is None
+
+
+def test_runs_of_other_classes_are_not_drawn_together(tmp_path):
+    runs = {name: make_run(tmp_path / name) for name in ("a", "b")}
+    runs["b"] = replace(runs["b"], names=[f"other {c}" for c in range(CLASSES)])
+    part = consistency_comparison.part(runs, tmp_path)
+    assert len(part.table.rows) == 2 and not part.figures
+
+
+@pytest.mark.parametrize(("kinds", "states"), [
+    ((True, True), ["before tuning", "0", "1"]),
+    ((False, True), ["0", "1"]),  # the classifier alone is the backbone before tuning
+])  # fmt: skip
+def test_the_backbone_is_drawn_once(tmp_path, monkeypatch, kinds, states):
+    drawn = []
+    monkeypatch.setattr(consistency_part, "draw", lambda found, *_: drawn.extend(found) or {})
+    runs = {str(i): make_run(tmp_path / str(i), tuned) for i, tuned in enumerate(kinds)}
+    consistency_comparison.part(runs, tmp_path)
+    assert drawn == states

@@ -20,7 +20,7 @@ from lift_jax.parallel import meeting, signals
 from lift_jax.parallel.processes import start
 from lift_jax.runs import log
 from lift_jax.runs.folder import METRICS, RESULTS
-from lift_jax.runs.kept import predictions
+from lift_jax.runs.kept import features, predictions
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
@@ -85,6 +85,13 @@ def test_two_processes_are_one_program(tmp_path):
         np.testing.assert_allclose(
             answers.probabilities, own.answers[row].probabilities, rtol=1e-3, atol=1e-6
         )
+    one, two = (features.read(tmp_path / run) for run in ("one", "two"))
+    assert two.names == one.names
+    for part in ("rows", "labels", "test_rows", "test_labels"):
+        assert np.array_equal(getattr(two, part), getattr(one, part)), part
+    for part in ("before", "after", "test_before", "test_after"):
+        found, expected = (getattr(each, part).astype(np.float32) for each in (two, one))
+        assert np.abs(found - expected).max() < 2e-3, part  # float16, of values up to 1
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
