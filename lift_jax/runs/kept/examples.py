@@ -193,7 +193,8 @@ def read(workdir: Path) -> Examples | None:
     doubts, none = None, np.zeros(0, np.int32)
     if "doubts/rows" in arrays:
         doubts = Doubts(
-            *(arrays[f"doubts/{key}"] for key in ("rows", "likelier", "given", "other")),
+            arrays["doubts/rows"], arrays["doubts/likelier"], arrays["doubts/given"],
+            arrays["doubts/other"],
             int(about["judged"]), int(about["unjudged"]),
         )  # fmt: skip
     return Examples(

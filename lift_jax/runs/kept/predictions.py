@@ -63,7 +63,7 @@ def stands(results: Sequence[str], validation: Mapping[str, float] | None) -> st
             (test_tte); None without one. Where the ensemble does worse one crop stands for the run.
     """
     single = ONE_CROP.get(results[-1])
-    if single in results and validation is not None:
+    if single is not None and single in results and validation is not None:
         return single if validation["test_tte"] < validation["test"] else results[-1]
     return results[-1]
 
