@@ -32,7 +32,7 @@ def part(runs: Mapping[str, Run], out: Path, prefix: str = "report_compare") -> 
     if len(found) <= MOST and _of_the_same_classes([runs[name] for name in found]):
         run = runs[next(iter(found))]
         images = list(consistency_part.draw(_states(found), run, out, prefix).values())
-    return Part(NOTE, said, images, _table(found))
+    return Part(NOTE, said, images, _table(found), "Gap between training and test images by run")
 
 
 def measure(runs: Mapping[str, Run]) -> dict[str, Measured]:
@@ -67,15 +67,22 @@ def _states(found: Mapping[str, Measured]) -> dict[str, Consistency]:
 
 def _table(found: Mapping[str, Measured]) -> page.Table:
     """Returns the gaps of the groups; the smallest of each after tuning is marked."""
-    states, groups = ("before", "after"), (*folder.GROUPS, "all")
-    gaps = {
-        name: {(g, s): each.numbers[g][s]["gap"] for g in groups for s in states}
-        for name, each in found.items()
-    }
-    sizes = {g: [abs(own[g, "after"]) for own in gaps.values()] for g in groups}
-    least = {(g, "after"): min(filter(np.isfinite, own), default=None) for g, own in sizes.items()}
-    rows = [
-        (name, [(decimals(gap), abs(gap) == least.get(key)) for key, gap in own.items()])
-        for name, own in gaps.items()
-    ]
-    return page.Table(["gap", *(f"{g}, {s}" for g in groups for s in states)], rows)
+    groups = (*folder.GROUPS, "all")
+
+    def gap(name: str, group: str, state: str) -> float:
+        return found[name].numbers[group][state]["gap"]
+
+    least = {}
+    for group in groups:
+        sizes = [abs(gap(name, group, "after")) for name in found]
+        least[group] = min(filter(np.isfinite, sizes), default=None)
+    rows = []
+    for name, each in found.items():
+        for state in ("before", "after") if each.tuned else ("after",):
+            gaps = {group: gap(name, group, state) for group in groups}
+            cells = [
+                (decimals(value), state == "after" and abs(value) == least[group])
+                for group, value in gaps.items()
+            ]
+            rows.append((f"{name}, {state} tuning" if each.tuned else name, cells))
+    return page.Table(["gap", *groups], rows)

@@ -51,6 +51,7 @@ class Part:
     sentences: list[str] = field(default_factory=list)
     figures: list[page.Image] = field(default_factory=list)
     table: page.Table | None = None
+    caption: str = "Distances and cosines by group of classes"
 
 
 @dataclass(frozen=True)
@@ -183,16 +184,18 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], tuned: bool
 
 
 def _table(found: Measured) -> page.Table:
-    """Returns the table of the groups."""
-    kinds = ("train", "test", "gap", "similarity")
-    words = ("training", "test", "gap", "alike")
+    """Returns the table of the groups, a row for each state."""
+    kinds = {"train": "training", "test": "test", "gap": "gap", "similarity": "alike"}
     states = ("before", "after") if found.tuned else ("after",)
-    headings = [f"{w}, {s}" if found.tuned else w for s in states for w in words]
     rows = [
-        (group, [(decimals(own[state][kind]), False) for state in states for kind in kinds])
+        (
+            f"{group}, {state} tuning" if found.tuned else group,
+            [(decimals(own[state][kind]), False) for kind in kinds],
+        )
         for group, own in found.numbers.items()
+        for state in states
     ]
-    return page.Table(["distance", *headings], rows)
+    return page.Table(["distance", *kinds.values()], rows)
 
 
 def decimals(value: float) -> str:

@@ -74,9 +74,10 @@ def test_a_collapse_is_told_with_what_to_do(tmp_path):
         f"{few['before']['train']:.2f} and {few['before']['test']:.2f}: {COLLAPSED}."
     )
     assert part.sentences[3:] == [ADVICE] and part.note == NOTE
-    assert [name for name, _ in part.table.rows] == ["many", "medium", "few", "all"]
-    assert len(part.table.headings) == 9 == 1 + len(part.table.rows[0][1])
-    assert part.table.rows[2][1][6] == (f"{few['after']['gap']:.3f}", False)
+    groups, rows = ("many", "medium", "few", "all"), dict(part.table.rows)
+    assert list(rows) == [f"{g}, {state} tuning" for g in groups for state in ("before", "after")]
+    assert part.table.headings == ["distance", "training", "test", "gap", "alike"]
+    assert rows["few, after tuning"][2] == (f"{few['after']['gap']:.3f}", False)
     for name in ("report_similarity.png", "report_distances.png"):
         with Image.open(tmp_path / name) as drawn:
             assert drawn.width > 600
@@ -90,14 +91,16 @@ def test_no_alarm_if_classes_stay_as_they_are(tmp_path):
 def test_a_classifier_alone_has_one_state(tmp_path):
     part = consistency_part.part(make_run(tmp_path / "run", tuned=False), tmp_path)
     assert not any("tuning" in line for line in part.sentences)
-    assert part.table.headings == ["distance", "training", "test", "gap", "alike"]
+    assert [name for name, _ in part.table.rows] == ["many", "medium", "few", "all"]
 
 
 def test_features_that_fell_into_one_place(tmp_path):
     """A loss that ran away leaves the same feature for all images, nearly."""
     run = make_run(tmp_path / "run")
     found = features.read(run.workdir)
-    arrays, about = kept_file.read(run.workdir / features.NAME)
+    stored = kept_file.read(run.workdir / features.NAME)
+    assert found is not None and stored is not None
+    arrays, about = stored
     arrays |= {"train_after": found.after / 99 + np.float16(1), "test_after": found.test_after / 99}
     kept_file.write(run.workdir / features.NAME, arrays, about)
     part = consistency_part.part(run, tmp_path)
@@ -132,10 +135,12 @@ def test_runs_beside_each_other(tmp_path):
     ]  # fmt: skip
     assert COLLAPSED[:42] in part.sentences[0] and "stayed alike" in part.sentences[1]
     assert len(part.figures) == 2 and (tmp_path / "report_compare_distances.png").exists()
-    assert table.headings[:3] == ["gap", "many, before", "many, after"]
-    assert [name for name, _ in table.rows] == ["heavy", "light"]
+    assert table.headings == ["gap", "many", "medium", "few", "all"]
     marked = {name: [best for _, best in cells] for name, cells in table.rows}
-    assert marked == {"heavy": [False] * 8, "light": [False, True] * 4}
+    assert marked == {
+        "heavy, before tuning": [False] * 4, "heavy, after tuning": [False] * 4,
+        "light, before tuning": [False] * 4, "light, after tuning": [True] * 4,
+    }  # fmt: skip
     assert consistency_comparison.part({"none": none}, tmp_path) is None
 
 
@@ -143,7 +148,7 @@ def test_runs_of_other_classes_are_not_drawn_together(tmp_path):
     runs = {name: make_run(tmp_path / name) for name in ("a", "b")}
     runs["b"] = replace(runs["b"], names=[f"other {c}" for c in range(CLASSES)])
     part = consistency_comparison.part(runs, tmp_path)
-    assert len(part.table.rows) == 2 and not part.figures
+    assert len(part.table.rows) == 4 and not part.figures
 
 
 @pytest.mark.parametrize(("kinds", "states"), [

@@ -192,7 +192,7 @@ def test_a_real_limit_ends_a_run_with_a_line(tmp_path):
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )  # fmt: skip
 
-    for limit in (2_000, 20_000):
+    for limit in (2_000, 200_000):  # a checkpoint and the report are larger
         done = run(limit)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
