@@ -51,6 +51,6 @@ if _module.partition(".")[0] == "lift_jax" or _program.replace("\\", "/").endswi
 
     handle_interrupts()
 if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:
-    from lift_jax.commands.dispatch import redirect
+    from lift_jax.commands.line.dispatch import redirect
 
     redirect(_module, sys.orig_argv)

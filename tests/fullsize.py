@@ -34,7 +34,7 @@ from lift_jax.models.text import TextConfig  # noqa: E402
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig  # noqa: E402
 from lift_jax.weights import load, rename  # noqa: E402
 from lift_jax.weights.files.source import Source  # noqa: E402
-from lift_jax.weights.formats import huggingface, openai  # noqa: E402
+from lift_jax.weights.formats import huggingface, openai, written  # noqa: E402
 
 B16 = BackboneConfig(
     VisionConfig(224, 16, 768, 12, 12, 3072), TextConfig(49408, 77, 512, 12, 8, 2048), 512
@@ -170,7 +170,7 @@ def openai_safetensors(config: BackboneConfig, folder: Path) -> Path:
 
 def hugging_face(config: BackboneConfig, folder: Path) -> Path:
     arrays = {p: np.zeros(v.shape, np.float32) for p, v in load.abstract(config).items()}
-    huggingface.save(folder, config, arrays)
+    written.save(folder, config, arrays)
     arrays = random_weights(config, huggingface, np.float32)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors")
     return folder

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lift_jax.benchmarks.step import make_problem
+from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
 from lift_jax.parallel import cost
 from lift_jax.settings.schema import Settings
@@ -29,7 +30,8 @@ def estimate(
     """
     begin = time.monotonic()
     made = make_problem(settings, vision, classes, bfloat16=True)
-    compiled = cost.compile_step(made.step, made.state, made.frozen, made.batch, console)
+    with backward.lean(False):  # as on an accelerator
+        compiled = cost.compile_step(made.step, made.state, made.frozen, made.batch, console)
     console.print(
         f"{settings.model.backbone}, {settings.tuner.name}, {classes:,} classes, batch "
         f"{settings.train.batch} on {dict(made.mesh.shape)}: compiled in "

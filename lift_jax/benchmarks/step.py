@@ -14,7 +14,7 @@ from rich.console import Console
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Vision
+from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
@@ -47,6 +47,7 @@ class Problem:
 
     Attributes:
         step: the jitted step.
+        graph: graph of the classifier.
         state: tuned leaves and optimizer state.
         frozen: frozen leaves by path.
         batch: image, label and mask of one batch.
@@ -54,6 +55,7 @@ class Problem:
     """
 
     step: Any
+    graph: nnx.GraphDef[Classifier]
     state: State
     frozen: dict[str, Any]
     batch: dict[str, Any]
@@ -92,6 +94,7 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
     step = make_train_step(graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat)
     return Problem(
         step=step,
+        graph=graph,
         state=jax.tree.map(shaped, state, state_shardings(state, mesh)),
         frozen=frozen,
         batch=abstract_batch(s.train.batch, vision.resolution, mesh),
@@ -136,6 +139,23 @@ def abstract_batch(rows: int, resolution: int, mesh: Mesh) -> dict[str, jax.Shap
     }
 
 
+def filled(shapes: Any) -> Any:
+    """Returns arrays with these shapes and shardings: noise, ones for labels and masks."""
+    rng = np.random.default_rng(0)
+    noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if leaf.dtype == jnp.uint8:
+            array = rng.integers(0, 256, leaf.shape, np.uint8)
+        elif jnp.issubdtype(leaf.dtype, jnp.floating):
+            array = np.resize(noise, leaf.shape).astype(leaf.dtype)
+        else:
+            array = np.ones(leaf.shape, leaf.dtype)
+        return put(array, leaf.sharding)
+
+    return jax.tree.map(fill, shapes)
+
+
 def measure(
     settings: Settings,
     vision: Vision,
@@ -149,20 +169,8 @@ def measure(
     `seconds` is given the time of a step in each of up to `ROUNDS` rounds.
     """
     made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
-    rng = np.random.default_rng(0)
-    noise = 0.02 * rng.standard_normal(2**20, np.float32)  # repeated: drawing all is slow
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if leaf.dtype == jnp.uint8:
-            array = rng.integers(0, 256, leaf.shape, np.uint8)
-        elif jnp.issubdtype(leaf.dtype, jnp.floating):
-            array = np.resize(noise, leaf.shape).astype(leaf.dtype)
-        else:
-            array = np.ones(leaf.shape, leaf.dtype)
-        return put(array, leaf.sharding)
-
     loss = None
-    current, frozen, batch = jax.tree.map(fill, (made.state, made.frozen, made.batch))
+    current, frozen, batch = filled((made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)
     rounds = [2] + [len(part) for part in np.array_split(range(count), min(ROUNDS, count))]
     times = []

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a classifier on a data set, continue a run, or run a sweep",
     "data": "look at a data set before training, or prepare it for fast reading",
     "predict": "name new images by a run's classifier",
+    "app": "try a run in the browser: drop images on a page of this machine",
     "calibrate": "measure on the validation split how far answers can be trusted",
     "report": "write a run's report again, or compare several runs",
     "export": "write a run's classifier as ONNX or StableHLO, or its tuned weights",

@@ -2,6 +2,7 @@
 
   lift-jax bench --config=inat --classes=8142
   lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
+  lift-jax bench --config=inat --classes=8142 --against=plain
   lift-jax bench --only=data --json=before.json
   lift-jax bench --only=data --compare=before.json
   lift-jax bench --system
@@ -9,8 +10,10 @@
 It times the step on the devices here, with random weights and images: images per second, share of
 the hardware's peak, memory. With --aot nothing is run: the step is compiled for simulated devices,
 and what each would hold, compute and send is printed, so that a job does not fail after hours in a
-queue. With --only=data it times the way from files to views, and how long training waits for data.
-With --compare the times are divided, pair by pair, by those that --json wrote another time.
+queue. With --against=plain the step and the forward pass run in turn with those of the plain
+formulas: the ratios of time and memory. With --only=data it times the way from files to views, and
+how long training waits for data. With --compare the times are divided, pair by pair, by those that
+--json wrote another time.
 """
 
 import argparse
@@ -51,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", metavar="FILE", help="print the ratios to the times in such a file"
     )
     parser.add_argument(
+        "--against", choices=("plain",),
+        help="compare with the plain formulas, whose backward pass is autodiff's",
+    )  # fmt: skip
+    parser.add_argument(
         "--system", action="store_true", help="print versions and devices, for a bug report"
     )
 
@@ -74,9 +81,10 @@ def run(flags: argparse.Namespace) -> None:
         from lift_jax.benchmarks.system import describe_system
 
         console.print(describe_system())
-    elif flags.aot:
+    elif flags.aot or flags.against:
         if flags.json or flags.compare:
-            raise UserError("--json and --compare are for times, and --aot takes none.")
+            other = "--aot takes none" if flags.aot else "--against compares by itself"
+            raise UserError(f"--json and --compare are for times, and {other}.")
         run_step(flags, console, {})
     else:
         run_timed(flags, console)
@@ -116,7 +124,7 @@ def run_step(
 
     Raises UserError without a config or classes.
     """
-    from lift_jax.benchmarks import ahead_of_time, step
+    from lift_jax.benchmarks import against, ahead_of_time, step
     from lift_jax.settings.parse import parse
     from lift_jax.training.step import exact_products
 
@@ -127,6 +135,8 @@ def run_step(
     with exact_products():  # the program of training
         if flags.aot:
             ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+        elif flags.against:
+            against.measure(settings, vision, flags.classes, flags.steps, console)
         else:
             step.measure(settings, vision, flags.classes, flags.steps, console, seconds)
     s = settings

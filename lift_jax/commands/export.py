@@ -1,19 +1,30 @@
-"""Exports a run: its tuned weights with the names of the authors' code, or the classifier whole.
+"""Exports a run: its tuned weights, or the classifier whole, and pushes it to the hub.
 
   lift-jax export --run=runs/photos --to=tuned.safetensors
   lift-jax export --run=runs/photos --to=tuned.safetensors --layout=lift
   lift-jax export --run=runs/photos --to=red_fox --format=onnx
   lift-jax export --run=runs/photos --to=red_fox --format=onnx --input_size=480x640
   lift-jax export --run=runs/photos --to=red_fox --format=stablehlo
+  lift-jax export --run=runs/photos --to=red_fox --format=huggingface
+  lift-jax export --run=runs/photos --to=red_fox --format=adapters --push=anna/red_fox
 
 It takes the newest checkpoint of the run folder (with checkpoint.best the best), and needs neither
 data nor accelerator.
 
-onnx and stablehlo make a folder with the model and a golden image with its probabilities. The model
-takes uint8 images [batch, resolution, resolution, 3], the test view, and gives `logits` and
-`probabilities`. With --input_size it takes images of that size and resizes them itself. The file is
-loaded again and compared with the run before the folder is there. The folder of onnx also holds
-classify.py, which needs onnxruntime, numpy and Pillow alone.
+All formats but safetensors make a folder with a golden image, its probabilities and a model card
+(README.md). It is loaded again and compared with the run before it is there. --push uploads it to
+the Hugging Face hub (or HF_ENDPOINT), to a private repository if there is none of that name; it
+takes the token of `hf auth login` or HF_TOKEN.
+
+onnx and stablehlo hold the classifier as one model of uint8 images [batch, resolution, resolution,
+3], the test view, with `logits` and `probabilities`. With --input_size it takes images of that size
+and resizes them itself. onnx has a script that needs onnxruntime, numpy and Pillow alone.
+
+huggingface holds the merged backbone as `transformers` loads it, the classifier beside it, and a
+script that uses both. It takes runs whose tuners can be merged, and every backbone but ResNets.
+
+adapters holds the tuned weights without the backbone, in a few MB. It stands in for the run:
+`lift-jax predict --run=FOLDER`.
 
 safetensors, the default, needs no backbone. The setting model.tuned reads the file. For the
 authors' code, where torch is installed:
@@ -37,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="W", help="run folder")
     parser.add_argument(
         "--to", required=True, metavar="PLACE",
-        help="file to write (.safetensors); with --format=onnx or stablehlo a folder to make",
+        help="file to write (.safetensors); with another --format a folder to make",
     )  # fmt: skip
     parser.add_argument(
         "--format", default="safetensors",
-        help="safetensors (default), the tuned weights; onnx or stablehlo, the whole classifier",
+        help="safetensors (default) or adapters, the tuned weights; onnx, stablehlo or "
+        "huggingface, the whole classifier",
     )  # fmt: skip
     parser.add_argument(
         "--layout", help="names of lift_plus (default) or lift, with --format=safetensors"
@@ -50,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input_size", default="", metavar="HxW",
         help="height and width of images that all have one size (--format=onnx or stablehlo)",
     )  # fmt: skip
+    parser.add_argument(
+        "--push", default="", metavar="OWNER/NAME", help="also upload the folder to the hub"
+    )
     shared.add_tuner_file(parser)
 
 
@@ -57,18 +72,24 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     import jax
 
-    from lift_jax.export import write
+    from lift_jax.export import push, write
     from lift_jax.output.terminal import Terminal
     from lift_jax.runs.export import export
     from lift_jax.runs.remote import local_copy
+    from lift_jax.storage.names import expand_user
     from lift_jax.weights import authors
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
     tuned_only = flags.format == write.NAMES[0]
-    for option in ("input_size",) if tuned_only else ("layout",):
+    without = ["input_size", "push"] if tuned_only else ["layout"]
+    if flags.format in write.OF_VIEWS:
+        without.append("input_size")
+    for option in without:
         if getattr(flags, option):
             raise UserError(f"--{option} has no meaning with --format={flags.format}. Remove it.")
+    if flags.push:
+        push.check(flags.push)
     shared.define_tuners(flags.config)
     with local_copy(flags.run, Terminal(stderr=True), writes=False) as run:
         if not tuned_only:
@@ -77,6 +98,8 @@ def run(flags: argparse.Namespace) -> None:
                 f"Written: {flags.to}. Loaded again, it gives the probabilities of the run; the "
                 f"largest difference is {difference:.1e}."
             )
+            if flags.push:
+                say(f"Pushed to {push.push(expand_user(flags.to), flags.push)}.")
             return
         path = export(run, flags.to, flags.layout or "lift_plus")
     found = authors.describe(path)

@@ -102,9 +102,9 @@ def eval_batches(
 ) -> Batches:
     """Yields this process's share of every batch of a split, once and in order.
 
-    Batches are like those of `train_batches`; for five crops `image` is u8[b 5 r r 3]. Every
-    process gets the same number of batches. Random crops depend only on `seed` and the index of
-    the example.
+    Batches are like those of `train_batches`; for five crops `image` is u8[b 5 r r 3]. They also
+    hold `row` i32[b], the index in the split, -1 for padding. Every process gets the same number of
+    batches. Random crops depend only on `seed` and the index of the example.
     """
     slots = _Slots(len(split), batch, epochs=1, seed=None)
     return _batches(slots, _EvalExample(split, transform, seed), 0, process, processes, workers)
@@ -165,6 +165,9 @@ class _EvalExample:
 
     def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
         _, i = slot
+        return self._shown(i) | {"row": np.int32(i)}
+
+    def _shown(self, i: int) -> dict[str, Any]:
         if i == PADDING:
             return _padding(self.split, self.transform, PADDING)
         if not isinstance(self.transform, RandomCrops):

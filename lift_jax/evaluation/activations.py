@@ -32,10 +32,10 @@ from lift_jax.data.images.views import TestTransform
 from lift_jax.data.types import Split
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.forward import Batch, normalise, pixels
+from lift_jax.evaluation.stream import in_order
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.models.resnet import ResNet
-from lift_jax.parallel.mesh import put_batch, replicated
 from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 
@@ -238,16 +238,12 @@ class Cache:
 
         def run(arrays: tree.Tree, batch: Batch) -> tuple[Array, ...]:
             tower = tree.merge(graph, arrays)
-            rows = function(tower, pixels(batch, tower.config))
-            return rows, batch["label"], batch["mask"], batch["position"]
+            return (function(tower, pixels(batch, tower.config)),)
 
-        gather = jax.jit(run, out_shardings=replicated(self.mesh))
-        process, processes = jax.process_index(), jax.process_count()
         batches = loader.eval_batches(
-            split, view, batch=self.batch, process=process, processes=processes, workers=workers
-        )
-        # Each process reads every `processes`-th image of a batch, so gathered rows are unordered.
-        positions = {"position": np.arange(process, self.batch, processes, dtype=np.int32)}
+            split, view, batch=self.batch, process=jax.process_index(),
+            processes=jax.process_count(), workers=workers,
+        )  # fmt: skip
         columns = TextColumn(description), BarColumn(), MofNCompleteColumn()
         rate = TextColumn("{task.fields[rate]:,.0f} images/s")
         with Progress(
@@ -255,12 +251,8 @@ class Cache:
             disable=not self.console.is_terminal,
         ) as bar:  # fmt: skip
             task, begin, done = bar.add_task("", total=len(split), rate=0.0), time.monotonic(), 0
-            for batch in batches:
-                placed = put_batch(self.mesh, batch | positions)
-                rows, labels, real, position = map(np.asarray, gather(arrays, placed))
-                order = np.argsort(position)
-                order = order[real[order]]
-                yield rows[order], labels[order]
+            for order, labels, rows in in_order(run, self.mesh)(arrays, batches):
+                yield rows, labels
                 done += len(order)
                 bar.update(task, completed=done, rate=done / (time.monotonic() - begin))
 

@@ -1,15 +1,16 @@
 """The evaluator of classifiers on whole splits, with one crop or a test-time ensemble of crops."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float16, Int
 from rich.console import Console
 
 from lift_jax.data import loader
@@ -17,13 +18,15 @@ from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
 from lift_jax.evaluation.activations import Cache, Reading
 from lift_jax.evaluation.evaluate import Counter, evaluate
-from lift_jax.evaluation.forward import Batch, make_count, make_outputs
+from lift_jax.evaluation.forward import Batch, make_count, make_embed, make_outputs
 from lift_jax.evaluation.metrics import Counts
+from lift_jax.evaluation.stream import Stream, in_order
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.heads import l2_normalise
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import track
-from lift_jax.parallel.mesh import gather, put_batch, replicated
+from lift_jax.parallel.mesh import gather
 from lift_jax.settings.rules import DEFAULTS
 from lift_jax.settings.schema import TestSettings
 
@@ -72,6 +75,17 @@ class Outputs(NamedTuple):
     labels: Int[np.ndarray, " n"]
 
 
+class Embeddings(NamedTuple):
+    """The embeddings of the images of a split that can be read, in their order.
+
+    `rows` are their indices in the split, and `found` holds the embeddings by classifier.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    found: dict[str, Float16[np.ndarray, "n e"]]
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """An evaluator that reads splits and counts the correct predictions of classifiers.
@@ -102,6 +116,7 @@ class Evaluator:
         tuned: Iterable[str],
         split: Split,
         description: str,
+        top: int = 0,
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with one crop of each image.
 
@@ -113,16 +128,18 @@ class Evaluator:
                 to it.
             split: images and labels.
             description: of the progress bar.
+            top: number of likeliest classes that the counts hold of each image
+                (`forward.answers`), 0 for none.
         """
         graph, leaves, _ = list(candidates.values())[-1]
         reading = self._one_crop(graph, leaves, tuned, split)
-        return self._count(candidates, reading, description)
+        return self._count(candidates, reading, description, top)
 
     def crops(
-        self, candidates: Mapping[str, Candidate], split: Split, description: str
+        self, candidates: Mapping[str, Candidate], split: Split, description: str, top: int = 0
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with mean logits over an image's crops."""
-        return self._count(candidates, self._crops(split), description)
+        return self._count(candidates, self._crops(split), description, top)
 
     def outputs(
         self, candidate: Candidate, tuned: Iterable[str], split: Split, crops: bool = False
@@ -140,18 +157,62 @@ class Evaluator:
         forward = make_outputs(graph, self.vision, reading.start)
 
         def work(leaves: Tree, batch: Batch) -> tuple[Array, ...]:
-            return *forward(gather(self.mesh, leaves), batch), batch["label"], batch["mask"]
+            return forward(gather(self.mesh, leaves), batch)
 
-        jitted, parts = jax.jit(work, out_shardings=replicated(self.mesh)), []
-        for rows in self._batches(reading, "Calibrating"):
-            *found, mask = map(np.asarray, jitted(leaves, put_batch(self.mesh, rows)))
-            parts.append([each[mask] for each in found])
-        return Outputs(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        batches = self._batches(reading, "Calibrating")
+        parts = [part[1:] for part in in_order(work, self.mesh)(leaves, batches)]
+        labels, logits, embedded = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Outputs(logits, embedded, labels)
+
+    def embeddings(
+        self,
+        candidates: Mapping[str, Candidate],
+        tuned: Iterable[str],
+        splits: Mapping[str, Split],
+        cached: Collection[str],
+    ) -> dict[str, Embeddings]:
+        """Returns the embeddings of splits with one crop by each candidate, by names of both.
+
+        They are of unit length, in float16, and the same in all processes. Images are read once for
+        all candidates.
+
+        Args:
+            candidates: classifiers with the same untuned blocks.
+            tuned: paths of the tuned leaves of the first candidate. Below them, the others are
+                equal to it.
+            splits: images and labels.
+            cached: names of the splits that start from cached activations, where the cache is on.
+        """
+        graphs = {name: candidate.graph for name, candidate in candidates.items()}
+        leaves = {name: candidate.leaves for name, candidate in candidates.items()}
+        first = next(iter(candidates))
+
+        @functools.cache
+        def stream(start: int) -> Stream:
+            forwards = [(n, make_embed(g, self.vision, start)) for n, g in graphs.items()]
+
+            def work(leaves: Mapping[str, Tree], batch: Batch) -> tuple[Array, ...]:
+                found = (embed(gather(self.mesh, leaves[n]), batch) for n, embed in forwards)
+                return tuple(l2_normalise(each).astype(jnp.float16) for each in found)
+
+            return in_order(work, self.mesh)
+
+        results = {}
+        for name, split in splits.items():
+            reading = self._one_crop(graphs[first], leaves[first], tuned, split, name in cached)
+            batches = self._batches(reading, "Features")
+            parts = list(stream(reading.start)(leaves, batches))
+            rows, labels, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
+            results[name] = Embeddings(rows, labels, dict(zip(graphs, found, strict=True)))
+        return results
 
     def _one_crop(
-        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split
-    ) -> Reading:
+        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split,
+        cached: bool = True,
+    ) -> Reading:  # fmt: skip
         view = TestTransform(self.vision.resolution, self.test.interpolation)
+        if not cached:
+            return Reading(split, view, 0, self.workers)
         return self.cache.read(tree.merge(graph, leaves).visual, tuned, split, view)
 
     def _crops(self, split: Split) -> Reading:
@@ -159,14 +220,15 @@ class Evaluator:
         return Reading(split, view, 0, self.workers)
 
     def _count(
-        self, candidates: Mapping[str, Candidate], reading: Reading, description: str
+        self, candidates: Mapping[str, Candidate], reading: Reading, description: str, top: int
     ) -> dict[str, Counts]:
-        counters = {name: self._counter(c, reading.start) for name, c in candidates.items()}
+        counters = {name: self._counter(c, reading.start, top) for name, c in candidates.items()}
         return evaluate(self._batches(reading, description), counters, self.mesh)
 
-    def _counter(self, candidate: Candidate, start: int) -> Counter:
+    def _counter(self, candidate: Candidate, start: int, top: int) -> Counter:
         graph, leaves, shifts = candidate
-        return partial(make_count(graph, self.vision, self.mesh, shifts, start), leaves)
+        counter = make_count(graph, self.vision, self.mesh, shifts, start, top)
+        return functools.partial(counter, leaves)
 
     def _batches(self, reading: Reading, description: str) -> Iterable[Mapping[str, np.ndarray]]:
         """Returns the batches of this process, with a progress bar."""

@@ -50,34 +50,46 @@ def logits_of(model: Classifier, rows: Array, start: int) -> Float[Array, "n c"]
     return model.head.classify(model.head.embed(feature(model.visual, rows, start)))
 
 
-def make_outputs(
+def make_embed(
     graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
-) -> Callable[[Tree, Batch], tuple[Float[Array, "b c"], Float[Array, "b e"]]]:
-    """Returns `(leaves, batch) -> (logits, embedding)`; see `feature` for `start`.
+) -> Callable[[Tree, Batch], Float[Array, "b e"]]:
+    """Returns `(leaves, batch) -> embedding`; see `feature` for `start`.
 
     Of several crops it is the mean of their embeddings, which gives the mean of their logits, for
     logits are affine in the embedding. Crops are a vmapped axis, or rows for a ResNet, so that the
     batch axis stays sharded.
     """
 
-    def embed(model: Classifier, batch: Batch) -> Float[Array, "b e"]:
-        images = pixels(batch, vision)
-        if start or images.ndim == 4:
-            return model.head.embed(feature(model.visual, images, start))
-        if isinstance(vision, ResNetConfig):
-            # Under vmap, a convolution would gather the images of all devices on each device.
-            crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
-            crops = crops.reshape(*images.shape[:2], -1)
-        else:
-            crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
-        return crops.mean(axis=1)
+    def embed(leaves: Tree, batch: Batch) -> Float[Array, "b e"]:
+        return _embed(tree.merge(graph, leaves), batch, vision, start)
+
+    return embed
+
+
+def make_outputs(
+    graph: nnx.GraphDef[Classifier], vision: Vision, start: int = 0
+) -> Callable[[Tree, Batch], tuple[Float[Array, "b c"], Float[Array, "b e"]]]:
+    """Returns `(leaves, batch) -> (logits, embedding)`; see `make_embed`."""
 
     def outputs(leaves: Tree, batch: Batch) -> tuple[Float[Array, "b c"], Float[Array, "b e"]]:
         model = tree.merge(graph, leaves)
-        embedded = embed(model, batch)
+        embedded = _embed(model, batch, vision, start)
         return model.head.classify(embedded), embedded
 
     return outputs
+
+
+def _embed(model: Classifier, batch: Batch, vision: Vision, start: int) -> Float[Array, "b e"]:
+    images = pixels(batch, vision)
+    if start or images.ndim == 4:
+        return model.head.embed(feature(model.visual, images, start))
+    if isinstance(vision, ResNetConfig):
+        # Under vmap, a convolution would gather the images of all devices on each device.
+        crops = model.embed(normalise(images.reshape(-1, *images.shape[2:]), vision))
+        crops = crops.reshape(*images.shape[:2], -1)
+    else:
+        crops = jax.vmap(lambda crop: model.embed(normalise(crop, vision)), 1, 1)(images)
+    return crops.mean(axis=1)
 
 
 def make_predict(
@@ -94,16 +106,19 @@ def make_count(
     mesh: Mesh,
     shifts: Float[np.ndarray, "t c"] | None = None,
     start: int = 0,
+    top: int = 0,
 ) -> Callable[[Tree, Batch], dict[str, Array]]:
     """Returns the jitted `(leaves, batch) -> counts` (`metrics.count`) over all devices.
 
     With `shifts`, each of them is subtracted from the logits, and all counts have a first axis [t].
+    With `top`, the counts also hold the `answers` to the images of the batch.
     """
     predict = make_predict(graph, vision, start)
 
     def count(leaves: Tree, batch: Batch) -> dict[str, Array]:
         def count_logits(logits: Array) -> dict[str, Array]:
-            return metrics.count(logits, batch["label"], batch["mask"])
+            counts = metrics.count(logits, batch["label"], batch["mask"])
+            return counts | answers(logits, batch, top) if top else counts
 
         logits = predict(gather(mesh, leaves), batch)
         if shifts is None:
@@ -111,3 +126,27 @@ def make_count(
         return jax.lax.map(lambda shift: count_logits(logits - shift), jnp.asarray(shifts))
 
     return jax.jit(count, out_shardings=replicated(mesh))
+
+
+def answers(logits: Float[Array, "b c"], batch: Batch, top: int) -> dict[str, Array]:
+    """Returns the likeliest classes of each image, for `metrics.add` to join.
+
+    Returns:
+        `answer_image` i32[b 2], the row in the split (-1 where there is no image) and the label;
+        `answer_classes` i32[b k], k = min(top, c), the likeliest first, the first of equal ones
+        before the others; `answer_probabilities` f32[b k], by softmax; `answer_label` f32[b 1], the
+        probability of the label.
+    """
+    rows = jnp.where(batch["mask"], batch["row"], -1)
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    _, classes = jax.lax.top_k(logits, min(top, logits.shape[-1]))
+
+    def of(classes: Array) -> Array:
+        return jnp.take_along_axis(probabilities, classes, axis=1)
+
+    return {
+        "answer_image": jnp.stack([rows, batch["label"]], axis=1),
+        "answer_classes": classes.astype(jnp.int32),
+        "answer_probabilities": of(classes),
+        "answer_label": of(batch["label"][:, None]),
+    }

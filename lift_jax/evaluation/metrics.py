@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 BINS = 10  # number of bins of the expected calibration error
+ROWS = "answer_"  # begins the names of arrays [... n k] with a row for each image
 FLOOR = 0.001  # smallest accuracy of a class in the harmonic mean, in percent
 
 Counts = dict[str, np.ndarray]
@@ -65,12 +66,19 @@ def count(
 
 
 def add(total: Counts | None, counts: Mapping[str, ArrayLike]) -> Counts:
-    """Returns total + counts on the host, in int64 and float64; a total of None is empty."""
+    """Returns total + counts on the host, in int64 and float64; a total of None is empty.
+
+    Arrays with a row for each image (`ROWS`) are joined instead, in their own type.
+    """
     wide = {}
     for key, value in counts.items():
         array = np.asarray(value)
-        wide[key] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
-    return wide if total is None else {key: total[key] + wide[key] for key in wide}
+        if key.startswith(ROWS):
+            wide[key] = array if total is None else np.concatenate([total[key], array], axis=-2)
+            continue
+        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+        wide[key] = array if total is None else total[key] + array
+    return wide
 
 
 def groups(train_counts: ArrayLike) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The classifier of a run as one function of uint8 images, with all that its use needs to know."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lift_jax.models import tree
 from lift_jax.runs import restored
 from lift_jax.runs.answers.calibration_file import View, view_of
 from lift_jax.runs.folder import TITLE
+from lift_jax.runs.restored import RestoredRun
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
@@ -31,6 +33,8 @@ class Deployed:
     """The classifier of a run, in float32.
 
     Attributes:
+        run: the folder of the run.
+        found: the run as it was restored.
         size: height and width of the images that `function` takes.
         function: from images to (logits, probabilities). It resizes images of `size` if that was
             asked for; otherwise it takes views.
@@ -41,6 +45,8 @@ class Deployed:
         weight_bytes: size of the weights.
     """
 
+    run: Path
+    found: RestoredRun
     size: tuple[int, int]
     function: Callable[[Images], Outputs]
     of_views: Callable[[Images], Outputs]
@@ -57,6 +63,7 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     takes the test view, at the resolution of the run. Raises UserError as `restored.load` does, for
     a damaged calibration.json, and for a size that cannot be resized.
     """
+    run = expand_user(run)
     found = restored.load(run, exact=True)
     s, vision = found.settings, found.backbone.config.vision
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -64,7 +71,7 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     leaves = {path: leaf[...] for path, leaf in variables.items()}
     graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
     predict = make_predict(graph, vision)
-    calibrated = view_of(expand_user(run), found.weights, len(found.class_names), crops=False)
+    calibrated = view_of(run, found.weights, len(found.class_names), crops=False)
     temperature = calibrated.temperature if calibrated else 1.0
 
     def of_views(images: Images) -> Outputs:
@@ -94,7 +101,15 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
         **about_resize(view, how, input_size),
     }
     weight_bytes = sum(leaf.nbytes for leaf in leaves.values())
-    return Deployed(size, function, of_views, view, how, about, weight_bytes)
+    return Deployed(run, found, size, function, of_views, view, how, about, weight_bytes)
+
+
+def as_texts(about: dict[str, object]) -> dict[str, str]:
+    """Returns metadata as files of tensors hold it: texts, other values as JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in about.items()
+    }
 
 
 def make_resize(

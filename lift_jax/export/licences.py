@@ -1,5 +1,7 @@
 """Licences of the weights of known backbones, as their model cards state them."""
 
+from lift_jax.weights.hub import NAMES
+
 LICENCES = {
     "MIT": (
         "clip_vit_b32", "clip_vit_b16", "clip_vit_l14", "clip_vit_l14_336", "clip_rn50",
@@ -17,9 +19,24 @@ LICENCES = {
     "DINOv3 License, gated": ("dinov3_s16", "dinov3_b16", "dinov3_l16"),
 }  # fmt: skip
 UNKNOWN = "unknown"
+# licence -> what a model card on the hub says; its names of licences are fixed
+_ON_THE_HUB = {
+    "MIT": {"license": "mit"},
+    "Apache-2.0": {"license": "apache-2.0"},
+    "CC BY-NC 4.0": {"license": "cc-by-nc-4.0"},
+    "Apple, research only": {"license": "other", "license_name": "apple-amlr"},
+    "DINOv3 License, gated": {"license": "other", "license_name": "dinov3-license"},
+    UNKNOWN: {"license": "unknown"},
+}
 
 
 def licence(backbone: str) -> str:
     """Returns the licence of the weights that a name stands for, `UNKNOWN` for files and others."""
-    name = backbone.partition("@")[0]
+    given = backbone.partition("@")[0]
+    name = next((ours for ours, theirs in NAMES.items() if theirs == given), given)
     return next((text for text, names in LICENCES.items() if name in names), UNKNOWN)
+
+
+def on_the_hub(text: str) -> dict[str, str]:
+    """Returns what a model card says of a licence of `licence`."""
+    return _ON_THE_HUB[text]

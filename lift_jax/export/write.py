@@ -4,12 +4,24 @@ import re
 from pathlib import Path
 
 from lift_jax.errors import UserError, shown, unknown
-from lift_jax.export import deployed, golden, onnx_file, stablehlo_file
+from lift_jax.export import card, deployed, golden
+from lift_jax.export.formats import (
+    adapters_folder,
+    huggingface_folder,
+    onnx_file,
+    stablehlo_file,
+)
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 
-FORMATS = {"onnx": onnx_file.write, "stablehlo": stablehlo_file.write}
+FORMATS = {
+    "onnx": onnx_file.write,
+    "stablehlo": stablehlo_file.write,
+    "huggingface": huggingface_folder.write,
+    "adapters": adapters_folder.write,
+}
 NAMES = ("safetensors", *FORMATS)  # of --format; the first is `runs.export`, the tuned weights
+OF_VIEWS = ("huggingface", "adapters")  # take test views alone
 FILES = (".safetensors", ".onnx", ".stablehlo")
 
 
@@ -39,7 +51,9 @@ def write(run: str | Path, to: str | Path, kind: str, input_size: str = "") -> f
     disk.make_place(to, "--to")
     classifier = deployed.load(run, size)
     with atomic.new_folder(to) as folder:
-        return golden.write(classifier, folder, FORMATS[kind](classifier, folder))
+        difference = golden.write(classifier, folder, FORMATS[kind](classifier, folder))
+        card.write(classifier, folder, kind)
+        return difference
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lift_jax.models import backward, formulas
+
 Normal = nnx.initializers.normal
 
 
@@ -58,34 +60,17 @@ class LayerNorm(nnx.Module):
         self.bias = param(jnp.zeros(width, jnp.float32))
         self.eps = eps
 
-    def weights(self) -> tuple[Array, Array | None]:
+    def weights(self) -> tuple[Array, Array]:
         """Returns scale and bias."""
         return self.scale[...], self.bias[...]
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        x32 = x.astype(jnp.float32)
-        centred = x32 - x32.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps)
-        y = y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
-        return y.astype(x.dtype)
-
-
-def quick_gelu(x: Array) -> Array:
-    """Returns OpenAI's approximation of GELU, x * sigmoid(1.702 x)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def gelu(x: Array) -> Array:
-    """Returns the exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+        return backward.layer_norm(x, *self.weights(), self.eps)
 
 
 ACTIVATIONS = {
-    "quick_gelu": quick_gelu,
-    "gelu": gelu,
-    "gelu_tanh": jax.nn.gelu,
-    "silu": jax.nn.silu,
+    name: backward.keeping_inputs(getattr(formulas, name))
+    for name in ("quick_gelu", "gelu", "gelu_tanh", "silu")
 }
 
 
@@ -111,12 +96,7 @@ def attention(
         x = x.reshape(b, x.shape[1], heads, d).transpose(0, 2, 1, 3)
         return x.reshape(b * heads, x.shape[2], d)
 
-    q, k, v = fold(q * d**-0.5), fold(k), fold(v)
-    scores = jnp.einsum("znd,zmd->znm", q, k, preferred_element_type=jnp.float32)
-    if causal:
-        scores = jnp.where(jnp.tri(n, dtype=bool), scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("znm,zmd->znd", weights, v)
+    out = backward.attend(fold(q * d**-0.5), fold(k), fold(v), causal)
     return out.reshape(b, heads, n, d).transpose(0, 2, 1, 3).reshape(b, n, width)
 
 

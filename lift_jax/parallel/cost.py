@@ -108,7 +108,7 @@ def compile_step(
     flops = matmul_flops(traced.jaxpr) / jax.device_count()
     compiled = traced.lower().compile()
     held, tuned, rows = (format_bytes(device_bytes(leaves)) for leaves in (frozen, state, batch))
-    scratch = format_bytes(compiled.memory_analysis().temp_size_in_bytes)
+    scratch = format_bytes(scratch_bytes(compiled))
     console.print(
         f"Per device: frozen {held}, tuned with optimizer {tuned}, batch {rows}, activations and "
         f"scratch {scratch}; {flops / 1e12:.3f} TFLOP a step."
@@ -119,6 +119,11 @@ def compile_step(
         by_kind = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in sorted(sent.items()))
         console.print(f"Per step over the network, of each device: {by_kind or 'nothing'}.")
     return StepCost(compiled, flops, sent.total())
+
+
+def scratch_bytes(compiled: Any) -> int:
+    """Returns the bytes that a program takes on one device beside arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def format_bytes(size: int) -> str:

@@ -1,16 +1,20 @@
 """The HTML pages of reports: templates, filled with plain data.
 
-A page needs no other file and runs no script. It follows the reader's light or dark mode, and it
-fits a phone: wide tables and figures scroll in a box of their own. The templates escape everything
-that they are given.
+A page needs no other file and loads nothing. It runs no script but the one of its template, if it
+has any: its policy names the checksum of that script. It follows the reader's light or dark mode,
+and it fits a phone: wide tables and figures scroll in a box of their own. The templates escape
+everything that they are given.
 """
 
 import base64
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lift_jax.output.plain import printable
@@ -41,12 +45,22 @@ class Image:
     png: str
 
 
-def write(path: Path, template: str, **values: Any) -> Path:
+@dataclass(frozen=True)
+class Photo:
+    """A small image with lines below it: its description, and its JPEG in base64, "" for none."""
+
+    alt: str
+    jpeg: str
+    lines: list[str]
+
+
+def write(path: Path, template: str, script: str = "", **values: Any) -> Path:
     """Writes a page, complete or not at all; returns its path.
 
     Args:
         path: the file to write.
         template: a file in templates/.
+        script: the file in templates/ with the one script that the page may run, "" for none.
         values: what the template shows: texts, `Table`s and `Image`s.
     """
     environment = Environment(
@@ -54,6 +68,9 @@ def write(path: Path, template: str, **values: Any) -> Path:
         finalize=_letters,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    code = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
+    checksum = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    values |= {"script": Markup(code), "allowed": f"'sha256-{checksum}'" if code else "'none'"}
     text = environment.get_template(template).render(values)
     with open_replacement(path) as file:
         file.write(text + "\n")
@@ -67,6 +84,12 @@ def _letters(value: Any) -> Any:
     plain `str`: it is escaped already.
     """
     return printable(value) if type(value) is str else value
+
+
+def embedded(value: Any) -> Markup:
+    """Returns a value as JSON for a script element, which no text in it can end."""
+    text = json.dumps(value, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def image(drawn: Figure, path: Path, alt: str) -> Image:

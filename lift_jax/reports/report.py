@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.reports import calibration_part, figures, page
+from lift_jax.reports import (
+    calibration_part,
+    changes_part,
+    class_table,
+    consistency_comparison,
+    consistency_part,
+    figures,
+    insight_part,
+    page,
+)
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
+from lift_jax.runs.kept import examples, kept_file, predictions
 from lift_jax.runs.progress import WAIT_HINT
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
@@ -34,8 +44,21 @@ NOTE = (
     "over the classes. ECE: expected calibration error, lower is better. TTE: test-time ensembling "
     "of several crops. Adjusted: by the training prior, as much as is best on the validation split."
 )
-LOWEST = 10  # classes listed
-ONE_CROP = {"test_tte": "test", "test_tte_adjusted": "test_adjusted"}  # of each ensemble
+SECTIONS = (  # of the page: the part that it needs, its id and its title
+    ("results", "results", "Results"),
+    ("class_figure", "accuracy", "Classes"),
+    ("frequency", "frequency", "Frequency"),
+    ("changes", "changes", "Gains and losses"),
+    ("insight", "pairs", "Confusions"),
+    ("insight", "mistakes", "Mistakes"),
+    ("insight", "labels", "Labels"),
+    ("calibration", "trust", "Trust"),
+    ("consistency", "consistency", "Tuning"),
+    ("classes", "all-classes", "All classes"),
+    ("training_figure", "training", "Training"),
+    ("", "run", "Run"),
+    ("", "settings", "Settings"),
+)
 
 
 def write(workdir: str | Path, out: str | Path = "") -> Path:
@@ -71,15 +94,41 @@ def _write(run: Run, out: Path) -> Path:
         drawn, path = figures.training_figure(run.steps), out / "report_training.png"
         training_figure = page.image(drawn, path, "Loss and learning rate")
     name = run.workdir.resolve().name
+    insight, missing = _insight(run, key)
+    shown = {
+        "results": _results({name: run}), "class_figure": class_figure,
+        "frequency": changes_part.frequency(run, key, out),
+        "changes": changes_part.against_zero_shot(run, key), "insight": insight,
+        "missing": missing, "calibration": calibration_part.part(run.workdir, out),
+        "consistency": consistency_part.part(run, out),
+        "classes": class_table.table(run, key), "training_figure": training_figure,
+    }  # fmt: skip
     return page.write(
-        out / "report.html", "report.html", title=name, heading=name, subtitle=run.title,
-        cards=_cards(run, key), reason=reason, results=_results({name: run}), explanation=NOTE,
-        absent=_absent_classes(run), class_figure=class_figure,
-        lowest_title="Lowest classes" if len(run.names) > LOWEST else "Classes",
-        lowest=_lowest_classes(run, key), training_figure=training_figure, facts=_facts(run),
-        calibration=calibration_part.part(run.workdir, out),
-        settings=_settings(run.config),
+        out / "report.html", "report.html", "classes.js", title=name, heading=name,
+        subtitle=run.title, cards=_cards(run, key), reason=reason, explanation=NOTE,
+        absent=_absent_classes(run), facts=_facts(run), settings=_settings(run.config),
+        contents=[(link, title) for part, link, title in SECTIONS if shown.get(part, True)],
+        **shown,
     )  # fmt: skip
+
+
+def _insight(run: Run, key: str) -> tuple[insight_part.Part | None, str]:
+    """Returns the part on single answers, or None and a line that says how to get it.
+
+    A damaged file counts as none: `folder.changed_files` has named it.
+    """
+    try:
+        kept = predictions.read(run.workdir)
+    except UserError:
+        kept = None
+    try:
+        shown = examples.read(run.workdir)
+    except UserError:
+        shown = None
+    found = insight_part.part(run, key, kept, shown) if kept is not None else None
+    if found is None:
+        return None, f"This run keeps no answers to single images. {kept_file.REMEDY}"
+    return found, ""
 
 
 def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -91,20 +140,24 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
     runs = {path.name if unique else str(path): folder.load(path) for path in paths}
-    bars = {}
-    for name, run in runs.items():
-        key, _ = headline(run)
-        bars[f"{name}: {run.labels[key]}"] = run.results[key]
+    standing = {name: headline(run)[0] for name, run in runs.items()}
+    bars = {
+        f"{name}: {run.labels[standing[name]]}": run.results[standing[name]]
+        for name, run in runs.items()
+    }
     out = disk.make_folder(expand_user(out), "--out")
     with lock.one_writer(out), disk.disk_errors(out):
-        return _write_comparison(out, runs, bars)
+        return _write_comparison(out, runs, standing, bars)
 
 
 def _write_comparison(
-    out: Path, runs: Mapping[str, Run], bars: Mapping[str, Mapping[str, Any]]
-) -> Path:
-    """Writes the page of several runs and its figure; returns the page's path."""
+    out: Path, runs: Mapping[str, Run], standing: Mapping[str, str],
+    bars: Mapping[str, Mapping[str, Any]],
+) -> Path:  # fmt: skip
+    """Writes the page of several runs and its figures; returns the page's path."""
     drawn, path = figures.comparison_figure(bars), out / "report_compare.png"
+    frequency, name = changes_part.overlaid(runs, standing), out / "report_compare_frequency.png"
+    changes, others = changes_part.between(runs, standing)
     rows = [
         (name, run.title, f"{run.metrics['tuned_params']:,} tuned",
          page.duration(run.metrics["seconds"]))
@@ -114,6 +167,9 @@ def _write_comparison(
         out / "report_compare.html", "compare.html", title="Comparison",
         heading=f"{len(runs)} runs", subtitle="Top-1 accuracy in %", results=_results(runs),
         explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
+        frequency=page.image(frequency, name, "Accuracy of the runs by number of training images"),
+        changes=changes, other_classes=others,
+        consistency=consistency_comparison.part(runs, out),
     )  # fmt: skip
 
 
@@ -128,12 +184,12 @@ def headline(run: Run) -> tuple[str, str]:
     validation split, only the note says so.
     """
     key = list(run.results)[-1]
-    single = ONE_CROP.get(key)
+    single = predictions.ONE_CROP.get(key)
     if single is None or single not in run.results:
         return key, ""
     validated = _validation_means(run)
     if validated is not None:
-        if validated["test_tte"] >= validated["test"]:
+        if predictions.stands(list(run.results), validated) == key:
             return key, ""
         return single, (
             "The headline is that of one crop: on the validation split the test-time ensemble "
@@ -215,17 +271,6 @@ def _absent_classes(run: Run) -> str:
         return ""
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     return f"Without a test image, so in no class mean: {shown}."
-
-
-def _lowest_classes(run: Run, key: str) -> page.Table:
-    """Returns the table of the classes with the lowest accuracy by one result."""
-    rows = []
-    for c in np.argsort(run.accuracy[key], kind="stable")[:LOWEST]:
-        counts = [run.groups[c], f"{run.train_counts[c]:,}", f"{run.test_counts[c]:,}"]
-        accuracies = [page.number(float(run.accuracy[k][c])) for k in run.results]
-        rows.append((run.names[c], [(text, False) for text in counts + accuracies]))
-    headings = ["class", "group", "train images", "test images"]
-    return page.Table(headings + [run.labels[k] for k in run.results], rows)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training import checkpoint
+from lift_jax.training.checkpoint import alone
 from lift_jax.weights import authors
 
 
@@ -58,15 +59,15 @@ def read_checkpoint(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     and its description of the run: the settings and a summary of the data.
 
     If it is damaged, a warning says so and the one before is read. Nothing in the folder is
-    changed, so the run may be under way. Raises UserError if there is no checkpoint or none can be
-    read.
+    changed, so the run may be under way. A folder of `--format=adapters` holds no checkpoints but
+    one file in their place. Raises UserError if there is no checkpoint or none can be read.
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")
     folder = run / checkpoint.FOLDER
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected the folder of checkpoints. Put it back.")
-    found = checkpoint.read_tuned(run, atomic.warn)
+    found = checkpoint.read_tuned(run, atomic.warn) or alone.read(run)
     if found is None:
         raise UserError(f"{run} holds no checkpoint. Train first: lift-jax train.")
     return found

@@ -16,6 +16,7 @@ from lift_jax.evaluation.metrics import NAMES
 from lift_jax.evaluation.tables import result_names
 from lift_jax.parallel import processes
 from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.kept import kept_file
 from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings.parse import changes
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
@@ -139,10 +140,11 @@ def seal(workdir: Path) -> None:
 def changed_files(workdir: Path) -> list[str]:
     """Returns the names of the files of results that are not what the run wrote.
 
-    For a run of a version that wrote no checksums that is calibration.json alone, which has its
-    own.
+    For a run of a version that wrote no checksums those are calibration.json and the kept files,
+    which have their own.
     """
     path, broken = workdir / SUMS, [calibration_file.NAME] * calibration_file.damaged(workdir)
+    broken += kept_file.damaged(workdir)
     if not os.path.lexists(path):
         return broken
     try:

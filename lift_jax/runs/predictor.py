@@ -7,7 +7,7 @@ import glob
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -104,6 +104,12 @@ class Predictor:
             work; None for the run's own setting (test.tte).
         batch: batch size.
 
+    Attributes:
+        class_names: in the order of the logits.
+        settings: of the run.
+        weights: the checksum of what the run tuned (`checkpoint.weights_checksum`).
+        calibration: the run's calibration of these answers; None without one.
+
     Raises UserError as `restored.load` does, and for a damaged calibration.json. One of another
     checkpoint is not used, and a warning says so.
     """
@@ -113,7 +119,7 @@ class Predictor:
             raise UserError(f"batch is {batch}; it must be at least 1.")
         found = restored.load(workdir)
         s, vision = found.settings, found.backbone.config.vision
-        self.class_names = found.class_names
+        self.class_names, self.settings, self.weights = found.class_names, s, found.weights
         crops = s.test.tte if tte is None else tte
         self._view: views.View = views.TestTransform(vision.resolution, s.test.interpolation)
         if crops:
@@ -122,7 +128,7 @@ class Predictor:
         self._mesh = make_mesh()
         self._batch = batch
         self._workdir, classes = expand_user(workdir), len(self.class_names)
-        self._calibration = view_of(self._workdir, found.weights, classes, crops)
+        self.calibration = view_of(self._workdir, found.weights, classes, crops)
         everywhere = replicated(self._mesh)
         graph, leaves = tree.flatten(found.classifier)
         placed = {path: jax.device_put(leaf[...], everywhere) for path, leaf in leaves.items()}
@@ -187,6 +193,21 @@ class Predictor:
         answering = self._answering(top_k, unknown, sets, all_probabilities)
         return self._answers(_expanded(images, skip), skip, answering)
 
+    def with_features(
+        self,
+        images: Iterable[Given],
+        top_k: int = 5,
+        *,
+        unknown: bool | float | None = None,
+        sets: bool | float | None = None,
+    ) -> Iterator[tuple[Prediction, Float[np.ndarray, " e"]]]:
+        """Returns an iterator over the answers of `stream` with `skip`, each with the feature of
+        its image (see `features`), which means nothing for one that cannot be read."""
+        answering = self._answering(top_k, unknown, sets, False)
+        asked = replace(answering.asked, embedded=True)
+        for errors, outputs in self._batches(iter(images), True, asked):
+            yield from zip(_answered(answering, errors, outputs), outputs.embedded, strict=True)
+
     def _answering(
         self,
         top_k: int,
@@ -197,7 +218,7 @@ class Predictor:
         """Returns the way to answers. Raises UserError for options as `predict` does."""
         if top_k < 1:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
-        view, threshold, limits = self._calibration, None, None
+        view, threshold, limits = self.calibration, None, None
         if (unknown or sets) and view is None:
             raise UserError(
                 f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
@@ -236,10 +257,7 @@ class Predictor:
         self, images: Iterator[Given], skip: bool, answering: Answering
     ) -> Iterator[Prediction]:
         for errors, outputs in self._batches(images, skip, answering.asked):
-            found = answering.answers(outputs)
-            yield from (
-                Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)
-            )
+            yield from _answered(answering, errors, outputs)
 
     def _batches(
         self, images: Iterator[Given], skip: bool, asked: Asked
@@ -282,6 +300,12 @@ class Predictor:
 def _fetched(errors: list[str], sent: Sent) -> tuple[list[str], Outputs]:
     """Returns the outputs of a batch on the host, without those of its padding."""
     return errors, Outputs(*(np.asarray(each)[: len(errors)] for each in sent))
+
+
+def _answered(answering: Answering, errors: list[str], outputs: Outputs) -> list[Prediction]:
+    """Returns the answers to a batch of images, of which some could not be read."""
+    found = answering.answers(outputs)
+    return [Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)]
 
 
 def _listed(images: Iterable[Given] | Given) -> Iterable[Given]:

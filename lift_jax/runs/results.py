@@ -16,9 +16,12 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
+from lift_jax.runs.kept import examples, features, predictions
+from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
+from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.loop import Validate
 from lift_jax.training.setup import Setup, shorten
 from lift_jax.training.state import State
@@ -32,8 +35,8 @@ def test(
     """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
 
     With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
-    chosen on the validation split before the test split is read. Writes metrics.json and
-    per_class.csv, prints the table, and returns what metrics.json holds.
+    chosen on the validation split before the test split is read. Writes metrics.json, per_class.csv
+    and the kept files (`kept/`), prints the table, and returns what metrics.json holds.
     """
     trained = state is not None and (workdir / log.LOG).exists()
     records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
@@ -48,7 +51,13 @@ def test(
         "images_per_second": records[-1].images_per_second if records else 0.0,
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
+    features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
+    counts = {row: counts[row] for row in folder.RESULTS if row in counts}
+    answered = predictions.of_counts(counts, weights_checksum({} if state is None else state.tuned))
     if jax.process_index() == 0:
+        predictions.write(workdir, answered)
+        stands = predictions.stands(list(counts), choices.get("validation"))
+        examples.keep(workdir, data, answered, stands, features.read(workdir), console)
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / folder.METRICS, found)
@@ -67,17 +76,17 @@ def measure(
     if setup.zero_shot is not None:
         once["zero_shot"] = Candidate(*setup.zero_shot)
     if state is None:
-        counts = evaluator.once(once, (), data.test, "Testing")
+        counts = evaluator.once(once, (), data.test, "Testing", TOP)
         return counts, {"adjustment": None}
     tuned, decided = tuned_candidate(setup, state), {}
     if settings.test.adjust:
         assert data.val is not None  # `build` has checked
         decided = choose_adjustment(evaluator, tuned, state.tuned, data, console)
         tuned = tuned._replace(shifts=adjustment.shifts((0.0, decided["tau"]), data.counts))
-    counts = evaluator.once(once | {"test": tuned}, state.tuned, data.test, "Testing")
+    counts = evaluator.once(once | {"test": tuned}, state.tuned, data.test, "Testing", TOP)
     choices: dict[str, Any] = {"adjustment": decided or None}
     if settings.test.tte:
-        counts |= evaluator.crops({"test_tte": tuned}, data.test, "Testing")
+        counts |= evaluator.crops({"test_tte": tuned}, data.test, "Testing", TOP)
         if data.val is not None:
             plain = tuned._replace(shifts=None)
             choices["validation"] = compare_crops(

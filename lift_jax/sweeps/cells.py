@@ -89,6 +89,15 @@ def tuners(c: ConfigDict, origin: Origin) -> Cells:
     return {name: with_tuner(name, c, origin) for name in known}
 
 
+def consistency(c: ConfigDict, origin: Origin) -> Cells:
+    """Compares what light and heavy tuning do to rare classes (LIFT, section 3)."""
+    return {
+        "classifier_only": with_tuner("none", c, origin),
+        c.label: {},
+        "full": with_tuner("full", c, origin),
+    }
+
+
 def dims(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the width of the bottleneck."""
     return {str(2**k): {"tuner.dim": 2**k} for k in range(9)}
@@ -211,12 +220,13 @@ def expand(c: ConfigDict, origin: Origin) -> Cells:
 
 
 SWEEPS: dict[str, Callable[[ConfigDict, Origin], Cells]] = {
-    "main": main, "ablation": ablation, "tuners": tuners, "dims": dims, "ratio": ratio,
-    "partial": partial, "epochs": epochs, "mda": mda, "losses": losses, "heads": heads,
-    "scales": scales, "inits": inits, "prompts": prompts, "backbones": backbones, "tte": tte,
-    "expand": expand, "levels": levels,
+    "main": main, "ablation": ablation, "tuners": tuners, "consistency": consistency,
+    "dims": dims, "ratio": ratio, "partial": partial, "epochs": epochs, "mda": mda,
+    "losses": losses, "heads": heads, "scales": scales, "inits": inits, "prompts": prompts,
+    "backbones": backbones, "tte": tte, "expand": expand, "levels": levels,
 }  # fmt: skip
 ZERO_SHOT = ("levels",)  # sweeps whose cells are not trained
+OF_FEATURES = ("consistency",)  # sweeps that compare the features of their runs as well
 
 
 def cells(name: str, c: ConfigDict, origin: Origin) -> Cells:

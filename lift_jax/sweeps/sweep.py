@@ -25,9 +25,9 @@ from lift_jax.evaluation import tables
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
-from lift_jax.reports import report
+from lift_jax.reports import consistency_comparison, report
 from lift_jax.runs import log
-from lift_jax.runs.folder import CONFIG, METRICS, changed_files, open_workdir, writing
+from lift_jax.runs.folder import CONFIG, METRICS, changed_files, load, open_workdir, writing
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
@@ -59,6 +59,7 @@ def run_sweep(
     part: str = "",
     published: Mapping[str, Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
+    of_features: bool = False,
 ) -> list[Row]:
     """Runs every cell with `seeds` seeds, counted up from its config's; writes and shows the table.
 
@@ -75,6 +76,8 @@ def run_sweep(
             finished; a call without it writes the table.
         published: overall accuracies in percent by cell and result.
         notes: lines below the table.
+        of_features: True to compare the features of the runs of the first seed as well, in
+            sweep_distances.png, sweep_similarity.png and lines below the table.
 
     Raises:
         UserError: if an argument is wrong, before anything is run; if a cell failed, at the end.
@@ -92,7 +95,8 @@ def run_sweep(
     if seeds > 1:
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
     console = Terminal(quiet=jax.process_index() != 0)
-    sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole=not part)
+    whole = not part
+    sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole, of_features)
     with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
         for name in chosen:
             for folder, config in runs[name].items():
@@ -116,6 +120,7 @@ class Sweep:
         notes: lines below the table.
         console: console that is quiet on all processes but the first.
         whole: False if another machine runs other cells and the table is not written.
+        of_features: True if the features of the runs are compared as well.
         failed: the runs that failed, by message.
     """
 
@@ -127,6 +132,7 @@ class Sweep:
     notes: Sequence[str]
     console: Console
     whole: bool
+    of_features: bool
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def run(self, folder: Path, config: ConfigDict) -> None:
@@ -153,6 +159,8 @@ class Sweep:
         found = rows(self.runs, self.published, self.mode)
         lines = [*self.notes, *unfinished(self.runs, self.mode)]
         lines += [f"Failed: {', '.join(runs)}. {text}" for text, runs in self.failed.items()]
+        if jax.process_index() == 0 and self.of_features:
+            lines += features_of(self.runs, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
             table.write(self.workdir, self.title, found, lines)
         return found, lines
@@ -282,6 +290,14 @@ def rows(
                 )
             )
     return found
+
+
+def features_of(runs: Runs, out: Path) -> list[str]:
+    """Draws what the finished runs of the first seed did to the classes; returns lines about it."""
+    firsts = {name: next(iter(cell.items())) for name, cell in runs.items()}
+    done = {name: load(folder) for name, (folder, c) in firsts.items() if finished(folder, c)}
+    part = consistency_comparison.part(done, out, "sweep")
+    return part.sentences if part else []
 
 
 def unfinished(runs: Runs, mode: str = "train") -> list[str]:

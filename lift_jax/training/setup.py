@@ -26,6 +26,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.evaluation.activations import Cache
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier, Tower, Vision
+from lift_jax.models.heads import HEADS
 from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange, memory
@@ -79,6 +80,7 @@ class Setup:
         tuned: initial tuned leaves in float32, placed on the mesh.
         frozen: frozen leaves in the precision of the settings, placed on the mesh.
         zero_shot: CLIP's zero-shot classifier, untuned; None without class texts.
+        untuned: the backbone as it was loaded, embedding images as the tuned classifier does.
         fingerprint: fingerprint of those weights of the backbone that are used.
         cache: cache of activations.
         parameters: all parameters of the classifier.
@@ -94,6 +96,7 @@ class Setup:
     tuned: Tree
     frozen: Tree
     zero_shot: FrozenClassifier | None
+    untuned: FrozenClassifier
     fingerprint: str
     cache: Cache
     parameters: list[Parameter]
@@ -127,6 +130,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     )
     texts = encode_class_texts(s.model.backbone, s.head.init, backbone, found.texts, console)
     zero_shot = zero_shot_classifier(backbone, texts)
+    untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     use_remat(backbone.visual, s.train.remat)
 
     head_key, tuner_key = jax.random.split(jax.random.key(s.seed))
@@ -151,12 +155,12 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     if s.model.tuned and fresh:
         tuned = read_tuned(s.model.tuned, s.tuner.mask, tuned, frozen)
 
-    zero_shot, frozen = place_frozen(placement, zero_shot, frozen)
+    zero_shot, untuned, frozen = place_frozen(placement, zero_shot, untuned, frozen)
     steps = count_steps(len(data.train), s.train)
     rate = schedule(s.train.lr, s.train.epochs, steps)
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
-        tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot,
+        tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
         fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
         steps_per_epoch=steps, rate=rate,
         optimizer=sgd(rate, s.train.momentum, s.train.weight_decay),
@@ -379,6 +383,21 @@ def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenC
     return graph, {path: leaf[...] for path, leaf in leaves.items()}
 
 
+def untuned_classifier(
+    backbone: Backbone, kind: str, zero_shot: FrozenClassifier | None
+) -> FrozenClassifier:
+    """Returns a classifier whose embedding is that of a head of `kind`, before tuning.
+
+    For a head of texts that is CLIP's own, for others one with a single class, of zeros. Call it
+    before tuners are attached to the image tower.
+    """
+    if kind == "text" and zero_shot is not None:
+        return zero_shot
+    head = HEADS[kind](jnp.zeros((1, backbone.visual.width)))
+    graph, leaves = tree.flatten(Classifier(backbone.visual, head))
+    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+
+
 # -- head
 
 
@@ -502,15 +521,19 @@ def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
 
 
 def place_frozen(
-    placement: Placement, zero_shot: FrozenClassifier | None, frozen: Tree
-) -> tuple[FrozenClassifier | None, Tree]:
-    """Places the frozen leaves of the zero-shot and the tuned classifier.
+    placement: Placement,
+    zero_shot: FrozenClassifier | None,
+    untuned: FrozenClassifier,
+    frozen: Tree,
+) -> tuple[FrozenClassifier | None, FrozenClassifier, Tree]:
+    """Places the frozen leaves of the zero-shot, the untuned and the tuned classifier.
 
-    Leaves that both have are placed once and shared.
+    Leaves that several have are placed once and shared.
     """
-    if zero_shot is None:
-        return None, placement.frozen(frozen)
-    graph, leaves = zero_shot
-    placed = placement.frozen(leaves)
-    whole = placed | placement.frozen({p: a for p, a in frozen.items() if p not in placed})
-    return (graph, placed), {path: whole[path] for path in frozen}
+    whole: Tree = {}
+    for leaves in (zero_shot[1] if zero_shot else {}, frozen, untuned[1]):
+        whole |= placement.frozen({p: a for p, a in leaves.items() if p not in whole})
+    if zero_shot is not None:
+        zero_shot = zero_shot[0], {path: whole[path] for path in zero_shot[1]}
+    untuned = untuned[0], {path: whole[path] for path in untuned[1]}
+    return zero_shot, untuned, {path: whole[path] for path in frozen}

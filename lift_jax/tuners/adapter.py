@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import LayerNorm, Linear
+from lift_jax.models import backward
+from lift_jax.models.layers import LayerNorm, Linear, affine
 from lift_jax.models.tunable import Site, Tuned, Tuner
 from lift_jax.tuners.sizes import power_of_two
 
@@ -24,6 +25,23 @@ def kaiming_normal(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Arr
     return jax.random.normal(key, shape, dtype) * (3 * shape[0]) ** -0.5
 
 
+EPS = 1e-5  # of the LayerNorm, as in the authors' code, even if the backbone's own have 1e-6
+Weights = tuple[Array, Array]  # of a layer: kernel and bias, or scale and bias
+
+
+@backward.keeping_inputs
+def bottleneck(
+    x: Float[Array, "... d"], norm: Weights, down: Weights, up: Weights, scale: Array
+) -> Float[Array, "... d"]:
+    """Returns scale Up(relu(Down(LN(x)))).
+
+    The bias is scaled by itself, so that the gradient of `scale` reads no array of x's size more.
+    """
+    hidden = jax.nn.relu(affine(backward.layer_norm(x, *norm, EPS), *down))
+    kernel, bias, scale = (leaf.astype(x.dtype) for leaf in (*up, scale))
+    return scale * (hidden @ kernel) + scale * bias
+
+
 INITS = {"kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal}
 
 
@@ -37,8 +55,7 @@ class Adapter(Tuner):
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         dim = site.settings.dim or self.auto_dim(site.classes, site.tuned_blocks)
         init, zeros = INITS[site.settings.init], nnx.initializers.zeros
-        # 1e-5 as in the authors' code, even if the backbone's own LayerNorms have 1e-6
-        self.norm = LayerNorm(site.width, eps=1e-5, param=Tuned)
+        self.norm = LayerNorm(site.width, eps=EPS, param=Tuned)
         self.down = Linear(site.width, dim, rngs=rngs, init=init, param=Tuned)
         self.up = Linear(dim, site.width, rngs=rngs, init=zeros, param=Tuned)
 
@@ -49,7 +66,12 @@ class Adapter(Tuner):
 
     def branch(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Returns the output of the bottleneck, without the residual connection."""
-        return self.up(jax.nn.relu(self.down(self.norm(x))))
+        norm, down, up = (layer.weights() for layer in (self.norm, self.down, self.up))
+        return bottleneck(x, norm, down, up, self.scaling())
+
+    def scaling(self) -> Float[Array, ""]:
+        """Returns the number that multiplies the output of the bottleneck."""
+        return jnp.ones((), jnp.float32)
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         return m + self.branch(m)
@@ -66,5 +88,8 @@ class AdaptFormer(Adapter):
         super().__init__(site, rngs=rngs)
         self.scale = Tuned(jnp.ones((), jnp.float32))
 
+    def scaling(self) -> Float[Array, ""]:
+        return self.scale[...]
+
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return m + self.scale[...].astype(x.dtype) * self.branch(x)
+        return m + self.branch(x)

@@ -26,7 +26,8 @@ from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
 from lift_jax.weights.files.source import PREPROCESSOR, Source, open_source
-from lift_jax.weights.formats import huggingface
+from lift_jax.weights.formats import written
+from lift_jax.weights.formats.written import Layout
 from lift_jax.weights.tokenizer import Tokenizer
 
 # Puts a leaf (path, values as stored) on its devices.
@@ -122,14 +123,19 @@ def _load_through_cache(source: Source, place: Place, sizes: dict[str, Any]) -> 
         conversion.write(source, file, None, **sizes)
     except DiskError as e:
         logging.warning("Cannot keep a converted copy of %s. %s", source.path, e)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / native.NAME
-            conversion.write(source, file, None, **sizes)
-            return _load(file, place)
+        return _load_once(source, place, sizes)
     for outdated in native.other_versions(file):
         with suppress(OSError):  # it may stay
             outdated.unlink()
     return _load(file, place)
+
+
+def _load_once(source: Source, place: Place, sizes: dict[str, Any]) -> Backbone:
+    """Loads a source without a converted copy in the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / native.NAME
+        conversion.write(source, file, None, **sizes)
+        return _load(file, place)
 
 
 def sizes(name_or_path: str | Path) -> BackboneConfig:
@@ -183,19 +189,47 @@ def save_converted(backbone: Backbone, folder: str | Path, source: str | Path) -
     from. Raises UserError if the folder cannot be written, or if the backbone has leaves that its
     kind does not have.
     """
+    arrays, folder = _checked_leaves(backbone, source), Path(folder)
+    kinds = {p: jax.ShapeDtypeStruct(a.shape, np.dtype(np.float32)) for p, a in arrays.items()}
+    # last, for with this file the folder is complete
+    _copy_tokenizer(_located(source), backbone.config, folder)
+    native.write(folder / native.NAME, backbone.config, arrays.items(), kinds)
+
+
+def save_for_transformers(
+    backbone: Backbone, folder: Path, source: str | Path, **images: Any
+) -> Layout:
+    """Writes a backbone as `transformers` loads it, in float32, and its tokenizer files.
+
+    `images` are those of `written.save`, which also says what is returned. Raises UserError as
+    `save_converted` does, and if transformers has no class for the backbone.
+    """
+    written.layout_of(backbone.config)
+    arrays = _checked_leaves(backbone, source)
+    _copy_tokenizer(_located(source), backbone.config, folder)
+    return written.save(folder, backbone.config, arrays, **images)
+
+
+def load_saved(folder: Path) -> Backbone:
+    """Loads a folder of `save_for_transformers`, without a copy in the cache."""
+    return _load_once(open_source(folder), lambda _, array: jax.numpy.asarray(array), {})
+
+
+def _checked_leaves(backbone: Backbone, source: str | Path) -> dict[str, np.ndarray]:
+    """Returns the leaves of a backbone. Raises UserError for some that its kind does not have."""
     _, leaves = tree.flatten(backbone)
-    kinds = {p: jax.ShapeDtypeStruct(v.shape, np.dtype(np.float32)) for p, v in leaves.items()}
     if extra := leaves.keys() - abstract(backbone.config).keys():
         names = conversion.first_names(extra)
         raise UserError(
             f"{source} has no place for {names} (of {len(extra)}): its layers lack such weights, "
             "which the tuned weights need. Keep the tuned weights in their own file."
         )
-    name, folder = str(source), Path(folder)
-    values = ((path, np.asarray(leaf[...])) for path, leaf in leaves.items())
-    # last, for with this file the folder is complete
-    _copy_tokenizer(hub.locate("demo" if name == "debug" else name), backbone.config, folder)
-    native.write(folder / native.NAME, backbone.config, values, kinds)
+    return {path: np.asarray(leaf[...]) for path, leaf in leaves.items()}
+
+
+def _located(source: str | Path) -> Path:
+    """Returns the file or folder of a backbone, of "debug" that with its tokenizer."""
+    return hub.locate("demo" if str(source) == "debug" else str(source))
 
 
 def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
@@ -243,13 +277,13 @@ def _random_leaves() -> tree.Tree:
 
 
 def save_backbone(backbone: Backbone, folder: str | Path, dtype: DTypeLike = np.float32) -> None:
-    """Writes a CLIP ViT in Hugging Face's layout, with weights in `dtype` and without tokenizer.
+    """Writes a backbone in Hugging Face's layout, with weights in `dtype` and without tokenizer.
 
-    Raises UserError for any other backbone.
+    Raises UserError if transformers has no class for it.
     """
     _, leaves = tree.flatten(backbone)
     arrays = {path: np.asarray(leaf[...]).astype(dtype) for path, leaf in leaves.items()}
-    huggingface.save(Path(folder), backbone.config, arrays)
+    written.save(Path(folder), backbone.config, arrays)
 
 
 def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> Tokenizer:
@@ -263,7 +297,7 @@ def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> To
 
     Raises UserError if there is no tokenizer, or if it cannot be read or downloaded.
     """
-    path = hub.locate("demo" if str(name_or_path) == "debug" else str(name_or_path))
+    path = _located(name_or_path)
     folder = path if path.is_dir() else path.parent
     if path.is_file() and vocab == tokenizer.OPENAI and not tokenizer.find(folder):
         folder = hub.clip_tokenizer()

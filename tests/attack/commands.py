@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def photos() -> Path:
 
 def commands(folder: Path) -> dict[str, list[object]]:
     """Returns the commands that write into a folder, as out or out.*, by name."""
-    run, another = finished()[0], finished(seed=1)[0]
+    run, another, merging = (
+        finished(**changes)[0] for changes in ({}, {"seed": 1}, {"tuner__name": "lora"})
+    )
     return {
         "train": ["train", *FLAGS, "--config.checkpoint.every_steps=1", f"--workdir={folder}/out"],
         "seeds": ["train", *FLAGS, "--seeds=2", f"--workdir={folder}/out"],
@@ -92,10 +95,21 @@ def commands(folder: Path) -> dict[str, list[object]]:
         ],
         "predict": ["predict", f"--run={run}", photos(), f"--to={folder}/out.csv"],
         "export": ["export", f"--run={run}", f"--to={folder}/out.safetensors"],
-        "merge": ["merge", f"--run={finished(tuner__name='lora')[0]}", f"--to={folder}/out"],
+        "onnx": ["export", f"--run={run}", "--format=onnx", f"--to={folder}/out"],
+        "adapters": ["export", f"--run={run}", "--format=adapters", f"--to={folder}/out"],
+        "huggingface": ["export", f"--run={merging}", "--format=huggingface", f"--to={folder}/out"],
+        "calibrate": ["calibrate", f"--run={folder}/out"],
+        "merge": ["merge", f"--run={merging}", f"--to={folder}/out"],
         "convert": ["convert", GOLDEN / "clip_openai.safetensors", folder / "out"],
         "soup": ["soup", run, another, f"--workdir={folder}/out"],
     }  # fmt: skip
+
+
+def start(name: str, folder: Path) -> "subprocess.Popen[str]":
+    """Starts one of `commands`; calibrate works in the copy of a finished run."""
+    if name == "calibrate" and not (folder / "out").exists():
+        shutil.copytree(finished(data__val_share=0.3)[0], folder / "out")
+    return command(*commands(folder)[name])
 
 
 def command(*arguments: object, **environment: str) -> "subprocess.Popen[str]":

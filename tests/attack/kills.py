@@ -12,26 +12,28 @@ from functools import cache
 from pathlib import Path
 
 from lift_jax.runs import export
-from tests.attack.commands import command, commands, finish, stop
+from tests.attack.commands import finish, start, stop
 from tests.attack.engine import Fault, Kind
 
 NAMES = (
-    "train", "train", "seeds", "sweep", "report", "data", "prepare", "predict", "export", "merge",
-    "convert", "soup",
+    "train", "train", "seeds", "sweep", "report", "data", "prepare", "predict", "calibrate",
+    "export", "onnx", "huggingface", "adapters", "merge", "convert", "soup",
 )  # fmt: skip
 ENDED = (0, 2, 75, 130, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM)
 TIMES = ("seconds", "images_per_second", "wait")  # keys of results that hold times
 TIMED = re.compile(r"[\d.,]+( s| min| h|% of the time)</|>[\d,]+</td>")  # in report.html
-BYTES = (".csv", ".md", ".png", ".safetensors", ".array_record")
+BYTES = (".csv", ".md", ".png", ".safetensors", ".array_record", ".onnx", ".py")
+JSON = ("config.json", "prepared.json", "calibration.json", "golden.json", "classifier.json")
+ONCE = ("export", "onnx", "huggingface", "adapters", "merge", "convert")  # say "exists" then
 
 Moment = tuple[str, float]  # "time" or "files", and a share of those of an undisturbed command
 
 
 def run_again(name: str, folder: Path) -> None:
     """Runs a command to its end. Raises Fault unless it ends well, or its result is there."""
-    process = command(*commands(folder)[name])
+    process = start(name, folder)
     said = finish(process)
-    if process.returncode and not (name in ("export", "merge", "convert") and "exists" in said):
+    if process.returncode and not (name in ONCE and "exists" in said):
         raise Fault(f"{name} again: status {process.returncode}: {said[-400:]}")
     left = [p.name for p in folder.rglob("*") if p.name.endswith((".tmp", ".partial"))]
     if left:
@@ -48,7 +50,7 @@ def draw_signal(rng: random.Random) -> tuple[str, str, float]:
 def attempt_signal(case: tuple[str, str, float], folder: Path) -> None:
     """A command that is stopped says no trace, and the same command then ends well."""
     name, which, share = case
-    process = command(*commands(folder)[name])
+    process = start(name, folder)
     time.sleep(0.15 + share * undisturbed(name)[0])  # Python's own start has traces of its own
     stop(process, getattr(signal, which))
     said = finish(process)
@@ -71,7 +73,7 @@ def attempt_kill(case: tuple[str, list[Moment]], folder: Path) -> None:
     name, moments = case
     seconds, files, wanted = undisturbed(name)
     for how, share in moments:
-        process = command(*commands(folder)[name])
+        process = start(name, folder)
         if how == "time":
             time.sleep(0.1 + share * seconds)
         else:
@@ -130,7 +132,7 @@ def results(folder: Path) -> dict[str, object]:
             found[name] = [
                 {k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines
             ]
-        elif path.suffix in BYTES or path.name in ("config.json", "prepared.json"):
+        elif path.suffix in BYTES or path.name in JSON:
             found[name] = content
         elif path.name != "checksums.json":
             found[name] = None  # of other files it counts that they are there

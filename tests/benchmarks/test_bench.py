@@ -14,10 +14,11 @@ from support.commands import run_command
 from support.runs import train_and_test
 
 from configs import folder
-from lift_jax.benchmarks import data
+from lift_jax.benchmarks import against, data
 from lift_jax.benchmarks.step import make_problem, measure, vision_sizes
 from lift_jax.data import loader
 from lift_jax.errors import UserError
+from lift_jax.models import backward
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import cost, mesh
 from lift_jax.runs import log
@@ -84,10 +85,11 @@ def test_what_comes_out_of_a_step_lies_where_it_came_from(monkeypatch):
 @pytest.mark.slow
 def test_what_is_computed_again():
     """Recomputing blocks costs more than recomputing all but products: a forward pass at most."""
-    none, dots, blocks = (
-        compiled(train__remat=remat)[1].cost_analysis()["flops"]
-        for remat in ("none", "dots", "blocks")
-    )
+    with backward.lean(False):
+        none, dots, blocks = (
+            compiled(train__remat=remat)[1].cost_analysis()["flops"]
+            for remat in ("none", "dots", "blocks")
+        )
     assert none < dots < 1.05 * none < blocks < 1.5 * none
 
 
@@ -176,6 +178,15 @@ def test_it_times_the_program_of_training(monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         run_command("bench", *flags)
     assert lowered["bench"] == lowered["training"] and len({*lowered["bench"]}) == 1
+
+
+def test_it_runs_both_forms_in_turn():
+    """The lean step and the plain one are two programs of different memory."""
+    console = Console(record=True, width=300)
+    against.measure(parse(config_of(train__batch=128)), VISION, 7, 2, console)
+    table = console.export_text()
+    (row,) = [line for line in table.splitlines() if "training step" in line]
+    assert float(re.findall(r"\d+\.\d+", row)[-1]) < 0.9 and "forward" in table
 
 
 def test_mistakes():

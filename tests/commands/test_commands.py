@@ -9,7 +9,8 @@ import pytest
 from support.paths import ROOT
 
 import lift_jax
-from lift_jax.commands import COMMANDS, dispatch, shared
+from lift_jax.commands import COMMANDS, shared
+from lift_jax.commands.line import dispatch
 from lift_jax.settings.schema import all_entries
 
 
@@ -58,7 +59,7 @@ def test_help_is_quick_because_it_imports_little(name):
     assert done.returncode == 0 and not done.stderr
     assert seconds < 5  # 0.1 s on a free machine
     code = (
-        f"import sys; from lift_jax.commands import dispatch; dispatch.module_of({name!r}); "
+        f"import sys; from lift_jax.commands.line import dispatch; dispatch.module_of({name!r}); "
         "slow = {'jax', 'numpy', 'matplotlib', 'orbax', 'flax'} & sys.modules.keys(); "
         "assert not slow, slow"
     )

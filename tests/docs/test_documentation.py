@@ -9,7 +9,8 @@ from PIL import Image
 from support.commands import run_command
 from support.paths import ROOT
 
-from lift_jax.commands import COMMANDS, dispatch, shared
+from lift_jax.commands import COMMANDS, shared
+from lift_jax.commands.line import dispatch
 from lift_jax.settings import document, parse
 from lift_jax.settings.config_file import open_config, override, shipped_names
 from lift_jax.sweeps.cells import SWEEPS

@@ -20,7 +20,7 @@ from lift_jax.data.images.decode import Decoding
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.sources.tfds import TfdsImages
 from lift_jax.data.types import ArrayImages, FileImages, Split
-from lift_jax.evaluation import activations, forward
+from lift_jax.evaluation import activations, forward, stream
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
@@ -239,7 +239,7 @@ def test_processes_may_hold_rows_in_another_order(tower, folder, monkeypatch):
         order = np.arange(8).reshape(4, 2).T.reshape(-1)
         return put(devices, {key: value[order] for key, value in batch.items()})
 
-    monkeypatch.setattr(activations, "put_batch", strided)
+    monkeypatch.setattr(stream, "put_batch", strided)
     found = read(cache_of(fingerprint="others"), tower).split.images.rows
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 

@@ -13,44 +13,18 @@ import onnxruntime
 import pytest
 from PIL import Image
 from support.commands import run_command
-from support.paths import GOLDEN
-from support.runs import train_and_test
+from support.exported import CLASSES, RUNS, noise, predicted, saved, test_view
 
 import lift_jax
-from lift_jax.export import onnx_file
+from lift_jax.export.formats import onnx_file
 from lift_jax.runs.export import export as export_tuned
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
-RUNS = {
-    "adaptformer": {},
-    "lora+ssf": {"tuner.name": "lora+ssf", "tuner.parts": "attn+mlp+ln"},
-    "vpt": {"tuner.name": "vpt_deep"},
-    "calibrated": {"data.val_share": 0.3},
-    "resnet": {"model.backbone": str(GOLDEN / "timm" / "timm_resnet"), "tuner.name": "ssf"},
-}
-CLASSES = ["red", "green", "blue", "yellow", "purple", "orange", "grey"]
 # Stands before a program that must not need JAX or this package.
 WITHOUT_JAX = (
     "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'flax', 'lift_jax']));"
 )
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Returns a function from a name in RUNS to a run folder, which is made once."""
-    made = {}
-
-    def run(name):
-        if name not in made:
-            config = importlib.import_module("configs.demo").get_config("debug")
-            config.test.tte, config.train.lr = False, 0.1
-            config.update_from_flattened_dict(RUNS[name])
-            made[name] = tmp_path_factory.mktemp("runs") / name
-            train_and_test(config, made[name])
-        return made[name]
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -59,41 +33,6 @@ def onnx_folder(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     run_command("export", f"--run={runs('adaptformer')}", "--format=onnx", f"--to={folder}")
     return folder
-
-
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def saved(folder, *sizes):
-    """Writes an image of noise of each size as PNG, and returns the paths."""
-    paths = [folder / f"{i}.png" for i in range(len(sizes))]
-    for i, (size, path) in enumerate(zip(sizes, paths, strict=True)):
-        Image.fromarray(noise(*size, seed=i)).save(path)
-    return paths
-
-
-def predicted(run, paths):
-    """Returns Predictor's probabilities of all classes, in the order of the classes."""
-    predictor = lift_jax.Predictor(run, tte=False)
-    found = predictor.predict(paths, top_k=len(predictor.class_names))
-    return np.array([
-        [dict(zip(one.labels, one.probabilities, strict=True))[name] for name in CLASSES]
-        for one in found
-    ])  # fmt: skip
-
-
-def test_view(path, res=32):
-    """Returns the test view of an image file as documented, by Pillow alone."""
-    image = Image.open(path)
-    short = res + res // 7
-    size = [int(short * side / min(image.size)) for side in image.size]
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (round((side - res) / 2) for side in size)
-    return np.asarray(image.crop((left, top, left + res, top + res)))
-
-
-test_view.__test__ = False
 
 
 def onnx_outputs(folder, images):
@@ -135,7 +74,7 @@ def test_images_of_one_size_are_resized_inside(name, kind, runs, tmp_path):
         if kind == "onnx":
             found = onnx_outputs(folder, images[rows])[1]
         else:
-            found = importlib.import_module("lift_jax.export.stablehlo_file").load(folder)(
+            found = importlib.import_module("lift_jax.export.formats.stablehlo_file").load(folder)(
                 images[rows]
             )
         np.testing.assert_allclose(found, expected[rows], rtol=0, atol=1e-5)

@@ -26,12 +26,14 @@ def refused(capsys, *arguments):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--format=onx"], "Unknown format (--format) 'onx'. Did you mean 'onnx'? Known: onnx, "
-     "safetensors, stablehlo."),
+    (["--format=onx"], "Unknown format (--format) 'onx'. Did you mean 'onnx'? Known: "
+     "adapters, huggingface, onnx, safetensors, stablehlo."),
     (["--format=stable_hlo"], "Did you mean 'stablehlo'?"),
     (["--format=onnx", "--input_size=50by37"], "expected HEIGHTxWIDTH in pixels"),
     (["--format=onnx", "--input_size=0x37"], "expected HEIGHTxWIDTH in pixels"),
     (["--format=onnx", "--layout=lift"], "--layout has no meaning with --format=onnx"),
+    (["--format=adapters", "--input_size=50x37"], "--input_size has no meaning with --format=adap"),
+    (["--format=huggingface", "--layout=lift"], "--layout has no meaning with --format=huggingfac"),
     (["--input_size=50x37"], "--input_size has no meaning with --format=safetensors"),
     (["--format=onnx", "--to={}/model.onnx"], "--format=onnx writes a folder"),
     (["--format=onnx", "--to={}/there"], "there exists (--to)"),

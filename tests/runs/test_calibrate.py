@@ -106,7 +106,7 @@ def test_answers(run, validation, images, tmp_path):
     plain = copied(run, tmp_path)
     (plain / NAME).unlink()
     before, predictor = lift_jax.Predictor(plain, tte=False), lift_jax.Predictor(run, tte=False)
-    view = predictor._calibration
+    view = predictor.calibration
     old, new = before.predict(shown, 3), predictor.predict(shown, 3)
     assert [one.labels for one in new] == [one.labels for one in old]  # the classes never change
     logits = predictor.logits(shown)

@@ -28,14 +28,14 @@ FLOORS = [
     ["training"],
     ["runs"],
     ["reports"],
-    ["sweeps", "benchmarks", "demo", "export"],
+    ["sweeps", "benchmarks", "demo", "export", "app"],
     ["commands", "main"],
     ["__main__"],
     ["configs"],
 ]
 # `commands` and `main` are one floor: main.py is the command `train`.
 SAME_FLOOR = {("main", "commands"), ("commands", "main")}
-PRINT_THE_VERSION = {"benchmarks.system", "commands.dispatch", "export.deployed"}
+PRINT_THE_VERSION = {"benchmarks.system", "commands.line.dispatch", "export.deployed"}
 AT_THE_ROOT = {"__init__.py", "__main__.py", "main.py", "errors.py"}
 MOST_IN_A_FOLDER = 12
 

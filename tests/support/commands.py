@@ -1,6 +1,6 @@
 """Commands for tests, run in this process."""
 
-from lift_jax.commands import dispatch
+from lift_jax.commands.line import dispatch
 
 
 def run_command(name: str, *arguments: object) -> None:

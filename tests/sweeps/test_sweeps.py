@@ -409,7 +409,7 @@ def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
     changes = {"ce": {"loss.name": "ce"}, "bad": {"data.name": "fodler"}, "la": {}}
     cells = sweep.settle(demo.get_config("debug"), changes)
     everything = [f"{cell}/seed_{s}" for cell in cells for s in (0, 1)]
-    options = {"title": "losses", "seeds": 2}
+    options = {"title": "losses", "seeds": 2, "of_features": True}
 
     # the second machine: its cell alone, and the table of what is there
     with pytest.raises(UserError, match="2 runs failed"):
@@ -440,6 +440,9 @@ def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
         assert float(row["overall"]) == pytest.approx(sum(values) / 2)
         assert float(row["overall_std"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert (tmp_path / "ce" / "seed_1" / "report.html").stat().st_size > 0
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert all(any(line.startswith(f"{cell}: ") for line in lines) for cell in ("ce", "la"))
+    assert {"sweep_distances.png", "sweep_similarity.png"} <= {p.name for p in tmp_path.iterdir()}
 
     # continued: what is finished is neither run nor opened again, and ends as it was
     del cells["bad"]

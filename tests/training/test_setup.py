@@ -307,14 +307,17 @@ def test_leaves_of_both_classifiers_are_placed_once():
     placement = Placement(mesh.make_mesh(), bfloat16=True, exact=True)
     tower = {"visual/a": jnp.ones((2, 2)), "visual/b": jnp.arange(2)}
     own = {"visual/tuners/c": jnp.ones(2), "head/bias": jnp.ones(3)}
-    zero_shot, frozen = setup.place_frozen(
-        placement, ("graph", tower | {"head/class_texts": jnp.ones((3, 2))}), own | tower
-    )
+    bare = tower | {"visual/tuned": jnp.ones(2), "head/weight": jnp.zeros((1, 2))}
+    zero_shot, untuned, frozen = setup.place_frozen(
+        placement, ("graph", tower | {"head/class_texts": jnp.ones((3, 2))}), ("bare", bare),
+        own | tower,
+    )  # fmt: skip
     assert zero_shot is not None
     graph, leaves = zero_shot
     assert graph == "graph" and leaves.keys() == {*tower, "head/class_texts"}
+    assert untuned[0] == "bare" and untuned[1].keys() == bare.keys()
     assert list(frozen) == [*own, *tower]
-    assert all(frozen[path] is leaves[path] for path in tower)
+    assert all(frozen[path] is leaves[path] is untuned[1][path] for path in tower)
     assert leaves["visual/a"].dtype == frozen["visual/tuners/c"].dtype == jnp.bfloat16
     assert leaves["visual/b"].dtype == jnp.int32
     assert leaves["head/class_texts"].dtype == frozen["head/bias"].dtype == jnp.float32
@@ -323,8 +326,10 @@ def test_leaves_of_both_classifiers_are_placed_once():
 
 def test_placement_without_a_zero_shot_classifier():
     placement = Placement(mesh.make_mesh(), bfloat16=False, exact=False)
-    zero_shot, frozen = setup.place_frozen(placement, None, {"visual/a": jnp.ones(2)})
+    tower = {"visual/a": jnp.ones(2)}
+    zero_shot, untuned, frozen = setup.place_frozen(placement, None, ("bare", tower), tower)
     assert zero_shot is None and frozen["visual/a"].dtype == jnp.float32
+    assert untuned[1]["visual/a"] is frozen["visual/a"]
 
 
 def test_a_run_too_long_to_count_is_refused():

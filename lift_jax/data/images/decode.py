@@ -40,6 +40,20 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # faults of files are errors here
 
 
+class UnreadableImage(UserError):
+    """An image that cannot be read: its name, and the cause as the rest of a sentence."""
+
+    def __init__(self, name: str, cause: str):
+        super().__init__(name, cause)
+        self.name, self.cause = name, cause
+
+    def __str__(self) -> str:
+        return (
+            f"Cannot read the image {self.name}: {self.cause}. Replace the file, or take it out of "
+            "the data set (delete it, or its line in the list)."
+        )
+
+
 @dataclass(frozen=True)
 class Decoding:
     """The options of decoding.
@@ -223,10 +237,7 @@ def _named(name: str) -> Iterator[None]:
             cause = "there is no such file"
         elif isinstance(error, UnidentifiedImageError):  # its message names an object in memory
             cause = f"it is no image in a known format ({', '.join(FORMATS)})"
-        raise UserError(
-            f"Cannot read the image {name}: {cause or type(error).__name__}. "
-            "Replace the file, or take it out of the data set (delete it, or its line in the list)."
-        ) from error
+        raise UnreadableImage(name, cause or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

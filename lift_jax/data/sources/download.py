@@ -5,6 +5,9 @@ import http.client
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +30,19 @@ NETWORK = (
 )  # the network's errors; other kinds of OSError come from the disk
 
 
+_offline = ContextVar("offline", default=False)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Takes archives from the cache alone within the block."""
+    token = _offline.set(True)
+    try:
+        yield
+    finally:
+        _offline.reset(token)
+
+
 @dataclass(frozen=True)
 class Archive:
     """An archive to download, with the checksum and size that it should have."""
@@ -44,11 +60,13 @@ def fetch(archive: Archive) -> Path:
     """Returns the path of the archive in the user's cache; downloads it if it is not there.
 
     A download gets its name only after its checksum was found right, so that a file of that name is
-    always complete. Raises UserError if the download fails.
+    always complete. Raises UserError if the download fails, or is needed while `offline`.
     """
     place = cache_folder() / "data" / archive.name
     if place.is_file():
         return place
+    if _offline.get():
+        raise UserError(f"There is no {place}. {_by_hand(archive)}")
     try:
         with atomic.replacement(place) as partial, open(partial, "wb") as file:
             digest = _download(archive, file)

@@ -1,21 +1,15 @@
 """Hugging Face's format of CLIP: `config.json`, and weights in the naming of transformers."""
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import safetensors.numpy
 
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
-from lift_jax.storage import atomic
-from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
+from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, Source
 from lift_jax.weights.formats import declared
-from lift_jax.weights.rename import Table, linear, norm, to_theirs
+from lift_jax.weights.rename import Table, linear, norm
 
 SIZES: tuple[str, ...] = ()
 
@@ -206,52 +200,3 @@ def image_statistics(source: Source, mean: Any, std: Any) -> dict[str, Any]:
     """
     where = f"{source.where}: by its {PREPROCESSOR}"
     return declared.statistics(where, source.images, ("image_mean", "image_std"), mean, std)
-
-
-def save(folder: Path, config: BackboneConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes config.json, model.safetensors and preprocessor_config.json to a folder.
-
-    `arrays` are the leaves by our paths, and are written in their dtype. Raises UserError for any
-    backbone but a CLIP ViT.
-    """
-    refusal = UserError(
-        "Only a CLIP ViT can be written in Hugging Face's layout; write this backbone with "
-        "lift_jax.weights.convert."
-    )
-    v, t = config.vision, config.text
-    if not isinstance(v, VisionConfig) or t is None:
-        raise refusal
-
-    def tower(c: VisionConfig | TextConfig, **more: object) -> dict:
-        return more | {
-            "hidden_size": c.width, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
-            "intermediate_size": c.mlp, "hidden_act": theirs[c.activation],
-            "layer_norm_eps": c.eps, "projection_dim": config.embed,
-        }  # fmt: skip
-
-    theirs = {our: their for their, our in reversed(ACTIVATIONS.items())}
-    text = tower(t, vocab_size=t.vocab, max_position_embeddings=t.context)
-    text["eos_token_id"] = 2 if t.eot is None else t.eot
-    contents = {
-        CONFIG: {
-            "architectures": ["CLIPModel"],
-            "model_type": "clip",
-            "projection_dim": config.embed,
-            "vision_config": tower(v, image_size=v.resolution, patch_size=v.patch),
-            "text_config": text,
-        },
-        PREPROCESSOR: {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": v.resolution},
-            "crop_size": {"height": v.resolution, "width": v.resolution},
-            "image_mean": list(v.mean),
-            "image_std": list(v.std),
-        },
-    }
-    written = Source(folder, str(folder), config=contents[CONFIG], images=contents[PREPROCESSOR])
-    if read_config(written) != dataclasses.replace(config, notes=()):
-        raise refusal
-    for name, content in contents.items():
-        atomic.write_json(folder / name, content)
-    stored = safetensors.numpy.save(to_theirs(arrays, TABLE), {"format": "pt"})
-    atomic.write_bytes(folder / WEIGHTS[0], stored)

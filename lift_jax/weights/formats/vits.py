@@ -33,7 +33,7 @@ _DINOV3 = _VIT | {
     "layer_norm_eps": 1e-5, "num_register_tokens": 0, "rope_theta": 100.0, "use_gated_mlp": False,
     "query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True,
 }  # fmt: skip
-_DEFAULTS: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": _VIT,
     "vit_mae": _VIT,
     "dinov2": _DINOV2,
@@ -42,7 +42,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # switches in config.json -> our linear layers that have no bias if the switch is off
-_BIASES = {
+BIASES = {
     "qkv_bias": ("q", "k", "v"), "query_bias": ("q",), "key_bias": ("k",), "value_bias": ("v",),
     "proj_bias": ("out",), "mlp_bias": ("gate", "fc1", "fc2"),
 }  # fmt: skip
@@ -85,12 +85,12 @@ IGNORED = (
 
 def recognises(source: Source) -> bool:
     """Returns True for the model types of these towers."""
-    return source.config.get("model_type") in [*_DEFAULTS]
+    return source.config.get("model_type") in [*DEFAULTS]
 
 
 def _settings(source: Source) -> dict[str, Any]:
     """Returns the settings in config.json, with the defaults of its model type."""
-    return declared.read(says(source), source.config, _DEFAULTS[source.config["model_type"]])
+    return declared.read(says(source), source.config, DEFAULTS[source.config["model_type"]])
 
 
 def _prefix(source: Source) -> str:
@@ -134,6 +134,12 @@ def table(source: Source) -> Table:
     return rules
 
 
+def mlp_width(width: int, ratio: float, swiglu: bool) -> int:
+    """Returns the width of DINOv2's MLP; with SwiGLU two thirds, rounded up to a multiple of 8."""
+    wide = int(width * ratio)
+    return (int(wide * 2 / 3) + 7) // 8 * 8 if swiglu else wide
+
+
 def read_config(source: Source) -> BackboneConfig:
     """Reads the sizes from config.json.
 
@@ -149,9 +155,9 @@ def read_config(source: Source) -> BackboneConfig:
         c[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
     )
     if "mlp_ratio" in c:
-        mlp = int(width * c["mlp_ratio"])
-    if c.get("use_swiglu_ffn"):  # two thirds of the width, rounded up to a multiple of 8
-        mlp, activation = (int(mlp * 2 / 3) + 7) // 8 * 8, "silu"
+        mlp = mlp_width(width, c["mlp_ratio"], c["use_swiglu_ffn"])
+    if c.get("use_swiglu_ffn"):
+        activation = "silu"
     rope, registers = c.get("rope_theta", 0.0), c.get("num_register_tokens", 0)
     stored = source.tensors.get(f"{_prefix(source)}embeddings.register_tokens", np.empty(0))
     multiple = 4 if rope else 1  # rotary positions need heads whose width is a multiple of 4
@@ -165,13 +171,13 @@ def read_config(source: Source) -> BackboneConfig:
     default = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if kind == "vit":  # which DINO, DeiT and others have, too
         default = families.statistics(source)
-    off = [key for key in _BIASES if not c.get(key, True)]
+    off = [key for key in BIASES if not c.get(key, True)]
     vision = VisionConfig(
         resolution, c["patch_size"], width, c["num_hidden_layers"], heads, mlp,
         ACTIVATIONS[activation], c["layer_norm_eps"], **image_statistics(source, **default),
         stem_bias=True, ln_pre=False, registers=registers, rope=rope,
         layer_scale=not kind.startswith("vit"),
         gated=bool(c.get("use_swiglu_ffn") or c.get("use_gated_mlp")),
-        unbiased=tuple(layer for key in off for layer in _BIASES[key]),
+        unbiased=tuple(layer for key in off for layer in BIASES[key]),
     )  # fmt: skip
     return BackboneConfig(vision, notes=notes)

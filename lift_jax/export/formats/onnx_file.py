@@ -1,6 +1,5 @@
 """ONNX: one file that onnxruntime and many others run without JAX, and a script that uses it."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lift_jax.errors import UserError
-from lift_jax.export.deployed import Deployed
+from lift_jax.export import rendered
+from lift_jax.export.deployed import Deployed, as_texts
+from lift_jax.export.formats.max_pool import over_height_and_width
 from lift_jax.export.golden import Probabilities
-from lift_jax.export.max_pool import over_height_and_width
 
 MODEL, SCRIPT = "model.onnx", "classify.py"
-TEMPLATE = Path(__file__).parent / "templates" / "classify.txt"
 ONE_FILE = 1_900_000_000  # bytes of weights; a protobuf file ends at 2^31
 OPSET = 21  # of May 2024: onnxruntime 1.18 and newer
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
@@ -67,16 +66,8 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
         location=f"{MODEL}.data",
     )  # fmt: skip
     onnx.checker.check_model(folder / MODEL, full_check=True)
-    (folder / SCRIPT).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+    rendered.write_script(folder / SCRIPT, "classify_onnx.txt", deployed.about)
     return load(folder)
-
-
-def as_texts(about: dict[str, object]) -> dict[str, str]:
-    """Returns metadata as ONNX holds it: texts, other values as JSON."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in about.items()
-    }
 
 
 def load(folder: Path) -> Probabilities:

@@ -1,0 +1,68 @@
+"""A file of tensors that a run keeps beside its results, with a checksum of its own."""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lift_jax.errors import UserError
+from lift_jax.storage import reading
+from lift_jax.storage.tensors import write_tensors
+
+CHECKSUM = "checksum"
+# Of all files that a run keeps so.
+NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")
+REMEDY = "The run's command with --mode=evaluate makes it anew."
+
+Arrays = dict[str, np.ndarray]
+
+
+def write(path: Path, arrays: Arrays, about: Mapping[str, str]) -> None:
+    """Writes arrays by name and texts about them. Raises DiskError if they cannot be written."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_tensors(path, arrays, {**about, CHECKSUM: str(_sum(arrays, about))})
+
+
+def read(path: Path) -> tuple[Arrays, dict[str, str]] | None:
+    """Returns the arrays and the texts about them, None if there is no such file.
+
+    Raises UserError, which says what to do, if it is not what was written.
+    """
+    if not os.path.lexists(path):
+        return None
+    content = reading.read_bytes(path, reading.DATA_BYTES, REMEDY)
+    try:
+        arrays = safetensors.numpy.load(content)
+        size = int.from_bytes(content[:8], "little")
+        about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not what lift_jax wrote: {error}. {REMEDY}") from error
+    if about.pop(CHECKSUM, None) != str(_sum(arrays, about)):
+        raise UserError(f"{path} is not what lift_jax wrote: its checksum differs. {REMEDY}")
+    return arrays, about
+
+
+def damaged(workdir: Path) -> list[str]:
+    """Returns the names of the kept files in a run folder that are not what was written."""
+    return [name for name in NAMES if _is_damaged(workdir / name)]
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        read(path)
+    except UserError:
+        return True
+    return False
+
+
+def _sum(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> int:
+    found = {
+        name: [array.dtype.str, list(array.shape), zlib.crc32(array.data)]
+        for name, array in sorted(arrays.items())
+    }
+    return zlib.crc32(json.dumps([found, dict(sorted(about.items()))]).encode())
