@@ -177,6 +177,28 @@ class _EvalExample:
         return _example(self.split, i, self.transform, np.random.default_rng(sequence))
 
 
+@dataclass(frozen=True)
+class _BatchSource:
+    """The batches of a process by number, each made whole.
+
+    Grain spends as much on an element as a small image takes, so an element is a batch.
+    """
+
+    slots: _Slots
+    example: _TrainExample | _EvalExample
+    process: int
+    processes: int
+
+    def __len__(self) -> int:
+        return len(self.slots) // self.slots.batch
+
+    def __getitem__(self, step: int) -> Batch:
+        begin, end = step * self.slots.batch, (step + 1) * self.slots.batch
+        numbers = range(begin + self.process, end, self.processes)
+        rows = [self.example(self.slots[number]) for number in numbers]
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
 def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any) -> dict[str, Any]:
     try:
         image = split.images[i]
@@ -237,7 +259,7 @@ def _batches(
     if not 0 <= process < processes or start_step < 0:
         raise ValueError(f"{process=}, {processes=}, {start_step=}")
     share = slots.batch // processes
-    dataset = grain.MapDataset.source(slots)[process::processes].map(example).batch(share)
+    dataset = grain.MapDataset.source(_BatchSource(slots, example, process, processes))
     dataset = dataset[start_step:]
     shape = _shape(example.split, example.transform)
     size = share * math.prod(shape) * _dtype(example.transform).itemsize
