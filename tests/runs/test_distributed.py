@@ -77,13 +77,6 @@ def test_two_processes_are_one_program(tmp_path):
     together = json.loads((tmp_path / "two" / METRICS).read_text())
     for row in RESULTS:
         assert together[row] == alone[row], row
-    one, two = (features.read(tmp_path / run) for run in ("one", "two"))
-    assert two.names == one.names
-    for part in ("rows", "labels", "test_rows", "test_labels"):
-        assert np.array_equal(getattr(two, part), getattr(one, part)), part
-    for part in ("before", "after", "test_before", "test_after"):
-        found, expected = (getattr(each, part).astype(np.float32) for each in (two, one))
-        assert np.abs(found - expected).max() < 2e-3, part  # float16, of values up to 1
     kept, own = (predictions.read(tmp_path / run) for run in ("two", "one"))
     assert np.array_equal(kept.rows, own.rows) and np.array_equal(kept.labels, own.labels)
     assert kept.answers.keys() == own.answers.keys()
@@ -92,6 +85,13 @@ def test_two_processes_are_one_program(tmp_path):
         np.testing.assert_allclose(
             answers.probabilities, own.answers[row].probabilities, rtol=1e-3, atol=1e-6
         )
+    one, two = (features.read(tmp_path / run) for run in ("one", "two"))
+    assert two.names == one.names
+    for part in ("rows", "labels", "test_rows", "test_labels"):
+        assert np.array_equal(getattr(two, part), getattr(one, part)), part
+    for part in ("before", "after", "test_before", "test_after"):
+        found, expected = (getattr(each, part).astype(np.float32) for each in (two, one))
+        assert np.abs(found - expected).max() < 2e-3, part  # float16, of values up to 1
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
