@@ -192,8 +192,8 @@ class _BatchSource:
     def __len__(self) -> int:
         return len(self.slots) // self.slots.batch
 
-    def __getitem__(self, step: int) -> Batch:
-        begin, end = step * self.slots.batch, (step + 1) * self.slots.batch
+    def __getitem__(self, index: int) -> Batch:
+        begin, end = index * self.slots.batch, (index + 1) * self.slots.batch
         numbers = range(begin + self.process, end, self.processes)
         rows = [self.example(self.slots[number]) for number in numbers]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -1,10 +1,13 @@
 """Data sets in memory: scikit-learn's handwritten digits, and made-up images for debug runs."""
 
+import gzip
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from lift_jax.data import splits
@@ -12,6 +15,7 @@ from lift_jax.data.types import ArrayImages, Dataset, Split
 from lift_jax.settings.schema import DataSettings
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS_FILE = ("datasets", "data", "digits.csv.gz")  # in scikit-learn
 
 
 def digits(settings: DataSettings, seed: int) -> Dataset:
@@ -22,22 +26,35 @@ def digits(settings: DataSettings, seed: int) -> Dataset:
     30 test images of each class, and n_c = 140 * (1 / IR)^(c / 9), rounded, of the others: with IR
     50 these are 140, 91, 59, 38, 25, 16, 10, 7, 4 and 3 images of "zero" to "nine".
     """
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    bunch: Any = load_digits()
-    pixels = np.stack([_enlarge(image) for image in bunch.images])
+    images, labels = _read_digits()
+    pixels = np.stack([_enlarge(image) for image in images])
     train, test = [], []
     for c in range(len(DIGITS)):
-        rows = np.random.default_rng((seed, c)).permutation(np.flatnonzero(bunch.target == c))
+        rows = np.random.default_rng((seed, c)).permutation(np.flatnonzero(labels == c))
         test.append(rows[:30])
         train.append(
             rows[30:][: round(splits.long_tail_count(140, settings.imbalance, c, len(DIGITS)))]
         )
     train, test = (
-        Split(ArrayImages(pixels[rows], "scikit-learn's digits", rows), bunch.target[rows])
+        Split(ArrayImages(pixels[rows], "scikit-learn's digits", rows), labels[rows])
         for rows in (np.sort(np.concatenate(train)), np.sort(np.concatenate(test)))
     )
     return Dataset(train, test, DIGITS)
+
+
+def _read_digits() -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+    """Returns what scikit-learn's `load_digits` does, without its import, which takes long."""
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None and spec.submodule_search_locations
+    path = Path(spec.submodule_search_locations[0], *DIGITS_FILE)
+    if not path.exists():  # in another version of scikit-learn
+        from sklearn.datasets import load_digits
+
+        bunch: Any = load_digits()
+        return bunch.images, bunch.target
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = np.loadtxt(file, delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int)
 
 
 def _enlarge(image: np.ndarray) -> UInt8[np.ndarray, "32 32 3"]:

@@ -28,7 +28,7 @@ def file_of(
     `sizes` is the number of texts of each class. Returns None where the weights have no
     fingerprint, and with several processes, which must start from the same bits.
     """
-    if not backbone.text_fingerprint or exchange.count() > 1:
+    if backbone.text is None or not backbone.text_fingerprint or exchange.count() > 1:
         return None
     _, leaves = tree.flatten(backbone.text)
     depends_on = (
