@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
 
 from lift_jax.evaluation import calibration
 from lift_jax.evaluation.calibration import HIGHEST, LOWEST, fit_temperature, log_likelihood_loss
@@ -39,6 +42,32 @@ def test_it_is_that_of_another_optimiser_and_of_a_grid(temperature):
     assert found.value == pytest.approx(temperature, rel=0.1)  # by which the labels were drawn
     grid = [log_likelihood_loss(logits, labels, t) for t in np.geomspace(LOWEST, HIGHEST, 200)]
     assert log_likelihood_loss(logits, labels, found.value) <= min(grid)
+
+
+class Fixed(ClassifierMixin, BaseEstimator):
+    """A classifier for scikit-learn, whose logits are its inputs."""
+
+    def fit(self, logits, labels):
+        self.classes_ = np.unique(labels)
+        return self
+
+    def decision_function(self, logits):
+        return logits
+
+    def predict(self, logits):
+        return logits.argmax(axis=1)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_it_is_that_of_scikit_learn(temperature):
+    logits, labels = drawn(10, 3000, temperature)
+    frozen = FrozenEstimator(Fixed().fit(logits, labels))
+    theirs = CalibratedClassifierCV(frozen, method="temperature").fit(logits, labels)
+    (scaling,) = theirs.calibrated_classifiers_[0].calibrators
+    found = fit_temperature(logits, labels).value
+    assert found == pytest.approx(1 / scaling.beta_, rel=1e-3)  # its search stops earlier
+    losses = [log_likelihood_loss(logits, labels, t) for t in (found, 1 / scaling.beta_)]
+    assert losses[0] <= losses[1]
 
 
 @pytest.mark.parametrize(
