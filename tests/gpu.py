@@ -3,9 +3,9 @@
     python -m tests.gpu            on a GPU
     python -m tests.gpu --small    the same parts at small sizes, on any machine
 
-The table gives the time of training steps, the tests of one device, a run of the demo, a run that
-is killed and continued, and the share of time that a run from prepared JPEGs waits for data. The
-exit status is 1 if a part fails.
+The table gives the time of training steps, also against the plain formulas, the tests of one
+device, a run of the demo, a run that is killed and continued, and the share of time that a run from
+prepared JPEGs waits for data. The exit status is 1 if a part fails.
 """
 
 import argparse
@@ -63,6 +63,17 @@ def steps(small: bool, folder: Path) -> str:
         last = [line for line in out.splitlines() if " ms a step" in line or "Peak" in line]
         lines.append(f"remat={remat}: {' '.join(last)}")
     return "\n".join(lines)
+
+
+def lean(small: bool, folder: Path) -> str:
+    """Returns the rows of the bench on backward passes that keep few arrays, against plain ones.
+
+    They are taken on CPUs alone (`models.backward.is_lean`) until this shows a gain here.
+    """
+    backbone, batch = ("debug", 8) if small else ("clip_vit_b16", 128)
+    flags = [f"--config.model.backbone={backbone}", f"--config.train.batch={batch}"]
+    out = run(*STEP, *flags, "--against=plain", "--steps=20", COLUMNS="200")
+    return "\n".join(line for line in out.splitlines() if "│" in line)
 
 
 def tests_of_one_device(small: bool, folder: Path) -> str:
@@ -146,6 +157,7 @@ def prepared(small: bool, folder: Path) -> str:
 
 PARTS: dict[str, Callable[[bool, Path], str]] = {
     "steps": steps,
+    "lean": lean,
     "one device": tests_of_one_device,
     "demo": demo,
     "killed": killed,
