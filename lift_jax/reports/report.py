@@ -69,10 +69,8 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     """
     run = folder.load(workdir)
     if run.changed:
-        atomic.warn(
-            f"{run.workdir}: {', '.join(run.changed)} is not what the run wrote. Run the run's "
-            "command again to make it anew."
-        )
+        told = folder.told(run.workdir, run.changed)
+        atomic.warn(f"{told} The run's command, run again, mends that.")
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):

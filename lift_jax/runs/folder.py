@@ -123,7 +123,7 @@ def stored_metrics(
     try:
         run = load(workdir)
         if changed := changed_files(workdir):
-            raise UserError(f"{workdir}: {', '.join(changed)} is not what the run wrote.")
+            raise UserError(told(workdir, changed))
     except UserError as e:
         warn(f"{e} The run is tested again, which makes it anew.")
         return None
@@ -162,6 +162,12 @@ def changed_files(workdir: Path) -> list[str]:
         name for name in kept if name not in broken and sums.get(name, kept[name]) != kept[name]
     ]
     return changed + broken + others
+
+
+def told(workdir: Path, changed: Sequence[str]) -> str:
+    """Returns the sentence that names changed files."""
+    verb = "is" if len(changed) == 1 else "are"
+    return f"{workdir}: {', '.join(changed)} {verb} not what the run wrote."
 
 
 def _crc(path: Path) -> int:

@@ -452,6 +452,8 @@ def test_the_list_of_bad_images_outlives_stops_and_tests(tmp_path):
     assert record() == "" and listed() == ["train 3"]  # continued after a stop: nothing is new
     assert "passed over: 3 " in record(train=[1], test=[0], anew=["test"])
     assert listed() == ["train 3", "train 1", "test 0"]
-    assert "passed over: 3 " in record(test=[2], anew=["test"])  # tested again, after a file was replaced
+    assert "passed over: 3 " in record(
+        test=[2], anew=["test"]
+    )  # tested again, after a file was replaced
     assert listed() == ["train 3", "train 1", "test 2"]
     assert record(anew=["train", "val", "test"]) == "" and listed() == []
