@@ -64,6 +64,7 @@ def _failure(folder: Path, name: str, error: Exception) -> UserError:
     status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = " ".join(lines[:2])[:300] or type(error).__name__  # further lines are advice
+    reason += "." * (reason[-1] not in ".!?")
     if status == 401:
         remedy = "The hub does not know the token: run `hf auth login`, or set HF_TOKEN."
     elif status == 403:

@@ -87,8 +87,12 @@ def tables(
     run: Run,
     before: Float[np.ndarray, " c"],
     after: Float[np.ndarray, " c"],
+    names: tuple[str, str] = ("before", "after"),
 ) -> list[tuple[str, page.Table]]:
-    """Returns the tables of the largest gains and losses with their captions; none is empty."""
+    """Returns the tables of the largest gains and losses with their captions; none is empty.
+
+    `names` are the headings of the accuracies.
+    """
     found = []
     for caption, classes in zip(
         ("Largest gains", "Largest losses"), changes(before, after, MOST), strict=True
@@ -99,9 +103,8 @@ def tables(
             texts = gain(float(after[c] - before[c])), *numbers, f"{run.train_counts[c]:,}"
             rows.append((run.names[c], [(text, False) for text in texts]))
         if rows:
-            found.append(
-                (caption, page.Table(["class", "change", "before", "after", "train images"], rows))
-            )
+            heading = ["class", "change", *names, "train images"]
+            found.append((caption, page.Table(heading, rows)))
     return found
 
 
@@ -129,6 +132,6 @@ def between(
             continue
         before, after = first.accuracy[standing[base]], run.accuracy[standing[name]]
         text = counted(before, after, name, base)
-        found.append((text, tables(run, before, after)))
+        found.append((text, tables(run, before, after, (base, name))))
     note = f"With other classes than {base}, and so not compared by class: {', '.join(left_out)}."
     return found, note if left_out else ""

@@ -13,7 +13,7 @@ from lift_jax.reports import consistency_figures as figures
 from lift_jax.reports import page
 from lift_jax.runs import folder
 from lift_jax.runs.folder import Run
-from lift_jax.runs.kept import features
+from lift_jax.runs.kept import features, kept_file
 
 NOTE = (
     "Of features from one crop, by their cosines (LIFT, section 3). Distance: 1 minus the cosine "
@@ -67,11 +67,14 @@ class Measured:
 def measure(run: Run) -> Measured | None:
     """Returns the consistency of a run, None if it kept no features.
 
-    Raises UserError if its features are damaged, or of another data set.
+    Raises UserError if its features are damaged, or of another data set or test.
     """
     found = features.read(run.workdir)
     if found is None:
         return None
+    if features.NAME in run.changed:
+        path = run.workdir / features.NAME
+        raise UserError(f"{path} is not of the run's last test. {kept_file.REMEDY}")
     classes = len(run.names)
     if max(found.labels.max(initial=0), found.test_labels.max(initial=0)) >= classes:
         raise UserError(f"{run.workdir / features.NAME} is of a run with other classes.")

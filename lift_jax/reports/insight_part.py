@@ -179,7 +179,5 @@ def _judged(split: str, doubts: Doubts, shown: int) -> str:
     text = f"{number:,} of {doubts.judged:,} labels are doubtful, judged {by}"
     text += f"; the {shown} most doubtful are shown." if shown < number else "."
     if doubts.unjudged:
-        text += (
-            f" {doubts.unjudged:,} images were not judged: their classes have fewer than {FEWEST}."
-        )
+        text += f" Not judged, in classes of fewer than {FEWEST} images: {doubts.unjudged:,}."
     return text

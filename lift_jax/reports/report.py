@@ -68,11 +68,9 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     missing or broken, if `out` cannot be made, or if another process writes there.
     """
     run = folder.load(workdir)
-    if changed := folder.changed_files(run.workdir):
-        atomic.warn(
-            f"{run.workdir}: {', '.join(changed)} is not what the run wrote. Run the run's command "
-            "again to make it anew."
-        )
+    if run.changed:
+        told = folder.told(run.workdir, run.changed)
+        atomic.warn(f"{told} The run's command, run again, mends that.")
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):
@@ -115,20 +113,21 @@ def _write(run: Run, out: Path) -> Path:
 def _insight(run: Run, key: str) -> tuple[insight_part.Part | None, str]:
     """Returns the part on single answers, or None and a line that says how to get it.
 
-    A damaged file counts as none: `folder.changed_files` has named it.
+    A file that is damaged or of another test counts as none: a warning has named it.
     """
-    try:
-        kept = predictions.read(run.workdir)
-    except UserError:
-        kept = None
-    try:
-        shown = examples.read(run.workdir)
-    except UserError:
-        shown = None
+    kept, shown = _own(run, predictions), _own(run, examples)
     found = insight_part.part(run, key, kept, shown) if kept is not None else None
     if found is None:
         return None, f"This run keeps no answers to single images. {kept_file.REMEDY}"
     return found, ""
+
+
+def _own(run: Run, kind: Any) -> Any:
+    """Returns what a run keeps of a kind (a module of `runs.kept`), None without its own."""
+    try:
+        return None if kind.NAME in run.changed else kind.read(run.workdir)
+    except UserError:
+        return None
 
 
 def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """The run folder: checks before a run continues in it, and the contents of a finished one."""
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def stored_metrics(
     try:
         run = load(workdir)
         if changed := changed_files(workdir):
-            raise UserError(f"{workdir}: {', '.join(changed)} is not what the run wrote.")
+            raise UserError(told(workdir, changed))
     except UserError as e:
         warn(f"{e} The run is tested again, which makes it anew.")
         return None
@@ -133,25 +134,40 @@ def stored_metrics(
 
 
 def seal(workdir: Path) -> None:
-    """Writes checksums.json: the CRC-32 of the files of results, by which damage is noticed."""
-    atomic.write_json(workdir / SUMS, {name: _crc(workdir / name) for name in SEALED})
+    """Writes checksums.json: those of the files of results and of the kept files.
+
+    By them damage is noticed, and files of another test: of another run, or of one that was killed.
+    """
+    sums = {name: _crc(workdir / name) for name in SEALED}
+    atomic.write_json(workdir / SUMS, sums | kept_file.checksums(workdir))
 
 
 def changed_files(workdir: Path) -> list[str]:
     """Returns the names of the files of results that are not what the run wrote.
 
     For a run of a version that wrote no checksums those are calibration.json and the kept files,
-    which have their own.
+    which have their own. A kept file that is missing does not count: one may delete it.
     """
-    path, broken = workdir / SUMS, [calibration_file.NAME] * calibration_file.damaged(workdir)
-    broken += kept_file.damaged(workdir)
+    path, kept = workdir / SUMS, kept_file.checksums(workdir)
+    broken = [calibration_file.NAME] * calibration_file.damaged(workdir)
+    broken += [name for name, found in kept.items() if found is None]
     if not os.path.lexists(path):
         return broken
     try:
         sums = read_json(path)
-        return [name for name in SEALED if sums.get(name) != _crc(workdir / name)] + broken
+        changed = [name for name in SEALED if sums.get(name) != _crc(workdir / name)]
     except (UserError, OSError):
-        return [SUMS]
+        return [SUMS, *broken]
+    others = [
+        name for name in kept if name not in broken and sums.get(name, kept[name]) != kept[name]
+    ]
+    return changed + broken + others
+
+
+def told(workdir: Path, changed: Sequence[str]) -> str:
+    """Returns the sentence that names changed files."""
+    verb = "is" if len(changed) == 1 else "are"
+    return f"{workdir}: {', '.join(changed)} {verb} not what the run wrote."
 
 
 def _crc(path: Path) -> int:
@@ -214,6 +230,11 @@ class Run:
     train_counts: np.ndarray
     test_counts: np.ndarray
     accuracy: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def changed(self) -> list[str]:
+        """Returns the names of the files that are not what the run wrote (`changed_files`)."""
+        return changed_files(self.workdir)
 
     @property
     def title(self) -> str:

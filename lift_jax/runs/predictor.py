@@ -222,7 +222,8 @@ class Predictor:
         if (unknown or sets) and view is None:
             raise UserError(
                 f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
-                f"unknown images and gives sets. Run `lift-jax calibrate --run={self._workdir}`."
+                f"unknown images and gives sets. Run `lift-jax calibrate --run={self._workdir}`, "
+                "which needs a validation split."
             )
         if view is not None:
             keep = asked_share("unknown", unknown, view.keep)

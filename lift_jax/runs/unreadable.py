@@ -33,8 +33,8 @@ def record_unreadable(
     write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])
     if causes:
         console.print(
-            f"Warning: {len(causes)} images could not be read and were passed over "
-            f"(data.on_bad_image=skip); they are listed in {path}.",
+            f"Warning: images that could not be read and were passed over: {len(causes):,} "
+            f"(data.on_bad_image=skip), listed in {path}.",
         )
 
 

@@ -95,7 +95,7 @@ def test_a_token_that_the_hub_does_not_know(local_hub, folder, monkeypatch):
 
 def test_no_network(local_hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="http://127.0.0.1:9 is out of reach: check the network"):
+    with pytest.raises(UserError, match=r"refused\. http://127.0.0.1:9 is out of reach"):
         push.push(folder, REPOSITORY)
 
 

@@ -286,6 +286,7 @@ def test_runs_are_compared_by_class(tmp_path):
     best = int(np.nanargmax(change))
     row = page.table("Largest gains")[0]
     assert (row["class"], row["change"]) == (names[best], f"{change[best]:+.2f}")
+    assert (row["a"], row["b"]) == (f"{first[best]:.2f}", f"{second[best]:.2f}")
     assert page.table("Largest losses")[0]["change"] == f"{np.nanmin(change):+.2f}"
     assert "With other classes than a, and so not compared by class: c." in path.read_text()
     assert (tmp_path / "out" / "report_compare_frequency.png").exists()

@@ -12,6 +12,7 @@ from configs import demo
 from lift_jax.errors import UserError
 from lift_jax.reports import report
 from lift_jax.runs import folder
+from lift_jax.runs.kept import kept_file
 
 pytestmark = [
     pytest.mark.slow,  # whole runs, or many compilations
@@ -133,6 +134,25 @@ def test_a_digit_of_the_results_that_flipped_is_seen(run, tmp_path, capsys):
         assert continued(workdir) == {key: found[key] for key in RESULTS}
         assert "is not what the run wrote" in " ".join(capsys.readouterr().out.split())
         assert (workdir / name).read_text() == text
+
+
+@pytest.mark.parametrize("name", kept_file.NAMES)
+def test_a_kept_file_of_another_test_is_not_shown(run, tmp_path, capsys, name):
+    """It may come from another run, or from a test that was killed before its results."""
+    first, found = run
+    workdir = shutil.copytree(first, tmp_path / "run")
+    arrays, about = kept_file.read(workdir / name)
+    kept_file.write(workdir / name, arrays, about | {"of": "another test"})
+    assert folder.changed_files(workdir) == [name]
+    page = report.write(workdir).read_text()
+    assert f"{name} is not what the run wrote" in capsys.readouterr().err
+    assert page != (first / "report.html").read_text()
+    said = {"predictions": "keeps no answers", "features": "is not of the run"}
+    assert said.get(name.removesuffix(".safetensors"), "") in page
+    assert continued(workdir) == {key: found[key] for key in RESULTS}
+    assert (workdir / name).read_bytes() == (first / name).read_bytes()
+    (workdir / name).unlink()  # to save space
+    assert not folder.changed_files(workdir)
 
 
 def test_a_broken_score_leaves_the_others_in_use(best_run, tmp_path, capsys):

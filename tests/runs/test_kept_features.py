@@ -191,4 +191,4 @@ def test_an_unreadable_image_is_passed_over(tmp_path, capsys):
     assert found.names[:3] == ["cat/0.png", "cat/1.png", "cat/3.png"]
     assert found.test_rows.tolist() == list(range(8))
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 training images cannot be read and have no features" in said
+    assert "training images that cannot be read, and so have no features: 1." in said

@@ -83,7 +83,7 @@ def keep(
     evaluator.console.print(f"Features: of {numbers} images, {when}, kept in {NAME}.")
     if missing := len(rows["train"]) - len(found["train"].rows):
         evaluator.console.print(
-            f"Warning: {missing:,} training images cannot be read and have no features."
+            f"Warning: training images that cannot be read, and so have no features: {missing:,}."
         )
 
 

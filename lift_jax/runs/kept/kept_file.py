@@ -47,17 +47,18 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]] | None:
     return arrays, about
 
 
-def damaged(workdir: Path) -> list[str]:
-    """Returns the names of the kept files in a run folder that are not what was written."""
-    return [name for name in NAMES if _is_damaged(workdir / name)]
+def checksums(workdir: Path) -> dict[str, int | None]:
+    """Returns the checksums of the kept files that a run folder has, None for damaged ones."""
+    names = [name for name in NAMES if os.path.lexists(workdir / name)]
+    return {name: _checksum(workdir / name) for name in names}
 
 
-def _is_damaged(path: Path) -> bool:
+def _checksum(path: Path) -> int | None:
     try:
-        read(path)
+        found = read(path)
     except UserError:
-        return True
-    return False
+        return None
+    return None if found is None else _sum(*found)
 
 
 def _sum(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> int:
