@@ -39,6 +39,7 @@ from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # cell -> result -> column -> percent
 WIDTH = 120  # characters of the table if there is no terminal
 # Settings that change neither training nor results, so that a finished run stays finished.
 IDLE = (
@@ -57,7 +58,7 @@ def run_sweep(
     mode: str = "train",
     seeds: int = 1,
     part: str = "",
-    published: Mapping[str, Mapping[str, float]] | None = None,
+    published: Published | None = None,
     notes: Sequence[str] = (),
     of_features: bool = False,
 ) -> list[Row]:
@@ -74,7 +75,7 @@ def run_sweep(
         seeds: number of runs for each cell.
         part: "i/n" runs only every n-th cell, from the i-th, and shows the table of what is
             finished; a call without it writes the table.
-        published: overall accuracies in percent by cell and result.
+        published: published accuracies in percent by cell, result and column of the table.
         notes: lines below the table.
         of_features: True to compare the features of the runs of the first seed as well, in
             sweep_distances.png, sweep_similarity.png and lines below the table.
@@ -116,7 +117,7 @@ class Sweep:
         workdir: the folder of all runs.
         runs: the configs by cell and run folder.
         mode: mode of every run, train or zero_shot.
-        published: overall accuracies in percent by cell and result.
+        published: published accuracies in percent by cell, result and column of the table.
         notes: lines below the table.
         console: console that is quiet on all processes but the first.
         whole: False if another machine runs other cells and the table is not written.
@@ -128,7 +129,7 @@ class Sweep:
     workdir: Path
     runs: Runs
     mode: str
-    published: Mapping[str, Mapping[str, float]]
+    published: Published
     notes: Sequence[str]
     console: Console
     whole: bool
@@ -264,9 +265,7 @@ def _copy(source: str, target: str) -> None:
 # -- the results
 
 
-def rows(
-    runs: Runs, published: Mapping[str, Mapping[str, float]], mode: str = "train"
-) -> list[Row]:
+def rows(runs: Runs, published: Published, mode: str = "train") -> list[Row]:
     """Returns the table of all finished runs; a zero-shot result that all share stands once."""
     firsts = [next(iter(cell.values())) for cell in runs.values()]
     once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
@@ -286,7 +285,7 @@ def rows(
                     tuned=0 if zero else results[0]["tuned_params"],
                     head=0 if zero else results[0]["head_params"],
                     values={key: [r[result][key] for r in results] for key in COLUMNS},
-                    published=published.get(name, {}).get(result),
+                    published=published.get(name, {}).get(result, {}),
                 )
             )
     return found

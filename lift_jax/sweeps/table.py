@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,6 +22,8 @@ PANELS = {  # of the figure
     "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
 }  # fmt: skip
 COLUMNS = ("overall", "many", "medium", "few", "mean")
+SHOTS = ("many", "medium", "few")
+PUBLISHED = ("overall", *SHOTS)  # what papers publish
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Row:
         result: a key of TITLES.
         tuned, head: number of tuned parameters and of head parameters.
         values: percent by column and seed; None if the group has no classes.
-        published: published overall accuracy of exactly this run in percent, None if there is none.
+        published: published accuracies of exactly this run in percent, by column.
     """
 
     cell: str
@@ -41,7 +43,7 @@ class Row:
     tuned: int
     head: int
     values: Mapping[str, Sequence[float | None]]
-    published: float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,16 +65,20 @@ class Row:
         values = self.values[column]
         return None if None in values or len(values) < 2 else statistics.stdev(values)  # type: ignore[arg-type]
 
-    @property
-    def difference(self) -> float | None:
-        """Returns overall accuracy minus the published one, in percent."""
-        mean = self.mean("overall")
-        return None if self.published is None or mean is None else mean - self.published
+    def difference(self, column: str) -> float | None:
+        """Returns an accuracy minus the published one in percent; None if there is none."""
+        mean, published = self.mean(column), self.published.get(column)
+        return None if published is None or mean is None else mean - published
 
 
 def headings(table: Sequence[Row]) -> list[str]:
-    compared = any(row.published is not None for row in table)
-    return ["", "tuned", *COLUMNS, *(("published", "difference") if compared else ())]
+    """Returns the columns; those of published numbers only where a row has some."""
+    columns = ["", "tuned", *COLUMNS]
+    if not any(row.published for row in table):
+        return columns
+    shots = any(row.published.get(column) for row in table for column in SHOTS)
+    groups = f" ({' / '.join(SHOTS)})" if shots else ""
+    return [*columns, f"published{groups}", "difference"]
 
 
 def texts(row: Row) -> list[str]:
@@ -84,9 +90,21 @@ def texts(row: Row) -> list[str]:
             return "–"
         return f"{mean:.2f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
-    published = "" if row.published is None else f"{row.published:.1f}"
-    difference = "" if row.difference is None else f"{row.difference:+.1f}"
+    published = _with_groups({c: row.published.get(c) for c in PUBLISHED}, "")
+    difference = _with_groups({c: row.difference(c) for c in PUBLISHED}, "+")
     return [row.name, f"{row.tuned:,}", *map(number, COLUMNS), published, difference]
+
+
+def _with_groups(values: Mapping[str, float | None], sign: str) -> str:
+    """Returns overall as text, with many, medium and few in brackets where there are some."""
+    groups = [values[column] for column in SHOTS]
+    if values["overall"] is None:
+        return ""
+    overall = f"{values['overall']:{sign}.1f}"
+    if all(value is None for value in groups):
+        return overall
+    parts = ("–" if value is None else f"{value:{sign}.1f}" for value in groups)
+    return f"{overall} ({' / '.join(parts)})"
 
 
 def rich_table(title: str, table: Sequence[Row]) -> Table:
@@ -104,13 +122,15 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
     """Writes sweep.csv and sweep.md, and sweep.png if the table has a row."""
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
+    compared = ["published", "difference"]
+    compared += [name for key in SHOTS for name in (f"{key}_published", f"{key}_difference")]
     write_csv(
         workdir / "sweep.csv",
-        [*header, "published", "difference"],
+        header + compared,
         (
             [row.cell, row.result, row.runs, row.tuned, row.head]
             + [value for key in COLUMNS for value in (row.mean(key), row.std(key))]
-            + [row.published, row.difference]
+            + [v for key in PUBLISHED for v in (row.published.get(key), row.difference(key))]
             for row in table
         ),
     )

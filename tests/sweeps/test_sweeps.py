@@ -244,7 +244,7 @@ def written(tmp_path):
 
 
 def test_the_table_by_hand(written, tmp_path):
-    table = sweep.rows(written, {"ce": {"test": 84.0}})
+    table = sweep.rows(written, {"ce": {"test": {"overall": 84.0, "many": 90.0, "few": 5.5}}})
     assert [row.name for row in table] == ["zero-shot", "ce", "ce with TTE", "la", "la with TTE"]
     assert [row.runs for row in table] == [2, 2, 2, 1, 1]
     assert [row.tuned for row in table] == [0, 1234, 1234, 1234, 1234]
@@ -253,11 +253,15 @@ def test_the_table_by_hand(written, tmp_path):
     assert ce.std("overall") == pytest.approx(50**0.5)  # sample: ((5^2 + 5^2) / 1)^0.5
     assert (ce.mean("many"), ce.std("many")) == (None, None)
     assert (ce.mean("few"), ce.std("few")) == (3.0, 0.0)
-    assert ce.difference == 1.0 and table[2].difference is None
+    assert [ce.difference(key) for key in ("overall", "many", "medium", "few")] == [
+        1.0, None, None, -2.5,
+    ]  # fmt: skip
+    assert table[2].difference("overall") is None
     assert table[3].std("overall") is None
     assert sweep.unfinished(written) == ["Not finished: la (1 of 2 seeds)."]
     assert tables.texts(ce) == [
-        "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1", "84.0", "+1.0",
+        "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1",
+        "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / -2.5)",
     ]  # fmt: skip
 
     tables.write(tmp_path, "losses", table, ["A note."])
@@ -267,6 +271,8 @@ def test_the_table_by_hand(written, tmp_path):
     assert float(rows[1]["overall_std"]) == pytest.approx(50**0.5)
     assert (rows[1]["many"], rows[3]["overall"], rows[3]["overall_std"]) == ("", "70.0", "")
     assert (rows[1]["published"], rows[1]["difference"]) == ("84.0", "1.0")
+    assert (rows[1]["few_published"], rows[1]["few_difference"]) == ("5.5", "-2.5")
+    assert (rows[1]["medium_published"], rows[1]["many_difference"]) == ("", "")
     text = (tmp_path / "sweep.md").read_text()
     assert "| ce with TTE | 1,234 | 86.0 ± 7.1 |" in text and "| la | 1,234 | 70.00 |" in text
     assert text.endswith("A note.\n")
@@ -289,9 +295,11 @@ def test_adjusted_results_have_lines_of_their_own(tmp_path):
 
 def test_without_published_numbers_there_is_no_column_for_them(written):
     assert tables.headings(sweep.rows(written, {}))[-1] == "mean"
-    assert tables.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
-        "published", "difference",
-    ]  # fmt: skip
+    alone = sweep.rows(written, {"la": {"test": {"overall": 1.0}}})
+    assert tables.headings(alone)[-2:] == ["published", "difference"]
+    assert [tables.texts(row)[-2] for row in alone] == ["", "", "", "1.0", ""]
+    groups = sweep.rows(written, {"la": {"test": {"overall": 1.0, "few": 2.0}}})
+    assert tables.headings(groups)[-2:] == ["published (many / medium / few)", "difference"]
 
 
 def test_other_backbones_have_a_zero_shot_row_each(tmp_path):
@@ -341,7 +349,10 @@ def test_published_numbers_belong_to_exactly_their_runs():
     lift, plus = places_lt.get_config("method=lift"), places_lt.get_config()
     for c in (lift, plus):
         c.data.root, c.seed, c.test.batch = "/somewhere", 3, 64
-    published = {"test": 51.5, "test_tte": 52.2}
+    published = {
+        "test": {"overall": 51.5, "many": 51.3, "medium": 52.2, "few": 50.5},
+        "test_tte": {"overall": 52.2},
+    }
     assert published_for(lift, origin("places_lt")) == published
     assert (
         published_for(settled("main", plus, "places_lt")["LIFT"], origin("places_lt")) == published
@@ -357,7 +368,12 @@ def test_published_numbers_belong_to_exactly_their_runs():
         other = sweep.settle(lift, {"": {key: value}})[""]
         assert published_for(other, origin("places_lt")) == {}
     large = imagenet_lt.get_config("method=lift,backbone=clip_vit_l14")
-    assert published_for(large, origin("imagenet_lt")) == {"test_tte": 82.9}
+    assert published_for(large, origin("imagenet_lt")) == {"test_tte": {"overall": 82.9}}
+    base = published_for(imagenet_lt.get_config("method=lift"), origin("imagenet_lt"))
+    assert base == {
+        "test": {"overall": 77.0},
+        "test_tte": {"overall": 78.3, "many": 81.3, "medium": 77.4, "few": 73.4},
+    }
 
 
 def test_published_cifar_goes_by_imbalance():
@@ -366,16 +382,20 @@ def test_published_cifar_goes_by_imbalance():
     for imbalance in (100.0, 50.0, 10.0, 1.0):
         c = get("method=lift")
         c.data.imbalance = imbalance
-        found[imbalance] = published_for(c, origin("cifar100")).get("test_tte")
+        found[imbalance] = published_for(c, origin("cifar100")).get("test_tte", {}).get("overall")
     assert found == {100.0: 81.7, 50.0: 83.1, 10.0: 84.9, 1.0: None}
 
 
 def test_notes_say_what_is_published():
     notes = references(places_lt.get_config(), origin("places_lt"))
-    assert len(notes) == 3
-    assert "clip_vit_b16: 51.5 (without TTE, re-run by the authors of LT-Soups)" in notes[0]
+    assert len(notes) == 4
+    groups = "51.5; many 51.3, medium 52.2, few 50.5"
+    assert f"clip_vit_b16: {groups} (without TTE, second-hand: quoted in" in notes[0]
+    assert "52.2 (with TTE, second-hand" in notes[1] and "53.7 (leaderboard mirrors" in notes[2]
+    assert notes[3] == "Published for LT-Soups (NeurIPS 2025), clip_vit_b16: 51.7 (without TTE)."
     species = references(inat.get_config(), origin("inat"))
-    assert len(species) == 2 and "79.1" in species[0] and "79.4" in species[1]
+    assert len(species) == 3 and "79.1 (without TTE, re-run by" in species[0]
+    assert "79.4" in species[1] and "LT-Soups" in species[2] and "78.2" in species[2]
     assert references(demo.get_config(), origin("demo")) == []
     assert references(places_lt.get_config("debug"), origin("places_lt")) == []
 
