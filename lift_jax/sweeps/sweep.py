@@ -61,6 +61,7 @@ def run_sweep(
     published: Published | None = None,
     notes: Sequence[str] = (),
     of_features: bool = False,
+    crossed: str = "",
 ) -> list[Row]:
     """Runs every cell with `seeds` seeds, counted up from its config's; writes and shows the table.
 
@@ -79,6 +80,7 @@ def run_sweep(
         notes: lines below the table.
         of_features: True to compare the features of the runs of the first seed as well, in
             sweep_distances.png, sweep_similarity.png and lines below the table.
+        crossed: what the cells cross with learning rates (`cells.CROSSED`), for a heat map.
 
     Raises:
         UserError: if an argument is wrong, before anything is run; if a cell failed, at the end.
@@ -97,7 +99,9 @@ def run_sweep(
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
     console = Terminal(quiet=jax.process_index() != 0)
     whole = not part
-    sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole, of_features)
+    sweep = Sweep(
+        title, workdir, runs, mode, published or {}, notes, console, whole, of_features, crossed
+    )
     with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
         for name in chosen:
             for folder, config in runs[name].items():
@@ -122,6 +126,7 @@ class Sweep:
         console: console that is quiet on all processes but the first.
         whole: False if another machine runs other cells and the table is not written.
         of_features: True if the features of the runs are compared as well.
+        crossed: what the cells cross with learning rates, "" if they do not.
         failed: the runs that failed, by message.
     """
 
@@ -134,6 +139,7 @@ class Sweep:
     console: Console
     whole: bool
     of_features: bool
+    crossed: str
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def run(self, folder: Path, config: ConfigDict) -> None:
@@ -163,7 +169,7 @@ class Sweep:
         if jax.process_index() == 0 and self.of_features:
             lines += features_of(self.runs, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
-            table.write(self.workdir, self.title, found, lines)
+            table.write(self.workdir, self.title, found, lines, self.crossed)
         return found, lines
 
     def show(self) -> list[Row]:

@@ -12,6 +12,7 @@ from lift_jax.output.plain import markdown_cell, printable
 from lift_jax.reports import figures
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
+from lift_jax.sweeps.heat_map import heat_map
 
 TITLES = {
     "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
@@ -118,8 +119,13 @@ def rich_table(title: str, table: Sequence[Row]) -> Table:
     return made
 
 
-def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str]) -> None:
-    """Writes sweep.csv and sweep.md, and sweep.png if the table has a row."""
+def write(
+    workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str], crossed: str = ""
+) -> None:
+    """Writes sweep.csv and sweep.md, and sweep.png if the table has a row.
+
+    `crossed` says what the sweep crosses with learning rates (`cells.CROSSED`), "" for others.
+    """
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
     compared = ["published", "difference"]
@@ -142,10 +148,10 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
         file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
-        figures.write(figure(title, table), workdir / "sweep.png")
+        figures.write(figure(title, table, crossed), workdir / "sweep.png")
 
 
-def figure(title: str, table: Sequence[Row]) -> Figure:
+def figure(title: str, table: Sequence[Row], crossed: str = "") -> Figure:
     """Draws a panel for each kind of result; a shared zero-shot result stands in the title."""
     cells = list(dict.fromkeys(row.cell for row in table if row.cell))
     panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
@@ -154,4 +160,7 @@ def figure(title: str, table: Sequence[Row]) -> Figure:
             points = {key: (row.mean(key), row.std(key)) for key in COLUMNS}
             panels.setdefault(PANELS[row.result], {})[row.cell] = points
     alone = [f"zero-shot {texts(row)[2]} overall" for row in table if not row.cell]
-    return figures.sweep_figure("; ".join([title, *alone]), cells, panels)
+    full_title = "; ".join([title, *alone])
+    if crossed and cells:
+        return heat_map(full_title, crossed, cells, panels)
+    return figures.sweep_figure(full_title, cells, panels)

@@ -112,6 +112,19 @@ def test_sweeps_have_every_method_that_there_is():
     ("inat", "backbone=clip_vit_l14", "main", "LIFT", "test.expand", 21),
     ("inat", "method=lift", "backbones", "clip_vit_l14", "test.expand", 21),
     ("inat", "", "backbones", "clip_vit_l14", "test.expand", 24),
+    ("places_lt", "", "lr", "0.05", "train.lr", 0.05),
+    ("places_lt", "", "ratio", "0.005", "tuner.ratio", 0.005),
+    ("places_lt", "", "partial_lr", "0_lr_0.002", "tuner.name", "none"),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "tuner.name", "full"),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "tuner.partial", 9),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "train.lr", 0.002),
+    ("places_lt", "", "share_lr", "0.005_lr_0.02", "tuner.name", "aft"),
+    ("places_lt", "", "share_lr", "0.005_lr_0.02", "tuner.ratio", 0.005),
+    ("places_lt", "", "share_lr", "1_lr_0.001", "tuner.name", "full"),
+    ("places_lt", "", "share_lr", "1_lr_0.001", "train.lr", 0.001),
+    ("places_lt", "", "tte", "random_15", "test.views", 15),
+    ("inat", "", "epochs", "50", "train.lr", 0.006),  # 0.02 * 15 / 50
+    ("inat", "method=lift", "epochs", "50", "train.lr", 0.01),
     ("places_lt", "", "epochs", "10", "train.lr", 0.01),  # 0.02 * 5 / 10
     ("places_lt", "method=lift", "epochs", "20", "train.lr", 0.01),
     ("inat", "", "expand", "48", "test.expand", 48),
@@ -135,6 +148,41 @@ def test_cells_have_the_settings_of_the_papers(file, argument, name, cell, key, 
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     found = settled(name, config, file)[cell]
     assert sweeps.flat(found)[key] == value
+
+
+RATES = ("0.001", "0.002", "0.005", "0.01", "0.02", "0.05")
+
+
+@pytest.mark.parametrize(("file", "argument", "name", "values"), [
+    ("places_lt", "", "lr", RATES),
+    ("inat", "", "partial_lr", ("0", "1", "2", "3", "6", "9", "12")),
+    ("inat", "backbone=clip_vit_l14", "partial_lr", ("0", "2", "4", "6", "12", "18", "24")),
+    ("demo", "", "partial_lr", ("0", "1", "2", "3", "4")),  # of 4 blocks
+    ("inat", "backbone=clip_rn50", "partial_lr", ("0", "1", "2", "3", "6", "9", "16")),
+    ("demo", "", "share_lr",
+     ("0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")),
+    ("inat", "", "expand", tuple(map(str, range(0, 49, 4)))),
+    ("inat", "backbone=clip_vit_l14,method=lift", "expand",
+     ("0", "3", "7", "10", "14", "17", "21", "24", "28", "31", "35", "38", "42")),
+    ("places_lt", "", "epochs", ("1", "2", "3", "4", "5", "10", "15", "20", "25", "30")),
+    ("places_lt", "method=lift", "epochs",
+     ("2", "4", "5", "6", "8", "10", "15", "20", "25", "30")),
+    ("inat", "method=lift", "epochs",
+     ("4", "5", "8", "10", "12", "15", "16", "20", "30", "40", "50")),
+    ("folder", "", "epochs", ("1", "2", "3", "4", "5", "10", "20")),
+])  # fmt: skip
+def test_values_of_sweeps(file, argument, name, values):
+    config = importlib.import_module(f"configs.{file}").get_config(argument)
+    if name in sweeps.CROSSED:
+        values = [f"{value}_lr_{rate}" for value in values for rate in RATES]
+    assert list(sweeps.cells(name, config, origin(file))) == list(values)
+
+
+def test_margins_are_those_of_the_resolution():
+    config = places_lt.get_config()
+    config.model.resolution = 112  # where the default, 24, stands for 12
+    found = sweeps.cells("expand", config, origin("places_lt"))
+    assert [cell["test.expand"] for cell in found.values()] == list(range(0, 24, 2))
 
 
 def test_the_command_line_holds_where_a_cell_sets_nothing():
@@ -169,7 +217,7 @@ def test_a_config_of_ones_own_has_no_published_numbers():
 
 @pytest.mark.parametrize(("backbone", "depth"), [
     ("demo", 4), ("debug", 2), ("clip_vit_b16", 12), ("clip_vit_l14_336", 24), ("dinov3_l16", 24),
-    ("clip_vit_h14_dfn", 32),
+    ("clip_vit_h14_dfn", 32), ("clip_rn50", 16), ("clip_rn50x4", 26), ("resnet152", 50),
 ])  # fmt: skip
 def test_depths_of_backbones(backbone, depth):
     assert sweeps.depth_of(backbone) == depth
@@ -291,6 +339,29 @@ def test_adjusted_results_have_lines_of_their_own(tmp_path):
     }  # fmt: skip
     tables.write(tmp_path, "losses", table, [])
     assert "| ce adjusted | 1,234 | 4.00 |" in (tmp_path / "sweep.md").read_text()
+
+
+def test_a_crossed_sweep_is_a_heat_map(tmp_path):
+    config = demo.get_config("debug")
+    changes = sweeps.with_rates({"0": sweeps.named("none"), "1": {"tuner.partial": 1}})
+    runs = runs_of(sweep.settle(config, changes), tmp_path, 1)
+    for i, (name, cell) in enumerate(runs.items()):
+        for folder, c in cell.items():
+            if name != "1_lr_0.01":  # not finished
+                write_run(folder, c, {"test": (float(i), None, 2.0 * i, 90.0 - i, 5.0)})
+    drawn = tables.figure("a", sweep.rows(runs, {}), crossed="blocks")
+    overall, medium, few = drawn.axes
+    texts = [[text.get_text() for text in axes.texts] for axes in drawn.axes]
+    assert texts[0] == [f"{i}.0" for i in range(12) if i != 9]
+    assert texts[1] == [f"{2 * i}.0" for i in range(12) if i != 9]
+    assert [axes.get_title() for axes in drawn.axes] == [
+        "one crop: overall", "one crop: medium", "one crop: few",
+    ]  # fmt: skip
+    assert [label.get_text() for label in overall.get_xticklabels()] == list(RATES)
+    assert [label.get_text() for label in overall.get_yticklabels()] == ["0", "1"]
+    assert overall.get_ylabel() == "blocks"
+    best = [axes.patches[0].get_xy() for axes in (overall, few)]
+    assert best == [(4.53, 0.53), (-0.47, -0.47)]  # 11 is the last cell, 90 the first
 
 
 def test_without_published_numbers_there_is_no_column_for_them(written):
