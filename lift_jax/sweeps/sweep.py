@@ -28,6 +28,7 @@ from lift_jax.parallel.agreement import agree
 from lift_jax.reports import consistency_comparison, report
 from lift_jax.runs import log
 from lift_jax.runs.folder import CONFIG, METRICS, changed_files, load, open_workdir, writing
+from lift_jax.runs.kept import other_split
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
@@ -42,9 +43,10 @@ Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # cell -> result -> column -> percent
 WIDTH = 120  # characters of the table if there is no terminal
 # Settings that change neither training nor results, so that a finished run stays finished.
+# test.split has a file of its own.
 IDLE = (
     "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
-    "train.remat", "data.workers", "data.features_gb",
+    "train.remat", "data.workers", "data.features_gb", "test.split",
 )  # fmt: skip
 # Settings that change how a run is tested, and not its training.
 TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
@@ -241,7 +243,21 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None  # not begun, not tested yet, or a file was changed by hand
     whole = whole and not changed_files(folder)
-    return found if whole and same(about, to_dict(config), IDLE) else None
+    if not whole or not same(about, to_dict(config), IDLE):
+        return None
+    return found | other if (other := of_other_split(folder, config, found)) is not None else None
+
+
+def of_other_split(folder: Path, config: ConfigDict, found: Mapping[str, Any]) -> dict | None:
+    """Returns the result on the other split by its name, {} if none is asked for.
+
+    Returns None if one is asked for that is not there.
+    """
+    split = config.test.get("split", "test")
+    if split == "test":
+        return {}
+    kept = other_split.read(folder, split, found["steps"], config.test.interpolation)
+    return None if kept is None else {split: kept["test"]}
 
 
 def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:

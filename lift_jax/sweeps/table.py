@@ -17,10 +17,12 @@ from lift_jax.sweeps.heat_map import heat_map
 TITLES = {
     "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
     "test_tte_adjusted": "with TTE, adjusted",
+    "val": "on validation images", "train": "on training images",
 }  # fmt: skip
 PANELS = {  # of the figure
     "zero_shot": "zero-shot", "test": "one crop", "test_adjusted": "one crop, adjusted",
     "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
+    "val": "validation images", "train": "training images",
 }  # fmt: skip
 COLUMNS = ("overall", "many", "medium", "few", "mean")
 SHOTS = ("many", "medium", "few")
