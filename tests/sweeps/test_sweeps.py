@@ -471,6 +471,23 @@ def test_notes_say_what_is_published():
     assert references(places_lt.get_config("debug"), origin("places_lt")) == []
 
 
+def test_the_page_lists_every_sweep_with_its_runs():
+    page = (ROOT / "docs" / "papers.md").read_text()
+    listed = re.findall(r"\| `--sweep=(\w+)` \| (\d+)(?: \((\d+)\))? \|", page)
+    found = {name: (int(runs), int(tests or 0)) for name, runs, tests in listed}
+    assert found.keys() == sweeps.SWEEPS.keys()
+    for name, (runs, tests) in found.items():
+        file, config = ("inat", inat) if name == "levels" else ("places_lt", places_lt)
+        cells = settled(name, config.get_config(), file)
+        assert len(cells) == runs + tests, name
+        trained = {
+            tuple(value for key, value in sorted(sweeps.flat(c).items()) if key not in sweep.TESTED)
+            for c in cells.values()
+        }
+        assert name in sweeps.ZERO_SHOT or len(trained) == runs, name
+    assert "in 11 runs" in page and len(settled("epochs", inat.get_config(), "inat")) == 11
+
+
 # -- whole sweeps
 
 
