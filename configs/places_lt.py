@@ -11,8 +11,9 @@ The run says whether the numbers of images and classes are those above.
 Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
-    LIFT               52.2   leaderboard mirrors; whether with TTE is not said (ViT-L/14: 53.7)
-    LIFT without TTE   51.5   re-run by the authors of LT-Soups
+    LIFT with TTE      52.2   second-hand, quoted by RetFormer
+    LIFT without TTE   51.5   many 51.3, medium 52.2, few 50.5: second-hand, quoted by RetFormer
+    LIFT, ViT-L/14     53.7   leaderboard mirrors; whether with TTE is not said
 No accuracy of LIFT+ on it is public in what could be read.
 """
 

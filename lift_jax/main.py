@@ -150,6 +150,7 @@ def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> No
         mode="zero_shot" if flags.sweep in sweeps.ZERO_SHOT else flags.mode, seeds=flags.seeds,
         part=flags.sweep_cells, published={name: published(c, origin) for name, c in cells.items()},
         notes=references(chosen.config, origin), of_features=flags.sweep in sweeps.OF_FEATURES,
+        crossed=sweeps.CROSSED.get(flags.sweep, ""),
     )  # fmt: skip
 
 

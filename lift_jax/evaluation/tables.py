@@ -7,6 +7,8 @@ from rich.table import Table
 
 from lift_jax.output.plain import printable
 
+SPLITS = {"train": "training", "val": "validation"}
+
 
 def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, str]:
     """Returns the names of a run's results in tables and figures, by key of metrics.json.
@@ -27,6 +29,11 @@ def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, 
         "zero_shot": "zero-shot", "test": method, "test_adjusted": f"{method}, adjusted",
         "test_tte": f"{method} with TTE", "test_tte_adjusted": f"{method} with TTE, adjusted",
     }  # fmt: skip
+
+
+def on_split(name: str, split: str) -> str:
+    """Returns the name of a result on the training or validation images (test.split)."""
+    return f"{name} on {SPLITS[split]} images"
 
 
 def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
+from lift_jax.evaluation.tables import on_split
 from lift_jax.reports import (
     calibration_part,
     changes_part,
@@ -243,7 +244,10 @@ def _cards(run: Run, key: str) -> list[tuple[str, str]]:
 
 
 def _results(runs: Mapping[str, Run]) -> page.Table:
-    """Returns the table of all results, which marks the best value of each column."""
+    """Returns the table of all results, which marks the best value on test images in each column.
+
+    Results on other images stand at the end.
+    """
     rows = [
         (run.labels[key] if len(runs) == 1 else f"{name}: {run.labels[key]}", summary)
         for name, run in runs.items()
@@ -260,6 +264,11 @@ def _results(runs: Mapping[str, Run]) -> page.Table:
         return page.number(value), is_best
 
     cells = [(name, [cell(key, summary[key]) for key in COLUMNS]) for name, summary in rows]
+    for name, run in runs.items():
+        for split, summary in run.splits.items():
+            label = on_split(run.labels["test"], split)
+            values = [(page.number(summary[key]), False) for key in COLUMNS]
+            cells.append((label if len(runs) == 1 else f"{name}: {label}", values))
     return page.Table(["", *COLUMNS.values()], cells)
 
 

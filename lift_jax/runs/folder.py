@@ -5,7 +5,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from lift_jax.errors import UserError, shown
 from lift_jax.evaluation.metrics import NAMES
-from lift_jax.evaluation.tables import result_names
+from lift_jax.evaluation.tables import SPLITS, result_names
 from lift_jax.parallel import processes
 from lift_jax.runs.answers import calibration_file
-from lift_jax.runs.kept import kept_file
+from lift_jax.runs.kept import kept_file, other_split
 from lift_jax.runs.log import LOG, read_log
-from lift_jax.settings.parse import changes
+from lift_jax.settings.parse import changes, same
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.addresses import is_remote
@@ -127,10 +127,10 @@ def stored_metrics(
     except UserError as e:
         warn(f"{e} The run is tested again, which makes it anew.")
         return None
-    same = run.config.get("test") == written["test"]
-    same &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]
+    alike = same(run.config.get("test", {}), written["test"], ("split",))
+    alike &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]
     found = read_json(workdir / METRICS, most_bytes=RUN_BYTES)
-    return found if same and found.get("test") else None
+    return found if alike and found.get("test") else None
 
 
 def seal(workdir: Path) -> None:
@@ -219,6 +219,7 @@ class Run:
         names, groups: of each class.
         train_counts, test_counts: images of each class.
         accuracy: percent of each class by result, NaN where missing.
+        splits: accuracies on the training and validation images by split, where they are measured.
     """
 
     workdir: Path
@@ -230,6 +231,7 @@ class Run:
     train_counts: np.ndarray
     test_counts: np.ndarray
     accuracy: dict[str, np.ndarray]
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @functools.cached_property
     def changed(self) -> list[str]:
@@ -294,9 +296,19 @@ def load(workdir: str | Path) -> Run:
                 for key in RESULTS
                 if metrics[key] is not None
             },
+            splits=_splits(workdir, config, metrics),
         )
     except ValueError as error:
         raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
+
+
+def _splits(
+    workdir: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Returns the accuracies of the tuned classifier on other splits; {} without any."""
+    view = config.get("test", {}).get("interpolation", "")
+    found = {split: other_split.read(workdir, split, metrics["steps"], view) for split in SPLITS}
+    return {split: each["test"] for split, each in found.items() if each and each["test"]}
 
 
 def checked_config(path: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

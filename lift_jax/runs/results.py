@@ -16,7 +16,7 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
-from lift_jax.runs.kept import examples, features, predictions
+from lift_jax.runs.kept import examples, features, other_split, predictions
 from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
@@ -64,6 +64,38 @@ def test(
         folder.seal(workdir)
     unreadable.record_unreadable(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, settings, console)
+    return found
+
+
+def test_other_split(
+    settings: Settings, setup: Setup, state: State | None, workdir: Path, console: Console
+) -> dict[str, Any]:
+    """Tests on the training or validation images (test.split) with one crop and prints the table.
+
+    Writes a file of its own, so that the results on the test split stay. Returns its content.
+    """
+    split = settings.test.split
+    images = {"train": setup.data.train, "val": setup.data.val}[split]
+    assert images is not None  # `build` has checked
+    candidates = {"zero_shot": Candidate(*setup.zero_shot)} if setup.zero_shot is not None else {}
+    if state is not None:
+        candidates["test"] = tuned_candidate(setup, state)
+    evaluator = make_evaluator(settings, setup, console)
+    description = f"Testing {tables.SPLITS[split]} images"
+    tuned = () if state is None else state.tuned
+    counts = evaluator.once(candidates, tuned, images, description)
+    summaries = summarise(counts, setup.data)
+    found = {
+        "split": split, "steps": int(state.step) if state is not None else 0,
+        "interpolation": settings.test.interpolation,
+        "zero_shot": summaries["zero_shot"], "test": summaries["test"],
+    }  # fmt: skip
+    if jax.process_index() == 0:
+        other_split.write(workdir, split, found)
+    unreadable.record_unreadable(setup.data, workdir, jax.process_index(), console, anew=(split,))
+    names = tables.result_names(settings.tuner.name, settings.label, settings.text_tuner.name)
+    rows = {tables.on_split(names[row], split): found[row] for row in ("zero_shot", "test")}
+    console.print(tables.results_table(rows))
     return found
 
 

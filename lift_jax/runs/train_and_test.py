@@ -1,5 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
 from lift_jax.runs.answers import calibrate
+from lift_jax.runs.kept import other_split
 from lift_jax.runs.log import RunLog
 from lift_jax.runs.progress import Progress
 from lift_jax.runs.unreadable import record_unreadable
@@ -31,7 +33,8 @@ from lift_jax.training.step import exact_products
 def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train") -> dict[str, Any]:
     """Trains (or continues) and tests; returns what metrics.json holds.
 
-    `mode` evaluate tests the newest checkpoint of `workdir`, zero_shot the untuned CLIP. Raises
+    `mode` evaluate tests the newest checkpoint of `workdir` (with another test.split on that alone,
+    if it is tested, and returns its results), zero_shot the untuned CLIP. Raises
     UserError for anything in the settings, the data, the weights or the folder that the user can
     mend, and in all processes if their settings, data or weights differ.
     """
@@ -56,7 +59,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if mode == "zero_shot":
             if setup.zero_shot is None:
                 raise UserError(no_zero_shot(settings, setup))
-            return results.test(settings, setup, None, workdir, console)
+            return test(settings, setup, None, workdir, console)
 
         state = create_state(setup.tuned, setup.optimizer)
         state = jax.device_put(state, state_shardings(state, setup.mesh))
@@ -71,10 +74,9 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
                 lambda: folder.stored_metrics(workdir, settings.written, tell)
             )
             if done == total and finished:
-                console.print(
-                    f"{workdir} is finished, all {total} steps are done. Its results:",
-                )
+                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
                 results.show(finished, settings, console)
+                add_other_split(settings, setup, state, manager, finished, workdir, console)
                 return finished
             if 0 < done < total:
                 console.print(f"Continuing {workdir} after step {done} of {total}.")
@@ -83,9 +85,44 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        if mode == "evaluate" and processes.from_first(lambda: lacks_only_split(settings, workdir)):
+            return results.test_other_split(settings, setup, state, workdir, console)
         if saved is not None or mode == "train":  # else there is no checkpoint that predicts
             calibrate.after_training(settings, setup, state, workdir, console)
-        return results.test(settings, setup, state, workdir, console)
+        return test(settings, setup, state, workdir, console)
+
+
+def test(
+    settings: Settings, setup: Setup, state: State | None, workdir: Path, console: Console
+) -> dict[str, Any]:
+    """Tests on the test split, and on the other one that test.split asks for."""
+    found = results.test(settings, setup, state, workdir, console)
+    if settings.test.split != "test":
+        results.test_other_split(settings, setup, state, workdir, console)
+    return found
+
+
+def add_other_split(
+    settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager,
+    finished: Mapping[str, Any], workdir: Path, console: Console,
+) -> None:  # fmt: skip
+    """Tests a finished run on the split of test.split as well, if it has not been.
+
+    `finished` holds the results on the test split.
+    """
+    split, steps = settings.test.split, finished["steps"]
+    if split == "test" or processes.from_first(
+        lambda: other_split.read(workdir, split, steps, settings.test.interpolation)
+    ):
+        return
+    if settings.checkpoint.best:
+        state = checkpoint.restore(manager, state, console, best=True)
+    results.test_other_split(settings, setup, state, workdir, console)
+
+
+def lacks_only_split(settings: Settings, workdir: Path) -> bool:
+    """Returns True if another split is to be tested and the test split has been."""
+    return settings.test.split != "test" and (workdir / folder.METRICS).exists()
 
 
 def no_zero_shot(settings: Settings, setup: Setup) -> str:

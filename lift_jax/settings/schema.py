@@ -546,6 +546,14 @@ class TestSettings:
         high=16_384,
     )
     views: int = setting(10, "For random crops: their number.", low=1, high=10**5)
+    split: str = setting(
+        "test",
+        "train or val: also test with one crop on the training or validation images, into "
+        "metrics_train.json or metrics_val.json. With --mode=evaluate a run that is tested is "
+        "tested on them alone.",
+        choices=("test", "val", "train"),
+        before="test",
+    )
     adjust: bool = setting(
         False,
         "Also test with logits less tau log prior of the training images; tau is chosen on the "

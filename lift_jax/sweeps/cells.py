@@ -6,7 +6,8 @@ A sweep is a function from a finished config and its origin to its cells: {name:
 value}}. Values of a cell win over the command line; all other settings are the config's, so
 --config.train.epochs=3 shortens every run but those of a sweep over epochs.
 
-Learning rates are those of the papers: of LIFT for a config of `method=lift`, else of LIFT+.
+Learning rates are those of the papers: of LIFT for a config of `method=lift`, else of LIFT+. RATES
+are this package's choice, around them.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from lift_jax.data.images.views import CROPS, SCHEDULES
 from lift_jax.data.sources.inaturalist import LEVELS
 from lift_jax.errors import UserError, unknown
+from lift_jax.evaluation.evaluator import margin
 from lift_jax.models.heads import HEADS
 from lift_jax.models.vit import VisionConfig
 from lift_jax.settings.methods import EXPAND_OF_PATCH_14, LIFT, LIFT_PLUS
@@ -31,6 +33,10 @@ from lift_jax.weights.hub import DEPTHS, NAMES
 from lift_jax.weights.load import sizes
 
 Cells = dict[str, dict[str, Any]]
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+PAPERS_EPOCHS = (5, 10, 15, 20, 25, 30)
+PAPERS_EPOCHS_OF_INAT = (5, 10, 15, 20, 30, 40, 50)
+CROSS = "_lr_"  # between the two parts of a cell's name in a sweep of CROSSED
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def dims(c: ConfigDict, origin: Origin) -> Cells:
 
 def ratio(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the share of the blocks' weights that is tuned, drawn at random, up to all."""
-    shares = (0.0001, 0.001, 0.01, 0.1, 0.5)
+    shares = (0.0001, 0.001, 0.005, 0.01, 0.1, 0.5)
     random = {str(s): with_tuner("aft", c, origin) | {"tuner.ratio": s} for s in shares}
     return random | {"1": with_tuner("full", c, origin)}
 
@@ -117,13 +123,51 @@ def partial(c: ConfigDict, origin: Origin) -> Cells:
     return {str(k): {"tuner.partial": k} for k in range(step, depth + 1, step)}
 
 
+def lr(c: ConfigDict, origin: Origin) -> Cells:
+    """Varies the learning rate."""
+    return {str(rate): {"train.lr": rate} for rate in RATES}
+
+
+def partial_lr(c: ConfigDict, origin: Origin) -> Cells:
+    """Crosses how many of the last blocks are tuned in full with the learning rate.
+
+    Of a backbone that is twice as deep as ViT-B the numbers are twice as large, and one that is
+    less deep has its depth in place of larger ones.
+    """
+    depth = depth_of(c.model.backbone)
+    step = max(1, depth // 12)
+    numbers = sorted({min(k * step, depth) for k in (0, 1, 2, 3, 6, 9)} | {depth})
+    full = {str(k): named("full") | {"tuner.partial": k} for k in numbers if k}
+    return with_rates({"0": named("none")} | full)
+
+
+def share_lr(c: ConfigDict, origin: Origin) -> Cells:
+    """Crosses the share of the blocks' weights that is tuned, drawn at random, with the rate."""
+    shares = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    random = {str(s): named("aft") | {"tuner.ratio": s} for s in shares}
+    return with_rates(random | {"1": named("full")})
+
+
+def with_rates(values: Cells) -> Cells:
+    """Returns each cell with each learning rate."""
+    return {
+        f"{name}{CROSS}{rate}": changes | {"train.lr": rate}
+        for name, changes in values.items()
+        for rate in RATES
+    }
+
+
 def epochs(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the length of training: LIFT+ keeps learning rate x epochs, LIFT the learning rate."""
-    chosen = [max(1, round(c.train.epochs * share)) for share in (0.2, 0.4, 0.6, 0.8, 1, 2, 4)]
+    papers = origin.name in ("cifar100", "imagenet_lt", "places_lt", "inat")
+    longer = () if papers else (1, 2, 4)
+    chosen = {max(1, round(c.train.epochs * share)) for share in (0.2, 0.4, 0.6, 0.8, *longer)}
+    if papers:
+        chosen |= set(PAPERS_EPOCHS_OF_INAT if origin.name == "inat" else PAPERS_EPOCHS)
     return {
         str(n): {"train.epochs": n}
         | ({} if c.label == LIFT else {"train.lr": c.train.lr * c.train.epochs / n})
-        for n in chosen
+        for n in sorted(chosen)
     }
 
 
@@ -209,24 +253,33 @@ def tte(c: ConfigDict, origin: Origin) -> Cells:
     """Compares the crops of test-time ensembling; one training for all."""
     cells = {crops: {"test.crops": crops, "test.views": 10} for crops in CROPS}
     del cells["random"]
-    views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10)}
+    views = {f"random_{n}": {"test.crops": "random", "test.views": n} for n in (1, 5, 10, 15, 20)}
     return {name: {"test.tte": True} | changes for name, changes in (cells | views).items()}
 
 
 def expand(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the margin around the crops of TTE; one training for all."""
-    sizes = [c.test.expand * k // 3 for k in range(7)]  # 0 to 48 for 224 pixels
-    return {str(size): {"test.tte": True, "test.expand": size} for size in sizes}
+    resolution = resolution_of(c)
+    own = margin(c.test.expand, resolution)
+    chosen = [own * k // 6 for k in range(13)]  # 0, 4, ..., 48 for 224 pixels
+    return {
+        str(size): {"test.tte": True, "test.expand": size}
+        for size in chosen
+        if margin(size, resolution) == size  # the default stands for a smaller one below 224
+    }
 
 
 SWEEPS: dict[str, Callable[[ConfigDict, Origin], Cells]] = {
     "main": main, "ablation": ablation, "tuners": tuners, "consistency": consistency,
-    "dims": dims, "ratio": ratio, "partial": partial, "epochs": epochs, "mda": mda,
+    "dims": dims, "ratio": ratio, "partial": partial, "lr": lr, "partial_lr": partial_lr,
+    "share_lr": share_lr, "epochs": epochs, "mda": mda,
     "losses": losses, "heads": heads, "scales": scales, "inits": inits, "prompts": prompts,
     "backbones": backbones, "tte": tte, "expand": expand, "levels": levels,
 }  # fmt: skip
 ZERO_SHOT = ("levels",)  # sweeps whose cells are not trained
 OF_FEATURES = ("consistency",)  # sweeps that compare the features of their runs as well
+# Sweeps that cross values with learning rates, which are drawn as heat maps, and what varies.
+CROSSED = {"partial_lr": "last blocks tuned", "share_lr": "share of weights tuned"}
 
 
 def cells(name: str, c: ConfigDict, origin: Origin) -> Cells:
@@ -271,6 +324,14 @@ def depth_of(backbone: str) -> int:
     except UserError:
         return DEPTHS.get(backbone, 12)
     return vision.layers if isinstance(vision, VisionConfig) else sum(vision.layers)
+
+
+def resolution_of(c: ConfigDict) -> int:
+    """Returns the resolution of a config in pixels, 224 for a backbone that is not here."""
+    try:
+        return c.model.resolution or sizes(c.model.backbone).vision.resolution
+    except UserError:
+        return 224
 
 
 def is_resnet(backbone: str) -> bool:

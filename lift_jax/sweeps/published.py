@@ -1,5 +1,7 @@
 """Published accuracies of LIFT, and the runs that they may be compared with."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,37 +10,69 @@ from lift_jax.settings.parse import parse, same
 from lift_jax.settings.schema import Settings
 from lift_jax.sweeps.cells import Origin, of_method
 
-# Top-1 of LIFT in percent, by config file, imbalance and backbone. `test` is without TTE, re-run by
-# the authors of LT-Soups; `test_tte` is of leaderboard mirrors, which do not say whether with TTE.
-# "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. No accuracy of LIFT+ is public in
-# what could be read.
-PUBLISHED = {
-    ("imagenet_lt", 1, "clip_vit_b16"): {"test": 77.0, "test_tte": 78.3},
-    ("imagenet_lt", 1, "clip_vit_l14"): {"test_tte": 82.9},
-    ("places_lt", 1, "clip_vit_b16"): {"test": 51.5, "test_tte": 52.2},
-    ("places_lt", 1, "clip_vit_l14"): {"test_tte": 53.7},
-    ("inat", 1, "clip_vit_b16"): {"test": 79.1},
-    ("cifar100", 100, "clip_vit_b16"): {"test": 81.3, "test_tte": 81.7},
-    ("cifar100", 50, "clip_vit_b16"): {"test_tte": 83.1},
-    ("cifar100", 10, "clip_vit_b16"): {"test_tte": 84.9},
-    ("cifar100", 100, "vit_b16_in21k_ft_in1k"): {"test_tte": 89.1},
-    ("cifar100", 50, "vit_b16_in21k_ft_in1k"): {"test_tte": 90.2},
-    ("cifar100", 10, "vit_b16_in21k_ft_in1k"): {"test_tte": 91.3},
-}
-SOURCES = {
-    "test": "without TTE, re-run by the authors of LT-Soups",
-    "test_tte": "leaderboard mirrors, which do not say whether with TTE",
-}
+
+@dataclass(frozen=True)
+class Figures:
+    """Published top-1 accuracies in percent of one run and one way of testing.
+
+    Attributes:
+        source: where they are published.
+        values: percent by group: overall, and many, medium and few where they are published.
+    """
+
+    source: str
+    values: Mapping[str, float]
+
+
+def figures(source: str, overall: float, *shots: float) -> Figures:
+    """Returns published accuracies; `shots` are many, medium and few."""
+    groups = dict(zip(("many", "medium", "few"), shots, strict=True)) if shots else {}
+    return Figures(source, {"overall": overall} | groups)
+
+
+SOUPS = "without TTE, re-run by the authors of LT-Soups"
+WITHOUT = "without TTE, second-hand: quoted in the tables of RetFormer, CVPR 2026"
+WITH = "with TTE, second-hand: quoted in the tables of RetFormer, CVPR 2026"
+MIRRORS = "leaderboard mirrors, which do not say whether with TTE"
+# LIFT, by config file, imbalance and backbone. `test` is without TTE, `test_tte` with it, and what
+# does not say whether with it. "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. No
+# accuracy of LIFT+ is public in what could be read.
+PUBLISHED: dict[tuple[str, int, str], dict[str, Figures]] = {
+    ("imagenet_lt", 1, "clip_vit_b16"): {
+        "test": figures(SOUPS, 77.0), "test_tte": figures(WITH, 78.3, 81.3, 77.4, 73.4),
+    },
+    ("imagenet_lt", 1, "clip_vit_l14"): {"test_tte": figures(MIRRORS, 82.9)},
+    ("places_lt", 1, "clip_vit_b16"): {
+        "test": figures(WITHOUT, 51.5, 51.3, 52.2, 50.5), "test_tte": figures(WITH, 52.2),
+    },
+    ("places_lt", 1, "clip_vit_l14"): {"test_tte": figures(MIRRORS, 53.7)},
+    ("inat", 1, "clip_vit_b16"): {"test": figures(SOUPS, 79.1)},
+    ("cifar100", 100, "clip_vit_b16"): {
+        "test": figures(SOUPS, 81.3), "test_tte": figures(MIRRORS, 81.7),
+    },
+    ("cifar100", 50, "clip_vit_b16"): {"test_tte": figures(MIRRORS, 83.1)},
+    ("cifar100", 10, "clip_vit_b16"): {"test_tte": figures(MIRRORS, 84.9)},
+    ("cifar100", 100, "vit_b16_in21k_ft_in1k"): {"test_tte": figures(MIRRORS, 89.1)},
+    ("cifar100", 50, "vit_b16_in21k_ft_in1k"): {"test_tte": figures(MIRRORS, 90.2)},
+    ("cifar100", 10, "vit_b16_in21k_ft_in1k"): {"test_tte": figures(MIRRORS, 91.3)},
+}  # fmt: skip
+# LT-Soups (NeurIPS 2025) without TTE on CLIP ViT-B/16, by config file and imbalance: a method that
+# this package lacks, to compare with.
+LT_SOUPS = {
+    ("imagenet_lt", 1): 77.4, ("places_lt", 1): 51.7, ("inat", 1): 78.2, ("cifar100", 100): 83.5,
+}  # fmt: skip
 FORK = "Published for LIFT, clip_vit_b16: 79.4 (the log of a fork of the authors' code, 20 epochs)."
 # Settings that say where and how fast a run is, not what is trained and tested.
 APART = (
     "seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch", "test.views",
-    "test.adjust",
+    "test.adjust", "test.split",
 )  # fmt: skip
 
 
-def published(c: ConfigDict, origin: Origin) -> dict[str, float]:
-    """Returns the published accuracies of exactly this config in percent, by result; else {}.
+def published(c: ConfigDict, origin: Origin) -> dict[str, Mapping[str, float]]:
+    """Returns the published accuracies of exactly this config in percent, by result and group.
+
+    Returns {} if none are.
 
     A config of the user's own has none, whatever its file is called: its `origin.name` is "".
     """
@@ -46,7 +80,9 @@ def published(c: ConfigDict, origin: Origin) -> dict[str, float]:
     if not known or c.data.val_share or c.data.level != "species":  # other images, other classes
         return {}
     asked, lift = parse(c), parse(of_method("lift", c, origin))
-    return known if same(resolved(asked), resolved(lift), APART) else {}
+    if not same(resolved(asked), resolved(lift), APART):
+        return {}
+    return {result: found.values for result, found in known.items()}
 
 
 def resolved(settings: Settings) -> dict[str, Any]:
@@ -56,13 +92,23 @@ def resolved(settings: Settings) -> dict[str, Any]:
 
 
 def references(c: ConfigDict, origin: Origin) -> list[str]:
-    """Returns notes of what is published for LIFT on the data of a config, with any backbone."""
+    """Returns notes of what is published for the data of a config, with any backbone."""
     if c.data.name == "fake":
         return []
     notes = [
-        f"Published for LIFT, {backbone}: {value} ({SOURCES[result]})."
-        for (where, imbalance, backbone), values in PUBLISHED.items()
+        f"Published for LIFT, {backbone}: {written(found.values)} ({found.source})."
+        for (where, imbalance, backbone), results in PUBLISHED.items()
         if where == origin.name and imbalance == c.data.imbalance
-        for result, value in values.items()
+        for found in results.values()
     ]
-    return [*notes, FORK] if origin.name == "inat" else notes
+    if origin.name == "inat":
+        notes.append(FORK)
+    if soups := LT_SOUPS.get((origin.name, c.data.imbalance)):
+        notes.append(f"Published for LT-Soups (NeurIPS 2025), clip_vit_b16: {soups} (without TTE).")
+    return notes
+
+
+def written(values: Mapping[str, float]) -> str:
+    """Returns accuracies as text: 78.3, or 78.3; many 81.3, medium 77.4, few 73.4."""
+    groups = ", ".join(f"{key} {value}" for key, value in values.items() if key != "overall")
+    return "; ".join(filter(None, (str(values["overall"]), groups)))

@@ -28,6 +28,7 @@ from lift_jax.parallel.agreement import agree
 from lift_jax.reports import consistency_comparison, report
 from lift_jax.runs import log
 from lift_jax.runs.folder import CONFIG, METRICS, changed_files, load, open_workdir, writing
+from lift_jax.runs.kept import other_split
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import parse, same, to_dict
@@ -39,11 +40,13 @@ from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # cell -> result -> column -> percent
 WIDTH = 120  # characters of the table if there is no terminal
 # Settings that change neither training nor results, so that a finished run stays finished.
+# test.split has a file of its own.
 IDLE = (
     "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
-    "train.remat", "data.workers", "data.features_gb",
+    "train.remat", "data.workers", "data.features_gb", "test.split",
 )  # fmt: skip
 # Settings that change how a run is tested, and not its training.
 TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
@@ -57,9 +60,10 @@ def run_sweep(
     mode: str = "train",
     seeds: int = 1,
     part: str = "",
-    published: Mapping[str, Mapping[str, float]] | None = None,
+    published: Published | None = None,
     notes: Sequence[str] = (),
     of_features: bool = False,
+    crossed: str = "",
 ) -> list[Row]:
     """Runs every cell with `seeds` seeds, counted up from its config's; writes and shows the table.
 
@@ -74,10 +78,11 @@ def run_sweep(
         seeds: number of runs for each cell.
         part: "i/n" runs only every n-th cell, from the i-th, and shows the table of what is
             finished; a call without it writes the table.
-        published: overall accuracies in percent by cell and result.
+        published: published accuracies in percent by cell, result and column of the table.
         notes: lines below the table.
         of_features: True to compare the features of the runs of the first seed as well, in
             sweep_distances.png, sweep_similarity.png and lines below the table.
+        crossed: what the cells cross with learning rates (`cells.CROSSED`), for a heat map.
 
     Raises:
         UserError: if an argument is wrong, before anything is run; if a cell failed, at the end.
@@ -96,7 +101,9 @@ def run_sweep(
         notes = [*notes, f"Mean ± standard deviation (of a sample) of {seeds} seeds."]
     console = Terminal(quiet=jax.process_index() != 0)
     whole = not part
-    sweep = Sweep(title, workdir, runs, mode, published or {}, notes, console, whole, of_features)
+    sweep = Sweep(
+        title, workdir, runs, mode, published or {}, notes, console, whole, of_features, crossed
+    )
     with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
         for name in chosen:
             for folder, config in runs[name].items():
@@ -116,11 +123,12 @@ class Sweep:
         workdir: the folder of all runs.
         runs: the configs by cell and run folder.
         mode: mode of every run, train or zero_shot.
-        published: overall accuracies in percent by cell and result.
+        published: published accuracies in percent by cell, result and column of the table.
         notes: lines below the table.
         console: console that is quiet on all processes but the first.
         whole: False if another machine runs other cells and the table is not written.
         of_features: True if the features of the runs are compared as well.
+        crossed: what the cells cross with learning rates, "" if they do not.
         failed: the runs that failed, by message.
     """
 
@@ -128,11 +136,12 @@ class Sweep:
     workdir: Path
     runs: Runs
     mode: str
-    published: Mapping[str, Mapping[str, float]]
+    published: Published
     notes: Sequence[str]
     console: Console
     whole: bool
     of_features: bool
+    crossed: str
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def run(self, folder: Path, config: ConfigDict) -> None:
@@ -162,7 +171,7 @@ class Sweep:
         if jax.process_index() == 0 and self.of_features:
             lines += features_of(self.runs, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
-            table.write(self.workdir, self.title, found, lines)
+            table.write(self.workdir, self.title, found, lines, self.crossed)
         return found, lines
 
     def show(self) -> list[Row]:
@@ -234,7 +243,21 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None  # not begun, not tested yet, or a file was changed by hand
     whole = whole and not changed_files(folder)
-    return found if whole and same(about, to_dict(config), IDLE) else None
+    if not whole or not same(about, to_dict(config), IDLE):
+        return None
+    return found | other if (other := of_other_split(folder, config, found)) is not None else None
+
+
+def of_other_split(folder: Path, config: ConfigDict, found: Mapping[str, Any]) -> dict | None:
+    """Returns the result on the other split by its name, {} if none is asked for.
+
+    Returns None if one is asked for that is not there.
+    """
+    split = config.test.get("split", "test")
+    if split == "test":
+        return {}
+    kept = other_split.read(folder, split, found["steps"], config.test.interpolation)
+    return None if kept is None else {split: kept["test"]}
 
 
 def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
@@ -264,9 +287,7 @@ def _copy(source: str, target: str) -> None:
 # -- the results
 
 
-def rows(
-    runs: Runs, published: Mapping[str, Mapping[str, float]], mode: str = "train"
-) -> list[Row]:
+def rows(runs: Runs, published: Published, mode: str = "train") -> list[Row]:
     """Returns the table of all finished runs; a zero-shot result that all share stands once."""
     firsts = [next(iter(cell.values())) for cell in runs.values()]
     once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
@@ -286,7 +307,7 @@ def rows(
                     tuned=0 if zero else results[0]["tuned_params"],
                     head=0 if zero else results[0]["head_params"],
                     values={key: [r[result][key] for r in results] for key in COLUMNS},
-                    published=published.get(name, {}).get(result),
+                    published=published.get(name, {}).get(result, {}),
                 )
             )
     return found

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,16 +12,21 @@ from lift_jax.output.plain import markdown_cell, printable
 from lift_jax.reports import figures
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
+from lift_jax.sweeps.heat_map import heat_map
 
 TITLES = {
     "zero_shot": "zero-shot", "test": "", "test_adjusted": "adjusted", "test_tte": "with TTE",
     "test_tte_adjusted": "with TTE, adjusted",
+    "val": "on validation images", "train": "on training images",
 }  # fmt: skip
 PANELS = {  # of the figure
     "zero_shot": "zero-shot", "test": "one crop", "test_adjusted": "one crop, adjusted",
     "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
+    "val": "validation images", "train": "training images",
 }  # fmt: skip
 COLUMNS = ("overall", "many", "medium", "few", "mean")
+SHOTS = ("many", "medium", "few")
+PUBLISHED = ("overall", *SHOTS)  # what papers publish
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Row:
         result: a key of TITLES.
         tuned, head: number of tuned parameters and of head parameters.
         values: percent by column and seed; None if the group has no classes.
-        published: published overall accuracy of exactly this run in percent, None if there is none.
+        published: published accuracies of exactly this run in percent, by column.
     """
 
     cell: str
@@ -41,7 +46,7 @@ class Row:
     tuned: int
     head: int
     values: Mapping[str, Sequence[float | None]]
-    published: float | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,16 +68,20 @@ class Row:
         values = self.values[column]
         return None if None in values or len(values) < 2 else statistics.stdev(values)  # type: ignore[arg-type]
 
-    @property
-    def difference(self) -> float | None:
-        """Returns overall accuracy minus the published one, in percent."""
-        mean = self.mean("overall")
-        return None if self.published is None or mean is None else mean - self.published
+    def difference(self, column: str) -> float | None:
+        """Returns an accuracy minus the published one in percent; None if there is none."""
+        mean, published = self.mean(column), self.published.get(column)
+        return None if published is None or mean is None else mean - published
 
 
 def headings(table: Sequence[Row]) -> list[str]:
-    compared = any(row.published is not None for row in table)
-    return ["", "tuned", *COLUMNS, *(("published", "difference") if compared else ())]
+    """Returns the columns; those of published numbers only where a row has some."""
+    columns = ["", "tuned", *COLUMNS]
+    if not any(row.published for row in table):
+        return columns
+    shots = any(row.published.get(column) for row in table for column in SHOTS)
+    groups = f" ({' / '.join(SHOTS)})" if shots else ""
+    return [*columns, f"published{groups}", "difference"]
 
 
 def texts(row: Row) -> list[str]:
@@ -84,9 +93,21 @@ def texts(row: Row) -> list[str]:
             return "–"
         return f"{mean:.2f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
-    published = "" if row.published is None else f"{row.published:.1f}"
-    difference = "" if row.difference is None else f"{row.difference:+.1f}"
+    published = _with_groups({c: row.published.get(c) for c in PUBLISHED}, "")
+    difference = _with_groups({c: row.difference(c) for c in PUBLISHED}, "+")
     return [row.name, f"{row.tuned:,}", *map(number, COLUMNS), published, difference]
+
+
+def _with_groups(values: Mapping[str, float | None], sign: str) -> str:
+    """Returns overall as text, with many, medium and few in brackets where there are some."""
+    groups = [values[column] for column in SHOTS]
+    if values["overall"] is None:
+        return ""
+    overall = f"{values['overall']:{sign}.1f}"
+    if all(value is None for value in groups):
+        return overall
+    parts = ("–" if value is None else f"{value:{sign}.1f}" for value in groups)
+    return f"{overall} ({' / '.join(parts)})"
 
 
 def rich_table(title: str, table: Sequence[Row]) -> Table:
@@ -100,17 +121,24 @@ def rich_table(title: str, table: Sequence[Row]) -> Table:
     return made
 
 
-def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str]) -> None:
-    """Writes sweep.csv and sweep.md, and sweep.png if the table has a row."""
+def write(
+    workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str], crossed: str = ""
+) -> None:
+    """Writes sweep.csv and sweep.md, and sweep.png if the table has a row.
+
+    `crossed` says what the sweep crosses with learning rates (`cells.CROSSED`), "" for others.
+    """
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
+    compared = ["published", "difference"]
+    compared += [name for key in SHOTS for name in (f"{key}_published", f"{key}_difference")]
     write_csv(
         workdir / "sweep.csv",
-        [*header, "published", "difference"],
+        header + compared,
         (
             [row.cell, row.result, row.runs, row.tuned, row.head]
             + [value for key in COLUMNS for value in (row.mean(key), row.std(key))]
-            + [row.published, row.difference]
+            + [v for key in PUBLISHED for v in (row.published.get(key), row.difference(key))]
             for row in table
         ),
     )
@@ -122,10 +150,10 @@ def write(workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str])
         file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
-        figures.write(figure(title, table), workdir / "sweep.png")
+        figures.write(figure(title, table, crossed), workdir / "sweep.png")
 
 
-def figure(title: str, table: Sequence[Row]) -> Figure:
+def figure(title: str, table: Sequence[Row], crossed: str = "") -> Figure:
     """Draws a panel for each kind of result; a shared zero-shot result stands in the title."""
     cells = list(dict.fromkeys(row.cell for row in table if row.cell))
     panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
@@ -134,4 +162,7 @@ def figure(title: str, table: Sequence[Row]) -> Figure:
             points = {key: (row.mean(key), row.std(key)) for key in COLUMNS}
             panels.setdefault(PANELS[row.result], {})[row.cell] = points
     alone = [f"zero-shot {texts(row)[2]} overall" for row in table if not row.cell]
-    return figures.sweep_figure("; ".join([title, *alone]), cells, panels)
+    full_title = "; ".join([title, *alone])
+    if crossed and cells:
+        return heat_map(full_title, crossed, cells, panels)
+    return figures.sweep_figure(full_title, cells, panels)

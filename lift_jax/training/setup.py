@@ -208,14 +208,18 @@ def prepare_data(
 
 
 def check_validation(data: Dataset, test: TestSettings, name: str) -> None:
-    """Raises UserError if test.adjust is set but there is no validation split.
+    """Raises UserError if test.adjust or test.split needs a validation split that is not there.
 
     `name` is data.name, for the message.
     """
-    if test.adjust and not data.val:
+    if data.val:
+        return
+    use = "test.split=val tests on the validation split" * (test.split == "val")
+    if test.adjust:
+        use = "test.adjust chooses its strength on a validation split, never on the test split"
+    if use:
         raise UserError(
-            "test.adjust chooses its strength on a validation split, never on the test split, and "
-            f"data.name={name!r} has none here. Give one: a folder val/ beside train/ "
+            f"{use}, and data.name={name!r} has none here. Give one: a folder val/ beside train/ "
             "and test/ (folder), data.val_list (list, table, inaturalist), or data.val_share=0.1, "
             "which holds that share of the training images out."
         )

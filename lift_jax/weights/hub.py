@@ -70,7 +70,10 @@ DEPTHS = {
     name: 32 if "_h14" in name else 24
     for name in NAMES
     if any(part in name for part in ("_l14", "_l16", "_h14"))
-}
+} | {
+    "clip_rn50": 16, "clip_rn101": 33, "clip_rn50x4": 26, "clip_rn50x16": 40,
+    "resnet50": 16, "resnet101": 33, "resnet152": 50,
+}  # fmt: skip
 # What the hub's client raises where a reply is JSON of another kind than a hub's.
 OTHER_REPLY = (TypeError, LookupError, AttributeError, AssertionError)
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"

@@ -112,6 +112,19 @@ def test_sweeps_have_every_method_that_there_is():
     ("inat", "backbone=clip_vit_l14", "main", "LIFT", "test.expand", 21),
     ("inat", "method=lift", "backbones", "clip_vit_l14", "test.expand", 21),
     ("inat", "", "backbones", "clip_vit_l14", "test.expand", 24),
+    ("places_lt", "", "lr", "0.05", "train.lr", 0.05),
+    ("places_lt", "", "ratio", "0.005", "tuner.ratio", 0.005),
+    ("places_lt", "", "partial_lr", "0_lr_0.002", "tuner.name", "none"),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "tuner.name", "full"),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "tuner.partial", 9),
+    ("places_lt", "", "partial_lr", "9_lr_0.002", "train.lr", 0.002),
+    ("places_lt", "", "share_lr", "0.005_lr_0.02", "tuner.name", "aft"),
+    ("places_lt", "", "share_lr", "0.005_lr_0.02", "tuner.ratio", 0.005),
+    ("places_lt", "", "share_lr", "1_lr_0.001", "tuner.name", "full"),
+    ("places_lt", "", "share_lr", "1_lr_0.001", "train.lr", 0.001),
+    ("places_lt", "", "tte", "random_15", "test.views", 15),
+    ("inat", "", "epochs", "50", "train.lr", 0.006),  # 0.02 * 15 / 50
+    ("inat", "method=lift", "epochs", "50", "train.lr", 0.01),
     ("places_lt", "", "epochs", "10", "train.lr", 0.01),  # 0.02 * 5 / 10
     ("places_lt", "method=lift", "epochs", "20", "train.lr", 0.01),
     ("inat", "", "expand", "48", "test.expand", 48),
@@ -135,6 +148,41 @@ def test_cells_have_the_settings_of_the_papers(file, argument, name, cell, key, 
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     found = settled(name, config, file)[cell]
     assert sweeps.flat(found)[key] == value
+
+
+RATES = ("0.001", "0.002", "0.005", "0.01", "0.02", "0.05")
+
+
+@pytest.mark.parametrize(("file", "argument", "name", "values"), [
+    ("places_lt", "", "lr", RATES),
+    ("inat", "", "partial_lr", ("0", "1", "2", "3", "6", "9", "12")),
+    ("inat", "backbone=clip_vit_l14", "partial_lr", ("0", "2", "4", "6", "12", "18", "24")),
+    ("demo", "", "partial_lr", ("0", "1", "2", "3", "4")),  # of 4 blocks
+    ("inat", "backbone=clip_rn50", "partial_lr", ("0", "1", "2", "3", "6", "9", "16")),
+    ("demo", "", "share_lr",
+     ("0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")),
+    ("inat", "", "expand", tuple(map(str, range(0, 49, 4)))),
+    ("inat", "backbone=clip_vit_l14,method=lift", "expand",
+     ("0", "3", "7", "10", "14", "17", "21", "24", "28", "31", "35", "38", "42")),
+    ("places_lt", "", "epochs", ("1", "2", "3", "4", "5", "10", "15", "20", "25", "30")),
+    ("places_lt", "method=lift", "epochs",
+     ("2", "4", "5", "6", "8", "10", "15", "20", "25", "30")),
+    ("inat", "method=lift", "epochs",
+     ("4", "5", "8", "10", "12", "15", "16", "20", "30", "40", "50")),
+    ("folder", "", "epochs", ("1", "2", "3", "4", "5", "10", "20")),
+])  # fmt: skip
+def test_values_of_sweeps(file, argument, name, values):
+    config = importlib.import_module(f"configs.{file}").get_config(argument)
+    if name in sweeps.CROSSED:
+        values = [f"{value}_lr_{rate}" for value in values for rate in RATES]
+    assert list(sweeps.cells(name, config, origin(file))) == list(values)
+
+
+def test_margins_are_those_of_the_resolution():
+    config = places_lt.get_config()
+    config.model.resolution = 112  # where the default, 24, stands for 12
+    found = sweeps.cells("expand", config, origin("places_lt"))
+    assert [cell["test.expand"] for cell in found.values()] == list(range(0, 24, 2))
 
 
 def test_the_command_line_holds_where_a_cell_sets_nothing():
@@ -169,7 +217,7 @@ def test_a_config_of_ones_own_has_no_published_numbers():
 
 @pytest.mark.parametrize(("backbone", "depth"), [
     ("demo", 4), ("debug", 2), ("clip_vit_b16", 12), ("clip_vit_l14_336", 24), ("dinov3_l16", 24),
-    ("clip_vit_h14_dfn", 32),
+    ("clip_vit_h14_dfn", 32), ("clip_rn50", 16), ("clip_rn50x4", 26), ("resnet152", 50),
 ])  # fmt: skip
 def test_depths_of_backbones(backbone, depth):
     assert sweeps.depth_of(backbone) == depth
@@ -244,7 +292,7 @@ def written(tmp_path):
 
 
 def test_the_table_by_hand(written, tmp_path):
-    table = sweep.rows(written, {"ce": {"test": 84.0}})
+    table = sweep.rows(written, {"ce": {"test": {"overall": 84.0, "many": 90.0, "few": 5.5}}})
     assert [row.name for row in table] == ["zero-shot", "ce", "ce with TTE", "la", "la with TTE"]
     assert [row.runs for row in table] == [2, 2, 2, 1, 1]
     assert [row.tuned for row in table] == [0, 1234, 1234, 1234, 1234]
@@ -253,11 +301,15 @@ def test_the_table_by_hand(written, tmp_path):
     assert ce.std("overall") == pytest.approx(50**0.5)  # sample: ((5^2 + 5^2) / 1)^0.5
     assert (ce.mean("many"), ce.std("many")) == (None, None)
     assert (ce.mean("few"), ce.std("few")) == (3.0, 0.0)
-    assert ce.difference == 1.0 and table[2].difference is None
+    assert [ce.difference(key) for key in ("overall", "many", "medium", "few")] == [
+        1.0, None, None, -2.5,
+    ]  # fmt: skip
+    assert table[2].difference("overall") is None
     assert table[3].std("overall") is None
     assert sweep.unfinished(written) == ["Not finished: la (1 of 2 seeds)."]
     assert tables.texts(ce) == [
-        "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1", "84.0", "+1.0",
+        "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1",
+        "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / -2.5)",
     ]  # fmt: skip
 
     tables.write(tmp_path, "losses", table, ["A note."])
@@ -267,6 +319,8 @@ def test_the_table_by_hand(written, tmp_path):
     assert float(rows[1]["overall_std"]) == pytest.approx(50**0.5)
     assert (rows[1]["many"], rows[3]["overall"], rows[3]["overall_std"]) == ("", "70.0", "")
     assert (rows[1]["published"], rows[1]["difference"]) == ("84.0", "1.0")
+    assert (rows[1]["few_published"], rows[1]["few_difference"]) == ("5.5", "-2.5")
+    assert (rows[1]["medium_published"], rows[1]["many_difference"]) == ("", "")
     text = (tmp_path / "sweep.md").read_text()
     assert "| ce with TTE | 1,234 | 86.0 ± 7.1 |" in text and "| la | 1,234 | 70.00 |" in text
     assert text.endswith("A note.\n")
@@ -287,11 +341,36 @@ def test_adjusted_results_have_lines_of_their_own(tmp_path):
     assert "| ce adjusted | 1,234 | 4.00 |" in (tmp_path / "sweep.md").read_text()
 
 
+def test_a_crossed_sweep_is_a_heat_map(tmp_path):
+    config = demo.get_config("debug")
+    changes = sweeps.with_rates({"0": sweeps.named("none"), "1": {"tuner.partial": 1}})
+    runs = runs_of(sweep.settle(config, changes), tmp_path, 1)
+    for i, (name, cell) in enumerate(runs.items()):
+        for folder, c in cell.items():
+            if name != "1_lr_0.01":  # not finished
+                write_run(folder, c, {"test": (float(i), None, 2.0 * i, 90.0 - i, 5.0)})
+    drawn = tables.figure("a", sweep.rows(runs, {}), crossed="blocks")
+    overall, medium, few = drawn.axes
+    texts = [[text.get_text() for text in axes.texts] for axes in drawn.axes]
+    assert texts[0] == [f"{i}.0" for i in range(12) if i != 9]
+    assert texts[1] == [f"{2 * i}.0" for i in range(12) if i != 9]
+    assert [axes.get_title() for axes in drawn.axes] == [
+        "one crop: overall", "one crop: medium", "one crop: few",
+    ]  # fmt: skip
+    assert [label.get_text() for label in overall.get_xticklabels()] == list(RATES)
+    assert [label.get_text() for label in overall.get_yticklabels()] == ["0", "1"]
+    assert overall.get_ylabel() == "blocks"
+    best = [axes.patches[0].get_xy() for axes in (overall, few)]
+    assert best == [(4.53, 0.53), (-0.47, -0.47)]  # 11 is the last cell, 90 the first
+
+
 def test_without_published_numbers_there_is_no_column_for_them(written):
     assert tables.headings(sweep.rows(written, {}))[-1] == "mean"
-    assert tables.headings(sweep.rows(written, {"la": {"test": 1.0}}))[-2:] == [
-        "published", "difference",
-    ]  # fmt: skip
+    alone = sweep.rows(written, {"la": {"test": {"overall": 1.0}}})
+    assert tables.headings(alone)[-2:] == ["published", "difference"]
+    assert [tables.texts(row)[-2] for row in alone] == ["", "", "", "1.0", ""]
+    groups = sweep.rows(written, {"la": {"test": {"overall": 1.0, "few": 2.0}}})
+    assert tables.headings(groups)[-2:] == ["published (many / medium / few)", "difference"]
 
 
 def test_other_backbones_have_a_zero_shot_row_each(tmp_path):
@@ -341,7 +420,10 @@ def test_published_numbers_belong_to_exactly_their_runs():
     lift, plus = places_lt.get_config("method=lift"), places_lt.get_config()
     for c in (lift, plus):
         c.data.root, c.seed, c.test.batch = "/somewhere", 3, 64
-    published = {"test": 51.5, "test_tte": 52.2}
+    published = {
+        "test": {"overall": 51.5, "many": 51.3, "medium": 52.2, "few": 50.5},
+        "test_tte": {"overall": 52.2},
+    }
     assert published_for(lift, origin("places_lt")) == published
     assert (
         published_for(settled("main", plus, "places_lt")["LIFT"], origin("places_lt")) == published
@@ -357,7 +439,12 @@ def test_published_numbers_belong_to_exactly_their_runs():
         other = sweep.settle(lift, {"": {key: value}})[""]
         assert published_for(other, origin("places_lt")) == {}
     large = imagenet_lt.get_config("method=lift,backbone=clip_vit_l14")
-    assert published_for(large, origin("imagenet_lt")) == {"test_tte": 82.9}
+    assert published_for(large, origin("imagenet_lt")) == {"test_tte": {"overall": 82.9}}
+    base = published_for(imagenet_lt.get_config("method=lift"), origin("imagenet_lt"))
+    assert base == {
+        "test": {"overall": 77.0},
+        "test_tte": {"overall": 78.3, "many": 81.3, "medium": 77.4, "few": 73.4},
+    }
 
 
 def test_published_cifar_goes_by_imbalance():
@@ -366,18 +453,39 @@ def test_published_cifar_goes_by_imbalance():
     for imbalance in (100.0, 50.0, 10.0, 1.0):
         c = get("method=lift")
         c.data.imbalance = imbalance
-        found[imbalance] = published_for(c, origin("cifar100")).get("test_tte")
+        found[imbalance] = published_for(c, origin("cifar100")).get("test_tte", {}).get("overall")
     assert found == {100.0: 81.7, 50.0: 83.1, 10.0: 84.9, 1.0: None}
 
 
 def test_notes_say_what_is_published():
     notes = references(places_lt.get_config(), origin("places_lt"))
-    assert len(notes) == 3
-    assert "clip_vit_b16: 51.5 (without TTE, re-run by the authors of LT-Soups)" in notes[0]
+    assert len(notes) == 4
+    groups = "51.5; many 51.3, medium 52.2, few 50.5"
+    assert f"clip_vit_b16: {groups} (without TTE, second-hand: quoted in" in notes[0]
+    assert "52.2 (with TTE, second-hand" in notes[1] and "53.7 (leaderboard mirrors" in notes[2]
+    assert notes[3] == "Published for LT-Soups (NeurIPS 2025), clip_vit_b16: 51.7 (without TTE)."
     species = references(inat.get_config(), origin("inat"))
-    assert len(species) == 2 and "79.1" in species[0] and "79.4" in species[1]
+    assert len(species) == 3 and "79.1 (without TTE, re-run by" in species[0]
+    assert "79.4" in species[1] and "LT-Soups" in species[2] and "78.2" in species[2]
     assert references(demo.get_config(), origin("demo")) == []
     assert references(places_lt.get_config("debug"), origin("places_lt")) == []
+
+
+def test_the_page_lists_every_sweep_with_its_runs():
+    page = (ROOT / "docs" / "papers.md").read_text()
+    listed = re.findall(r"\| `--sweep=(\w+)` \| (\d+)(?: \((\d+)\))? \|", page)
+    found = {name: (int(runs), int(tests or 0)) for name, runs, tests in listed}
+    assert found.keys() == sweeps.SWEEPS.keys()
+    for name, (runs, tests) in found.items():
+        file, config = ("inat", inat) if name == "levels" else ("places_lt", places_lt)
+        cells = settled(name, config.get_config(), file)
+        assert len(cells) == runs + tests, name
+        trained = {
+            tuple(value for key, value in sorted(sweeps.flat(c).items()) if key not in sweep.TESTED)
+            for c in cells.values()
+        }
+        assert name in sweeps.ZERO_SHOT or len(trained) == runs, name
+    assert "in 11 runs" in page and len(settled("epochs", inat.get_config(), "inat")) == 11
 
 
 # -- whole sweeps

@@ -1,0 +1,41 @@
+"""The accuracies of a run on its training or validation split (test.split), a file for each."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lift_jax.errors import UserError
+from lift_jax.evaluation import metrics
+from lift_jax.storage import atomic
+from lift_jax.storage.reading import RUN_BYTES, read_json
+
+
+def name(split: str) -> str:
+    """Returns the name of the file of a split, as metrics_train.json."""
+    return f"metrics_{split}.json"
+
+
+def write(workdir: Path, split: str, found: Mapping[str, Any]) -> None:
+    """Writes the summaries `zero_shot` and `test` (or None) of a split, with what made them."""
+    atomic.write_json(workdir / name(split), found)
+
+
+def read(workdir: Path, split: str, steps: int, interpolation: str) -> dict[str, Any] | None:
+    """Returns what is kept of a split after this many steps and with this interpolation.
+
+    Returns None if there is no such result, or its file is damaged.
+    """
+    try:
+        found = read_json(workdir / name(split), most_bytes=RUN_BYTES)
+        made_by = (found["steps"], found["interpolation"])
+        summaries = (found["zero_shot"], found["test"])
+    except (UserError, OSError, KeyError, TypeError):
+        return None
+    whole = all(each is None or _is_summary(each) for each in summaries)
+    return found if whole and made_by == (steps, interpolation) else None
+
+
+def _is_summary(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != set(metrics.NAMES):
+        return False
+    return all(each is None or type(each) in (int, float) for each in value.values())
