@@ -130,7 +130,6 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     )
     texts = encode_class_texts(s.model.backbone, s.head.init, backbone, found.texts, console)
     zero_shot = zero_shot_classifier(backbone, texts)
-    untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     use_remat(backbone.visual, s.train.remat)
 
     head_key, tuner_key = jax.random.split(jax.random.key(s.seed))
@@ -146,6 +145,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         source = HeadSource(backbone, s.model.backbone, texts, images, view, s.seed, cache)
         weight = start_head(s.head, source, len(data.class_names), head_key, console)
         head, in_texts = make_head(s.head, weight), None
+    untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     names = drop_inapplicable(names, backbone.visual, s.model.backbone, console)
     assembled = assemble(
         backbone.visual, head, names, s.tuner, len(data.class_names),

@@ -399,9 +399,10 @@ def test_bad_images_are_masked_and_listed(tmp_path, workers):
     labels = np.arange(11)
     split = Split(files, labels, skip=True)
     batches = list(loader.eval_batches(split, TestTransform(8), batch=4, workers=workers))
-    assert all(batch.keys() == {"image", "label", "mask"} for batch in batches)
-    seen = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
-    assert seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert all(batch.keys() == {"image", "label", "mask", "row"} for batch in batches)
+    for key in ("label", "row"):
+        seen = np.concatenate([batch[key][batch["mask"]] for batch in batches])
+        assert seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
     bad = [files.name(i) for i in (2, 7, 10)]
     assert set(split.unreadable) == set(bad)
     for name, cause in split.unreadable.items():

@@ -141,7 +141,9 @@ def test_a_kept_file_of_another_test_is_not_shown(run, tmp_path, capsys, name):
     """It may come from another run, or from a test that was killed before its results."""
     first, found = run
     workdir = shutil.copytree(first, tmp_path / "run")
-    arrays, about = kept_file.read(workdir / name)
+    kept = kept_file.read(workdir / name)
+    assert kept is not None
+    arrays, about = kept
     kept_file.write(workdir / name, arrays, about | {"of": "another test"})
     assert folder.changed_files(workdir) == [name]
     page = report.write(workdir).read_text()
