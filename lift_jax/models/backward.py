@@ -63,7 +63,7 @@ def _layer_norm_backward(eps: float, kept: tuple, pull: Array) -> tuple[Array, A
     y, g = centred * inverse, pull.astype(jnp.float32)
     rows = tuple(range(x.ndim - 1))
     of_scale, of_bias = (g * y).sum(rows), g.sum(rows)
-    g = g * scale.astype(jnp.float32)
+    g = g * again(pull, scale.astype(jnp.float32))
     of_x = inverse * (g - g.mean(-1, keepdims=True) - y * (g * y).mean(-1, keepdims=True))
     return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_bias.astype(bias.dtype)
 
