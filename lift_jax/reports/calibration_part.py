@@ -75,7 +75,7 @@ def _facts(
         (
             "Unknown (--unknown)",
             f"by {unknown['score']} below {page.number(unknown['threshold'])}, which keeps "
-            f"{content['keep']:.1%} of the right answers",
+            f"{content['keep']:.1%} of the right answers{_told_apart(unknown)}",
         ),
         (
             "Sets (--sets)",
@@ -83,3 +83,11 @@ def _facts(
             "on average",
         ),
     ]
+
+
+def _told_apart(unknown: Mapping[str, Any]) -> str:
+    """Returns how well the score told held-out classes of the validation split from the others."""
+    if not unknown["auroc"]:
+        return ""
+    area = unknown["auroc"][unknown["score"]]
+    return f"; it tells held-out classes from others with an area of {area:.2f} under the ROC curve"

@@ -307,4 +307,8 @@ def test_images_are_sorted(run, images, tmp_path, capsys):
 def test_the_report_shows_it(run, tmp_path):
     page = report.write(run, tmp_path / "page").read_text()
     assert "Trust in answers" in page and "ECE before" in page
+    content = json.loads((run / NAME).read_text())
+    view = content["crops"] or content["one_crop"]
+    area = view["unknown"]["auroc"][view["unknown"]["score"]]
+    assert f"an area of {area:.2f} under the ROC curve" in " ".join(page.split())
     assert (tmp_path / "page" / "report_calibration.png").exists()
