@@ -182,13 +182,10 @@ def read(workdir: Path) -> Examples | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    path = workdir / NAME
-    content = kept_file.read(path)
+    content = kept_file.read_version(workdir / NAME, VERSION)
     if content is None:
         return None
     arrays, about = content
-    if about.get("version") != VERSION:
-        raise UserError(f"{path} is of another version of lift_jax. {kept_file.REMEDY}")
     images = {key: arrays[key].tobytes() for key in arrays if key.startswith(("test/", "train/"))}
     doubts, none = None, np.zeros(0, np.int32)
     if "doubts/rows" in arrays:

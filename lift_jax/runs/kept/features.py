@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float16, Int
 
 from lift_jax.data.types import ArrayImages, FileImages, Images
-from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import Candidate, Embeddings, Evaluator
 from lift_jax.runs.kept import kept_file
 from lift_jax.settings.schema import Settings
@@ -142,13 +141,10 @@ def read(workdir: Path) -> Features | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    path = workdir / NAME
-    found = kept_file.read(path)
+    found = kept_file.read_version(workdir / NAME, VERSION)
     if found is None:
         return None
     arrays, about = found
-    if about.get("version") != VERSION:
-        raise UserError(f"{path} is of another version of lift_jax. {kept_file.REMEDY}")
     tuned = about["tuned"] == "True"
     before = "before" if tuned else "after"
     return Features(

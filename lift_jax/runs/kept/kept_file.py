@@ -47,6 +47,14 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]] | None:
     return arrays, about
 
 
+def read_version(path: Path, version: str) -> tuple[Arrays, dict[str, str]] | None:
+    """Returns what `read` does. Raises UserError also for a file of another version."""
+    found = read(path)
+    if found is not None and found[1].get("version") != version:
+        raise UserError(f"{path} is of another version of lift_jax. {REMEDY}")
+    return found
+
+
 def checksums(workdir: Path) -> dict[str, int | None]:
     """Returns the checksums of the kept files that a run folder has, None for damaged ones."""
     names = [name for name in NAMES if os.path.lexists(workdir / name)]

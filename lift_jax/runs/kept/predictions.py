@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from lift_jax.errors import UserError
 from lift_jax.evaluation.metrics import Counts
 from lift_jax.runs.kept import kept_file
 
@@ -119,13 +118,10 @@ def read(workdir: Path) -> Predictions | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    path = workdir / NAME
-    content = kept_file.read(path)
+    content = kept_file.read_version(workdir / NAME, VERSION)
     if content is None:
         return None
     arrays, about = content
-    if about.get("version") != VERSION:
-        raise UserError(f"{path} is of another version of lift_jax. {kept_file.REMEDY}")
     answers = {
         key: Answers(*(arrays[f"{key}/{part}"] for part in ("classes", "probabilities", "label")))
         for key in about["results"].split()
