@@ -24,7 +24,7 @@ from lift_jax.training import losses
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
 from lift_jax.training.optimizer import sgd
 from lift_jax.training.placement import uses_bfloat16
-from lift_jax.training.setup import use_remat
+from lift_jax.training.start.backbone import use_remat
 from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
 from lift_jax.training.step import make_train_step
 from lift_jax.weights import load

@@ -23,7 +23,8 @@ from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.loop import Validate
-from lift_jax.training.setup import Setup, shorten
+from lift_jax.training.setup import Setup
+from lift_jax.training.start.data import shorten
 from lift_jax.training.state import State
 from lift_jax.tuners import parameters
 from lift_jax.tuners.prompt_learning import encode_texts_once

@@ -27,7 +27,9 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings.parse import parse
-from lift_jax.training import head_init, setup
+from lift_jax.training import setup
+from lift_jax.training.start import backbone as start_backbone
+from lift_jax.training.start import head_init
 from lift_jax.training.texts import encode
 from lift_jax.weights import tokenizer
 from lift_jax.weights.load import load_tokenizer
@@ -268,7 +270,7 @@ def test_wrong_descriptors(content, words, tmp_path):
 
 
 def test_descriptors_are_read_before_anything_slow(tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_backbone", None)  # would fail if it were called
+    monkeypatch.setattr(start_backbone, "load_backbone", None)  # would fail if it were called
     with pytest.raises(UserError, match="Cannot read .*no.json.*No such file"):
         head_of(head__prompt="descriptor", head__descriptors=str(tmp_path / "no.json"))
 
@@ -294,7 +296,7 @@ def test_descriptors_in_another_spelling_of_unicode(tmp_path):
 def test_a_head_of_texts_needs_names_before_anything_slow(tmp_path, monkeypatch, changes, words):
     lists = image_lists(tmp_path) | {"data__class_names": ""}
     (tmp_path / "train_list").write_text("0.png 0\n1.png 1\n2.png 2\n")
-    monkeypatch.setattr(setup, "load_backbone", None)  # would fail if it were called
+    monkeypatch.setattr(start_backbone, "load_backbone", None)  # would fail if it were called
     with pytest.raises(UserError, match=words):
         head_of(**lists, **changes)
 

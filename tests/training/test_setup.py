@@ -29,9 +29,15 @@ from lift_jax.settings.schema import (
     TrainSettings,
     TunerSettings,
 )
-from lift_jax.training import head_init, setup
+from lift_jax.training import setup
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
 from lift_jax.training.placement import Placement, stays_float32, uses_bfloat16
+from lift_jax.training.start import backbone as start_backbone
+from lift_jax.training.start import head_init
+from lift_jax.training.start.backbone import encode_class_texts, use_remat, zero_shot_classifier
+from lift_jax.training.start.data import check_validation, print_data, shorten
+from lift_jax.training.start.head import HeadSource, start_head
+from lift_jax.training.start.leaves import drop_inapplicable, place_frozen, split_weights
 from lift_jax.training.state import split_trainable
 
 SILENT = Console(quiet=True)
@@ -119,28 +125,28 @@ def data_of(labels, names, **more):
 
 def test_an_adjustment_needs_a_validation_split():
     data = data_of([0, 1], ("a", "b"))
-    setup.check_validation(data, TestSettings(), "folder")
+    check_validation(data, TestSettings(), "folder")
     with pytest.raises(UserError, match="never on the test split.*data.name='folder'.*val_share"):
-        setup.check_validation(data, TestSettings(adjust=True), "folder")
-    setup.check_validation(replace(data, val=data.train), TestSettings(adjust=True), "folder")
+        check_validation(data, TestSettings(adjust=True), "folder")
+    check_validation(replace(data, val=data.train), TestSettings(adjust=True), "folder")
 
 
 def test_classes_without_training_images_are_named(printed):
     data = data_of([0, 0, 2], ("a", "[b]", "c"), notes=("One [note].",))
-    setup.print_data(data, Terminal(width=500))
+    print_data(data, Terminal(width=500))
     out = printed()
     assert "Data: 3 training and 3 test images of 3 classes (0 many, 0 medium, 3 few shot" in out
     assert "2 to 0 images a class" in out and "One [note]." in out
     assert "without a training image (1 of 3)" in out and out.endswith("in the loss: [b]")
-    setup.print_data(data_of([0, 1], ("a", "b")), Terminal(width=500))
+    print_data(data_of([0, 1], ("a", "b")), Terminal(width=500))
     assert "Warning" not in printed()
 
 
 def test_long_lists_of_names_are_shortened():
     names = [str(i) for i in range(11)]
-    assert setup.shorten(names[:10]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    assert setup.shorten(names) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."
-    assert setup.shorten([]) == ""
+    assert shorten(names[:10]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert shorten(names) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."
+    assert shorten([]) == ""
 
 
 # -- backbone
@@ -149,19 +155,19 @@ def test_long_lists_of_names_are_shortened():
 def test_only_transformer_blocks_compute_again(resnet):
     tower = VisionTransformer(VisionConfig(8, 4, 8, 1, 2, 16), rngs=nnx.Rngs(0))
     for remat in ("none", "dots"):
-        setup.use_remat(tower, remat)
+        use_remat(tower, remat)
         assert tower.remat == remat
-    setup.use_remat(resnet, "none")
+    use_remat(resnet, "none")
     with pytest.raises(UserError, match="train.remat is for transformer blocks.*'none'"):
-        setup.use_remat(resnet, "blocks")
+        use_remat(resnet, "blocks")
 
 
 # -- class texts
 
 
 def test_without_a_text_tower_there_are_no_class_texts(images_only):
-    texts = setup.encode_class_texts("hf_vit", "auto", images_only, [["a"]], SILENT)
-    assert texts is None and setup.zero_shot_classifier(images_only, texts) is None
+    texts = encode_class_texts("hf_vit", "auto", images_only, [["a"]], SILENT)
+    assert texts is None and zero_shot_classifier(images_only, texts) is None
 
 
 def test_a_missing_tokenizer_is_an_error_unless_the_start_is_open(clip, monkeypatch, printed):
@@ -170,13 +176,13 @@ def test_a_missing_tokenizer_is_an_error_unless_the_start_is_open(clip, monkeypa
     def missing(*_):
         raise UserError("There is no tokenizer.")
 
-    monkeypatch.setattr(setup, "load_tokenizer", missing)
+    monkeypatch.setattr(start_backbone, "load_tokenizer", missing)
     console = Terminal(width=500)
-    assert setup.encode_class_texts("debug", "auto", clip, [["a"]], console) is None
+    assert encode_class_texts("debug", "auto", clip, [["a"]], console) is None
     assert "Warning: There is no tokenizer. Without it there is no zero-shot" in printed()
     for init in ("text", "class_mean"):
         with pytest.raises(UserError, match="There is no tokenizer"):
-            setup.encode_class_texts("debug", init, clip, [["a"]], console)
+            encode_class_texts("debug", init, clip, [["a"]], console)
 
 
 # -- head
@@ -184,13 +190,13 @@ def test_a_missing_tokenizer_is_an_error_unless_the_start_is_open(clip, monkeypa
 
 def source(backbone, texts=None, train=None):
     cache = Cache(0.0, "", mesh.make_mesh(), 8, 0, SILENT)
-    return setup.HeadSource(backbone, "a_backbone", texts, train, "bicubic", 0, cache)
+    return HeadSource(backbone, "a_backbone", texts, train, "bicubic", 0, cache)
 
 
 def start(backbone, texts=None, **settings):
     key = jax.random.key(3)
     head = HeadSettings(**settings)
-    return setup.start_head(head, source(backbone, texts), 5, key, SILENT)
+    return start_head(head, source(backbone, texts), 5, key, SILENT)
 
 
 def test_a_start_from_texts_needs_texts(images_only):
@@ -232,7 +238,7 @@ def test_tuners_that_do_not_apply_are_left_out(vit, resnet, printed):
     console = Terminal(width=500)
 
     def kept(names, tower):
-        return setup.drop_inapplicable(names, tower, "a_backbone", console)
+        return drop_inapplicable(names, tower, "a_backbone", console)
 
     assert kept(("adaptformer", "ssf"), vit) == ("adaptformer", "ssf") and not printed()
     assert kept((), resnet) == () and not printed()
@@ -248,7 +254,7 @@ def test_tuners_that_do_not_apply_are_left_out(vit, resnet, printed):
 def test_something_must_be_trained(vit):
     model = Classifier(vit, CosineHead(jnp.ones((5, 8))))
     with pytest.raises(UserError, match="Nothing would be trained"):
-        setup.split_weights(Assembled(model, lambda path, leaf: False), SILENT)
+        split_weights(Assembled(model, lambda path, leaf: False), SILENT)
 
 
 def test_weights_are_split_and_listed(printed):
@@ -257,7 +263,7 @@ def test_weights_are_split_and_listed(printed):
     head = CosineHead(jnp.ones((5, 8)))
     tuner = TunerSettings(name="adaptformer", dim=2, partial=1)
     assembled = assemble(tower, head, tuner.names, tuner, 5, rngs=nnx.Rngs(1))
-    graph, tuned, frozen, parameters = setup.split_weights(assembled, Console(width=200))
+    graph, tuned, frozen, parameters = split_weights(assembled, Console(width=200))
     assert "Parameters" in printed()
     prefixes = {path.partition("/tuners/")[0] for path in tuned}
     assert prefixes == {"visual/blocks/1", "head/weight"} and not tuned.keys() & frozen.keys()
@@ -308,7 +314,7 @@ def test_leaves_of_both_classifiers_are_placed_once():
     tower = {"visual/a": jnp.ones((2, 2)), "visual/b": jnp.arange(2)}
     own = {"visual/tuners/c": jnp.ones(2), "head/bias": jnp.ones(3)}
     bare = tower | {"visual/tuned": jnp.ones(2), "head/weight": jnp.zeros((1, 2))}
-    zero_shot, untuned, frozen = setup.place_frozen(
+    zero_shot, untuned, frozen = place_frozen(
         placement, ("graph", tower | {"head/class_texts": jnp.ones((3, 2))}), ("bare", bare),
         own | tower,
     )  # fmt: skip
@@ -327,7 +333,7 @@ def test_leaves_of_both_classifiers_are_placed_once():
 def test_placement_without_a_zero_shot_classifier():
     placement = Placement(mesh.make_mesh(), bfloat16=False, exact=False)
     tower = {"visual/a": jnp.ones(2)}
-    zero_shot, untuned, frozen = setup.place_frozen(placement, None, ("bare", tower), tower)
+    zero_shot, untuned, frozen = place_frozen(placement, None, ("bare", tower), tower)
     assert zero_shot is None and frozen["visual/a"].dtype == jnp.float32
     assert untuned[1]["visual/a"] is frozen["visual/a"]
 

@@ -145,7 +145,7 @@ def test_the_step_compiles_once(trained):
 
 def test_semantic_head_of_the_authors(golden):
     """The trajectory's first classifier comes from the tokens of its prompts."""
-    from lift_jax.training import head_init
+    from lift_jax.training.start import head_init
     from lift_jax.training.texts import encode
 
     data, expected = golden("trajectory_data"), golden("trajectory_adaptformer_la")

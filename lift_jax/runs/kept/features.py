@@ -18,8 +18,8 @@ from lift_jax.evaluation.evaluator import Candidate, Embeddings, Evaluator
 from lift_jax.runs.kept import kept_file
 from lift_jax.settings.schema import Settings
 from lift_jax.training.checkpoint import weights_checksum
-from lift_jax.training.head_init import sample_per_class
 from lift_jax.training.setup import Setup
+from lift_jax.training.start.head_init import sample_per_class
 from lift_jax.training.state import State
 
 NAME, VERSION = "features.safetensors", "1"
