@@ -61,7 +61,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
                 raise UserError(no_zero_shot(settings, setup))
             return test(settings, setup, None, workdir, console)
 
-        state = create_state(setup.tuned, setup.optimizer)
+        state = create_state(setup.tuned, setup.optimizer, averages=settings.train.ema > 0)
         state = jax.device_put(state, state_shardings(state, setup.mesh))
         if saved is not None:
             folder.check_content(saved, results.describe(settings.written, setup), workdir)

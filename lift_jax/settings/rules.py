@@ -64,7 +64,7 @@ def check_statistics(loading: Mapping[str, Any]) -> None:
 
 
 def check_options(s: Settings) -> None:
-    """Raises UserError for an option of a loss or tuner that is not chosen."""
+    """Raises UserError for an option of a loss, optimizer or tuner that is not chosen."""
     written = s.written
     for entry in entries("loss"):
         only, value = entry.about.only_for, written["loss"][entry.key.partition(".")[2]]
@@ -72,6 +72,13 @@ def check_options(s: Settings) -> None:
             raise UserError(
                 f"{entry.key} is {value}, but loss.name is {s.loss.name!r}: "
                 f"{entry.key.partition('.')[2]} belongs to {only!r}."
+            )
+    for entry in entries("train"):
+        only, option = entry.about.only_for, entry.key.partition(".")[2]
+        if only and only != s.train.optimizer and getattr(s.train, option) != entry.default:
+            raise UserError(
+                f"{entry.key} is {getattr(s.train, option)}, but train.optimizer is "
+                f"{s.train.optimizer!r}: {option} belongs to {only!r}."
             )
     for entry in (*entries("tuner"), *entries("coop"), *entries("clip_adapter")):
         group, _, option = entry.key.partition(".")

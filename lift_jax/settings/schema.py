@@ -35,7 +35,8 @@ class About:
         longest: the largest number of characters of a text.
         path: True for a text that is, or may be, a path or an address.
         by_method: True if LIFT and LIFT+ differ in it.
-        only_for: the value of the group's `name` (or one of several tuners) that has this option.
+        only_for: the value of the group's `name` (or one of several tuners), or of train.optimizer,
+            that has this option.
         before: for a setting that came later, the value that says what runs did before. A config
             of theirs lacks the setting, and goes on to mean this value.
         settable: False for a field that is not a setting of its group.
@@ -494,14 +495,56 @@ class TrainSettings:
     )
     lr: float = setting(
         0.02,
-        "Learning rate; follows a cosine to 0, with one value an epoch.",
+        "Learning rate, which falls by a cosine (train.schedule, train.lr_end).",
         low=0,
         exclusive="low",
         by_method=True,
         high=1e30,
     )
-    momentum: float = setting(0.9, "Momentum of SGD.", low=0, high=1, exclusive="high")
-    weight_decay: float = setting(5e-4, "Weight decay of SGD.", low=0, high=10**6)
+    schedule: str = setting(
+        "epoch",
+        "Cosine of the learning rate: epoch (the papers': one value an epoch) or step (a new value "
+        "each step, over the steps after train.warmup).",
+        choices=("epoch", "step"),
+        before="epoch",
+    )
+    warmup: int = setting(
+        0,
+        "Number of steps in which the learning rate grows on a line, from a millionth in the first "
+        "step to all of it.",
+        low=0,
+        high=2**31 - 1,
+        before=0,
+    )
+    lr_end: float = setting(
+        0.0, "Share of train.lr at which the cosine ends.", low=0, high=1, before=0.0
+    )
+    optimizer: str = setting(
+        "sgd",
+        "sgd (the papers') or adamw (beta 0.9 and 0.999, epsilon 1e-8). AdamW needs a far smaller "
+        "train.lr than SGD, such as 0.0003.",
+        choices=("sgd", "adamw"),
+        before="sgd",
+    )
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", low=0, high=1, exclusive="high", only_for="sgd"
+    )
+    weight_decay: float = setting(
+        5e-4,
+        "Weight decay of all tuned weights: added to the gradient by sgd, decoupled from it in "
+        "adamw.",
+        low=0,
+        high=10**6,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of a moving average of the tuned weights, such as 0.999. The averaged weights are "
+        "validated, tested and exported. 0: no average.",
+        low=0,
+        high=1,
+        exclusive="high",
+        before=0.0,
+    )
     augment: str = setting(
         "mda",
         "mda (minimalist augmentation), rrc (random resized crops) or none.",

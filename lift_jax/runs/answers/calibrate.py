@@ -93,7 +93,7 @@ def write(
     tuned, images = results.tuned_candidate(setup, state), np.zeros(0, int)
     views: dict[str, Any] = {"one_crop": None, "crops": None}
     for name in ("one_crop", "crops")[: 1 + settings.test.tte]:
-        outputs = evaluator.outputs(tuned, state.tuned, data.val, crops=name == "crops")
+        outputs = evaluator.outputs(tuned, state.weights, data.val, crops=name == "crops")
         if not len(outputs.labels):
             raise UserError("No validation image can be read (data.on_bad_image=skip).")
         views[name] = measure(outputs, data, settings.loss.name, keep, coverage)
@@ -102,7 +102,7 @@ def write(
     content = {
         "version": VERSION, "split": "validation", "images": int(images.sum()), "keep": keep,
         "coverage": coverage, **views, "train_counts": data.counts.tolist(),
-        "class_images": images.tolist(), "weights": weights_checksum(state.tuned),
+        "class_images": images.tolist(), "weights": weights_checksum(state.weights),
     }  # fmt: skip
     if jax.process_index() == 0:
         calibration_file.write(workdir, content)
