@@ -8,6 +8,7 @@ from typing import Any, Self
 import jax
 from rich.console import Console
 
+from lift_jax.data import prior
 from lift_jax.data.names.meaning import GIVE, meaning
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
@@ -167,7 +168,8 @@ def train(
     validate = results.validator(settings, setup, console) if best else None
     saver = loop.Saver(manager, settings.checkpoint, about, start, validate)
     output = RunOutput(setup, settings.train.epochs, start, workdir, console)
-    loss = losses.make(settings.loss.name, setup.data.counts, **settings.loss.options)
+    draws = prior.expected_draws(setup.data.counts, settings.train.sampling)
+    loss = losses.make(settings.loss.name, draws, **settings.loss.options)
     source = loop.open_batches(settings.train, settings.seed, settings.data.workers, setup, state)
     return loop.train(settings.train, loss, source, setup, state, saver, output, console)
 

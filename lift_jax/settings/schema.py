@@ -484,6 +484,14 @@ class TrainSettings:
 
     epochs: int = setting(5, "Number of epochs.", low=1, by_method=True, high=10**5)
     batch: int = setting(128, "Batch size over all devices and processes.", low=1, high=10**7)
+    sampling: str = setting(
+        "natural",
+        "Draws of training images: natural (each image once an epoch), balanced (each class as "
+        "often) or sqrt (each class in proportion to the square root of its images). An epoch has "
+        "as many draws as images, and the loss sees the classes as they are drawn.",
+        choices=("natural", "balanced", "sqrt"),
+        before="natural",
+    )
     accum: int = setting(
         1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
     )

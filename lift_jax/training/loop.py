@@ -150,7 +150,7 @@ def open_batches(
     batches = loader.train_batches(
         reading.split, reading.view, seed=seed, epochs=train.epochs, batch=train.batch,
         start_step=int(state.step), process=jax.process_index(), processes=jax.process_count(),
-        workers=reading.workers,
+        workers=reading.workers, sampling=train.sampling,
     )  # fmt: skip
     return Source(batches, reading.start)
 
