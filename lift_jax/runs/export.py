@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError
+from lift_jax.settings.schema import fixed_scale
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json
@@ -31,7 +32,7 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     disk.make_place(to, "--to")
-    leaves = read_tuned(run)
+    leaves = with_fixed_scales(run, read_tuned(run))
     if any("/tuners/aft/" in path for path in leaves):
         authors.check_mask(str(run), layout, read_mask(run))
     authors.write(to, leaves, layout)
@@ -47,6 +48,24 @@ def read_mask(run: Path) -> str:
             f"{run / 'config.json'} does not hold the setting tuner.mask, by which aft has chosen "
             "its entries. Put back the file that the run wrote."
         ) from e
+
+
+def with_fixed_scales(run: Path, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns tuned leaves with AdaptFormer's scales, also where they were not learned.
+
+    The authors' code has a scale in each block, and would take 1 without one in the file.
+    """
+    norms = [path for path in leaves if path.endswith("/tuners/adaptformer/norm/scale")]
+    missing = {path.replace("/norm/scale", "/scale") for path in norms} - leaves.keys()
+    if not missing:
+        return leaves
+    settings = read_json(run / "config.json", most_bytes=RUN_BYTES)
+
+    def fixed(path: str) -> np.ndarray:
+        group = "text_tuner" if path.startswith("head/") else "tuner"
+        return np.asarray(fixed_scale(f"{group}.scale", settings[group]["scale"]), np.float32)
+
+    return leaves | {path: fixed(path) for path in missing}
 
 
 def read_tuned(run: Path) -> dict[str, np.ndarray]:

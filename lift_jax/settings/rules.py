@@ -7,6 +7,7 @@ from lift_jax.errors import UserError, near, shown
 from lift_jax.settings.methods import METHODS
 from lift_jax.settings.schema import (
     BLOCK_PARTS,
+    Entry,
     HeadSettings,
     Settings,
     all_entries,
@@ -65,31 +66,34 @@ def check_statistics(loading: Mapping[str, Any]) -> None:
 
 def check_options(s: Settings) -> None:
     """Raises UserError for an option of a loss, optimizer or tuner that is not chosen."""
-    written = s.written
+
+    def written(entry: Entry) -> Any:  # a config of an older version lacks what came later
+        group, _, option = entry.key.partition(".")
+        return s.written[group].get(option, entry.about.before)
+
     for entry in entries("loss"):
-        only, value = entry.about.only_for, written["loss"][entry.key.partition(".")[2]]
+        only, value = entry.about.only_for, written(entry)
         if only and only != s.loss.name and value != entry.default:
             raise UserError(
                 f"{entry.key} is {value}, but loss.name is {s.loss.name!r}: "
                 f"{entry.key.partition('.')[2]} belongs to {only!r}."
             )
     for entry in entries("train"):
-        only, option = entry.about.only_for, entry.key.partition(".")[2]
-        if only and only != s.train.optimizer and getattr(s.train, option) != entry.default:
+        only, value = entry.about.only_for, written(entry)
+        if only and only != s.train.optimizer and value != entry.default:
             raise UserError(
-                f"{entry.key} is {getattr(s.train, option)}, but train.optimizer is "
-                f"{s.train.optimizer!r}: {option} belongs to {only!r}."
+                f"{entry.key} is {value}, but train.optimizer is {s.train.optimizer!r}: "
+                f"{entry.key.partition('.')[2]} belongs to {only!r}."
             )
     for entry in (*entries("tuner"), *entries("coop"), *entries("clip_adapter")):
-        group, _, option = entry.key.partition(".")
-        only, value = entry.about.only_for, written[group][option]
+        only, value = entry.about.only_for, written(entry)
         if only and only not in s.tuner.names and value != entry.default:
             raise UserError(
                 f"{entry.key} is {value}, but tuner.name is {s.tuner.name!r}: it belongs to "
                 f"{only!r}."
             )
     for entry in entries("text_tuner"):
-        value = written["text_tuner"][entry.key.partition(".")[2]]
+        value = written(entry)
         if s.text_tuner.name == "none" and value != entry.default:
             raise UserError(
                 f"{entry.key} is {value!r}, but text_tuner.name is 'none': set a tuner of the text "
@@ -98,8 +102,9 @@ def check_options(s: Settings) -> None:
 
 
 def check_tuned_blocks(s: Settings) -> None:
-    """Raises UserError for wrong parts of a block, and for two choices of the blocks."""
+    """Raises UserError for wrong parts of a block or scales, and for two choices of the blocks."""
     for tuner in (s.tuner, s.text_tuner):
+        _ = tuner.fixed_scale  # raises for a text that is no number
         for part in tuner.parts.split("+"):
             if part not in BLOCK_PARTS:
                 meant = "".join(f" Did you mean {name!r}?" for name in near(part, BLOCK_PARTS)[:1])

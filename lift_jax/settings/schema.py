@@ -8,6 +8,7 @@ as an `ml_collections.ConfigDict`; `parse` checks one against this schema and re
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,6 +89,19 @@ def three_numbers(key: str, text: str) -> tuple[float, ...]:
             "between them, like 0.485,0.456,0.406."
         )
     return numbers
+
+
+def fixed_scale(key: str, text: str) -> float | None:
+    """Returns the number that a text holds, None for "learned".
+
+    Raises UserError, which names the key, for any other text, and unless 0 < number <= 10**6.
+    """
+    if text == "learned":
+        return None
+    with suppress(ValueError):
+        if 0 < float(text) <= 10**6:
+            return float(text)
+    raise UserError(f"{key} is {shown(text)}; expected learned, or a positive number like 0.1.")
 
 
 def setting(default: Any, meaning: str, **about: Any) -> Any:
@@ -293,6 +307,13 @@ class TunerSettings:
         choices=("kaiming_uniform", "kaiming_normal"),
         by_method=True,
     )
+    scale: str = setting(
+        "learned",
+        "For adaptformer: learned (a number for each block, which starts at 1), or one number "
+        "that stays, like 0.1.",
+        only_for="adaptformer",
+        before="learned",
+    )
     parts: str = setting(
         "attn+mlp",
         "For ssf and aft: parts of a block that are tuned: attn, mlp, ln (not for aft), with + "
@@ -344,6 +365,11 @@ class TunerSettings:
         return () if self.name == "none" else tuple(parts)
 
     @property
+    def fixed_scale(self) -> float | None:
+        """Returns the scale of AdaptFormer, None if it is learned."""
+        return fixed_scale(f"{self.group}.scale", self.scale)
+
+    @property
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers of a block that `parts` stands for."""
         return tuple(name for part in self.parts.split("+") for name in BLOCK_PARTS[part])
@@ -359,6 +385,7 @@ class TextTunerSettings(TunerSettings):
     dim: int = setting(4, "Bottleneck width, or LoRA's rank. 0: automatic.", low=0, high=10**6)
     partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0, high=10_000)
     layers: str = setting("", "Blocks to tune, as tuner.layers.")
+    scale: str = setting("learned", "Scale of AdaptFormer, as tuner.scale.", before="learned")
     parts: str = setting("attn+mlp", "Parts of a block that ssf and aft tune, as tuner.parts.")
     ratio: float = setting(0.0, "For aft: share of the entries that is tuned.", low=0, high=1)
     seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, high=LARGEST_DRAW)

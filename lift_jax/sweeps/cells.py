@@ -109,6 +109,12 @@ def dims(c: ConfigDict, origin: Origin) -> Cells:
     return {str(2**k): {"tuner.dim": 2**k} for k in range(9)}
 
 
+def scale(c: ConfigDict, origin: Origin) -> Cells:
+    """Compares numbers as AdaptFormer's scale with a learned one."""
+    values = ("learned", "0.01", "0.05", "0.1", "0.5", "1", "2")
+    return {value: named("adaptformer") | {"tuner.scale": value} for value in values}
+
+
 def ratio(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the share of the blocks' weights that is tuned, drawn at random, up to all."""
     shares = (0.0001, 0.001, 0.005, 0.01, 0.1, 0.5)
@@ -271,8 +277,8 @@ def expand(c: ConfigDict, origin: Origin) -> Cells:
 
 SWEEPS: dict[str, Callable[[ConfigDict, Origin], Cells]] = {
     "main": main, "ablation": ablation, "tuners": tuners, "consistency": consistency,
-    "dims": dims, "ratio": ratio, "partial": partial, "lr": lr, "partial_lr": partial_lr,
-    "share_lr": share_lr, "epochs": epochs, "mda": mda,
+    "dims": dims, "scale": scale, "ratio": ratio, "partial": partial, "lr": lr,
+    "partial_lr": partial_lr, "share_lr": share_lr, "epochs": epochs, "mda": mda,
     "losses": losses, "heads": heads, "scales": scales, "inits": inits, "prompts": prompts,
     "backbones": backbones, "tte": tte, "expand": expand, "levels": levels,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from lift_jax.models import backward
 from lift_jax.models.layers import LayerNorm, Linear, affine
-from lift_jax.models.tunable import Site, Tuned, Tuner
+from lift_jax.models.tunable import Fixed, Site, Tuned, Tuner
 from lift_jax.tuners.sizes import power_of_two
 
 
@@ -81,12 +81,14 @@ class AdaptFormer(Adapter):
     """AdaptFormer, a bottleneck parallel to the MLP: x += s Up(relu(Down(LN(x)))) (LIFT section 4).
 
     Here x is the residual stream before LN2. Number of parameters: that of an `Adapter`, and 1 for
-    the scale s.
+    the scale s, if it is learned.
     """
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         super().__init__(site, rngs=rngs)
-        self.scale = Tuned(jnp.ones((), jnp.float32))
+        fixed = site.settings.fixed_scale
+        kind = Tuned if fixed is None else Fixed
+        self.scale = kind(jnp.asarray(1.0 if fixed is None else fixed, jnp.float32))
 
     def scaling(self) -> Float[Array, ""]:
         return self.scale[...]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from rich.console import Console
 
@@ -18,6 +19,8 @@ from lift_jax.training.state import split_trainable
 from lift_jax.tuners.attach import applies
 from lift_jax.tuners.parameters import Parameter, list_parameters, parameter_table
 from lift_jax.weights import authors
+
+SCALE = "/tuners/adaptformer/scale"  # end of a path; frozen unless it is learned
 
 
 def drop_inapplicable(
@@ -66,9 +69,16 @@ def read_tuned(file: str, mask: str, tuned: Tree, frozen: Tree) -> Tree:
 
     Raises UserError if the file does not fit.
     """
-    shapes = {path: leaf.shape for path, leaf in tuned.items()}
+    scales = {path: float(leaf) for path, leaf in frozen.items() if path.endswith(SCALE)}
+    shapes = {path: leaf.shape for path, leaf in tuned.items()} | dict.fromkeys(scales, ())
     entries = {path: leaf for path, leaf in frozen.items() if path.endswith("_at")}
     read = authors.read(file, shapes, mask=mask, entries=entries)
+    if other := [path for path, fixed in scales.items() if read[path] != np.float32(fixed)]:
+        raise UserError(
+            f"{file} (model.tuned) has the scale {read[other[0]]:g} at {other[0]}, and tuner.scale "
+            f"is {scales[other[0]]:g} there. Set tuner.scale=learned, as the file has it."
+        )
+    read = {path: array for path, array in read.items() if path not in scales}
     agree({f"the weights of {p} (model.tuned)": digest(a.tobytes()) for p, a in read.items()})
     return {path: jnp.asarray(array) for path, array in read.items()}
 
