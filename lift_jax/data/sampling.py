@@ -82,7 +82,7 @@ def _epoch(draws: ClassDraws, epoch: int) -> Int[np.ndarray, "n 2"]:
     earlier = sum(draws.counts(e)[0] for e in range(epoch)) + np.zeros_like(draws.shares, np.int64)
     counts, rng = draws.counts(epoch)
     images = np.concatenate(
-        [draws.drawn(c, int(earlier[c]), int(counts[c])) for c in np.flatnonzero(counts)]
+        [draws.drawn(c, int(earlier[c]), int(counts[c])) for c in np.flatnonzero(counts).tolist()]
     )
     classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     order = np.empty(len(images), np.int64)

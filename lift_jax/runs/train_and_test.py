@@ -24,7 +24,7 @@ from lift_jax.settings.common import common_settings
 from lift_jax.settings.parse import as_begun
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import disk
-from lift_jax.training import checkpoint, loop, losses
+from lift_jax.training import checkpoint, loop, losses, optimizer
 from lift_jax.training.monitor import StepRecord
 from lift_jax.training.setup import Setup, build
 from lift_jax.training.state import State, create_state, state_shardings
@@ -163,6 +163,8 @@ def train(
 ) -> State:
     """Runs the training loop with the log, the progress bar and the checkpoints of a run folder."""
     about, start = results.describe(settings.written, setup), int(state.step)
+    if line := optimizer.note(settings.train):
+        console.print(line)
     folder.write_config(workdir, about)
     best = settings.checkpoint.best
     validate = results.validator(settings, setup, console) if best else None

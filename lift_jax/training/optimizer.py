@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Float32
 
-from lift_jax.models.tree import Tree
 from lift_jax.settings.schema import TrainSettings
 
+LARGE_FOR_ADAMW = 0.01  # the papers' rates for SGD begin here
 WARMUP_START = 1e-6  # share of the learning rate at step 0 of a warm-up
 
 
@@ -63,6 +63,16 @@ def rates(
     return np.asarray(rate(jnp.arange(train.epochs * steps_per_epoch)))
 
 
+def note(train: TrainSettings) -> str:
+    """Returns a line on a learning rate that fits SGD and not AdamW, "" for others."""
+    if train.optimizer != "adamw" or train.lr < LARGE_FOR_ADAMW:
+        return ""
+    return (
+        f"Note: train.lr is {train.lr:g}, a rate for SGD. AdamW changes every weight by about the "
+        "rate in each step: 0.0001 to 0.001 are usual."
+    )
+
+
 def make(train: TrainSettings, rate: optax.Schedule) -> optax.GradientTransformation:
     """Returns the optimizer that `train.optimizer` names."""
     if train.optimizer == "adamw":
@@ -83,9 +93,11 @@ def adamw(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransforma
     """Returns AdamW with PyTorch's defaults, which decays all leaves alike."""
     made = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
-    def update(grads: Tree, state: optax.OptState, leaves: Tree) -> tuple[Tree, optax.OptState]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the count of steps
-            return made.update(grads, state, leaves)
+            return made.update(updates, state, params)
 
     return optax.GradientTransformation(made.init, update)
 

@@ -38,7 +38,7 @@ class State:
         """
         return self.tuned if self.ema is None else self.ema
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[GetAttrKey, Any], ...], None]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], None]:
         """Returns the parts by name; the average is no part if there is none."""
         parts = {"step": self.step, "tuned": self.tuned, "opt": self.opt}
         parts |= {} if self.ema is None else {"ema": self.ema}

@@ -129,6 +129,15 @@ def test_adamw_by_hand():
     assert leaves["b"].tolist() == [3.0, 3.0]
 
 
+@pytest.mark.parametrize(("options", "words"), [
+    ({}, ""), ({"optimizer": "adamw", "lr": 0.0003}, ""),
+    ({"optimizer": "adamw"}, "train.lr is 0.02, a rate for SGD"),
+])  # fmt: skip
+def test_a_rate_for_sgd_is_told_with_adamw(options, words):
+    found = optimizer.note(TrainSettings(**options))
+    assert words in found and bool(found) == bool(words)
+
+
 def test_the_average_by_hand():
     """The first step's leaves are copied: 8, then .75 * 8 + .25 * 4 = 7, then 6.25."""
     state = create_state({"a": jnp.zeros(())}, optax.sgd(0.1), averages=True)
