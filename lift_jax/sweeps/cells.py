@@ -23,6 +23,7 @@ from lift_jax.errors import UserError, unknown
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.models.heads import HEADS
 from lift_jax.models.vit import VisionConfig
+from lift_jax.settings.common import flatten
 from lift_jax.settings.methods import EXPAND_OF_PATCH_14, LIFT, LIFT_PLUS
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.settings.schema import entries
@@ -350,8 +351,8 @@ def with_loss(name: str) -> dict[str, Any]:
 
 def with_method(method: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
     """Returns what the config file changes for a method and the command line has not changed."""
-    lift, plus = (flat(of_method(m, c, origin)) for m in ("lift", "lift_plus"))
-    own, now = lift if c.label == LIFT else plus, flat(c)
+    lift, plus = (flatten(of_method(m, c, origin).to_dict()) for m in ("lift", "lift_plus"))
+    own, now = lift if c.label == LIFT else plus, flatten(c.to_dict())
     wanted = lift if method == "lift" else plus
     return {k: v for k, v in wanted.items() if lift[k] != plus[k] and now[k] == own[k]}
 
@@ -364,12 +365,3 @@ def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
     made = origin.get_config(argument)
     made.data = c.data
     return made
-
-
-def flat(c: ConfigDict) -> dict[str, Any]:
-    """Returns the values of a config by dotted key."""
-    groups = {key: group for key, group in c.items() if isinstance(group, ConfigDict)}
-    found = {
-        f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()
-    }
-    return found | {key: value for key, value in c.items() if key not in groups}
