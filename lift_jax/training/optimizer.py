@@ -1,6 +1,6 @@
 """SGD as in the papers, or AdamW, and the learning rate: a warm-up, then a cosine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Float32
 
 from lift_jax.models.tree import Tree
-from lift_jax.settings.schema import TrainSettings
+from lift_jax.settings.schema import Settings, TrainSettings
 
 WARMUP_START = 1e-6  # share of the learning rate at step 0 of a warm-up
 
@@ -61,6 +61,19 @@ def rates(
         of_epochs = [np.asarray(rate(e * steps_per_epoch)) for e in range(train.epochs)]
         return np.repeat(np.stack(of_epochs), steps_per_epoch)
     return np.asarray(rate(jnp.arange(train.epochs * steps_per_epoch)))
+
+
+def of_run(
+    settings: Settings, rate: optax.Schedule, paths: Iterable[str]
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a run for its tuned leaves.
+
+    LT-Soups has tuned all of them in its stages; the run itself trains the classifier alone.
+    """
+    optimizer = make(settings.train, rate)
+    if not settings.soups.models:
+        return optimizer
+    return freeze(optimizer, {path: path.startswith("head/") for path in paths})
 
 
 def make(train: TrainSettings, rate: optax.Schedule) -> optax.GradientTransformation:

@@ -3,7 +3,7 @@
 `build` calls the steps in order; `training.start` holds each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import optax
@@ -145,8 +145,19 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
         fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
         steps_per_epoch=steps, rate=rate,
-        optimizer=optimizers.make(s.train, rate),
+        optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
+
+
+def on_subset(setup: Setup, data: Dataset, train: TrainSettings) -> Setup:
+    """Returns a setup that tunes all its tuned leaves on other training images.
+
+    Raises UserError as `count_steps`.
+    """
+    steps = count_steps(len(data.train), train)
+    rate = optimizers.rate_of(train, steps)
+    optimizer = optimizers.make(train, rate)
+    return replace(setup, data=data, steps_per_epoch=steps, rate=rate, optimizer=optimizer)
 
 
 def count_steps(images: int, train: TrainSettings) -> int:
