@@ -21,8 +21,8 @@ from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
 from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.training import losses
+from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
-from lift_jax.training.optimizer import sgd
 from lift_jax.training.placement import uses_bfloat16
 from lift_jax.training.start.backbone import use_remat
 from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
@@ -88,10 +88,12 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
         for path, leaf in leaves.items()
         if mask[path]
     }
-    optimizer = sgd(lambda step: s.train.lr, 0.9, s.train.weight_decay)
-    state = jax.eval_shape(lambda tuned: create_state(tuned, optimizer), tuned)
+    optimizer, averages = optimizers.make(s.train, lambda step: s.train.lr), s.train.ema > 0
+    state = jax.eval_shape(lambda tuned: create_state(tuned, optimizer, averages), tuned)
     loss = losses.make(s.loss.name, np.ones(classes), **s.loss.options)
-    step = make_train_step(graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat)
+    step = make_train_step(
+        graph, vision, loss, optimizer, mesh, s.train.accum, remat=s.train.remat, ema=s.train.ema
+    )
     return Problem(
         step=step,
         graph=graph,

@@ -1,7 +1,8 @@
 """Batches in an order that is a pure function of (seed, epoch, example index).
 
 A run is a line of numbered slots, `steps * batch` for each epoch. A slot names an epoch and an
-example, or padding at the end of an epoch. Step s takes the slots [s * batch, (s + 1) * batch), and
+example, or padding at the end of an epoch; with class sampling also how often the epoch has had
+that example before. Step s takes the slots [s * batch, (s + 1) * batch), and
 process p of P takes every P-th of them from the p-th on. So a run can start at any step without
 reading earlier ones, and its global batches do not depend on the number of processes, workers and
 threads.
@@ -29,6 +30,7 @@ from jaxtyping import Int
 
 from lift_jax.data.images import on_device
 from lift_jax.data.images.views import RandomCrops, TrainTransform, View
+from lift_jax.data.sampling import ClassDraws
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.parallel.entry import is_command
@@ -73,6 +75,7 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
     workers: int = 0,
+    sampling: str = "natural",
 ) -> Batches:
     """Yields this process's share of every training batch from `start_step` (0-based) on.
 
@@ -82,10 +85,14 @@ def train_batches(
     `images.on_device`). The iterator reads ahead in threads, or in `workers` processes (-1: as many
     as the machine can use, see `_useful_workers`); its `close()` stops them.
 
+    An epoch holds every image once with sampling "natural", and otherwise as many draws
+    (`data.sampling`), each with a view of its own.
+
     Raises UserError if `batch` does not divide by `processes`, and in `next` if an image cannot be
     read.
     """
-    slots = _Slots(len(split), batch, epochs, seed)
+    draws = None if sampling == "natural" else ClassDraws(split.labels, sampling, seed)
+    slots = _Slots(len(split), batch, epochs, seed, draws)
     draw = _TrainExample(split, transform, seed)
     return _batches(slots, draw, start_step, process, processes, workers)
 
@@ -113,6 +120,8 @@ def eval_batches(
 # --- the order of examples ---
 
 PADDING = -1
+Slot = tuple[int, int, int]  # epoch, example index or PADDING, earlier draws in the same epoch
+REPEAT = 2  # spawn key of the views of repeated draws
 
 
 @functools.lru_cache(maxsize=4)
@@ -124,23 +133,27 @@ def _epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
 
 @dataclass(frozen=True)
 class _Slots:
-    """The slots of a run by number: (epoch, example index or PADDING), in order if seed is None."""
+    """The slots of a run by number; examples come in order if seed is None."""
 
     n: int
     batch: int
     epochs: int
     seed: int | None
+    draws: ClassDraws | None = None
 
     def __len__(self) -> int:
         return self.epochs * steps_per_epoch(self.n, self.batch) * self.batch
 
-    def __getitem__(self, index: int) -> tuple[int, int]:
+    def __getitem__(self, index: int) -> Slot:
         epoch, place = divmod(index, steps_per_epoch(self.n, self.batch) * self.batch)
         if place >= self.n:
-            return epoch, PADDING
+            return epoch, PADDING, 0
         if self.seed is None:
-            return epoch, place
-        return epoch, int(_epoch_order(self.seed, epoch, self.n)[place])
+            return epoch, place, 0
+        if self.draws is not None:
+            image, repeat = self.draws.epoch(epoch)[place].tolist()
+            return epoch, image, repeat
+        return epoch, int(_epoch_order(self.seed, epoch, self.n)[place]), 0
 
 
 @dataclass(frozen=True)
@@ -149,12 +162,14 @@ class _TrainExample:
     transform: TrainTransform
     seed: int
 
-    def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
-        epoch, i = slot
+    def __call__(self, slot: Slot) -> dict[str, Any]:
+        epoch, i, repeat = slot
         if i == PADDING:
             return _padding(self.split, self.transform, PADDING)
-        rng = np.random.default_rng((self.seed, epoch, i))
-        return _example(self.split, i, self.transform, rng, epoch)
+        draw: Any = (self.seed, epoch, i)
+        if repeat:
+            draw = np.random.SeedSequence(draw, spawn_key=(REPEAT, repeat))
+        return _example(self.split, i, self.transform, np.random.default_rng(draw), epoch)
 
 
 @dataclass(frozen=True)
@@ -163,8 +178,8 @@ class _EvalExample:
     transform: View
     seed: int
 
-    def __call__(self, slot: tuple[int, int]) -> dict[str, Any]:
-        _, i = slot
+    def __call__(self, slot: Slot) -> dict[str, Any]:
+        _, i, _ = slot
         return self._shown(i) | {"row": np.int32(i)}
 
     def _shown(self, i: int) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def test(
     warn_of_absent_classes(next(iter(counts.values())), data, console)
     features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
     counts = {row: counts[row] for row in folder.RESULTS if row in counts}
-    answered = predictions.of_counts(counts, weights_checksum({} if state is None else state.tuned))
+    weights = {} if state is None else state.weights
+    answered = predictions.of_counts(counts, weights_checksum(weights))
     if jax.process_index() == 0:
         predictions.write(workdir, answered)
         stands = predictions.stands(list(counts), choices.get("validation"))
@@ -83,7 +84,7 @@ def test_other_split(
         candidates["test"] = tuned_candidate(setup, state)
     evaluator = make_evaluator(settings, setup, console)
     description = f"Testing {tables.SPLITS[split]} images"
-    tuned = () if state is None else state.tuned
+    tuned = () if state is None else state.weights
     counts = evaluator.once(candidates, tuned, images, description)
     summaries = summarise(counts, setup.data)
     found = {
@@ -114,16 +115,16 @@ def measure(
     tuned, decided = tuned_candidate(setup, state), {}
     if settings.test.adjust:
         assert data.val is not None  # `build` has checked
-        decided = choose_adjustment(evaluator, tuned, state.tuned, data, console)
+        decided = choose_adjustment(evaluator, tuned, state.weights, data, console)
         tuned = tuned._replace(shifts=adjustment.shifts((0.0, decided["tau"]), data.counts))
-    counts = evaluator.once(once | {"test": tuned}, state.tuned, data.test, "Testing", TOP)
+    counts = evaluator.once(once | {"test": tuned}, state.weights, data.test, "Testing", TOP)
     choices: dict[str, Any] = {"adjustment": decided or None}
     if settings.test.tte:
         counts |= evaluator.crops({"test_tte": tuned}, data.test, "Testing", TOP)
         if data.val is not None:
             plain = tuned._replace(shifts=None)
             choices["validation"] = compare_crops(
-                evaluator, plain, state.tuned, data.val, data, console
+                evaluator, plain, state.weights, data.val, data, console
             )
     if decided:
         for row in {"test", "test_tte"} & counts.keys():
@@ -142,7 +143,7 @@ def make_evaluator(settings: Settings, setup: Setup, console: Console) -> Evalua
 
 def tuned_candidate(setup: Setup, state: State) -> Candidate:
     """Returns the tuned classifier, its texts encoded once where it has any."""
-    leaves = state.tuned | setup.frozen
+    leaves = state.weights | setup.frozen
     return Candidate(*encode_texts_once(setup.graph, leaves, replicated(setup.mesh)))
 
 
@@ -204,7 +205,7 @@ def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
 
     def score(state: State) -> float:
         tuned = {"val": tuned_candidate(setup, state)}
-        counts = evaluator.once(tuned, state.tuned, val, "Validating")
+        counts = evaluator.once(tuned, state.weights, val, "Validating")
         mean = metrics.summarise(counts["val"], setup.data.group_counts)["mean"]
         assert mean is not None  # the split holds images
         return mean

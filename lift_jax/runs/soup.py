@@ -1,6 +1,7 @@
 """An adapter soup: the mean of the tuned weights of several runs (Wortsman et al., ICML 2022)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
-from lift_jax.training.optimizer import sgd
-from lift_jax.training.state import State
+from lift_jax.training import optimizer as optimizers
+from lift_jax.training.state import create_state
 
 # Settings that may differ between the runs. All but the first two change nothing that is learned.
 FREE = (
@@ -63,8 +64,9 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     check_images(settings.data, [member.config["seed"] for member in members])
     mean = mean_leaves([export.read_tuned(path) for path in paths])
     done = is_begun(workdir, config.label, mean)
-    optimizer = sgd(lambda step: 0.0, settings.train.momentum, settings.train.weight_decay)
-    state = State(jnp.int32(members[0].metrics["steps"]), mean, optimizer.init(mean))
+    optimizer = optimizers.of_run(settings, lambda step: 0.0, mean)
+    state = create_state(mean, optimizer, averages=settings.train.ema > 0)
+    state = replace(state, step=jnp.int32(members[0].metrics["steps"]))
     keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]
     with folder.writing(workdir):
         with checkpoint.open_manager(workdir, keep) as manager:

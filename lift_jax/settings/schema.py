@@ -6,6 +6,7 @@ as an `ml_collections.ConfigDict`; `parse` checks one against this schema and re
 """
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -35,7 +36,8 @@ class About:
         longest: the largest number of characters of a text.
         path: True for a text that is, or may be, a path or an address.
         by_method: True if LIFT and LIFT+ differ in it.
-        only_for: the value of the group's `name` (or one of several tuners) that has this option.
+        only_for: the value of the group's `name` (or one of several tuners), or of train.optimizer,
+            that has this option.
         before: for a setting that came later, the value that says what runs did before. A config
             of theirs lacks the setting, and goes on to mean this value.
         settable: False for a field that is not a setting of its group.
@@ -173,6 +175,14 @@ class DataSettings:
         "set. 1 keeps all images.",
         low=1,
         high=10**9,
+    )
+    max_per_class: int = setting(
+        0,
+        "Largest number of training images of a class. The seed draws which, after validation "
+        "images are held out; losses and groups of classes follow those that are left. 0: all.",
+        low=0,
+        high=10**9,
+        before=0,
     )
     expected: str = setting(
         "",
@@ -483,6 +493,14 @@ class TrainSettings:
 
     epochs: int = setting(5, "Number of epochs.", low=1, by_method=True, high=10**5)
     batch: int = setting(128, "Batch size over all devices and processes.", low=1, high=10**7)
+    sampling: str = setting(
+        "natural",
+        "Draws of training images: natural (each image once an epoch), balanced (each class as "
+        "often) or sqrt (each class in proportion to the square root of its images). An epoch has "
+        "as many draws as images, and the loss sees the classes as they are drawn.",
+        choices=("natural", "balanced", "sqrt"),
+        before="natural",
+    )
     accum: int = setting(
         1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
     )
@@ -494,14 +512,56 @@ class TrainSettings:
     )
     lr: float = setting(
         0.02,
-        "Learning rate; follows a cosine to 0, with one value an epoch.",
+        "Learning rate, which falls by a cosine (train.schedule, train.lr_end).",
         low=0,
         exclusive="low",
         by_method=True,
         high=1e30,
     )
-    momentum: float = setting(0.9, "Momentum of SGD.", low=0, high=1, exclusive="high")
-    weight_decay: float = setting(5e-4, "Weight decay of SGD.", low=0, high=10**6)
+    schedule: str = setting(
+        "epoch",
+        "Cosine of the learning rate: epoch (the papers': one value an epoch) or step (a new value "
+        "each step, over the steps after train.warmup).",
+        choices=("epoch", "step"),
+        before="epoch",
+    )
+    warmup: int = setting(
+        0,
+        "Number of steps in which the learning rate grows on a line, from a millionth in the first "
+        "step to all of it.",
+        low=0,
+        high=2**31 - 1,
+        before=0,
+    )
+    lr_end: float = setting(
+        0.0, "Share of train.lr at which the cosine ends.", low=0, high=1, before=0.0
+    )
+    optimizer: str = setting(
+        "sgd",
+        "sgd (the papers') or adamw (beta 0.9 and 0.999, epsilon 1e-8). AdamW needs a far smaller "
+        "train.lr than SGD, such as 0.0003.",
+        choices=("sgd", "adamw"),
+        before="sgd",
+    )
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", low=0, high=1, exclusive="high", only_for="sgd"
+    )
+    weight_decay: float = setting(
+        5e-4,
+        "Weight decay of all tuned weights: added to the gradient by sgd, decoupled from it in "
+        "adamw.",
+        low=0,
+        high=10**6,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of a moving average of the tuned weights, such as 0.999. The averaged weights are "
+        "validated, tested and exported. 0: no average.",
+        low=0,
+        high=1,
+        exclusive="high",
+        before=0.0,
+    )
     augment: str = setting(
         "mda",
         "mda (minimalist augmentation), rrc (random resized crops) or none.",
@@ -519,6 +579,53 @@ class TrainSettings:
         exclusive="low",
     )
     flip: bool = setting(False, "Mirror half of the images.", by_method=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoupsSettings:
+    """LT-Soups: models tuned on subsets of the images, joined stage by stage (method=lt_soups)."""
+
+    models: int = setting(
+        0,
+        "Number of models of each stage, tuned from the same start on the same images in other "
+        "orders and crops. Their mean is the stage's model. At last the classifier alone is tuned "
+        "on all images. 0: a plain run without stages.",
+        low=0,
+        high=1000,
+        before=0,
+    )
+    factors: str = setting(
+        "0,1,2,3,4,5,6",
+        "Subset of each stage: factor f keeps of each class at most 2^f times the images of the "
+        "smallest class; -1 keeps all. Factor 0 is tuned by plain cross-entropy.",
+        before="0,1,2,3,4,5,6",
+    )
+    join: float = setting(
+        0.7,
+        "Weight w of a stage's model s when it is joined to those before it, m: (1 - w) m + w s.",
+        low=0,
+        high=1,
+        exclusive="low",
+        before=0.7,
+    )
+    least_steps: int = setting(
+        100,
+        "Least number of steps of each model; a stage of fewer goes on for more epochs.",
+        low=0,
+        high=2**31 - 1,
+        before=100,
+    )
+
+    @property
+    def parsed_factors(self) -> tuple[int, ...]:
+        """Returns the factors as numbers. Raises UserError for a text that is no list of them."""
+        parts = [part.strip() for part in self.factors.split(",")]
+        if not all(re.fullmatch(r"-1|[12]?[0-9]", part) for part in parts):
+            raise UserError(
+                f"soups.factors is {shown(self.factors)}; expected numbers from -1 to 29 with "
+                "commas between them, like 0,1,2,3."
+            )
+        return tuple(map(int, parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -621,6 +728,7 @@ class Settings:
     head: HeadSettings = HeadSettings()
     loss: LossSettings = LossSettings()
     train: TrainSettings = TrainSettings()
+    soups: SoupsSettings = SoupsSettings()
     test: TestSettings = TestSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     mesh: MeshSettings = MeshSettings()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from lift_jax.data import loader
@@ -19,7 +18,7 @@ from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import put_batch
 from lift_jax.parallel.signals import STOPPED, StopRequest
 from lift_jax.settings.schema import CheckpointSettings, TrainSettings
-from lift_jax.training import checkpoint
+from lift_jax.training import checkpoint, optimizer
 from lift_jax.training import step as step_module
 from lift_jax.training.losses import Loss
 from lift_jax.training.monitor import Monitor, Plan, StepRecord
@@ -82,7 +81,7 @@ def train(
     plan = make_plan(settings, setup, start)
     train_step = step_module.make_train_step(
         setup.graph, setup.vision, loss, setup.optimizer, setup.mesh, settings.accum, source.start,
-        settings.remat,
+        settings.remat, settings.ema,
     )  # fmt: skip
     with closing(source.batches) as batches, output, StopRequest() as request:
         seconds = output.resume(start)
@@ -111,9 +110,9 @@ def train(
 
 
 def make_plan(train: TrainSettings, setup: Setup, start: int) -> Plan:
-    """Returns the length of the run and the learning rate of each epoch."""
+    """Returns the length of the run and the learning rate of each step."""
     per_epoch = setup.steps_per_epoch
-    rates = [float(np.asarray(setup.rate(e * per_epoch))) for e in range(train.epochs)]
+    rates = optimizer.rates(setup.rate, train, per_epoch)
     return Plan(len(setup.data.train), train.batch, per_epoch, rates, start)
 
 
@@ -145,13 +144,13 @@ def open_batches(
     reading = activations.Reading(setup.data.train, transform, 0, workers)
     if train.augment == "none" and not train.flip:
         view = views.TestTransform(setup.vision.resolution, train.interpolation)
-        visual = tree.merge(setup.graph, state.tuned | setup.frozen).visual
-        cached = setup.cache.read(visual, state.tuned, setup.data.train, view)
+        visual = tree.merge(setup.graph, state.weights | setup.frozen).visual
+        cached = setup.cache.read(visual, state.weights, setup.data.train, view)
         reading = cached if cached.start else reading
     batches = loader.train_batches(
         reading.split, reading.view, seed=seed, epochs=train.epochs, batch=train.batch,
         start_step=int(state.step), process=jax.process_index(), processes=jax.process_count(),
-        workers=reading.workers,
+        workers=reading.workers, sampling=train.sampling,
     )  # fmt: skip
     return Source(batches, reading.start)
 

@@ -46,20 +46,20 @@ class Plan:
         images: number of images in the training split.
         batch: batch size.
         steps_per_epoch: number of batches in an epoch.
-        rates: learning rate of each epoch.
+        rates: learning rate of each step.
         start: number of steps that are done.
     """
 
     images: int
     batch: int
     steps_per_epoch: int
-    rates: Sequence[float]
+    rates: Sequence[float] | np.ndarray
     start: int
 
     @property
     def total(self) -> int:
         """Returns the number of steps of the whole run."""
-        return self.steps_per_epoch * len(self.rates)
+        return len(self.rates)
 
     def epoch_and_images(self, step: int) -> tuple[int, int]:
         """Returns the epoch of a step, counted from 0, and the number of images in its batch."""
@@ -147,7 +147,7 @@ class Monitor:
                 step=step,
                 epoch=epoch,
                 loss=loss,
-                lr=self._plan.rates[epoch],
+                lr=float(self._plan.rates[step - 1]),
                 images_per_second=recent_images / recent_seconds,
                 wait=min(1.0, without_batch / recent_seconds),
                 seconds=self._seconds,

@@ -6,6 +6,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.parallel.memory import Need
 from lift_jax.settings.schema import Settings
+from lift_jax.training.optimizer import arrays_per_leaf
 from lift_jax.training.placement import uses_bfloat16
 from lift_jax.tuners.rules import chosen_blocks
 
@@ -39,10 +40,12 @@ def needed_memory(
     crops = {"five": 5, "ten": 10}.get(s.test.crops, 1) if s.test.tte else 1
     views = s.test.views if s.test.tte and s.test.crops == "random" else 0
     seen = s.test.batch // devices * numbers * item
-    bottleneck = 8 * width  # two float32 matrices
+    copies = arrays_per_leaf(s.train)
+    bottleneck = 8 * width * copies  # two float32 matrices
     text = backbone.text.width if backbone.text is not None else 0
     tuner = s.tuner.dim if any(name in WITH_DIM for name in names) else 0
     clip_adapter = s.clip_adapter.dim if "clip_adapter" in s.tuner.names else 0
+    on_features = clip_adapter * 8 * backbone.embed
     text_tuner = s.text_tuner.dim if s.text_tuner.name in WITH_DIM else 0
     side = vision.resolution + (s.test.expand if s.test.tte and s.test.crops != "random" else 0)
     activations, weights = "activations", "weights"
@@ -50,8 +53,8 @@ def needed_memory(
         Need("data.workers", s.data.workers, s.data.workers * WORKER_BYTES, "worker processes"),
         Need("tuner.dim", tuner, tuner * bottleneck, weights, True),
         Need("tuner.prompts", s.tuner.prompts, max(1, rows) * prompts * item, activations, True),
-        Need("text_tuner.dim", text_tuner, text_tuner * 8 * text, weights, True),
-        Need("clip_adapter.dim", clip_adapter, clip_adapter * 8 * backbone.embed, weights, True),
+        Need("text_tuner.dim", text_tuner, text_tuner * 8 * text * copies, weights, True),
+        Need("clip_adapter.dim", clip_adapter, on_features * copies, weights, True),
         Need("test.expand", s.test.expand, 3 * side**2, "one enlarged image"),
         Need("train.batch", s.train.batch, rows * numbers * kept * item, activations, True),
         Need("test.batch", s.test.batch, seen * crops, activations, True),

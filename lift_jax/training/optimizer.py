@@ -1,23 +1,86 @@
-"""SGD as in the papers, with a cosine learning rate that changes once an epoch."""
+"""SGD as in the papers, or AdamW, and the learning rate: a warm-up, then a cosine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Float32
+
+from lift_jax.models.tree import Tree
+from lift_jax.settings.schema import Settings, TrainSettings
+
+WARMUP_START = 1e-6  # share of the learning rate at step 0 of a warm-up
 
 
-def schedule(lr: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def schedule(
+    lr: float, epochs: int, steps_per_epoch: int, *,
+    each: str = "epoch", warmup: int = 0, end: float = 0.0,
+) -> optax.Schedule:  # fmt: skip
     """Returns a function from the step, counted from 0, to the learning rate.
 
-    The rate is lr * (1 + cos(pi e / epochs)) / 2 in epoch e = 0, 1, ..., constant in an epoch.
+    The rate is lr * (end + (1 - end) * (1 + cos(pi x)) / 2). With each="epoch", x is e / epochs in
+    epoch e = 0, 1, ..., so the rate is constant in an epoch. With each="step", x is
+    i / (steps - warmup), where i counts the steps from 0 after the one that ends the warm-up. In
+    steps 0 to `warmup` the rate is also multiplied by a line from 1e-6 to 1.
     """
+    steps = epochs * steps_per_epoch
+    first = warmup + 1 if warmup else 0  # step `warmup` has the full rate, and so has the next one
 
     def rate(step: ArrayLike) -> Float[Array, ""]:
-        epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
-        return lr * (1 + jnp.cos(jnp.pi * epoch.astype(jnp.float32) / epochs)) / 2
+        step = jnp.asarray(step, jnp.int32)
+        if each == "step":
+            done, of = jnp.maximum(step - first, 0), steps - warmup
+        else:
+            done, of = step // steps_per_epoch, epochs
+        value = lr * (1 + jnp.cos(jnp.pi * done.astype(jnp.float32) / of)) / 2
+        if end:
+            value = lr * end + (1 - end) * value
+        if warmup:
+            grown = jnp.minimum(step, warmup).astype(jnp.float32) / warmup
+            value = value * (WARMUP_START + (1 - WARMUP_START) * grown)
+        return value
 
     return rate
+
+
+def rate_of(train: TrainSettings, steps_per_epoch: int) -> optax.Schedule:
+    """Returns the schedule of the settings."""
+    return schedule(
+        train.lr, train.epochs, steps_per_epoch,
+        each=train.schedule, warmup=train.warmup, end=train.lr_end,
+    )  # fmt: skip
+
+
+def rates(
+    rate: optax.Schedule, train: TrainSettings, steps_per_epoch: int
+) -> Float32[np.ndarray, " steps"]:
+    """Returns the learning rate of every step of a run, for people and the log."""
+    if train.schedule == "epoch" and not train.warmup:
+        of_epochs = [np.asarray(rate(e * steps_per_epoch)) for e in range(train.epochs)]
+        return np.repeat(np.stack(of_epochs), steps_per_epoch)
+    return np.asarray(rate(jnp.arange(train.epochs * steps_per_epoch)))
+
+
+def of_run(
+    settings: Settings, rate: optax.Schedule, paths: Iterable[str]
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a run for its tuned leaves.
+
+    LT-Soups has tuned all of them in its stages; the run itself trains the classifier alone.
+    """
+    optimizer = make(settings.train, rate)
+    if not settings.soups.models:
+        return optimizer
+    return freeze(optimizer, {path: path.startswith("head/") for path in paths})
+
+
+def make(train: TrainSettings, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimizer that `train.optimizer` names."""
+    if train.optimizer == "adamw":
+        return adamw(rate, train.weight_decay)
+    return sgd(rate, train.momentum, train.weight_decay)
 
 
 def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
@@ -27,6 +90,22 @@ def sgd(rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.Gra
         optax.trace(momentum),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def adamw(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Returns AdamW with PyTorch's defaults, which decays all leaves alike."""
+    made = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+
+    def update(grads: Tree, state: optax.OptState, leaves: Tree) -> tuple[Tree, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the count of steps
+            return made.update(grads, state, leaves)
+
+    return optax.GradientTransformation(made.init, update)
+
+
+def arrays_per_leaf(train: TrainSettings) -> int:
+    """Returns how many arrays of its size a tuned leaf takes: values, moments and average."""
+    return 1 + {"sgd": 1, "adamw": 2}[train.optimizer] + (train.ema > 0)
 
 
 def freeze(

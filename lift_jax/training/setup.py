@@ -3,7 +3,7 @@
 `build` calls the steps in order; `training.start` holds each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import optax
@@ -21,10 +21,10 @@ from lift_jax.models.tree import Tree
 from lift_jax.parallel import memory
 from lift_jax.parallel.mesh import check_batch, make_mesh
 from lift_jax.settings.schema import MeshSettings, Settings, TestSettings, TrainSettings
+from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
 from lift_jax.training.needs import needed_memory
-from lift_jax.training.optimizer import schedule, sgd
 from lift_jax.training.placement import Placement, uses_bfloat16
 from lift_jax.training.start.backbone import (
     FrozenClassifier,
@@ -68,7 +68,7 @@ class Setup:
         parameters: all parameters of the classifier.
         steps_per_epoch: number of batches in an epoch.
         rate: learning rate by step, counted from 0.
-        optimizer: SGD at that rate.
+        optimizer: the optimizer at that rate.
     """
 
     mesh: Mesh
@@ -139,23 +139,43 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     zero_shot, untuned, frozen = place_frozen(placement, zero_shot, untuned, frozen)
     steps = count_steps(len(data.train), s.train)
-    rate = schedule(s.train.lr, s.train.epochs, steps)
+    rate = optimizers.rate_of(s.train, steps)
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
         fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
         steps_per_epoch=steps, rate=rate,
-        optimizer=sgd(rate, s.train.momentum, s.train.weight_decay),
+        optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
 
 
+def on_subset(setup: Setup, data: Dataset, train: TrainSettings) -> Setup:
+    """Returns a setup that tunes all its tuned leaves on other training images.
+
+    Raises UserError as `count_steps`.
+    """
+    steps = count_steps(len(data.train), train)
+    rate = optimizers.rate_of(train, steps)
+    optimizer = optimizers.make(train, rate)
+    return replace(setup, data=data, steps_per_epoch=steps, rate=rate, optimizer=optimizer)
+
+
 def count_steps(images: int, train: TrainSettings) -> int:
-    """Returns the number of steps in an epoch. Raises UserError for a run too long to count."""
+    """Returns the number of steps in an epoch.
+
+    Raises UserError for a run too long to count, or not longer than its warm-up.
+    """
     steps = loader.steps_per_epoch(images, train.batch)
     if steps * train.epochs > MOST_STEPS:
         raise UserError(
             f"train.epochs={train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
             "which is as far as they are counted. Give fewer train.epochs or a larger train.batch."
+        )
+    if train.warmup >= steps * train.epochs:
+        raise UserError(
+            f"train.warmup is {train.warmup:,}, and the run has {steps * train.epochs:,} steps "
+            f"({train.epochs} epochs of {steps:,}): the full learning rate would never be reached. "
+            "Give fewer steps of warm-up, or more train.epochs."
         )
     return steps
 

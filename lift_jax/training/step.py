@@ -18,7 +18,7 @@ from lift_jax.models.tree import Tree
 from lift_jax.models.vit import BORDER, REMAT
 from lift_jax.parallel.mesh import GATHERED, gather, replicated
 from lift_jax.training.losses import Loss
-from lift_jax.training.state import State, state_shardings
+from lift_jax.training.state import State, moving_average, state_shardings
 
 # Float32 products (head, loss, float32 runs) are exact: by default GPUs and TPUs round them.
 # bfloat16 products are not changed. Compile and run steps and tests in this context.
@@ -39,6 +39,7 @@ def make_train_step(
     accum: int = 1,
     start: int = 0,
     remat: str = "none",
+    ema: float = 0.0,
 ) -> TrainStep:
     """Returns the jitted `(state, frozen, batch) -> (state, loss)`, which donates the state.
 
@@ -54,6 +55,7 @@ def make_train_step(
         accum: number of micro-batches.
         start: the block that the batch enters, if it holds activations; 0 for images.
         remat: what the tower's blocks compute again in the backward pass (train.remat).
+        ema: decay of the average, for a state that holds one.
     """
     forward = make_forward(graph, vision, mesh, start, remat)
     sums = one_pass(forward, loss, accum)
@@ -66,7 +68,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt = optimizer.update(grads, state.opt, state.tuned)
         tuned = jax.tree.map(jnp.add, state.tuned, updates)
-        after = State(state.step + 1, tuned, opt)
+        after = State(state.step + 1, tuned, opt, moving_average(state, tuned, ema))
         after = jax.lax.with_sharding_constraint(after, state_shardings(after, mesh))
         return after, numerator / denominator
 

@@ -15,15 +15,18 @@ def train_and_test(config: ConfigDict, workdir: str | Path, mode: str = "train")
     return module.train_and_test(parse(config), workdir, mode)
 
 
-def saved_leaves(workdir: Path) -> dict[str, np.ndarray]:
-    """Returns the newest checkpoint's tuned leaves, read without the library's restore."""
+def saved_leaves(workdir: Path, part: str = "tuned", step: int = 0) -> dict[str, np.ndarray]:
+    """Returns the tuned leaves of a checkpoint, the newest by default, or another part of it.
+
+    They are read without the library's restore.
+    """
     import jax
     import orbax.checkpoint as ocp
 
     folder = workdir / "checkpoints"
-    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    step = step or max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     path, reader = (folder / str(step) / "state").absolute(), ocp.PyTreeCheckpointer()
     stored = reader.metadata(path).item_metadata.tree
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
     state = reader.restore(path, restore_args=on_host)
-    return {path: np.asarray(leaf) for path, leaf in state["tuned"].items()}
+    return {path: np.asarray(leaf) for path, leaf in state[part].items()}

@@ -49,7 +49,7 @@ def settled(name: str, c, file: str):
 
 
 @pytest.mark.parametrize("file", CONFIGS)
-@pytest.mark.parametrize("argument", ["", "debug", "method=lift"])
+@pytest.mark.parametrize("argument", ["", "debug", "method=lift", "method=lt_soups"])
 def test_every_sweep_of_every_config_is_valid(file, argument):
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     before = config.to_json()

@@ -13,7 +13,7 @@ from lift_jax.training.monitor import Plan
 from lift_jax.training.optimizer import schedule, sgd
 from lift_jax.training.state import create_state
 
-PLAN = Plan(images=20, batch=4, steps_per_epoch=5, rates=[0.2, 0.1], start=0)
+PLAN = Plan(images=20, batch=4, steps_per_epoch=5, rates=[0.2] * 5 + [0.1] * 5, start=0)
 EVERY = CheckpointSettings(every_steps=4, every_minutes=0.0)
 
 
@@ -66,13 +66,13 @@ def test_weights_that_are_not_finite_are_not_saved(value):
 
 
 def test_the_plan_of_a_run():
-    """The plan has the number of images, and the learning rate of each epoch by the schedule."""
+    """The plan has the number of images, and the learning rate of each step by the schedule."""
     rate = schedule(0.02, 3, 4)
     setup = SimpleNamespace(
         steps_per_epoch=4, rate=rate, data=SimpleNamespace(train=np.zeros(13))
     )  # fmt: skip
     plan = make_plan(TrainSettings(epochs=3, batch=4), setup, 2)
     assert (plan.images, plan.batch, plan.steps_per_epoch, plan.start) == (13, 4, 4, 2)
-    by_hand = [0.02, 0.02 * 0.75, 0.02 * 0.25]  # (1 + cos(pi e / 3)) / 2
+    by_hand = np.repeat([0.02, 0.02 * 0.75, 0.02 * 0.25], 4)  # (1 + cos(pi e / 3)) / 2
     np.testing.assert_allclose(plan.rates, by_hand, rtol=1e-6)
     assert plan.total == 12

@@ -6,7 +6,7 @@ import pytest
 from lift_jax.errors import UserError
 from lift_jax.training.monitor import LAG, Monitor, Plan
 
-PLAN = Plan(images=10, batch=4, steps_per_epoch=3, rates=[0.2, 0.1], start=0)
+PLAN = Plan(images=10, batch=4, steps_per_epoch=3, rates=[0.2] * 3 + [0.1] * 3, start=0)
 
 
 def test_the_steps_of_a_run_by_hand():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from lift_jax.data.prior import expected_draws
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation import calibration, conformal, metrics, unknown
@@ -90,19 +91,20 @@ def write(
     data = setup.data
     assert data.val is not None  # the caller has checked
     evaluator = results.make_evaluator(settings, setup, console)
+    learned = expected_draws(data.counts, settings.train.sampling)
     tuned, images = results.tuned_candidate(setup, state), np.zeros(0, int)
     views: dict[str, Any] = {"one_crop": None, "crops": None}
     for name in ("one_crop", "crops")[: 1 + settings.test.tte]:
-        outputs = evaluator.outputs(tuned, state.tuned, data.val, crops=name == "crops")
+        outputs = evaluator.outputs(tuned, state.weights, data.val, crops=name == "crops")
         if not len(outputs.labels):
             raise UserError("No validation image can be read (data.on_bad_image=skip).")
-        views[name] = measure(outputs, data, settings.loss.name, keep, coverage)
+        views[name] = measure(outputs, data, learned, settings.loss.name, keep, coverage)
         images = np.bincount(outputs.labels, minlength=len(data.counts))
         show(views[name], name, int(images.sum()), keep, console)
     content = {
         "version": VERSION, "split": "validation", "images": int(images.sum()), "keep": keep,
-        "coverage": coverage, **views, "train_counts": data.counts.tolist(),
-        "class_images": images.tolist(), "weights": weights_checksum(state.tuned),
+        "coverage": coverage, **views, "train_counts": learned.tolist(),
+        "class_images": images.tolist(), "weights": weights_checksum(state.weights),
     }  # fmt: skip
     if jax.process_index() == 0:
         calibration_file.write(workdir, content)
@@ -110,9 +112,12 @@ def write(
 
 
 def measure(
-    outputs: Outputs, data: Dataset, loss: str, keep: float, coverage: float
+    outputs: Outputs, data: Dataset, learned: np.ndarray, loss: str, keep: float, coverage: float
 ) -> dict[str, Any]:
-    """Returns the calibration of the answers from one view, as calibration.json holds it."""
+    """Returns the calibration of the answers from one view, as calibration.json holds it.
+
+    `learned` is how often training draws each class, whose prior the classifier may have learned.
+    """
     logits, _, labels = outputs
     found = calibration.fit_temperature(logits, labels)
     temperatures = {"before": 1.0, "after": found.applied}
@@ -129,7 +134,7 @@ def measure(
             for when, t in temperatures.items()
         },
         "unknown": measure_unknown(outputs, found.applied, keep),
-        "sets": measure_sets(outputs, data, loss, coverage),
+        "sets": measure_sets(outputs, data, learned, loss, coverage),
     }
 
 
@@ -158,12 +163,14 @@ def measure_unknown(outputs: Outputs, temperature: float, keep: float) -> dict[s
     }  # fmt: skip
 
 
-def measure_sets(outputs: Outputs, data: Dataset, loss: str, coverage: float) -> dict[str, Any]:
+def measure_sets(
+    outputs: Outputs, data: Dataset, learned: np.ndarray, loss: str, coverage: float
+) -> dict[str, Any]:
     """Returns the thresholds of prediction sets for each score, and what the default one gives."""
     logits, _, labels = outputs
     classes, taken = len(data.counts), conformal.default_score(loss)
     found: dict[str, Any] = {"score": taken, "weight": conformal.WEIGHT}
-    scores = {s: conformal.true_scores(logits, labels, s, data.counts) for s in conformal.SCORES}
+    scores = {s: conformal.true_scores(logits, labels, s, learned) for s in conformal.SCORES}
     for score, of_images in scores.items():
         own = conformal.class_quantiles(of_images, labels, classes, coverage)
         found[score] = {
@@ -174,7 +181,7 @@ def measure_sets(outputs: Outputs, data: Dataset, loss: str, coverage: float) ->
     limits = conformal.thresholds(scores[taken], labels, classes, coverage)
 
     def sizes(z: np.ndarray) -> np.ndarray:
-        return (conformal.class_scores(z, taken, data.counts) <= limits).sum(axis=1)
+        return (conformal.class_scores(z, taken, learned) <= limits).sum(axis=1)
 
     inside = scores[taken] <= limits[labels]
     members = metrics.groups(data.group_counts)

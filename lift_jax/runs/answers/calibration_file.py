@@ -40,7 +40,7 @@ class View:
         coverage: the default share of sets that hold the true class.
         set_scores: of the validation images, by their labels and then ascending.
         labels: of the validation images, ascending.
-        train_counts: training images of each class.
+        train_counts: training images of each class, as often as training draws them.
     """
 
     temperature: float
@@ -53,7 +53,7 @@ class View:
     coverage: float
     set_scores: Float[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
-    train_counts: Int[np.ndarray, " c"]
+    train_counts: Float[np.ndarray, " c"]
 
     def unknown_threshold(self, keep: float) -> float:
         """Returns the score below which an image is unknown, for a share of right answers kept."""
@@ -146,7 +146,7 @@ def _view(content: Mapping[str, Any], found: Mapping[str, Any], classes: int) ->
     """Returns a view. Raises KeyError, TypeError, ValueError or OverflowError for another file."""
     about, sets = found["unknown"], found["sets"]
     means = about["means"] and unpacked(about["means"], "<f2").reshape(classes, -1)
-    counts = np.asarray(content["train_counts"], np.int64)
+    counts = np.asarray(content["train_counts"], np.float64)
     images = np.asarray(content["class_images"], np.int64)
     scores = unpacked(sets[sets["score"]]["scores"])
     if not (len(counts) == len(images) == classes and len(scores) == images.sum()):

@@ -62,7 +62,7 @@ def keep(
     `state` is None if nothing is tuned. Call it in every process, before the results are written,
     without which a run does not count as finished.
     """
-    data, paths = setup.data, {} if state is None else state.tuned
+    data, paths = setup.data, {} if state is None else state.weights
     # Training images may be gone when a run is tested, whose results do not depend on them.
     train = data.train if data.train.skip else replace(data.train, skip=True, unreadable={})
     splits = {"train": train, "test": data.test}
@@ -91,9 +91,9 @@ def classifiers(setup: Setup, state: State | None) -> dict[str, Candidate]:
     if state is None and setup.zero_shot is not None:
         return {"after": Candidate(*setup.zero_shot)}
     untuned = Candidate(*setup.untuned)
-    if state is None or not any(path.startswith(EMBEDDING) for path in state.tuned):
+    if state is None or not any(path.startswith(EMBEDDING) for path in state.weights):
         return {"after": untuned}
-    return {"after": Candidate(setup.graph, state.tuned | setup.frozen), "before": untuned}
+    return {"after": Candidate(setup.graph, state.weights | setup.frozen), "before": untuned}
 
 
 def trains_from_cache(settings: Settings) -> bool:

@@ -25,6 +25,7 @@ def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] 
     """Returns the tuned leaves of the best checkpoint by validation, without scores of the newest,
     and its description of the run. Returns None if there is no checkpoint.
 
+    With train.ema they are the averaged ones, as `State.weights`.
     If it is damaged, `warn` says so and the one before is read. Changes nothing, so the run may be
     in progress. Raises UserError if none can be read.
     """
@@ -59,11 +60,12 @@ def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dic
     saved = reader.metadata(checkpoint / "state").item_metadata
     if saved is None:
         raise ValueError("its metadata cannot be read")
-    wanted = {"step": saved.tree["step"], "tuned": saved.tree["tuned"]}
+    part = "ema" if "ema" in saved.tree else "tuned"  # as `State.weights`
+    wanted = {"step": saved.tree["step"], part: saved.tree[part]}
     host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
     found = reader.restore(checkpoint / "state", args=args)
-    compare(checksums(State(found["step"], found["tuned"], ())), expected)
+    compare(checksums(State(**({"tuned": {}, "opt": ()} | found))), expected)
     if int(found["step"]) != step:
         raise ValueError(f"it holds step {int(found['step'])}")
-    return found["tuned"], about
+    return found[part], about
