@@ -174,7 +174,7 @@ def use_compile_cache() -> None:
         except UserError:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # also what compiles fast: a run has dozens of such programs, and loads each in a millisecond
+        # also what compiles fast: a run has dozens of such programs
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lift_jax.data.names.meaning import GIVE, meaning
 from lift_jax.errors import UserError
+from lift_jax.evaluation.programs import Ahead
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -48,6 +49,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         disk.disk_errors(workdir),
         exact_products(),
         checkpoint.open_manager(workdir, keep, best, tell) as manager,
+        Ahead() as ahead,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -57,8 +59,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             settings = as_begun(settings, saved)
         setup = build(settings, console, fresh=saved is None and mode != "zero_shot")
         if mode == "zero_shot":
-            if setup.zero_shot is None:
-                raise UserError(no_zero_shot(settings, setup))
+            check_zero_shot(settings, setup)
             return test(settings, setup, None, workdir, console)
 
         state = create_state(setup.tuned, setup.optimizer)
@@ -81,7 +82,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             if 0 < done < total:
                 console.print(f"Continuing {workdir} after step {done} of {total}.")
             if done < total:
-                state = train(settings, setup, state, manager, workdir, console)
+                state = train(settings, setup, state, manager, ahead, workdir, console)
             if best:
                 state = checkpoint.restore(manager, state, console, best=True)
                 console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
@@ -125,12 +126,14 @@ def lacks_only_split(settings: Settings, workdir: Path) -> bool:
     return settings.test.split != "test" and (workdir / folder.METRICS).exists()
 
 
-def no_zero_shot(settings: Settings, setup: Setup) -> str:
-    """Returns a sentence that says why there is no zero-shot classifier."""
+def check_zero_shot(settings: Settings, setup: Setup) -> None:
+    """Raises UserError, which says why, if there is no zero-shot classifier."""
+    if setup.zero_shot is not None:
+        return
     found = meaning(setup.data, settings.data.clean_names, settings.head)
     if found.no_names:
-        return f"There is no zero-shot classifier, because {found.no_names}. {GIVE}."
-    return f"{settings.model.backbone} has no text tower, and so no zero-shot classifier."
+        raise UserError(f"There is no zero-shot classifier, because {found.no_names}. {GIVE}.")
+    raise UserError(f"{settings.model.backbone} has no text tower, and so no zero-shot classifier.")
 
 
 def warn(console: Console, line: str) -> None:
@@ -157,10 +160,15 @@ def train(
     setup: Setup,
     state: State,
     manager: checkpoint.Manager,
+    ahead: Ahead,
     workdir: Path,
     console: Console,
 ) -> State:
-    """Runs the training loop with the log, the progress bar and the checkpoints of a run folder."""
+    """Runs the training loop with the log, the progress bar and the checkpoints of a run folder.
+
+    Meanwhile the programs of the test are compiled.
+    """
+    ahead.start(list(results.compile_ahead(settings, setup, state, console)))
     about, start = results.describe(settings.written, setup), int(state.step)
     folder.write_config(workdir, about)
     best = settings.checkpoint.best
