@@ -61,11 +61,11 @@ class Ahead:
 
     Nothing waits for it but a use of the program that it is compiling. When the block ends, however
     it does, no further program is begun. An error of a job is dropped: who needs the program meets
-    it again.
+    it again. After the programs come the jobs `last`.
     """
 
-    def __init__(self):
-        self._ended = threading.Event()
+    def __init__(self, last: Iterable[Job] = ()):
+        self._ended, self._last = threading.Event(), last
 
     def __enter__(self) -> "Ahead":
         return self
@@ -77,11 +77,12 @@ class Ahead:
         """Does the jobs in order in a thread, where one may compile ahead."""
         if not may_compile_ahead():
             return
-        precision = jax.config.jax_default_matmul_precision  # each thread has its own
+        whole = itertools.chain(jobs, self._last)
+        precision = jax.config.values["jax_default_matmul_precision"]
 
         def work() -> None:
             with jax.default_matmul_precision(precision):
-                for job in itertools.takewhile(lambda _: not self._ended.is_set(), jobs):
+                for job in itertools.takewhile(lambda _: not self._ended.is_set(), whole):
                     with contextlib.suppress(Exception):
                         job()
 

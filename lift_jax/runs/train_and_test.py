@@ -1,6 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lift_jax.data.names.meaning import GIVE, meaning
 from lift_jax.errors import UserError
-from lift_jax.evaluation.programs import Ahead
+from lift_jax.evaluation.programs import Ahead, Job
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -31,13 +31,15 @@ from lift_jax.training.state import State, create_state, state_shardings
 from lift_jax.training.step import exact_products
 
 
-def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train") -> dict[str, Any]:
+def train_and_test(
+    settings: Settings, workdir: str | Path, mode: str = "train", meanwhile: Iterable[Job] = ()
+) -> dict[str, Any]:
     """Trains (or continues) and tests; returns what metrics.json holds.
 
     `mode` evaluate tests the newest checkpoint of `workdir` (with another test.split on that alone,
-    if it is tested, and returns its results), zero_shot the untuned CLIP. Raises
-    UserError for anything in the settings, the data, the weights or the folder that the user can
-    mend, and in all processes if their settings, data or weights differ.
+    if it is tested, and returns its results), zero_shot the untuned CLIP. The jobs `meanwhile` are
+    done in a thread while it trains. Raises UserError for anything in the settings, the data, the
+    weights or the folder that the user can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
@@ -49,7 +51,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         disk.disk_errors(workdir),
         exact_products(),
         checkpoint.open_manager(workdir, keep, best, tell) as manager,
-        Ahead() as ahead,
+        Ahead(meanwhile) as ahead,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -75,9 +77,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
                 lambda: folder.stored_metrics(workdir, settings.written, tell)
             )
             if done == total and finished:
-                console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
-                results.show(finished, settings, console)
-                add_other_split(settings, setup, state, manager, finished, workdir, console)
+                show_finished(settings, setup, state, manager, finished, workdir, console)
                 return finished
             if 0 < done < total:
                 console.print(f"Continuing {workdir} after step {done} of {total}.")
@@ -103,15 +103,18 @@ def test(
     return found
 
 
-def add_other_split(
+def show_finished(
     settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager,
     finished: Mapping[str, Any], workdir: Path, console: Console,
 ) -> None:  # fmt: skip
-    """Tests a finished run on the split of test.split as well, if it has not been.
+    """Shows the results of a finished run on the test split, which `finished` holds.
 
-    `finished` holds the results on the test split.
+    Tests it on the split of test.split as well, if it has not been.
     """
-    split, steps = settings.test.split, finished["steps"]
+    steps = finished["steps"]
+    console.print(f"{workdir} is finished, all {steps} steps are done. Its results:")
+    results.show(finished, settings, console)
+    split = settings.test.split
     if split == "test" or processes.from_first(
         lambda: other_split.read(workdir, split, steps, settings.test.interpolation)
     ):
