@@ -1,6 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lift_jax.data.names.meaning import GIVE, meaning
 from lift_jax.errors import UserError
+from lift_jax.evaluation.programs import Ahead, Job
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -28,13 +29,15 @@ from lift_jax.training.state import State
 from lift_jax.training.step import exact_products
 
 
-def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train") -> dict[str, Any]:
+def train_and_test(
+    settings: Settings, workdir: str | Path, mode: str = "train", meanwhile: Iterable[Job] = ()
+) -> dict[str, Any]:
     """Trains (or continues) and tests; returns what metrics.json holds.
 
     `mode` evaluate tests the newest checkpoint of `workdir` (with another test.split on that alone,
-    if it is tested, and returns its results), zero_shot the untuned CLIP. Raises
-    UserError for anything in the settings, the data, the weights or the folder that the user can
-    mend, and in all processes if their settings, data or weights differ.
+    if it is tested, and returns its results), zero_shot the untuned CLIP. The jobs `meanwhile` are
+    done in a thread while it trains. Raises UserError for anything in the settings, the data, the
+    weights or the folder that the user can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
@@ -46,6 +49,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         disk.disk_errors(workdir),
         exact_products(),
         checkpoint.open_manager(workdir, keep, best, tell) as manager,
+        Ahead(meanwhile) as ahead,
     ):
         saved = checkpoint.read_about(manager)
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
@@ -56,8 +60,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
             settings = as_begun(settings, begun)
         setup = build(settings, console, fresh=begun is None and mode != "zero_shot")
         if mode == "zero_shot":
-            if setup.zero_shot is None:
-                raise UserError(no_zero_shot(settings, setup))
+            check_zero_shot(settings, setup)
             return test(settings, setup, None, workdir, console)
 
         about = results.describe(settings.written, setup)
@@ -73,7 +76,7 @@ def train_and_test(settings: Settings, workdir: str | Path, mode: str = "train")
         if mode == "train":
             if finished := already_tested(settings, setup, state, manager, workdir, console):
                 return finished
-            state = train_on(settings, setup, state, manager, about, workdir, console)
+            state = train_on(settings, setup, state, manager, about, ahead, workdir, console)
         if mode == "evaluate" and processes.from_first(lambda: lacks_only_split(settings, workdir)):
             return results.test_other_split(settings, setup, state, workdir, console)
         if saved is not None or mode == "train":  # else there is no checkpoint that predicts
@@ -103,13 +106,17 @@ def already_tested(
 
 def train_on(
     settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager,
-    about: dict[str, Any], workdir: Path, console: Console,
+    about: dict[str, Any], ahead: Ahead, workdir: Path, console: Console,
 ) -> State:  # fmt: skip
-    """Trains from a state to the end; returns the state to test. `about` describes the run."""
+    """Trains from a state to the end; returns the state to test. `about` describes the run.
+
+    Meanwhile the programs of the test are compiled.
+    """
     done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
     if 0 < done < total:
         console.print(f"Continuing {workdir} after step {done} of {total}.")
     if done < total:
+        ahead.start(list(results.compile_ahead(settings, setup, state, console)))
         folder.write_config(workdir, about)
         earlier = stages.seconds(workdir)
         state = training.train(settings, setup, state, manager, about, workdir, console, earlier)
@@ -130,15 +137,18 @@ def test(
     return found
 
 
-def add_other_split(
+def show_finished(
     settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager,
     finished: Mapping[str, Any], workdir: Path, console: Console,
 ) -> None:  # fmt: skip
-    """Tests a finished run on the split of test.split as well, if it has not been.
+    """Shows the results of a finished run on the test split, which `finished` holds.
 
-    `finished` holds the results on the test split.
+    Tests it on the split of test.split as well, if it has not been.
     """
-    split, steps = settings.test.split, finished["steps"]
+    steps = finished["steps"]
+    console.print(f"{workdir} is finished, all {steps} steps are done. Its results:")
+    results.show(finished, settings, console)
+    split = settings.test.split
     if split == "test" or processes.from_first(
         lambda: other_split.read(workdir, split, steps, settings.test.interpolation)
     ):
@@ -153,12 +163,14 @@ def lacks_only_split(settings: Settings, workdir: Path) -> bool:
     return settings.test.split != "test" and (workdir / folder.METRICS).exists()
 
 
-def no_zero_shot(settings: Settings, setup: Setup) -> str:
-    """Returns a sentence that says why there is no zero-shot classifier."""
+def check_zero_shot(settings: Settings, setup: Setup) -> None:
+    """Raises UserError, which says why, if there is no zero-shot classifier."""
+    if setup.zero_shot is not None:
+        return
     found = meaning(setup.data, settings.data.clean_names, settings.head)
     if found.no_names:
-        return f"There is no zero-shot classifier, because {found.no_names}. {GIVE}."
-    return f"{settings.model.backbone} has no text tower, and so no zero-shot classifier."
+        raise UserError(f"There is no zero-shot classifier, because {found.no_names}. {GIVE}.")
+    raise UserError(f"{settings.model.backbone} has no text tower, and so no zero-shot classifier.")
 
 
 def check_mode(mode: str, workdir: Path, *, has_checkpoint: bool, tuned: str) -> None:

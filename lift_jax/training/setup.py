@@ -16,6 +16,7 @@ from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.programs import Programs
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import memory
@@ -65,6 +66,7 @@ class Setup:
         untuned: the backbone as it was loaded, embedding images as the tuned classifier does.
         fingerprint: fingerprint of those weights of the backbone that are used.
         cache: cache of activations.
+        programs: programs of the tests.
         parameters: all parameters of the classifier.
         steps_per_epoch: number of batches in an epoch.
         rate: learning rate by step, counted from 0.
@@ -81,6 +83,7 @@ class Setup:
     untuned: FrozenClassifier
     fingerprint: str
     cache: Cache
+    programs: Programs
     parameters: list[Parameter]
     steps_per_epoch: int
     rate: optax.Schedule
@@ -143,8 +146,8 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
-        fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
-        steps_per_epoch=steps, rate=rate,
+        fingerprint=fingerprint(backbone, s.head), cache=cache, programs=Programs(),
+        parameters=parameters, steps_per_epoch=steps, rate=rate,
         optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
 
