@@ -134,16 +134,24 @@ def test_merged_weights_beside_an_adapter(tmp_path):
     assert "adapter of peft" in str(lift_jax.load_backbone(folder).config.notes)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "model.clip.", "anything."])
 @pytest.mark.parametrize("name", ["dinov2_hf", "dinov3", "hf_vit", "clip_hf", "siglip_hf"])
-def test_transformers_weights_without_their_config(tmp_path, name):
-    file = shutil.copy(GOLDEN / name / "model.safetensors", tmp_path / "mine.safetensors")
-    with pytest.raises(UserError, match=rf"expected {tmp_path}/config.json, found none. Put") as e:
+def test_transformers_weights_without_their_config(tmp_path, name, prefix):
+    file = tmp_path / "mine.safetensors"
+    save(file, under(prefix, stored(f"{name}/model.safetensors")))
+    for given in (file, tmp_path):
+        says = rf"expected {tmp_path}/config.json, found none. Put the config.json of the same"
+        with pytest.raises(UserError, match=says) as e:
+            lift_jax.load_backbone(given)
+        assert "heads=" not in str(e.value) and "\n" not in str(e.value)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="config.json, found one without model_type. Put the"):
         lift_jax.load_backbone(file)
-    assert "heads=" not in str(e.value) and "give that folder" in str(e.value)
     shutil.copy(GOLDEN / name / "config.json", tmp_path)
-    with pytest.raises(UserError, match="Name it model.safetensors.*give its folder"):
-        lift_jax.load_backbone(file)
-    assert lift_jax.load_backbone(tmp_path).config.vision.heads
+    beside = lift_jax.load_backbone(file).config
+    assert beside.vision == lift_jax.load_backbone(GOLDEN / name).config.vision
+    assert f"The sizes are those of {tmp_path}/config.json" in str(beside.notes)
+    assert lift_jax.load_backbone(tmp_path).config.vision == beside.vision
 
 
 X = np.ones(2, np.float32)
