@@ -13,8 +13,8 @@ from lift_jax.weights import tokenizer
 from lift_jax.weights.files.headers import shard_names
 from lift_jax.weights.files.source import (
     ADAPTER,
+    ADAPTER_WEIGHTS,
     CONFIG,
-    MERGE,
     OPEN_CLIP,
     PREPROCESSOR,
     SUFFIXES,
@@ -144,7 +144,9 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
         if chosen is None and unreachable is not None:
             raise LocalEntryNotFoundError("no weights in the cache") from unreachable
         if chosen is None and ADAPTER in names:
-            raise UserError(f"{repository} on the hub is an adapter of peft. {MERGE}")
+            fetch(ADAPTER)
+            order = ADAPTER_WEIGHTS
+            chosen = next((name for name in order if name in names), None)
         if chosen is None:
             raise UserError(
                 f"{repository} on the hub has no weights that can be read here: expected one of "

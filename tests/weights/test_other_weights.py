@@ -116,13 +116,7 @@ def test_an_image_tower_with_a_classifier(tmp_path, golden, name):
     assert "classifier.weight" in notes and "not the mean of the patches" in notes
 
 
-def test_adapters_of_peft(tmp_path):
-    adapter = {"base_model.model.blocks.0.attn.qkv.lora_A.weight": np.ones((2, 2))}
-    save(tmp_path / "adapter_model.safetensors", adapter)
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        with pytest.raises(UserError, match=r"adapter of peft.*merge_and_unload\(\).*give FOLDER"):
-            lift_jax.load_backbone(path)
+def test_a_layer_of_peft_within_whole_weights(tmp_path):
     whole = stored("timm_vit.safetensors") | {"blocks.0.attn.qkv.lora_A.x": np.ones(2)}
     with pytest.raises(UserError, match=r"adapter of peft.*merge_and_unload\(\)"):
         lift_jax.load_backbone(save(tmp_path / "whole.safetensors", whole))
