@@ -216,5 +216,7 @@ def test_which_tower_an_adapter_changes(tmp_path):
         np.testing.assert_allclose(found, weight.astype(np.float32) + 3, rtol=1e-6)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_mapping": None}))
-    with pytest.raises(UserError, match="fits several towers of .* may be text_model.* or vision_model"):
+    with pytest.raises(
+        UserError, match="fits several towers of .* may be text_model.* or vision_model"
+    ):
         load._opened(folder)
