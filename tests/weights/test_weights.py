@@ -5,10 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -188,3 +190,23 @@ def test_heads_by_the_metadata_of_openais_naming(tmp_path, metadata, sizes, note
     assert re.search(note, " ".join(config.notes))
     given = lift_jax.load_backbone(tmp_path / "a.safetensors", heads=1).config.vision.heads
     assert given == 1
+
+
+def test_metaclip_2(golden, tmp_path):
+    """CLIP's towers, with the end token 2 as it is stated, which in CLIP is a wrong value."""
+    backbone, expected = lift_jax.load_backbone(GOLDEN / "metaclip2"), golden("metaclip2")
+    close(jax.jit(backbone.encode_image)(golden("clip_openai")["images"]), expected["image_pooled"])
+    texts = jax.jit(lambda ids: backbone.encode_text(ids, project=True))(expected["input_ids"])
+    texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+    close(texts, expected["text_features"])
+    assert backbone.config.text.eot == 2
+    save_backbone(backbone, tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["model_type"] == "metaclip_2" and load.sizes(tmp_path) == backbone.config
+    alone = about["vision_config"] | {"model_type": "metaclip_2_vision_model"}
+    (tmp_path / "config.json").write_text(json.dumps(alone))
+    edit(tmp_path, lambda tensors: [
+        tensors.pop(name) for name in list(tensors) if not name.startswith("vision_model.")
+    ])  # fmt: skip
+    found = lift_jax.load_backbone(tmp_path)
+    assert found.text is None and found.config.vision == backbone.config.vision
