@@ -60,7 +60,7 @@ from lift_jax.training.texts import encode
 from lift_jax.tuners.attach import applies
 from lift_jax.tuners.parameters import Parameter, list_parameters, parameter_table
 from lift_jax.tuners.rules import PATH_RULES
-from lift_jax.weights import authors
+from lift_jax.weights import authors, seen
 from lift_jax.weights.load import load_backbone, load_tokenizer
 
 MOST_STEPS = 2**31 - 1  # of a run: the training state counts them in 32 bits
@@ -120,7 +120,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
-    backbone = prepare_backbone(s.model, placement, console)
+    backbone = prepare_backbone(s, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
     agree_on_weights(backbone, s.model, found.texts)
@@ -271,12 +271,20 @@ def shorten(names: Sequence[str]) -> str:
 # -- backbone
 
 
-def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
+def prepare_backbone(s: Settings, placement: Placement, console: Console) -> Backbone:
     """Loads the backbone and places its image tower; prints the notes of the loading."""
+    warn_of_a_leak(s.model.backbone, s.data, console)
     return load_backbone(
-        model.backbone, place=placement.loaded, **model.loading,
+        s.model.backbone, place=placement.loaded, **s.model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+
+
+def warn_of_a_leak(backbone: str, data: DataSettings, console: Console) -> None:
+    """Prints a warning if the backbone has seen the data in its pre-training, by their names."""
+    files = (data.root, data.train_list, data.test_list, data.val_list)
+    if line := seen.warning(backbone, (data.name, data.tfds, *files)):
+        console.print(f"Warning: {line}")
 
 
 def agree_on_weights(

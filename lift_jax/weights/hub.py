@@ -42,6 +42,15 @@ NAMES = {
     "clip_vit_b16_dfn": "apple/DFN2B-CLIP-ViT-B-16",
     "clip_vit_h14_dfn": "apple/DFN5B-CLIP-ViT-H-14",
     "clip_vit_b16_metaclip": "facebook/metaclip-b16-fullcc2.5b",
+    "clip_vit_l14_metaclip": "facebook/metaclip-l14-fullcc2.5b",
+    "clip_vit_h14_metaclip": "facebook/metaclip-h14-fullcc2.5b",
+    "clip_vit_b16_metaclip2": "facebook/metaclip-2-worldwide-b16",
+    "clip_vit_l14_metaclip2": "facebook/metaclip-2-worldwide-l14",
+    "clip_vit_h14_metaclip2": "facebook/metaclip-2-worldwide-huge-quickgelu",
+    # CLIP of plants, animals and fungi, which has seen iNaturalist (seen.py)
+    "bioclip_b16": "imageomics/bioclip",
+    "bioclip2_l14": "imageomics/bioclip-2",
+    "bioclip2_5_h14": "imageomics/bioclip-2.5-vith14",
     # images and texts with a sigmoid loss
     "siglip_b16": "google/siglip-base-patch16-224",
     "siglip2_b16": "google/siglip2-base-patch16-224",

@@ -35,6 +35,8 @@ KINDS = (
      r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
+    (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE), with rotary positions",
+     _PLAIN_VIT),
     (r"attn_pool\..*", "SigLIP in timm's naming", _HUGGING_FACE),
     (r"norm_pre\..*", "CLIP's image tower in timm's naming",
      "Give CLIP in the layout of OpenAI, OpenCLIP or Hugging Face."),
