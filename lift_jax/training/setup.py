@@ -35,6 +35,7 @@ from lift_jax.training.start.backbone import (
     prepare_backbone,
     untuned_classifier,
     use_remat,
+    warn_of_a_leak,
     zero_shot_classifier,
 )
 from lift_jax.training.start.data import prepare_data
@@ -105,6 +106,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
+    warn_of_a_leak(s.model.backbone, s.data, console)
     backbone = prepare_backbone(s.model, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)

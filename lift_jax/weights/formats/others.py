@@ -14,7 +14,6 @@ from lift_jax.weights.files.source import (
     MERGE,
     OPEN_CLIP,
     OPEN_CLIP_WEIGHTS,
-    WEIGHTS,
     Source,
 )
 from lift_jax.weights.files.state_dicts import prefixes
@@ -36,6 +35,8 @@ KINDS = (
      r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
+    (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE), with rotary positions",
+     _PLAIN_VIT),
     (r"attn_pool\..*", "SigLIP in timm's naming", _HUGGING_FACE),
     (r"norm_pre\..*", "CLIP's image tower in timm's naming",
      "Give CLIP in the layout of OpenAI, OpenCLIP or Hugging Face."),
@@ -95,16 +96,11 @@ def _first(source: Source, pattern: str) -> str:
 
 def _config_missing(source: Source) -> str:
     """Returns the rest of a sentence that says which config is missing, and where it belongs."""
-    folder = Path(source.where).parent
-    if not (folder / CONFIG).exists():
-        return (
-            f"a name of transformers, whose sizes {CONFIG} states; expected {folder / CONFIG}, "
-            f"found none. Put the {CONFIG} of the same model there (and its "
-            f"preprocessor_config.json), and give that folder."
-        )
+    beside = Path(source.where).parent / CONFIG
+    found = "one without model_type" if beside.exists() else "none"
     return (
-        f"a name of transformers, whose sizes {CONFIG} states, and is not named like such weights. "
-        f"Name it {WEIGHTS[0]} (or {WEIGHTS[2]} if it is PyTorch's), and give its folder."
+        f"a name of transformers, whose sizes {CONFIG} states; expected {beside}, found {found}. "
+        f"Put the {CONFIG} of the same model there (and its preprocessor_config.json)."
     )
 
 
