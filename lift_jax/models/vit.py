@@ -1,8 +1,7 @@
 """The ViT image tower: CLIP, SigLIP, DINOv2, DINOv3 and other plain ViTs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from lift_jax.models.layers import (
     PatchStem,
     attention,
     block_border,
+    later,
 )
 
 # The values that each block saves for its backward pass (train.remat): its input, or also the
@@ -37,14 +37,6 @@ WORDS = {
     "positioned": ("cls", "all", "none"),
     "last_norm": ("before", "after", "none"),
 }
-
-
-def later(default: Any) -> Any:
-    """Returns a field of sizes that older files lack.
-
-    With its default it does not count in a backbone's fingerprint (native.py).
-    """
-    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
