@@ -12,8 +12,10 @@ runs of a table of the papers; both continue as well.
 
 import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from lift_jax.commands import shared
 from lift_jax.commands.line import ending
@@ -99,7 +101,6 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
     from lift_jax.parallel import processes, software
     from lift_jax.parallel.agreement import agree
     from lift_jax.parallel.failures import end_together
-    from lift_jax.reports import report
     from lift_jax.runs import remote
     from lift_jax.runs.train_and_test import train_and_test
     from lift_jax.settings.parse import parse
@@ -116,8 +117,11 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
         if flags.sweep or flags.sweep_cells or flags.seeds != 1:
             run_table(chosen, workdir, flags)
             return
-        train_and_test(parse(chosen.config), workdir, flags.mode)
+        reports = partial(importlib.import_module, "lift_jax.reports.report")  # it takes a while
+        train_and_test(parse(chosen.config), workdir, flags.mode, meanwhile=[reports])
         if jax.process_index() == 0:
+            from lift_jax.reports import report
+
             say(f"Report: {report.write(workdir)}")
 
 

@@ -120,7 +120,7 @@ def abstract_classifier(
         kind = ResNet if isinstance(vision, ResNetConfig) else VisionTransformer
         visual = kind(vision, rngs=rngs)  # type: ignore[arg-type]
         use_remat(visual, settings.train.remat)
-        head = make_head(settings.head, jnp.zeros((classes, vision.width), jnp.float32))
+        head = make_head(settings.head, jnp.zeros((classes, visual.width), jnp.float32))
         made.append(assemble(visual, head, names, settings.tuner, classes, rngs=rngs))
         return made[-1].model
 

@@ -174,8 +174,8 @@ def use_compile_cache() -> None:
         except UserError:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # also what compiles fast: the cells of a sweep have much of that in common
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # also what compiles fast: a run has dozens of such programs
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def quiet_libraries() -> None:

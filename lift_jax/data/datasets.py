@@ -2,7 +2,8 @@
 
 `data.imbalance` (IR) cuts a long tail from the training images: CIFAR as in the literature (see
 `sources.cifar`), the digits as their docstring says, every other data set from its largest class to
-its smallest (see `splits.long_tailed`). `data.val_share` then holds out validation images.
+its smallest (see `splits.long_tailed`). `data.val_share` then holds out validation images, and
+`data.max_per_class` cuts the classes that have more training images (`splits.capped`).
 """
 
 import re
@@ -21,8 +22,8 @@ from lift_jax.storage import addresses
 def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
     """Returns the data set that the settings group `data` describes.
 
-    `seed` draws the held-out test and validation images, the long tails (except those of CIFAR) and
-    the made-up images.
+    `seed` draws the held-out test and validation images, the long tails (except those of CIFAR),
+    the images of classes that are cut, and the made-up images.
     Raises UserError for an unknown name, for settings of another data set, and for files that are
     missing or contradict each other. If `tolerant`, faults that leave something to look at are in
     `Dataset.faults` instead.
@@ -39,6 +40,8 @@ def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
         data = splits.long_tailed(data, settings.imbalance, seed)
     if settings.val_share:
         data = splits.with_validation(data, settings.val_share, seed)
+    if settings.max_per_class:
+        data = replace(data, train=splits.capped(data.train, settings.max_per_class, seed))
     return prepare.use(with_reading(data, settings), settings.prepared)
 
 

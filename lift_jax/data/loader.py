@@ -117,6 +117,12 @@ def eval_batches(
     return _batches(slots, _EvalExample(split, transform, seed), 0, process, processes, workers)
 
 
+def eval_padding(split: Split, transform: View) -> dict[str, np.ndarray]:
+    """Returns a padded row of the batches of `eval_batches`, which shows their keys and shapes."""
+    row = _EvalExample(split, transform, 0)((0, PADDING))
+    return {key: np.asarray(value) for key, value in row.items() if key != "bad"}
+
+
 # --- the order of examples ---
 
 PADDING = -1

@@ -1,4 +1,4 @@
-"""The choice of images: a share of each class held out, or a long tail cut from a data set."""
+"""The choice of images: a share of each class held out, a long tail, or large classes cut."""
 
 from dataclasses import replace
 
@@ -74,6 +74,19 @@ def long_tailed(data: Dataset, imbalance: float, seed: int) -> Dataset:
         count = max(1, round(long_tail_count(counts.max(), imbalance, rank, len(counts))))
         kept.append(np.random.default_rng((seed, c, TAIL)).permutation(rows[c])[:count])
     return replace(data, train=data.train.take(np.sort(np.concatenate(kept))))
+
+
+def capped(split: Split, most: int, seed: int) -> Split:
+    """Cuts every class to at most `most` images, which the seed draws; the order stays.
+
+    One generator draws for all classes in turn, as LT-Soups does, also where a class keeps all.
+    """
+    draw = np.random.default_rng(seed)
+    kept = [
+        draw.choice(rows, min(most, len(rows)), replace=False)
+        for rows in rows_by_class(split.labels).values()
+    ]
+    return split.take(np.sort(np.concatenate(kept)))
 
 
 def long_tail_count(largest: float, imbalance: float, c: int, classes: int) -> float:

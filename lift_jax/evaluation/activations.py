@@ -32,7 +32,7 @@ from lift_jax.data.images.views import TestTransform
 from lift_jax.data.types import Split
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.forward import Batch, normalise, pixels
-from lift_jax.evaluation.stream import in_order
+from lift_jax.evaluation.stream import in_order, placed
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.models.resnet import ResNet
@@ -160,9 +160,10 @@ class Cache:
 
         Raises UserError if the file does not hold what was written.
         """
-        k, images = lowest_tuned_block(visual, tuned), Reading(split, view, 0, self.workers)
-        if not (k and self.gigabytes and self.fingerprint and len(split)):
+        images = Reading(split, view, 0, self.workers)
+        if not (len(split) and self.may_serve(visual, tuned)):
             return images
+        k = lowest_tuned_block(visual, tuned)
         image_fingerprint = fingerprint_images(split.images)
         if not _on_all_processes(image_fingerprint is not None):
             self.console.print("Activations: not kept, for the images have no files of their own.")
@@ -180,6 +181,12 @@ class Cache:
             os.utime(file.path)  # `make_room` deletes the least recently used files first
         activations = Split(ActivationRows(rows, file.path), split.labels)
         return Reading(activations, IdentityView(file.shape[1:], file.dtype), k, 0)
+
+    def may_serve(self, visual: Tower, tuned: Iterable[str]) -> bool:
+        """Returns False if `read` returns images whatever the split: the cache is off, or the first
+        block is tuned."""
+        on = self.gigabytes and self.fingerprint
+        return bool(on and lowest_tuned_block(visual, tuned))
 
     def _file(
         self, visual: Tower, k: int, split: Split, view: TestTransform, images: str | None
@@ -251,7 +258,7 @@ class Cache:
             disable=not self.console.is_terminal,
         ) as bar:  # fmt: skip
             task, begin, done = bar.add_task("", total=len(split), rate=0.0), time.monotonic(), 0
-            for order, labels, rows in in_order(run, self.mesh)(arrays, batches):
+            for order, labels, rows in in_order(placed(run, self.mesh), self.mesh)(arrays, batches):
                 yield rows, labels
                 done += len(order)
                 bar.update(task, completed=done, rate=done / (time.monotonic() - begin))

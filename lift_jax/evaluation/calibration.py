@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # which imports its parts where they are used, for they take long
 from jaxtyping import Bool, Float, Int
-from scipy.special import log_softmax, softmax
 
 from lift_jax.evaluation import metrics
 
@@ -52,7 +52,8 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " 
         """Returns the derivative by 1 / T: the mean expected logit minus that of the label."""
 
         def of_rows(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            return (softmax(z / temperature, axis=1) * z).sum(axis=1) - z[_each(labels), labels]
+            shares = scipy.special.softmax(z / temperature, axis=1)
+            return (shares * z).sum(axis=1) - z[_each(labels), labels]
 
         return float(by_rows(of_rows, logits, labels).mean())
 
@@ -80,14 +81,14 @@ def log_likelihood_loss(
     """Returns the mean negative log-likelihood of softmax(logits / T)."""
 
     def of_rows(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return -log_softmax(z / temperature, axis=1)[_each(labels), labels]
+        return -scipy.special.log_softmax(z / temperature, axis=1)[_each(labels), labels]
 
     return float(by_rows(of_rows, logits, labels).mean())
 
 
 def confidence(logits: Float[np.ndarray, "n c"], temperature: float) -> Float[np.ndarray, " n"]:
     """Returns the probability of the likeliest class of each image."""
-    return by_rows(lambda z: softmax(z / temperature, axis=1).max(axis=1), logits)
+    return by_rows(lambda z: scipy.special.softmax(z / temperature, axis=1).max(axis=1), logits)
 
 
 def reliability(

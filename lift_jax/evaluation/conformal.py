@@ -23,8 +23,8 @@ Rare classes are the first to miss what is asked. Two remedies of Ding, Fermania
 import math
 
 import numpy as np
+import scipy  # which imports its parts where they are used, for they take long
 from jaxtyping import ArrayLike, Float, Int
-from scipy.special import log_softmax
 
 from lift_jax.data.prior import fill, log_prior
 from lift_jax.evaluation.calibration import by_rows
@@ -51,7 +51,7 @@ def class_scores(
     shift = _shift(score, train_counts)
 
     def of_rows(z: np.ndarray) -> np.ndarray:
-        return (-np.expm1(log_softmax(z - shift, axis=1))).astype(np.float32)
+        return (-np.expm1(scipy.special.log_softmax(z - shift, axis=1))).astype(np.float32)
 
     return by_rows(of_rows, logits)
 
@@ -66,7 +66,7 @@ def true_scores(
     shift = _shift(score, train_counts)
 
     def of_rows(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        scores = log_softmax(z - shift, axis=1)[np.arange(len(labels)), labels]
+        scores = scipy.special.log_softmax(z - shift, axis=1)[np.arange(len(labels)), labels]
         return (-np.expm1(scores)).astype(np.float32)
 
     return by_rows(of_rows, logits, labels)

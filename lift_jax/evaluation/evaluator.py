@@ -1,7 +1,7 @@
 """The evaluator of classifiers on whole splits, with one crop or a test-time ensemble of crops."""
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,13 +20,14 @@ from lift_jax.evaluation.activations import Cache, Reading
 from lift_jax.evaluation.evaluate import Counter, evaluate
 from lift_jax.evaluation.forward import Batch, make_count, make_embed, make_outputs
 from lift_jax.evaluation.metrics import Counts
-from lift_jax.evaluation.stream import Stream, in_order
+from lift_jax.evaluation.programs import Job, Program, Programs
+from lift_jax.evaluation.stream import Placed, in_order, placed
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import track
-from lift_jax.parallel.mesh import gather
+from lift_jax.parallel.mesh import batch_sharding, gather
 from lift_jax.settings.rules import DEFAULTS
 from lift_jax.settings.schema import TestSettings
 
@@ -67,6 +68,14 @@ class Candidate(NamedTuple):
     shifts: Float[np.ndarray, "t c"] | None = None
 
 
+def shapes(leaves: Tree) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of leaves with their types and places, without holding them."""
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for path, leaf in leaves.items()
+    }
+
+
 class Outputs(NamedTuple):
     """What a classifier gives for the images of a split that can be read, in their order."""
 
@@ -94,6 +103,7 @@ class Evaluator:
         mesh: the devices.
         vision: sizes of the image tower.
         cache: cache of activations.
+        programs: programs of the run, which its evaluators share.
         test: batch size, interpolation and crops.
         seed: seed of random crops.
         min_area: share of the image that the smallest random crop covers.
@@ -104,6 +114,7 @@ class Evaluator:
     mesh: Mesh
     vision: Vision
     cache: Cache
+    programs: Programs
     test: TestSettings
     seed: int
     min_area: float
@@ -141,6 +152,18 @@ class Evaluator:
         """Returns the counts of each candidate by name, with mean logits over an image's crops."""
         return self._count(candidates, self._crops(split), description, top)
 
+    def count_ahead(
+        self, candidates: Mapping[str, Candidate], tuned: Iterable[str], split: Split,
+        top: int = 0, crops: bool = False,
+    ) -> Iterator[Job]:  # fmt: skip
+        """Yields the jobs that compile what `once`, or `crops`, will use."""
+        graph, leaves, _ = list(candidates.values())[-1]
+        if crops or not self._from_cache(graph, leaves, tuned):
+            batch = self._batch_shapes(split, self._crops(split).view if crops else self._view)
+            for candidate in candidates.values():
+                program = self._program(candidate, 0, top)
+                yield functools.partial(program.compile, shapes(candidate.leaves), batch)
+
     def outputs(
         self, candidate: Candidate, tuned: Iterable[str], split: Split, crops: bool = False
     ) -> Outputs:
@@ -160,7 +183,8 @@ class Evaluator:
             return forward(gather(self.mesh, leaves), batch)
 
         batches = self._batches(reading, "Calibrating")
-        parts = [part[1:] for part in in_order(work, self.mesh)(leaves, batches)]
+        stream = in_order(placed(work, self.mesh), self.mesh)
+        parts = [part[1:] for part in stream(leaves, batches)]
         labels, logits, embedded = (np.concatenate(each) for each in zip(*parts, strict=True))
         return Outputs(logits, embedded, labels)
 
@@ -183,37 +207,65 @@ class Evaluator:
             splits: images and labels.
             cached: names of the splits that start from cached activations, where the cache is on.
         """
-        graphs = {name: candidate.graph for name, candidate in candidates.items()}
         leaves = {name: candidate.leaves for name, candidate in candidates.items()}
-        first = next(iter(candidates))
+        graph, its_leaves, _ = next(iter(candidates.values()))
+        results = {}
+        for name, split in splits.items():
+            reading = self._one_crop(graph, its_leaves, tuned, split, name in cached)
+            stream = in_order(self._embedding(candidates, reading.start), self.mesh)
+            parts = list(stream(leaves, self._batches(reading, "Features")))
+            rows, labels, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
+            results[name] = Embeddings(rows, labels, dict(zip(candidates, found, strict=True)))
+        return results
 
-        @functools.cache
-        def stream(start: int) -> Stream:
-            forwards = [(n, make_embed(g, self.vision, start)) for n, g in graphs.items()]
+    def embeddings_ahead(
+        self, candidates: Mapping[str, Candidate], tuned: Iterable[str],
+        splits: Mapping[str, Split], cached: Collection[str],
+    ) -> Iterator[Job]:  # fmt: skip
+        """Yields the jobs that compile what `embeddings` will use."""
+        leaves = {name: shapes(candidate.leaves) for name, candidate in candidates.items()}
+        graph, its_leaves, _ = next(iter(candidates.values()))
+        for name, split in splits.items():
+            if name in cached and self._from_cache(graph, its_leaves, tuned):
+                continue
+            batch = self._batch_shapes(split, self._view)
+            batch["position"] = batch["row"]
+            program = self._embedding(candidates, 0)
+            yield functools.partial(program.compile, leaves, batch)
+
+    def _embedding(self, candidates: Mapping[str, Candidate], start: int) -> Program:
+        """Returns the program of `embeddings` for batches that enter block `start`."""
+
+        def make() -> Placed:
+            forwards = [(n, make_embed(c.graph, self.vision, start)) for n, c in candidates.items()]
 
             def work(leaves: Mapping[str, Tree], batch: Batch) -> tuple[Array, ...]:
                 found = (embed(gather(self.mesh, leaves[n]), batch) for n, embed in forwards)
                 return tuple(l2_normalise(each).astype(jnp.float16) for each in found)
 
-            return in_order(work, self.mesh)
+            return placed(work, self.mesh)
 
-        results = {}
-        for name, split in splits.items():
-            reading = self._one_crop(graphs[first], leaves[first], tuned, split, name in cached)
-            batches = self._batches(reading, "Features")
-            parts = list(stream(reading.start)(leaves, batches))
-            rows, labels, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
-            results[name] = Embeddings(rows, labels, dict(zip(graphs, found, strict=True)))
-        return results
+        graphs = tuple(candidate.graph for candidate in candidates.values())
+        return self.programs.get(make, graphs, "embeddings", start)
 
     def _one_crop(
         self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split,
         cached: bool = True,
     ) -> Reading:  # fmt: skip
-        view = TestTransform(self.vision.resolution, self.test.interpolation)
         if not cached:
-            return Reading(split, view, 0, self.workers)
-        return self.cache.read(tree.merge(graph, leaves).visual, tuned, split, view)
+            return Reading(split, self._view, 0, self.workers)
+        return self.cache.read(tree.merge(graph, leaves).visual, tuned, split, self._view)
+
+    @property
+    def _view(self) -> TestTransform:
+        return TestTransform(self.vision.resolution, self.test.interpolation)
+
+    def _from_cache(
+        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str]
+    ) -> bool:
+        """Returns True if a classifier may start from cached activations, whose block and shape are
+        known when they are read."""
+        return self.cache.may_serve(tree.merge(graph, leaves).visual, tuned)
 
     def _crops(self, split: Split) -> Reading:
         view = ensemble_view(self.test, self.vision.resolution, self.min_area)
@@ -226,9 +278,22 @@ class Evaluator:
         return evaluate(self._batches(reading, description), counters, self.mesh)
 
     def _counter(self, candidate: Candidate, start: int, top: int) -> Counter:
-        graph, leaves, shifts = candidate
-        counter = make_count(graph, self.vision, self.mesh, shifts, start, top)
-        return functools.partial(counter, leaves)
+        return functools.partial(self._program(candidate, start, top), candidate.leaves)
+
+    def _program(self, candidate: Candidate, start: int, top: int) -> Program:
+        graph, _, shifts = candidate
+        return self.programs.get(
+            lambda: make_count(graph, self.vision, self.mesh, shifts, start, top),
+            (graph,), "count", None if shifts is None else shifts.tobytes(), start, top,
+        )  # fmt: skip
+
+    def _batch_shapes(self, split: Split, view: View) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a batch of images on all devices."""
+        sharding = batch_sharding(self.mesh)
+        return {
+            key: jax.ShapeDtypeStruct((self.test.batch, *row.shape), row.dtype, sharding=sharding)
+            for key, row in loader.eval_padding(split, view).items()
+        }
 
     def _batches(self, reading: Reading, description: str) -> Iterable[Mapping[str, np.ndarray]]:
         """Returns the batches of this process, with a progress bar."""

@@ -11,24 +11,32 @@ from jaxtyping import Array
 from lift_jax.evaluation.forward import Batch
 from lift_jax.parallel.mesh import put_batch, replicated
 
+Placed = Callable[[Any, Batch], tuple[Array, ...]]  # (leaves, batch) -> arrays, see `placed`
 # From leaves and the batches of this process to arrays, batch by batch (see `in_order`).
 Stream = Callable[[Any, Iterable[Mapping[str, np.ndarray]]], Iterator[tuple[np.ndarray, ...]]]
 
 
-def in_order(function: Callable[[Any, Batch], tuple[Array, ...]], mesh: Mesh) -> Stream:
-    """Returns `(leaves, batches) -> results`, which yields a tuple of arrays for each batch.
+def placed(function: Callable[[Any, Batch], tuple[Array, ...]], mesh: Mesh) -> Placed:
+    """Returns the jitted function from leaves and a batch to what `in_order` puts in order.
 
-    The first is the index in the split of each image that can be read, ascending, the second its
-    label, and the others are what `function` gives for it. Every process gets the results of all
-    images, from `batches` that hold its own share (`loader.eval_batches`). The function is
-    compiled once, however many splits it is used for.
+    The batch also holds `position` i32[b], the place of each row in the batch of all processes.
     """
 
     def work(leaves: Any, batch: Batch) -> tuple[Array, ...]:
         found = function(leaves, batch)
         return batch["position"], batch["mask"], batch["label"], *found
 
-    jitted = jax.jit(work, out_shardings=replicated(mesh))
+    return jax.jit(work, out_shardings=replicated(mesh))
+
+
+def in_order(work: Placed, mesh: Mesh) -> Stream:
+    """Returns `(leaves, batches) -> results`, which yields a tuple of arrays for each batch.
+
+    The first is the index in the split of each image that can be read, ascending, the second its
+    label, and the others are what the function of `work` (`placed`) gives for it. Every process
+    gets the results of all images, from `batches` that hold its own share (`loader.eval_batches`).
+    It is compiled once, however many splits it is used for.
+    """
     process, processes = jax.process_index(), jax.process_count()
 
     def stream(
@@ -40,7 +48,7 @@ def in_order(function: Callable[[Any, Batch], tuple[Array, ...]], mesh: Mesh) ->
             share = len(rows["label"])
             position = np.arange(process, share * processes, processes, dtype=np.int32)
             batch = put_batch(mesh, {**rows, "position": position})
-            position, real, *found = map(np.asarray, jitted(leaves, batch))
+            position, real, *found = map(np.asarray, work(leaves, batch))
             order = np.argsort(position)
             order = order[real[order]]
             yield first + position[order], *(each[order] for each in found)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from lift_jax.output.plain import printable
+from lift_jax.settings.methods import LT_SOUPS
 
 SPLITS = {"train": "training", "val": "validation"}
 
@@ -22,7 +23,7 @@ def result_names(tuner: str, label: str, text_tuner: str = "none") -> dict[str, 
         "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
         "clip_adapter": "CLIP-Adapter", "proj": "projections only",
     }  # fmt: skip
-    method = names.get(tuner, label)
+    method = label if label.startswith(LT_SOUPS) else names.get(tuner, label)
     if tuner == "none" and text_tuner != "none":
         method = f"{text_tuner} of texts"
     return {

@@ -20,8 +20,8 @@ The threshold keeps the asked share of the validation images that are named righ
 import math
 
 import numpy as np
+import scipy  # which imports its parts where they are used, for they take long
 from jaxtyping import Bool, Float, Int
-from scipy.special import logsumexp, softmax
 
 from lift_jax.evaluation.calibration import by_rows
 
@@ -47,8 +47,8 @@ def scores_of_logits(
         if score == "max_logit":
             return z.max(axis=1)
         if score == "energy":
-            return np.asarray(logsumexp(z, axis=1))
-        return softmax(z / temperature, axis=1).max(axis=1)
+            return np.asarray(scipy.special.logsumexp(z, axis=1))
+        return scipy.special.softmax(z / temperature, axis=1).max(axis=1)
 
     return by_rows(of_rows, logits).astype(np.float32)
 

@@ -6,10 +6,17 @@ LICENCES = {
     "MIT": (
         "clip_vit_b32", "clip_vit_b16", "clip_vit_l14", "clip_vit_l14_336", "clip_rn50",
         "clip_rn101", "clip_rn50x4", "clip_rn50x16", "clip_vit_b16_laion2b",
-        "clip_vit_h14_laion2b", "clip_vit_b16_datacomp", "clip_vit_l14_datacomp",
+        "clip_vit_h14_laion2b", "clip_vit_b16_datacomp", "clip_vit_l14_datacomp", "bioclip_b16",
+        "bioclip2_l14",
     ),
     "Apple, research only": ("clip_vit_b16_dfn", "clip_vit_h14_dfn"),
-    "CC BY-NC 4.0": ("clip_vit_b16_metaclip",),
+    "CC BY-NC 4.0": ("clip_vit_b16_metaclip", "clip_vit_h14_metaclip"),
+    # the licence of the authors' repository; their model cards could not be read
+    "CC BY-NC 4.0, not verified": (
+        "clip_vit_l14_metaclip", "clip_vit_b16_metaclip2", "clip_vit_l14_metaclip2",
+        "clip_vit_h14_metaclip2",
+    ),
+    "not verified": ("bioclip2_5_h14",),
     "Apache-2.0": (
         "siglip_b16", "siglip2_b16", "vit_b16_in21k", "vit_b16_in21k_ft_in1k",
         "vit_b16_augreg2_in21k_ft_in1k", "vit_b16_384_in21k_ft_in1k", "vit_l16_in21k",
@@ -26,6 +33,8 @@ _ON_THE_HUB = {
     "CC BY-NC 4.0": {"license": "cc-by-nc-4.0"},
     "Apple, research only": {"license": "other", "license_name": "apple-amlr"},
     "DINOv3 License, gated": {"license": "other", "license_name": "dinov3-license"},
+    "CC BY-NC 4.0, not verified": {"license": "cc-by-nc-4.0"},
+    "not verified": {"license": "unknown"},
     UNKNOWN: {"license": "unknown"},
 }
 

@@ -69,7 +69,7 @@ class Backbone(nnx.Module):
             else VisionTransformer(vision, rngs=rngs)
         )
         self.text = None if text is None else TextTransformer(text, rngs=rngs)
-        self.image_proj = projection("image", vision.width)
+        self.image_proj = projection("image", self.visual.width)
         self.text_proj = projection("text", 0 if text is None else text.width)
         self.logit_scale = None if text is None else nnx.Param(jnp.log(jnp.float32(1 / 0.07)))
         self.logit_bias = nnx.Param(jnp.zeros((), jnp.float32)) if config.logit_bias else None

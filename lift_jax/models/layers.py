@@ -6,8 +6,9 @@ of its input; LayerNorm and softmax compute in float32.
 
 import re
 from collections.abc import Callable
+from dataclasses import field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,14 @@ from jaxtyping import Array, Float
 from lift_jax.models import backward, formulas
 
 Normal = nnx.initializers.normal
+
+
+def later(default: Any) -> Any:
+    """Returns a field of sizes that older files lack.
+
+    With its default it does not count in a backbone's fingerprint (native.py).
+    """
+    return field(default=default, metadata={"later": True})
 
 
 class Linear(nnx.Module):

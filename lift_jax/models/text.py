@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lift_jax.models.block import Block
-from lift_jax.models.layers import LayerNorm, Linear, Normal
+from lift_jax.models.layers import LayerNorm, Linear, Normal, later
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class TextConfig:
     eot: int | None = None
     pool: str = "eot"
     head: int = 0
+    layer_scale: bool = later(default=False)
 
 
 class TextTransformer(nnx.Module):
@@ -43,9 +44,12 @@ class TextTransformer(nnx.Module):
         self.tokens = nnx.Param(Normal(0.02)(rngs.params(), (c.vocab, c.width), jnp.float32))
         self.positions = nnx.Param(Normal(0.01)(rngs.params(), (c.context, c.width), jnp.float32))
         self.blocks = nnx.List(
-            Block(c.width, c.heads, c.mlp, c.activation, c.eps, c.layers, rngs=rngs)
+            Block(
+                c.width, c.heads, c.mlp, c.activation, c.eps, c.layers, rngs=rngs,
+                layer_scale=c.layer_scale,
+            )
             for _ in range(c.layers)
-        )
+        )  # fmt: skip
         self.ln_final = LayerNorm(c.width, eps=c.eps)
         self.head = Linear(c.width, self.width, rngs=rngs) if c.pool == "last" else None
 

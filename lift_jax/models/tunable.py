@@ -49,10 +49,12 @@ class Tuner(nnx.Module):
     """The base class of tuners. Each hook returns its input unchanged unless it is overridden.
 
     The constructor of a subclass takes a `Site` and creates the weights as `Tuned`. A tuner with
-    `merges = True` is a linear change of weights and can be folded into them.
+    `merges = True` is a linear change of weights and can be folded into them. One with `end = True`
+    inserts its tokens behind all others, and not behind the first.
     """
 
     merges = False
+    end = False
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         super().__init__()

@@ -32,7 +32,7 @@ from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.evaluator import margin
-from lift_jax.reports import figures
+from lift_jax.reports import figure_file, figures
 from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.weights import load
@@ -147,7 +147,7 @@ def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> Non
          for c, name in enumerate(data.class_names)),
     )  # fmt: skip
     figure = figures.frequency_figure(counts, group.tolist(), data.class_names)
-    figures.write(figure, workdir / "classes.png")
+    figure_file.write(figure, workdir / "classes.png")
 
 
 # --- every image ---
@@ -320,7 +320,7 @@ def draw_views(settings: Settings, data: Dataset, res: int, workdir: Path) -> No
         whole.thumbnail((2 * res, 2 * res))
         title = f"{data.class_names[data.train.labels[i]]}\n{data.counts[data.train.labels[i]]:,}"
         rows[f"{title} images"] = [np.asarray(whole), *drawn, plain(image), *crops(image)]
-    figures.write(figures.views_figure(rows, columns), workdir / "views.png")
+    figure_file.write(figures.views_figure(rows, columns), workdir / "views.png")
 
 
 def chosen_images(data: Dataset) -> Sequence[int]:

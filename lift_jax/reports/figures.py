@@ -4,10 +4,7 @@ Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart;
 styles differ as well.
 """
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +12,10 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lift_jax.evaluation.insight.class_changes import Band
 from lift_jax.output.plain import figure_text
-from lift_jax.storage import atomic
 from lift_jax.training.monitor import StepRecord
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,17 +32,6 @@ SHADES = {"many": "#EDF2F7", "medium": "#FFFFFF", "few": "#FBF1E6"}
 NAMED = 30  # most classes that are named on the axis
 NAMED_DOTS = 15  # most classes whose dots are named
 DOTTED = 60  # most classes or steps that are drawn one by one; more get a running mean
-
-
-def write(figure: Figure, path: Path) -> bytes:
-    """Writes a figure as PNG, complete or not at all; returns the bytes of the file."""
-    _take_as_letters(figure)
-    data = io.BytesIO()
-    with warnings.catch_warnings():  # a letter that no font has is drawn as a box
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(data, format="png", dpi=160)
-    atomic.write_bytes(path, data.getvalue())
-    return data.getvalue()
 
 
 def class_figure(
@@ -385,21 +369,6 @@ def _running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarr
     total = np.convolve(np.where(known, values, 0.0), window, "same")
     number = np.convolve(known.astype(np.float64), window, "same")
     return np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0.5)
-
-
-def _take_as_letters(figure: Figure) -> None:
-    """Takes the dollar signs of names as letters; only the numbers of an axis are formulas."""
-    # set_xticks makes a FuncFormatter of names
-    numbers = {
-        tick
-        for axes in figure.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        if not isinstance(axis.get_major_formatter(), FuncFormatter)
-        for tick in axis.get_ticklabels(which="both")
-    }
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text not in numbers:
-            text.set_parse_math(False)
 
 
 def _clean(figure: Figure) -> Figure:

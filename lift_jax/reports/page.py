@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lift_jax.output.plain import printable
-from lift_jax.reports import figures
+from lift_jax.reports import figure_file
 from lift_jax.storage.atomic import open_replacement
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -94,7 +94,7 @@ def embedded(value: Any) -> Markup:
 
 def image(drawn: Figure, path: Path, alt: str) -> Image:
     """Writes a figure as PNG and returns it for a page."""
-    return Image(alt, base64.b64encode(figures.write(drawn, path)).decode())
+    return Image(alt, base64.b64encode(figure_file.write(drawn, path)).decode())
 
 
 def number(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """The results of a run: measured on validation and test splits, written and shown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import adjustment, metrics, tables
 from lift_jax.evaluation.evaluator import Candidate, Evaluator
 from lift_jax.evaluation.metrics import Counts
+from lift_jax.evaluation.programs import Job
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
 from lift_jax.runs import folder, log, unreadable
@@ -133,10 +134,34 @@ def measure(
     return counts, choices
 
 
+def compile_ahead(
+    settings: Settings, setup: Setup, state: State, console: Console
+) -> Iterator[Job]:
+    """Yields the jobs that compile what `test` will use, as far as it is known before training.
+
+    After the adjustment of logits, and for a head of texts, the tuned classifier is known later.
+    """
+    evaluator, data, tte = make_evaluator(settings, setup, console), setup.data, settings.test.tte
+    once: dict[str, Candidate] = {}
+    if setup.zero_shot is not None:
+        once["zero_shot"] = Candidate(*setup.zero_shot)
+    leaves = state.weights | setup.frozen
+    if settings.head.kind != "text" and not settings.test.adjust:
+        tuned = Candidate(setup.graph, leaves)
+        splits = [(once | {"test": tuned}, data.test, TOP)]
+        if data.val is not None and (tte or settings.checkpoint.best):
+            splits.insert(0, ({"val": tuned}, data.val, 0))
+        for candidates, split, top in splits:
+            yield from evaluator.count_ahead(candidates, state.weights, split, top)
+            if tte:
+                yield from evaluator.count_ahead({"": tuned}, (), split, top, crops=True)
+    yield from features.compile_ahead(settings, setup, state, evaluator)
+
+
 def make_evaluator(settings: Settings, setup: Setup, console: Console) -> Evaluator:
     """Returns the evaluator of a run's splits."""
     return Evaluator(
-        setup.mesh, setup.vision, setup.cache, settings.test, settings.seed,
+        setup.mesh, setup.vision, setup.cache, setup.programs, settings.test, settings.seed,
         settings.train.min_area, settings.data.workers, console,
     )  # fmt: skip
 

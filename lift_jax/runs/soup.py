@@ -64,7 +64,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     check_images(settings.data, [member.config["seed"] for member in members])
     mean = mean_leaves([export.read_tuned(path) for path in paths])
     done = is_begun(workdir, config.label, mean)
-    optimizer = optimizers.make(settings.train, lambda step: 0.0)
+    optimizer = optimizers.of_run(settings, lambda step: 0.0, mean)
     state = create_state(mean, optimizer, averages=settings.train.ema > 0)
     state = replace(state, step=jnp.int32(members[0].metrics["steps"]))
     keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]

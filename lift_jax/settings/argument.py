@@ -77,7 +77,7 @@ def finish(config: ConfigDict, argument: str | None = None) -> ConfigDict:
         config.model.backbone = parsed.backbone
     if parsed.tuner:
         config.tuner.name = parsed.tuner
-    if parsed.method == "lift" and parsed.backbone.startswith("clip_vit_l14"):
+    if parsed.method != "lift_plus" and parsed.backbone.startswith("clip_vit_l14"):
         config.test.expand = EXPAND_OF_PATCH_14
     return config
 
@@ -97,3 +97,7 @@ def use_debug_values(config: ConfigDict) -> None:
     config.test.batch = 16
     config.test.expand = 4
     config.checkpoint.every_steps = 1
+    config.train.warmup = 0
+    if config.soups.models:
+        config.soups.factors = "0,1"
+        config.soups.least_steps = 2

@@ -17,21 +17,23 @@ a path, an address or a prompt of at most 4,096. This page is written by
 
 def facts(entry: Entry) -> str:
     """Returns type, range and default of a setting in words."""
-    about, lift = entry.about, lift_value(entry)
+    about, lift, soups = entry.about, of_method("lift", entry), of_method("lt_soups", entry)
     kind = f"one of {', '.join(about.choices)}" if about.choices else TYPE_NAMES[entry.type]
     parts = [kind, about.range, f"default {json.dumps(entry.default)}"]
     if about.by_method and lift is not None:
         parts[-1] += f" (LIFT+), {json.dumps(lift)} (method=lift)"
+    if soups not in (None, lift):
+        parts[-1] += f", {json.dumps(soups)} (method=lt_soups)"
     if about.only_for:
         parts.append(f"only for {about.only_for}")
     return "; ".join(filter(None, parts))
 
 
-def lift_value(entry: Entry) -> bool | int | float | str | None:
-    """Returns the value that LIFT gives a setting, None if it does not set it."""
+def of_method(method: str, entry: Entry) -> bool | int | float | str | None:
+    """Returns the value that a method gives a setting, None if it does not set it."""
     group, _, name = entry.key.rpartition(".")
-    lift = METHODS["lift"]
-    return (lift.get(group, {}) if group else lift).get(name)
+    values = METHODS[method]
+    return (values.get(group, {}) if group else values).get(name)
 
 
 def explain(entry: Entry) -> str:

@@ -1,6 +1,7 @@
-"""LIFT and LIFT+: the settings in which the two methods differ (section 5.1 of both papers).
+"""The methods: the settings in which LIFT, LIFT+ and LT-Soups differ.
 
-Where they differ LIFT+ is the default, so `lift_plus` repeats the defaults of the schema.
+Where LIFT and LIFT+ differ (section 5.1 of both papers) LIFT+ is the default, so `lift_plus`
+repeats the defaults of the schema. LT-Soups (NeurIPS 2025) builds on LIFT.
 """
 
 from typing import Any
@@ -31,5 +32,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "head": {"shots": 0, "random": "kaiming_normal"},
     },
 }  # fmt: skip
-LIFT, LIFT_PLUS = (METHODS[method]["label"] for method in ("lift", "lift_plus"))
+METHODS["lt_soups"] = METHODS["lift"] | {
+    "label": "LT-Soups",
+    "train": METHODS["lift"]["train"] | {
+        "optimizer": "adamw", "lr": 3e-5, "weight_decay": 0.01, "schedule": "step", "warmup": 20,
+        "lr_end": 0.1, "ema": 0.99,
+    },
+    "tuner": METHODS["lift"]["tuner"] | {"name": "full"},
+    "soups": {"models": 2},
+}  # fmt: skip
+LIFT, LIFT_PLUS, LT_SOUPS = (
+    METHODS[method]["label"] for method in ("lift", "lift_plus", "lt_soups")
+)
 EXPAND_OF_PATCH_14 = 21  # LIFT's test.expand for patches of 14 pixels, a multiple of 7

@@ -95,11 +95,12 @@ def as_begun(settings: Settings, saved: Mapping[str, Any]) -> Settings:
         group, _, name = key.partition(".")
         if group == "test":
             continue
-        rest = {k: v for k, v in written[group].items() if k != name}
-        if name not in saved[group]:
+        then, now = saved.get(group, {}), written.get(group, {})
+        rest = {k: v for k, v in now.items() if k != name}
+        if name not in then:
             written[group] = rest
-        elif name not in written[group]:
-            written[group] = rest | {name: saved[group][name]}
+        elif name not in now:
+            written[group] = rest | {name: then[name]}
     return parse(written)
 
 

@@ -45,6 +45,7 @@ def check_rules(s: Settings) -> None:
             "'random' crops."
         )
     check_text_head(s)
+    check_soups(s)
     if s.mesh.strategy == "replicate" and s.mesh.model > 1:
         raise UserError(
             f"mesh.model is {s.mesh.model}, but mesh.strategy is 'replicate', which splits "
@@ -184,4 +185,23 @@ def check_text_head(s: Settings) -> None:
         raise UserError(
             f"head.prompt is {s.head.prompt!r}, but head.kind is 'text', which takes one text a "
             "class. Give a template, as 'a photo of a {}.'."
+        )
+
+
+def check_soups(s: Settings) -> None:
+    """Raises UserError for options of LT-Soups without models, or with nothing to tune at last."""
+    if not s.soups.models:
+        for entry in entries("soups"):
+            value = getattr(s.soups, entry.key.partition(".")[2])
+            if value != entry.default:
+                raise UserError(
+                    f"{entry.key} is {value}, but soups.models is 0, which is a plain run: set "
+                    "soups.models=2, or give the config's argument method=lt_soups."
+                )
+        return
+    _ = s.soups.parsed_factors  # raises for a wrong text
+    if s.head.kind == "text":
+        raise UserError(
+            "soups.models is set, but head.kind is 'text', which has no weights: LT-Soups tunes "
+            "the classifier alone at last. Give head.kind=cosine and a tuner of the image tower."
         )

@@ -23,7 +23,14 @@ from lift_jax.errors import UserError, unknown
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.models.heads import HEADS
 from lift_jax.models.vit import VisionConfig
-from lift_jax.settings.methods import EXPAND_OF_PATCH_14, LIFT, LIFT_PLUS
+from lift_jax.settings.common import flatten
+from lift_jax.settings.methods import (
+    EXPAND_OF_PATCH_14,
+    LIFT,
+    LIFT_PLUS,
+    LT_SOUPS,
+    METHODS,
+)
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.settings.schema import entries
 from lift_jax.training.losses import LOSSES
@@ -34,6 +41,7 @@ from lift_jax.weights.load import sizes
 
 Cells = dict[str, dict[str, Any]]
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+ADAPTERS_RATE = 3e-4  # of LT-Soups with adapters
 PAPERS_EPOCHS = (5, 10, 15, 20, 25, 30)
 PAPERS_EPOCHS_OF_INAT = (5, 10, 15, 20, 30, 40, 50)
 CROSS = "_lr_"  # between the two parts of a cell's name in a sweep of CROSSED
@@ -62,6 +70,24 @@ def main(c: ConfigDict, origin: Origin) -> Cells:
         "full": with_tuner("full", c, origin),
         LIFT: with_method("lift", c, origin),
         LIFT_PLUS: with_method("lift_plus", c, origin),
+    }
+
+
+def soups(c: ConfigDict, origin: Origin) -> Cells:
+    """Compares LT-Soups, in full and with adapters, with the others: classifier, full, LIFT+.
+
+    Adapters have the second learning rate of the authors' script, which does not use it.
+    """
+    plus = with_method("lift_plus", c, origin) if c.label == LT_SOUPS else {}
+    stages = with_method("lt_soups", c, origin)
+    light = of_method("lift_plus", c, origin).tuner.name
+    adapters = light if c.tuner.name in ("full", "none") else c.tuner.name
+    return {
+        "classifier_only": plus | with_tuner("none", c, origin),
+        "full": plus | with_tuner("full", c, origin),
+        LIFT_PLUS: with_method("lift_plus", c, origin),
+        "lt_soups": stages | named("full"),
+        f"lt_soups_{adapters}": stages | named(adapters) | {"train.lr": ADAPTERS_RATE},
     }
 
 
@@ -276,8 +302,9 @@ def expand(c: ConfigDict, origin: Origin) -> Cells:
 
 
 SWEEPS: dict[str, Callable[[ConfigDict, Origin], Cells]] = {
-    "main": main, "ablation": ablation, "tuners": tuners, "consistency": consistency,
-    "dims": dims, "scale": scale, "ratio": ratio, "partial": partial, "lr": lr,
+    "main": main, "soups": soups, "ablation": ablation, "tuners": tuners,
+    "consistency": consistency, "dims": dims, "scale": scale, "ratio": ratio, "partial": partial,
+    "lr": lr,
     "partial_lr": partial_lr, "share_lr": share_lr, "epochs": epochs, "mda": mda,
     "losses": losses, "heads": heads, "scales": scales, "inits": inits, "prompts": prompts,
     "backbones": backbones, "tte": tte, "expand": expand, "levels": levels,
@@ -356,10 +383,15 @@ def with_loss(name: str) -> dict[str, Any]:
 
 def with_method(method: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
     """Returns what the config file changes for a method and the command line has not changed."""
-    lift, plus = (flat(of_method(m, c, origin)) for m in ("lift", "lift_plus"))
-    own, now = lift if c.label == LIFT else plus, flat(c)
-    wanted = lift if method == "lift" else plus
-    return {k: v for k, v in wanted.items() if lift[k] != plus[k] and now[k] == own[k]}
+    known = {name: flatten(of_method(name, c, origin).to_dict()) for name in METHODS}
+    now, wanted = flatten(c.to_dict()), known[method]
+    own = next((k for k in known.values() if k["label"] == c.label), known["lift_plus"])
+    others = known["lift"], known["lift_plus"], own
+    return {
+        key: value
+        for key, value in wanted.items()
+        if any(other[key] != value for other in others) and now[key] == own[key]
+    }
 
 
 def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
@@ -370,12 +402,3 @@ def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
     made = origin.get_config(argument)
     made.data = c.data
     return made
-
-
-def flat(c: ConfigDict) -> dict[str, Any]:
-    """Returns the values of a config by dotted key."""
-    groups = {key: group for key, group in c.items() if isinstance(group, ConfigDict)}
-    found = {
-        f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()
-    }
-    return found | {key: value for key, value in c.items() if key not in groups}

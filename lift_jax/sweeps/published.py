@@ -56,8 +56,8 @@ PUBLISHED: dict[tuple[str, int, str], dict[str, Figures]] = {
     ("cifar100", 50, "vit_b16_in21k_ft_in1k"): {"test_tte": figures(MIRRORS, 90.2)},
     ("cifar100", 10, "vit_b16_in21k_ft_in1k"): {"test_tte": figures(MIRRORS, 91.3)},
 }  # fmt: skip
-# LT-Soups (NeurIPS 2025) without TTE on CLIP ViT-B/16, by config file and imbalance: a method that
-# this package lacks, to compare with.
+# LT-Soups (NeurIPS 2025) without TTE on CLIP ViT-B/16, by config file and imbalance. Its authors
+# choose each model by a validation split, so no run of `method=lt_soups` is exactly one of theirs.
 LT_SOUPS = {
     ("imagenet_lt", 1): 77.4, ("places_lt", 1): 51.7, ("inat", 1): 78.2, ("cifar100", 100): 83.5,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from lift_jax.output.plain import markdown_cell, printable
-from lift_jax.reports import figures
+from lift_jax.reports import figure_file, figures
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.sweeps.heat_map import heat_map
@@ -150,7 +150,7 @@ def write(
         file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
-        figures.write(figure(title, table, crossed), workdir / "sweep.png")
+        figure_file.write(figure(title, table, crossed), workdir / "sweep.png")
 
 
 def figure(title: str, table: Sequence[Row], crossed: str = "") -> Figure:

@@ -1,6 +1,6 @@
 """SGD as in the papers, or AdamW, and the learning rate: a warm-up, then a cosine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Float32
 
-from lift_jax.settings.schema import TrainSettings
+from lift_jax.settings.schema import Settings, TrainSettings
 
 LARGE_FOR_ADAMW = 0.01  # the papers' rates for SGD begin here
 WARMUP_START = 1e-6  # share of the learning rate at step 0 of a warm-up
@@ -71,6 +71,19 @@ def note(train: TrainSettings) -> str:
         f"Note: train.lr is {train.lr:g}, a rate for SGD. AdamW changes every weight by about the "
         "rate in each step: 0.0001 to 0.001 are usual."
     )
+
+
+def of_run(
+    settings: Settings, rate: optax.Schedule, paths: Iterable[str]
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a run for its tuned leaves.
+
+    LT-Soups has tuned all of them in its stages; the run itself trains the classifier alone.
+    """
+    optimizer = make(settings.train, rate)
+    if not settings.soups.models:
+        return optimizer
+    return freeze(optimizer, {path: path.startswith("head/") for path in paths})
 
 
 def make(train: TrainSettings, rate: optax.Schedule) -> optax.GradientTransformation:

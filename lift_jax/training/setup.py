@@ -3,7 +3,7 @@
 `build` calls the steps in order; `training.start` holds each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import optax
@@ -16,6 +16,7 @@ from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.programs import Programs
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import memory
@@ -34,6 +35,7 @@ from lift_jax.training.start.backbone import (
     prepare_backbone,
     untuned_classifier,
     use_remat,
+    warn_of_a_leak,
     zero_shot_classifier,
 )
 from lift_jax.training.start.data import prepare_data
@@ -65,6 +67,7 @@ class Setup:
         untuned: the backbone as it was loaded, embedding images as the tuned classifier does.
         fingerprint: fingerprint of those weights of the backbone that are used.
         cache: cache of activations.
+        programs: programs of the tests.
         parameters: all parameters of the classifier.
         steps_per_epoch: number of batches in an epoch.
         rate: learning rate by step, counted from 0.
@@ -81,6 +84,7 @@ class Setup:
     untuned: FrozenClassifier
     fingerprint: str
     cache: Cache
+    programs: Programs
     parameters: list[Parameter]
     steps_per_epoch: int
     rate: optax.Schedule
@@ -102,6 +106,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
+    warn_of_a_leak(s.model.backbone, s.data, console)
     backbone = prepare_backbone(s.model, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
@@ -143,10 +148,21 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     return Setup(
         mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
-        fingerprint=fingerprint(backbone, s.head), cache=cache, parameters=parameters,
-        steps_per_epoch=steps, rate=rate,
-        optimizer=optimizers.make(s.train, rate),
+        fingerprint=fingerprint(backbone, s.head), cache=cache, programs=Programs(),
+        parameters=parameters, steps_per_epoch=steps, rate=rate,
+        optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
+
+
+def on_subset(setup: Setup, data: Dataset, train: TrainSettings) -> Setup:
+    """Returns a setup that tunes all its tuned leaves on other training images.
+
+    Raises UserError as `count_steps`.
+    """
+    steps = count_steps(len(data.train), train)
+    rate = optimizers.rate_of(train, steps)
+    optimizer = optimizers.make(train, rate)
+    return replace(setup, data=data, steps_per_epoch=steps, rate=rate, optimizer=optimizer)
 
 
 def count_steps(images: int, train: TrainSettings) -> int:

@@ -86,12 +86,13 @@ def moving_average(state: State, tuned: Tree, decay: float) -> Tree | None:
     """Returns the average after a step that gave `tuned`; None if the state holds none.
 
     The first step's leaves are copied; each later step gives decay * average + (1 - decay) * leaf.
+    A value that does not change stays as it is to the bit, such as that of a leaf without training.
     """
     if state.ema is None:
         return None
 
     def average(old: jax.Array, new: jax.Array) -> jax.Array:
-        return jnp.where(state.step == 0, new, decay * old + (1 - decay) * new)
+        return jnp.where((state.step == 0) | (old == new), new, decay * old + (1 - decay) * new)
 
     return jax.tree.map(average, state.ema, tuned)
 

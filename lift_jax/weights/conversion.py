@@ -49,7 +49,10 @@ class Format(Protocol):
 
     @property
     def IGNORED(self) -> tuple[str, ...]:
-        """Patterns of the names that are left out."""
+        """Patterns of the names that are left out.
+
+        A format may also have TEXTS, further ones that are left out without a text tower.
+        """
         ...
 
     def recognises(self, source: Source) -> bool:
@@ -150,13 +153,14 @@ def write(
     stored = read_sizes(source, form, **sizes)
     table, method = form.table(source), form.resize(source)
     shapes = {path: leaf.shape for path, leaf in abstract(stored).items()}
-    notes = (*stored.notes, *_left_out(source, form, table, shapes))
+    ignored = (*form.IGNORED, *(getattr(form, "TEXTS", ()) if stored.text is None else ()))
+    notes = (*stored.notes, *_left_out(source, ignored, table, shapes))
     config = dataclasses.replace(stored, notes=notes)
     config = _at_resolution(config, resolution or stored.vision.resolution, shapes)
     kinds = _kinds(source, table, shapes, config, dtype)
 
     def leaves() -> Iterator[tuple[str, np.ndarray]]:
-        ours = rename.to_ours(source.tensors, shapes, table, source.where, form.IGNORED)
+        ours = rename.to_ours(source.tensors, shapes, table, source.where, ignored)
         for path, leaf in ours:
             if path.endswith("/positions") and leaf.shape != kinds[path].shape:
                 before = len(leaf) - stored.vision.grid**2
@@ -186,13 +190,16 @@ def _check_sizes(form: Format, where: str, sizes: Mapping[str, Any]) -> None:
 
 
 def _left_out(
-    source: Source, form: Format, table: rename.Table, shapes: Mapping[str, tuple[int, ...]]
+    source: Source,
+    ignored: Iterable[str],
+    table: rename.Table,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[str, ...]:
     """Returns a note on the weights that are ignored, if there are any. Integers are no weights."""
     used = {rename.their_name(path, table)[0] for path in shapes}
     dropped = [
         name
-        for name in rename.ignored(source.tensors, form.IGNORED)
+        for name in rename.ignored(source.tensors, ignored)
         if name not in used and not np.issubdtype(source.tensors[name].dtype, np.integer)
     ]
     if not dropped:

@@ -14,7 +14,7 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit import WORDS, VisionConfig
 
 # The smallest and largest value of every size, far beyond all published backbones.
 LIMITS = {
@@ -22,7 +22,8 @@ LIMITS = {
     "heads": (0, 2**17), "mlp": (1, 2**20), "registers": (0, 10_000), "vocab": (1, 10**7),
     "context": (1, 10**5), "head": (0, 2**17), "embed": (0, 2**17), "stem": (1, 2**17),
     "channels": (1, 2**17), "eot": (0, 2**31 - 1), "eps": (0, 1), "rope": (0, 10**9),
-    "mean": (-(10**6), 10**6), "std": (1e-6, 10**6),
+    "mean": (-(10**6), 10**6), "std": (1e-6, 10**6), "feature": (0, 2**17),
+    "pool_heads": (0, 2**17),
 }  # fmt: skip
 # A difference up to here is left to the comparison of the tensors, which names them.
 FEW_BLOCKS, FEW_NUMBERS = 100, 10**7
@@ -43,6 +44,7 @@ def check(config: BackboneConfig, tensors: Mapping[str, np.ndarray], where: str)
     vision, text = config.vision, config.text
     if isinstance(vision, VisionConfig):
         _check_heads("vision", vision, where)
+        _check_pool(vision, where)
         if vision.grid < 1:
             raise UserError(
                 f"{where} declares images of {vision.resolution} pixels in patches of "
@@ -67,6 +69,27 @@ def _check_heads(tower: str, sizes: VisionConfig | TextConfig, where: str) -> No
         raise UserError(
             f"{where} declares {tower}.heads {sizes.heads}; expected a divisor of the width "
             f"{sizes.width}."
+        )
+
+
+def _check_pool(sizes: VisionConfig, where: str) -> None:
+    """Raises UserError for an unknown pooling, and for one that cannot take the other sizes."""
+    for field, words in WORDS.items():
+        if (value := getattr(sizes, field)) not in words:
+            raise UserError(
+                f"{where} declares vision.{field} {value!r:.80}; expected one of "
+                f"{', '.join(words)}. Get file and config again, from one source."
+            )
+    width, heads = sizes.feature or sizes.width, sizes.pool_heads or sizes.heads
+    if sizes.pool == "query" and width % heads:
+        raise UserError(
+            f"{where} declares {heads} heads of the attentional pooling; expected a divisor of its "
+            f"width {width}."
+        )
+    if sizes.pool in ("cls", "pair") and sizes.prefix < (1 if sizes.pool == "cls" else 2):
+        raise UserError(
+            f"{where} declares vision.pool {sizes.pool!r} without the tokens that it reads. Get "
+            "file and config again, from one source."
         )
 
 

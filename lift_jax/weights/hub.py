@@ -13,8 +13,8 @@ from lift_jax.weights import tokenizer
 from lift_jax.weights.files.headers import shard_names
 from lift_jax.weights.files.source import (
     ADAPTER,
+    ADAPTER_WEIGHTS,
     CONFIG,
-    MERGE,
     OPEN_CLIP,
     PREPROCESSOR,
     SUFFIXES,
@@ -42,6 +42,15 @@ NAMES = {
     "clip_vit_b16_dfn": "apple/DFN2B-CLIP-ViT-B-16",
     "clip_vit_h14_dfn": "apple/DFN5B-CLIP-ViT-H-14",
     "clip_vit_b16_metaclip": "facebook/metaclip-b16-fullcc2.5b",
+    "clip_vit_l14_metaclip": "facebook/metaclip-l14-fullcc2.5b",
+    "clip_vit_h14_metaclip": "facebook/metaclip-h14-fullcc2.5b",
+    "clip_vit_b16_metaclip2": "facebook/metaclip-2-worldwide-b16",
+    "clip_vit_l14_metaclip2": "facebook/metaclip-2-worldwide-l14",
+    "clip_vit_h14_metaclip2": "facebook/metaclip-2-worldwide-huge-quickgelu",
+    # CLIP of plants, animals and fungi, which has seen iNaturalist (seen.py)
+    "bioclip_b16": "imageomics/bioclip",
+    "bioclip2_l14": "imageomics/bioclip-2",
+    "bioclip2_5_h14": "imageomics/bioclip-2.5-vith14",
     # images and texts with a sigmoid loss
     "siglip_b16": "google/siglip-base-patch16-224",
     "siglip2_b16": "google/siglip2-base-patch16-224",
@@ -144,7 +153,9 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
         if chosen is None and unreachable is not None:
             raise LocalEntryNotFoundError("no weights in the cache") from unreachable
         if chosen is None and ADAPTER in names:
-            raise UserError(f"{repository} on the hub is an adapter of peft. {MERGE}")
+            fetch(ADAPTER)
+            order = ADAPTER_WEIGHTS
+            chosen = next((name for name in order if name in names), None)
         if chosen is None:
             raise UserError(
                 f"{repository} on the hub has no weights that can be read here: expected one of "

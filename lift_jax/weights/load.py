@@ -25,7 +25,9 @@ from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
-from lift_jax.weights.files.source import PREPROCESSOR, Source, open_source
+from lift_jax.weights.files import adapters
+from lift_jax.weights.files.adapters import Adapter
+from lift_jax.weights.files.source import ADAPTER, PREPROCESSOR, Source, open_source
 from lift_jax.weights.formats import written
 from lift_jax.weights.formats.written import Layout
 from lift_jax.weights.tokenizer import Tokenizer
@@ -55,7 +57,8 @@ def load_backbone(
     ViT, DINOv2 and DINOv3 of Hugging Face; DINOv2's and DINOv3's own files; ViT and ResNet of timm,
     and others that are named like these (DINO, iBOT, MAE, MoCo, DeiT, torchvision's ResNets); a
     folder that `convert` wrote; and 'debug', which is small with random weights.
-    'owner/repository@revision' pins a hub revision.
+    'owner/repository@revision' pins a hub revision. A folder or repository with an adapter of peft
+    is its LoRA folded into the backbone that it names.
 
     Args:
         name_or_path: the name or path of the source.
@@ -98,7 +101,7 @@ def _found(name: str, dtype: Any, place: Place | None, sizes: dict[str, Any]) ->
     path = hub.locate(name)
     converted = _native_file(path)
     if converted is None:
-        return _load_through_cache(open_source(path), place, sizes)
+        return _load_through_cache(_opened(path), place, sizes)
     if sizes:
         raise UserError(
             f"{converted} is converted, and states all its sizes itself; leave out "
@@ -145,18 +148,56 @@ def sizes(name_or_path: str | Path) -> BackboneConfig:
     """
     if str(name_or_path) == "debug":
         return DEBUG
-    path = hub.DEMO if str(name_or_path) == "demo" else expand_user(name_or_path)
-    if not path.exists():
-        raise UserError(
-            f"The backbone {name_or_path} is not on this machine. Give its file or folder, or load "
-            "it once by name."
-        )
+    path = _here(str(name_or_path))
     file = _native_file(path)
     described = native.describe(file) if file is not None else None
     if described is not None:
         return described[0]
-    source = open_source(path)
+    source = _opened(path, _here)
     return conversion.read_sizes(source, conversion.format_of(source))
+
+
+def _here(name: str) -> Path:
+    """Returns the path of a backbone. Raises UserError if it is not on this machine."""
+    path = hub.DEMO if name == "demo" else expand_user(name)
+    if not path.exists():
+        raise UserError(
+            f"The backbone {name} is not on this machine. Give its file or folder, or load it once "
+            "by name."
+        )
+    return path
+
+
+def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
+    """Opens a source, or an adapter of peft with the weights that it was trained on.
+
+    `locate` finds these. Raises UserError as `open_source` and `adapters.fold`.
+    """
+    folder = adapters.folder_of(path)
+    if folder is None:
+        return open_source(path)
+    adapter = adapters.read(folder)
+    base = _base(adapter, locate)
+    source = open_source(base)
+    adapters.fold(source, adapter)
+    return source
+
+
+def _base(adapter: Adapter, locate: Callable[[str], Path] = hub.locate) -> Path:
+    """Returns the file or folder of the weights that an adapter was trained on.
+
+    Raises UserError if they cannot be found, or are of a kind that an adapter cannot change.
+    """
+    name = adapters.base_of(adapter)
+    remedy = f"Write another name, or its folder, as {adapters.BASE} in {adapter.folder / ADAPTER}."
+    try:
+        path = locate(name)
+    except UserError as e:
+        raise UserError(f"{adapter.folder} is an adapter of {name:.300}. {e} {remedy}") from e
+    if _native_file(path) is not None or adapters.folder_of(path) is not None:
+        kind = "another adapter" if adapters.folder_of(path) else "converted, under other names"
+        raise UserError(f"{adapter.folder} is an adapter of {path}, which is {kind}. {remedy}")
+    return path
 
 
 def convert(
@@ -175,7 +216,7 @@ def convert(
             f"{path} is a converted backbone already. Use it as it is, or give the source that it "
             "was converted from."
         )
-    opened = open_source(path)
+    opened = _opened(path)
     with atomic.replacement(folder / native.NAME) as partial:  # with it the folder is complete
         config = conversion.write(opened, partial, dtype, **sizes)
         _copy_tokenizer(path, config, folder)
@@ -234,10 +275,18 @@ def _located(source: str | Path) -> Path:
 
 def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
     """Copies the tokenizer files and the image settings beside a source with a text tower."""
-    beside = path if path.is_dir() else path.parent
+    beside = _beside(path)
     for name in (*tokenizer.FILES, PREPROCESSOR):
         if config.text is not None and (beside / name).exists():
             atomic.write_bytes(folder / name, (beside / name).read_bytes())
+
+
+def _beside(path: Path) -> Path:
+    """Returns the folder with what lies beside the weights: of an adapter its base's, mostly."""
+    folder = adapters.folder_of(path)
+    if folder is not None and not tokenizer.find(folder):
+        path = _base(adapters.read(folder))
+    return path if path.is_dir() else path.parent
 
 
 def _native_file(path: Path) -> Path | None:
@@ -298,7 +347,7 @@ def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> To
     Raises UserError if there is no tokenizer, or if it cannot be read or downloaded.
     """
     path = _located(name_or_path)
-    folder = path if path.is_dir() else path.parent
+    folder = _beside(path)
     if path.is_file() and vocab == tokenizer.OPENAI and not tokenizer.find(folder):
         folder = hub.clip_tokenizer()
     return Tokenizer(folder, context)

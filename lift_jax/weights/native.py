@@ -71,8 +71,17 @@ def fingerprint(config: BackboneConfig, checksums: Mapping[str, str], texts: boo
     if sizes is None:
         return ""
     side = {p: c for p, c in checksums.items() if p.startswith("text") == texts}
-    hashed = [dataclasses.asdict(sizes), config.projections, sorted(side.items())]
+    hashed = [_counted(sizes), config.projections, sorted(side.items())]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def _counted(sizes: Any) -> dict[str, Any]:
+    """Returns the sizes of a tower without those that came later and have their default."""
+    fields = dataclasses.fields(sizes)
+    later = {
+        f.name for f in fields if f.metadata.get("later") and getattr(sizes, f.name) == f.default
+    }
+    return {name: value for name, value in dataclasses.asdict(sizes).items() if name not in later}
 
 
 def write(

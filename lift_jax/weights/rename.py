@@ -44,6 +44,14 @@ def linear(ours: str, theirs: str) -> Table:
     ]
 
 
+def parts(ours: str, theirs: str, i: int, n: int) -> Table:
+    """Returns the rules of a linear layer that is the i-th of n equal parts of theirs."""
+    return [
+        (f"{ours}/kernel", f"{theirs}.weight", f"linear:{i}/{n}"),
+        (f"{ours}/bias", f"{theirs}.bias", f"same:{i}/{n}"),
+    ]
+
+
 def _same(a: np.ndarray) -> np.ndarray:
     return a
 

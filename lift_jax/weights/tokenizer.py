@@ -11,6 +11,7 @@ from absl import logging
 from lift_jax.errors import UserError
 
 OPENAI = 49_408  # size of the vocabulary of OpenAI's CLIP, which most other CLIPs share
+XLM = ("<s>", "<pad>", "</s>")  # the first tokens of XLM-R, whose kind MetaCLIP 2 takes
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
@@ -23,12 +24,13 @@ def find(folder: Path) -> bool:
 class Tokenizer:
     """A tokenizer that turns texts into rows of `context` ids.
 
-    The files in the folder decide which of three kinds it is:
+    The files in the folder decide which of four kinds it is:
 
     - CLIP (BPE on bytes): a row is start token, text, end token, zeros. The causal text tower's
       pooled feature never sees what follows the end token.
-    - SigLIP (a unigram model): texts are put in lower case and lose their punctuation. A row is
-      text, then end tokens.
+    - MetaCLIP 2 (the unigram model of XLM-R): a row is start token, text, end token, "<pad>".
+    - SigLIP (another unigram model): texts are put in lower case and lose their punctuation. A row
+      is text, then end tokens.
     - SigLIP 2 (Gemma's BPE, which falls back to bytes): texts are put in lower case. A row is text,
       end token, then "<pad>".
 
@@ -62,11 +64,15 @@ class Tokenizer:
         fast.no_truncation()
         self._fast = fast
         self._clean: Callable[[str], str] = str
-        # the token to append to each text; None: the file's own template adds it
+        # the tokens around each text; an end of None: the file's own template adds both
         self._end: int | None = None
+        self._start: list[int] = []
         self.context = context
         self.pad = 0
-        if isinstance(fast.model, tokenizers.models.Unigram):
+        unigram = isinstance(fast.model, tokenizers.models.Unigram)
+        if unigram and [fast.token_to_id(token) for token in XLM] == [*range(len(XLM))]:
+            self._start, self.pad, self._end = [0], 1, 2
+        elif unigram:
             self._clean, self._end = _canonical, self._id("</s>", folder)
             self.pad = self._end
         elif isinstance(fast.model, tokenizers.models.BPE) and fast.model.byte_fallback:
@@ -78,8 +84,9 @@ class Tokenizer:
         index = self._fast.token_to_id(token)
         if index is None:
             raise UserError(
-                f"The tokenizer in {folder} has no token {token}: expected that of CLIP, SigLIP or "
-                "SigLIP 2. Copy the tokenizer files of the model that the weights come from."
+                f"The tokenizer in {folder} has no token {token}: expected that of CLIP, SigLIP, "
+                "SigLIP 2 or MetaCLIP 2. Copy the tokenizer files of the model that the weights "
+                "come from."
             )
         return index
 
@@ -93,7 +100,7 @@ class Tokenizer:
         encodings = self._fast.encode_batch(cleaned, add_special_tokens=self._end is None)
         cut = []
         for row, text, encoding in zip(rows, texts, encodings, strict=True):
-            ids = encoding.ids if self._end is None else [*encoding.ids, self._end]
+            ids = encoding.ids if self._end is None else [*self._start, *encoding.ids, self._end]
             if len(ids) > self.context:
                 cut.append(text)
                 ids = ids[: self.context - 1] + ids[-1:]

@@ -16,7 +16,7 @@ from lift_jax.evaluation import metrics, tables
 from lift_jax.output.lines import say
 from lift_jax.output.plain import figure_text, markdown_cell, printable
 from lift_jax.output.terminal import Terminal, track
-from lift_jax.reports import figures, report
+from lift_jax.reports import figure_file, figures, report
 from lift_jax.runs.predictor import Prediction, show
 from lift_jax.storage import atomic, csv_files
 from lift_jax.sweeps import table as sweep_table
@@ -125,12 +125,12 @@ def test_figures_are_drawn(tmp_path):
             shown = [label.get_text() for label in figure.axes[1].get_xticklabels()]
             assert shown == [figure_text(name) for name in some]
             assert not any(CONTROL.search(text) for text in shown)
-            figures.write(figure, tmp_path / "classes.png")
+            figure_file.write(figure, tmp_path / "classes.png")
             bars = dict.fromkeys(("overall", "many", "medium", "few", "mean"), 50.0)
             comparison = figures.comparison_figure({name: bars for name in some})
-            figures.write(comparison, tmp_path / "compare.png")
+            figure_file.write(comparison, tmp_path / "compare.png")
             sheet = figures.views_figure({some[3]: [np.zeros((4, 4, 3), np.uint8)]}, some[:1])
-            figures.write(sheet, tmp_path / "views.png")
+            figure_file.write(sheet, tmp_path / "views.png")
 
 
 def test_the_table_of_a_sweep(tmp_path):

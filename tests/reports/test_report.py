@@ -11,7 +11,7 @@ from support.commands import run_command
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
-from lift_jax.reports import figures, report
+from lift_jax.reports import figure_file, figures, report
 from lift_jax.runs import folder, log
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -298,7 +298,7 @@ def test_names_are_drawn_letter_by_letter(tmp_path, name):
     labels, counts = {"test": name, "test_tte": name}, np.array([300, 50, 2])
     groups, accuracy = ["many", "medium", "few"], dict.fromkeys(labels, np.full(3, 50.0))
     drawn = figures.class_figure(accuracy, labels, counts, groups, [name, "$y^{$", "z"])
-    figures.write(drawn, tmp_path / "f.png")
+    figure_file.write(drawn, tmp_path / "f.png")
     shown = [text.get_text() for text in drawn.axes[1].get_xticklabels()]
     assert shown[1:] == ["$y^{$", "z"] and shown[0][:20] == name[:20]
 

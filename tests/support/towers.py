@@ -48,6 +48,13 @@ class Texts(nnx.Module):
 CLASSES, WIDTH, HIDDEN, BLOCKS = 5, 12, 20, 2
 CLIP_RESNET = ResNetConfig(32, WIDTH, stem=4, channels=(3, 4), layers=(2, 1), heads=4)
 VIT = VisionConfig(16, 8, WIDTH, BLOCKS, 2, HIDDEN)
+POOLED = {  # other ways from the tokens to the feature
+    "map": replace(VIT, pool="map", registers=2, positioned="all"),
+    "avg": replace(VIT, pool="avg", last_norm="after"),
+    "avg_class": replace(VIT, pool="avg", class_token=True, registers=2, positioned="none"),
+    "pair": replace(VIT, pool="pair", registers=1, positioned="all"),
+    "query": replace(VIT, pool="query", class_token=True, last_norm="after", pool_heads=3),
+}
 WORDS = TextConfig(23, 7, WIDTH, BLOCKS, 2, HIDDEN, eot=22)
 
 
@@ -74,14 +81,13 @@ def new(kind, blocks=BLOCKS):
     build, sizes = (
         (ResNet, CLIP_RESNET)
         if kind == "resnet"
-        else (VisionTransformer, replace(VIT, layers=blocks))
+        else (VisionTransformer, replace(POOLED.get(kind, VIT), layers=blocks))
     )
     tower = filled(lambda: build(sizes, rngs=nnx.Rngs(0)))
     images = rng.normal(size=(3, sizes.resolution, sizes.resolution, 3))
     return Classifier(tower, head), tower, jnp.asarray(images, jnp.float32)
 
 
-PREFIX = {"vit": "visual", "resnet": "visual", "text": "text"}  # paths of the towers
 SETTINGS = {"dim": 3, "prompts": 2, "ratio": 0.1}
 
 
@@ -92,7 +98,7 @@ def tuned_model(names, kind, blocks=BLOCKS, **settings):
     attach.attach(tower, names, CLASSES, tuner, rngs=nnx.Rngs(1))
     is_trainable = rules.trainable(
         names, len(tower.blocks), tuner.partial, tuner.layers,
-        prefix=PREFIX[kind], resnet=kind == "resnet",
+        prefix="text" if kind == "text" else "visual", resnet=kind == "resnet",
     )  # fmt: skip
     return model, inputs, state.split_trainable(model, is_trainable)
 

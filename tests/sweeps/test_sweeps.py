@@ -20,6 +20,7 @@ from lift_jax.data.images import views
 from lift_jax.errors import UserError
 from lift_jax.models.heads import HEADS
 from lift_jax.runs import train_and_test as runs_module
+from lift_jax.settings.common import flatten
 from lift_jax.settings.parse import to_dict
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.sweeps import cells as sweeps
@@ -48,7 +49,7 @@ def settled(name: str, c, file: str):
 
 
 @pytest.mark.parametrize("file", CONFIGS)
-@pytest.mark.parametrize("argument", ["", "debug", "method=lift"])
+@pytest.mark.parametrize("argument", ["", "debug", "method=lift", "method=lt_soups"])
 def test_every_sweep_of_every_config_is_valid(file, argument):
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     before = config.to_json()
@@ -147,7 +148,7 @@ def test_sweeps_have_every_method_that_there_is():
 def test_cells_have_the_settings_of_the_papers(file, argument, name, cell, key, value):
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     found = settled(name, config, file)[cell]
-    assert sweeps.flat(found)[key] == value
+    assert flatten(found.to_dict())[key] == value
 
 
 RATES = ("0.001", "0.002", "0.005", "0.01", "0.02", "0.05")
@@ -481,7 +482,11 @@ def test_the_page_lists_every_sweep_with_its_runs():
         cells = settled(name, config.get_config(), file)
         assert len(cells) == runs + tests, name
         trained = {
-            tuple(value for key, value in sorted(sweeps.flat(c).items()) if key not in sweep.TESTED)
+            tuple(
+                value
+                for key, value in sorted(flatten(c.to_dict()).items())
+                if key not in sweep.TESTED
+            )
             for c in cells.values()
         }
         assert name in sweeps.ZERO_SHOT or len(trained) == runs, name

@@ -11,21 +11,24 @@ from jax._src.array import ArrayImpl
 from support.runs import train_and_test
 
 from configs import folder
+from lift_jax.evaluation.programs import THREAD
+from lift_jax.runs import results
 from lift_jax.training.monitor import Monitor
 
-OURS = ("step", "all_finite", "count", "encode")  # functions that the package compiles
+OURS = ("step", "all_finite", "count", "work", "encode")  # functions that the package compiles
 
 
 class Programs(logging.Handler):
-    """Counts programs by name and shapes of their arguments, as JAX compiles them."""
+    """Counts programs by name and shapes of their arguments, and by thread and name."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
-        self.found = Counter()
+        self.found, self.by_thread = Counter(), Counter()
 
     def emit(self, record):
         if found := re.match(r"Compiling (?:jit\()?(\w+)\)?(.*)", record.getMessage(), re.DOTALL):
             self.found[found.groups()] += 1
+            self.by_thread[record.threadName, found[1]] += 1
 
 
 def watch_programs(patch):
@@ -34,7 +37,7 @@ def watch_programs(patch):
     patch.setattr(logger, "handlers", [*logger.handlers, handler])
     patch.setattr(logger, "level", logging.DEBUG)
     logging.Logger.manager._clear_cache()  # of the levels
-    return handler.found
+    return handler
 
 
 def watch_reads(patch):
@@ -54,6 +57,18 @@ def watch_reads(patch):
     return reads
 
 
+def after_the_thread(test):
+    """Returns the test of a run, which now begins when the thread that compiles is done."""
+
+    def wait(*arguments):
+        for thread in threading.enumerate():
+            if thread.name == THREAD:
+                thread.join()
+        return test(*arguments)
+
+    return wait
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """Trains and tests a small run; returns its reads, its programs and its steps."""
@@ -62,6 +77,7 @@ def watched(tmp_path_factory):
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
         programs, reads = watch_programs(patch), watch_reads(patch)
+        patch.setattr(results, "test", after_the_thread(results.test))
         found = train_and_test(config, tmp_path_factory.mktemp("run"))
     return reads, programs, found["steps"]
 
@@ -79,8 +95,14 @@ def test_the_host_reads_nothing_but_losses_while_it_trains(watched):
 def test_no_program_is_compiled_twice(watched):
     """The step has one program, and each test has one; a retrace would add to them."""
     _, programs, _ = watched
-    ours = {key: times for key, times in programs.items() if key[0] in OURS}
+    ours = {key: times for key, times in programs.found.items() if key[0] in OURS}
     assert set(ours.values()) == {1}
     by_name = Counter(name for name, _ in ours)
-    assert by_name == {"step": 1, "all_finite": 1, "encode": 1, "count": 3}
-    assert sum(programs.values()) <= 45  # also those of single operations
+    assert by_name == {"step": 1, "all_finite": 1, "encode": 1, "count": 3, "work": 1}
+    assert sum(programs.found.values()) <= 45  # also those of single operations
+
+
+def test_the_programs_of_the_test_are_compiled_while_training_goes_on(watched):
+    _, programs, _ = watched
+    ahead = {name: n for (thread, name), n in programs.by_thread.items() if thread == THREAD}
+    assert ahead == {"count": 3, "work": 1}

@@ -17,6 +17,7 @@ from support.towers import (
     BLOCKS,
     CLASSES,
     CLIP_RESNET,
+    POOLED,
     VIT,
     WIDTH,
     WORDS,
@@ -107,7 +108,14 @@ def through_checkpoint(workdir, tuned, like):
         return checkpoint.restore(manager, expected, Console(quiet=True)).tuned
 
 
-@pytest.mark.parametrize(("name", "kind"), [(n, kind) for kind in PLACES for n in PLACES[kind]])
+# the tuners that meet the pooling: those of the last block's tokens, and those that insert tokens
+AT_POOLING = [(n, kind) for kind in POOLED for n in ("adaptformer", "ssf", "vpt_shallow", "full")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((n, kind) for kind in PLACES for n in PLACES[kind]), *AT_POOLING],
+)
 def test_contract(name, kind, tmp_path):
     base, _, inputs = new(kind)
     expected = base(inputs)

@@ -11,7 +11,10 @@ from support.local_hub import CLIP, NEW, OLD, REPOSITORY, running
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights import hub
+from lift_jax.output.terminal import Terminal
+from lift_jax.settings.schema import DataSettings
+from lift_jax.training import setup
+from lift_jax.weights import hub, seen
 
 TIMM = b'{"architecture": "vit_base_patch16_clip_224"}'
 
@@ -242,3 +245,27 @@ def test_a_backbone_from_the_hub(local_hub, monkeypatch, tmp_path):
     assert np.array_equal(found.encode_image(images), demo.encode_image(images))
     rows = [lift_jax.load_tokenizer(name, 16)(["a photo of a 3."]) for name in (REPOSITORY, "demo")]
     assert np.array_equal(*rows)
+
+
+@pytest.mark.parametrize(("backbone", "data", "says"), [
+    ("bioclip_b16", ["inaturalist"], "bioclip_b16 has seen iNaturalist 2021 in training: images"),
+    ("imageomics/bioclip@main", ["folder", "/data/iNat2018"], "seen iNaturalist 2021 in training"),
+    ("weights/BioCLIP.pt", ["list", "inat_train.txt"], "seen iNaturalist 2021 in training"),
+    ("bioclip2_l14", ["tfds", "i_naturalist2021"], "seen photographs of iNaturalist in training"),
+    ("imageomics/bioclip-2.5-vith14", ["INAT"], "perhaps iNaturalist 2021"),
+    ("bioclip_b16", ["folder", "/data/flowers"], ""),
+    ("bioclip_b16", ["folder", "/data/combinations/innate/minato"], ""),
+    ("clip_vit_b16", ["inaturalist"], ""),
+])  # fmt: skip
+def test_what_a_backbone_has_seen(backbone, data, says):
+    found = seen.warning(backbone, data)
+    assert says in found if says else found == ""
+    assert "\n" not in found
+
+
+def test_a_leak_is_said_in_one_line(capsys):
+    for root, lines in (("/data/iNat2018/train", 1), ("/data/flowers", 0)):
+        settings = DataSettings(root=root)
+        setup.warn_of_a_leak("imageomics/bioclip", settings, Terminal(width=1000))
+        out = capsys.readouterr().out
+        assert out.count("\n") == lines and out.startswith("Warning: imageomics/bioclip" * lines)

@@ -42,12 +42,25 @@ def features(model, images, tokens):
     }
 
 
-@pytest.mark.parametrize("name", ["open_clip", "open_clip_gelu"])
+@pytest.mark.parametrize("name", [
+    "open_clip", "open_clip_gelu", "open_clip_scaled", "open_clip_avg", "open_clip_pool",
+])  # fmt: skip
 def test_features_and_logits(golden, name):
     expected, images = golden(name), golden("clip_openai")["images"]
     found = features(lift_jax.load_backbone(GOLDEN / name), images, expected["tokens"])
-    for key, value in found.items():
-        close(value, expected[key])
+    for key in found.keys() & {*expected}:
+        close(found[key], expected[key])
+    assert {"image_features", "text_features", "logits"} <= {*expected}
+
+
+def test_of_a_coca_the_image_tower_is_read(golden):
+    model = lift_jax.load_backbone(GOLDEN / "open_clip_coca")
+    found = nnx.jit(model.visual)(golden("clip_openai")["images"])
+    close(found, golden("open_clip_coca")["image_features_pre"])
+    assert model.text is None and (model.visual.width, model.config.vision.width) == (16, 24)
+    notes = " ".join(model.config.notes)
+    assert "differs from CLIP's in text_cfg.embed_cls = True, which is not read" in notes
+    assert "The image tower alone is taken: there is no zero-shot classifier" in notes
 
 
 def test_a_resnet(golden, tmp_path):
@@ -161,23 +174,14 @@ def test_options_that_change_nothing():
 
 @pytest.mark.parametrize(("part", "options"), [
     ("vision_cfg", {"timm_model_name": "vit_base_patch16_siglip_224"}),
-    ("vision_cfg", {"attentional_pool": True}),
-    ("vision_cfg", {"pool_type": "avg"}),
-    ("vision_cfg", {"no_ln_pre": True}),
-    ("vision_cfg", {"final_ln_after_pool": True}),
+    ("vision_cfg", {"attentional_pool": "parallel"}),
+    ("vision_cfg", {"attentional_pool": "cascade"}),
+    ("vision_cfg", {"pool_type": "avg", "attentional_pool": True}),
+    ("vision_cfg", {"pool_type": "none"}),
     ("vision_cfg", {"pos_embed_type": "sin_cos_2d"}),
-    ("vision_cfg", {"ls_init_value": 1e-4}),
     ("vision_cfg", {"qk_norm": True}),
     ("vision_cfg", {"norm_kwargs": {"eps": 1e-6, "bias": False}}),
     ("vision_cfg", {"an_option_of_tomorrow": 1}),
-    ("text_cfg", {"hf_model_name": "roberta-base"}),
-    ("text_cfg", {"no_causal_mask": True}),
-    ("text_cfg", {"embed_cls": True}),
-    ("text_cfg", {"pool_type": "eos"}),
-    ("text_cfg", {"proj_type": "none"}),
-    ("text_cfg", {"proj_bias": True}),
-    ("text_cfg", {"tokenizer_kwargs": {"clean": "canonicalize"}}),
-    ("model_cfg", {"multimodal_cfg": {"layers": 12}}),
     ("model_cfg", {"nonscalar_logit_scale": True}),
 ])  # fmt: skip
 def test_options_that_are_refused(part, options):
@@ -187,18 +191,40 @@ def test_options_that_are_refused(part, options):
         config_of(**given)
 
 
+@pytest.mark.parametrize("options", [
+    {"hf_model_name": "roberta-base"}, {"no_causal_mask": True}, {"embed_cls": True},
+    {"pool_type": "eos"}, {"proj_type": "none"}, {"proj_bias": True},
+    {"tokenizer_kwargs": {"clean": "canonicalize"}}, {"an_option_of_tomorrow": 1},
+])  # fmt: skip
+def test_options_of_texts_that_are_not_read(options):
+    config = config_of(text=options)
+    assert config.text is None and config.vision == config_of().vision
+    assert f"differs from CLIP's in text_cfg.{next(iter(options))} = " in config.notes[0]
+
+
+def test_poolings_and_norms():
+    vision = config_of({"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True}).vision
+    assert (vision.pool, vision.last_norm, vision.ln_pre) == ("avg", "after", False)
+    assert vision.has_class_token and config_of({"pool_type": "avg"}).vision.last_norm == "before"
+    vision = config_of({"attentional_pool": True, "ls_init_value": 1e-4}).vision
+    assert (vision.pool, vision.feature, vision.pool_heads) == ("query", 512, 8)
+    assert vision.layer_scale and config_of(text={"ls_init_value": 0.1}).text.layer_scale
+    # OpenCLIP's own code: a norm after the pooling of the class token is that before it
+    assert config_of({"final_ln_after_pool": True}) == config_of()
+
+
 def test_refused_options_are_named_all_together():
     vision = {"timm_model_name": "convnext_base", "timm_pool": "", "patch_dropout": 0.5}
     with pytest.raises(UserError) as error:
-        config_of(vision, {"pool_type": "last"}, multimodal_cfg={"layers": 1})
-    for word in ("timm_model_name = 'convnext_base'", "text_cfg.pool_type = 'last'", "multimodal"):
+        config_of(vision, {"pool_type": "last"}, nonscalar_logit_scale=True)
+    for word in ("timm_model_name = 'convnext_base'", "text_cfg.pool_type = 'last'", "nonscalar"):
         assert word in str(error.value)
     assert "patch_dropout" not in str(error.value)
 
 
 def test_a_tanh_gelu_needs_a_gelu():
-    with pytest.raises(UserError, match="text_cfg.act_kwargs"):
-        config_of(text={"act_kwargs": {"approximate": "tanh"}}, quick_gelu=True)
+    with pytest.raises(UserError, match="vision_cfg.act_kwargs"):
+        config_of({"act_kwargs": {"approximate": "tanh"}}, quick_gelu=True)
 
 
 def test_configs_that_make_no_sense():

@@ -18,6 +18,7 @@ from support.paths import GOLDEN
 
 from lift_jax.errors import UserError
 from lift_jax.weights.files import pickles, state_dicts, torch_archive
+from lift_jax.weights.files.source import open_source
 
 KINDS = GOLDEN / "torch" / "kinds.pth"
 FIXTURES = sorted(
@@ -310,7 +311,23 @@ def test_nothing_is_executed(tmp_path, extension, write, name):
     path = write(tmp_path / "weights.pth", armed((LIVE | QUIET)[name], canary))
     with pytest.raises(UserError, match="weights.pth"):
         torch_archive.read(path)
+    with pytest.raises(UserError, match="weights.pth"):  # where other objects are passed over
+        open_source(path)
     assert not canary.exists()
+
+
+# by steps of pickles that PyTorch never writes, which end the reading anywhere
+NEVER = ("instance", "object", "extension", "as an argument")
+
+
+@FORMATS
+@pytest.mark.parametrize("name", sorted(LIVE.keys() - NEVER))
+def test_live_objects_beside_tensors_are_passed_over(tmp_path, extension, write, name):
+    canary = tmp_path / "canary"
+    program = b"}" + plain("state_dict") + b"}" + plain("a") + tensor() + b"ss"
+    program += plain("hyper_parameters") + armed(LIVE[name], canary) + b"s"
+    found = open_source(write(tmp_path / "weights.pth", program))
+    assert list(found.tensors) == ["a"] and not canary.exists()
 
 
 @pytest.mark.parametrize(("program", "word"), [
@@ -444,6 +461,12 @@ X = np.ones(2)
     ({"model_state_dict": {"a": X}, "model": "vit"}, ["a"]),
     ({"_orig_mod.module.a": X, "_orig_mod.module.b": X}, ["a", "b"]),
     ({"epoch": 1, "weights": {"a": X}}, ["a"]),
+    ({"model": {"model": {"a": X}}}, ["a"]),
+    ({"model": {"a": X}, "net": {"visual.class_embedding": X}}, ["visual.class_embedding"]),
+    ({"one": {"class_embedding": X}, "two": {"a": X}}, ["class_embedding"]),
+    ({"state_dict": {"model.visual._orig_mod.class_embedding": X, "model.logit_scale": X}},
+     ["visual.class_embedding", "logit_scale"]),
+    ({"_orig_mod.module.a": X, "_orig_mod.b": X}, ["module.a", "b"]),
 ])  # fmt: skip
 def test_a_state_dict_is_found(contents, names):
     assert list(taken(contents, "file")) == names
@@ -451,10 +474,21 @@ def test_a_state_dict_is_found(contents, names):
 
 @pytest.mark.parametrize("contents", [
     {}, [X], X, None, {"one": {"a": X}, "two": {"a": X}}, {"a": X, "epoch": 1},
-    {"model": {"model": {"a": X}}}, {"state_dict": {}}, {0: X},
+    {"state_dict": {}}, {0: X}, {"optimizer": {"state": {"class_embedding": X}}},
+    {"one": {"class_embedding": X}, "two": {"class_embedding": X}},
 ])  # fmt: skip
 def test_no_state_dict_is_found(contents):
     with pytest.raises(UserError, match="weights.pth holds no state dict") as error:
         taken(contents, "weights.pth")
     for key in contents if isinstance(contents, dict) else ():
         assert repr(key) in str(error.value)
+
+
+@pytest.mark.parametrize("names", [
+    ("visual.module.class_embedding", "visual.class_embedding"),
+    ("visual.class_embedding", "module.visual.class_embedding"),
+    ("visual.class_embedding", "a", "_orig_mod.module.a"),
+])  # fmt: skip
+def test_no_prefix_is_dropped_that_makes_two_names_one(names):
+    with pytest.raises(UserError, match="weights.pth holds .* which are one name without module"):
+        taken(dict.fromkeys(names, X), "weights.pth")

@@ -1,4 +1,4 @@
-"""Tests of the three kinds of tokenizer, and of files that are missing or broken."""
+"""Tests of the four kinds of tokenizer, and of files that are missing or broken."""
 
 import json
 import shutil
@@ -62,6 +62,23 @@ def test_siglip(kind, text, ids):
     tokenizer = Tokenizer(TOKENIZERS / kind, 16)
     end, pad = (1, 1) if kind == "siglip" else (1, 0)
     assert tokenizer([text]).tolist() == [[*ids, end, *[pad] * (15 - len(ids))]]
+
+
+@pytest.mark.parametrize(("text", "ids"), [
+    ("a photo of a cat.", [5, 6, 7, 5, 9, 10, 12]), ("A Cat!", [4, 19, 22, 21]),
+    ("the  dog ", [8, 11]),
+    ("photo of the é ß unknown Q", [6, 7, 8, 4, 23, 4, 24, 4, 3, 16, 3, 4, 3]),
+    ("dog " * 30, [11] * 14), ("", []),
+])  # fmt: skip
+@pytest.mark.parametrize("template", [True, False])
+def test_xlm(tmp_path, text, ids, template):
+    """The ids are those of transformers' XLMRobertaTokenizer, padded and cut to 16."""
+    folder = shutil.copytree(TOKENIZERS / "xlm", tmp_path / "xlm")
+    if not template:
+        about = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+        (folder / "tokenizer.json").write_text(json.dumps(about))
+    expected = [0, *ids, 2, *[1] * (14 - len(ids))]
+    assert Tokenizer(folder, 16)([text]).tolist() == [expected]
 
 
 def test_gemmas_own_template_is_not_that_of_siglip_2(tmp_path):

@@ -1,18 +1,21 @@
 """Tests of weights and configs that are wrong in likely ways, and of the round trip."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from support.paths import GOLDEN
+from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.weights import rename
+from lift_jax.weights import load, rename
 from lift_jax.weights.files.source import open_source
 from lift_jax.weights.formats import huggingface, openai
 from lift_jax.weights.load import save_backbone
@@ -153,3 +156,57 @@ def test_parts_of_one_array_come_together_again():
 def test_every_leaf_has_one_rule():
     with pytest.raises(ValueError, match="0 rules"):
         rename.their_name("visual/blocks/0/q/kernelx", huggingface.TABLE)
+
+
+STATED = [
+    ({"heads": "4"}, {"heads": 4, "text_heads": 1}, "By the metadata of .*: heads 4."),
+    ({"vision_heads": "8", "transformer_heads": "2"}, {"heads": 8, "text_heads": 2},
+     "text_heads 2"),
+    ({"config": '{"heads": 4, "text_heads": 4, "eps": 1e-6, "activation": "gelu"}'},
+     {"heads": 4, "text_heads": 4, "eps": 1e-6, "activation": "gelu"}, "activation gelu"),
+    ({"vision_config": '{"num_attention_heads": 8, "hidden_act": "gelu_new"}'},
+     {"heads": 8, "activation": "gelu_tanh"}, "heads 8, activation gelu_tanh"),
+    ({"model_cfg": '{"quick_gelu": false, "text_cfg": {"heads": 2}}'},
+     {"heads": 2, "text_heads": 2, "activation": "gelu"}, "text_heads 2, activation gelu"),
+    # what cannot be right is not taken, and leaves the rule
+    ({"heads": "5"}, {"heads": 2}, "state heads 5, which does not fit its weights and is not tak"),
+    ({"heads": "128"}, {"heads": 2}, "state heads 128, which does not fit"),
+    ({"heads": "many"}, {"heads": 2}, "state heads 'many', which does not fit"),
+    ({"config": '{"heads": [4], "activation": {}}'}, {"heads": 2}, r"state heads \[4\], which"),
+    ({"format": "pt", "vision_config": "{", "activation": "sin"}, {"activation": "quick_gelu"},
+     "state activation 'sin'"),
+    ({"format": "pt"}, {"heads": 2, "text_heads": 1}, "by OpenAI's rule: heads 2, text_heads 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("metadata", "sizes", "note"), STATED, ids=lambda value: str(value)[:40])
+def test_heads_by_the_metadata_of_openais_naming(tmp_path, metadata, sizes, note):
+    tensors = safetensors.numpy.load_file(GOLDEN / "clip_openai.safetensors")
+    safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors", metadata)
+    config = load.sizes(tmp_path / "a.safetensors")
+    found = {"heads": config.vision.heads, "text_heads": config.text.heads,
+             "eps": config.vision.eps, "activation": config.vision.activation}  # fmt: skip
+    assert {key: found[key] for key in sizes} == sizes
+    assert re.search(note, " ".join(config.notes))
+    given = lift_jax.load_backbone(tmp_path / "a.safetensors", heads=1).config.vision.heads
+    assert given == 1
+
+
+def test_metaclip_2(golden, tmp_path):
+    """CLIP's towers, with the end token 2 as it is stated, which in CLIP is a wrong value."""
+    backbone, expected = lift_jax.load_backbone(GOLDEN / "metaclip2"), golden("metaclip2")
+    close(jax.jit(backbone.encode_image)(golden("clip_openai")["images"]), expected["image_pooled"])
+    texts = jax.jit(lambda ids: backbone.encode_text(ids, project=True))(expected["input_ids"])
+    texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+    close(texts, expected["text_features"])
+    assert backbone.config.text.eot == 2
+    save_backbone(backbone, tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["model_type"] == "metaclip_2" and load.sizes(tmp_path) == backbone.config
+    alone = about["vision_config"] | {"model_type": "metaclip_2_vision_model"}
+    (tmp_path / "config.json").write_text(json.dumps(alone))
+    edit(tmp_path, lambda tensors: [
+        tensors.pop(name) for name in list(tensors) if not name.startswith("vision_model.")
+    ])  # fmt: skip
+    found = lift_jax.load_backbone(tmp_path)
+    assert found.text is None and found.config.vision == backbone.config.vision

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -94,18 +95,33 @@ def errors_as_lines() -> Iterator[None]:
     try:
         with disk_errors():
             yield
+        if _compiles():
+            leave(0)
+    except SystemExit as error:
+        if _compiles() and isinstance(error.code, int):
+            leave(error.code)
+        raise
     except KeyboardInterrupt:
         stop()
     except DiskError as error:  # libraries would tell of the same disk on their way out
         leave(fail(error))
     except UserError as error:
-        raise SystemExit(fail(error)) from None
+        status = fail(error)
+        if _compiles():
+            leave(status)
+        raise SystemExit(status) from None
     except BrokenPipeError as error:
         if _reader_is_gone():
             leave(BROKEN_PIPE)
         _end_by(error)
     except Exception as error:
         _end_by(error)
+
+
+def _compiles() -> bool:
+    """Returns True if a thread compiles programs ahead, for which the interpreter would wait."""
+    programs = sys.modules.get("lift_jax.evaluation.programs")
+    return programs is not None and programs.THREAD in {t.name for t in threading.enumerate()}
 
 
 def _reader_is_gone() -> bool:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import scipy  # which imports its parts where they are used, for they take long
 from jaxtyping import Float, Int
-from scipy.special import softmax
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import conformal, unknown
@@ -124,7 +124,8 @@ class Answering:
         """
         shares, everything = found.shares, found.probabilities
         if self.view is not None:
-            everything = softmax(found.logits.astype(np.float64) / self.view.temperature, axis=1)
+            logits = found.logits.astype(np.float64)
+            everything = scipy.special.softmax(logits / self.view.temperature, axis=1)
             shares = np.take_along_axis(everything, found.best, axis=1)
         strange, members = self._strange(found), self._members(found)
         answers = []

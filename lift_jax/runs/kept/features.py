@@ -5,7 +5,7 @@ They are what the head takes, at unit length and in float16, from one crop of ea
 
 import bisect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Float16, Int
 
-from lift_jax.data.types import ArrayImages, FileImages, Images
+from lift_jax.data.types import ArrayImages, Dataset, FileImages, Images, Split
 from lift_jax.evaluation.evaluator import Candidate, Embeddings, Evaluator
+from lift_jax.evaluation.programs import Job
 from lift_jax.runs.kept import kept_file
 from lift_jax.settings.schema import Settings
 from lift_jax.training.checkpoint import weights_checksum
@@ -62,10 +63,8 @@ def keep(
     `state` is None if nothing is tuned. Call it in every process, before the results are written,
     without which a run does not count as finished.
     """
-    data, paths = setup.data, {} if state is None else state.weights
-    # Training images may be gone when a run is tested, whose results do not depend on them.
-    train = data.train if data.train.skip else replace(data.train, skip=True, unreadable={})
-    splits = {"train": train, "test": data.test}
+    paths = {} if state is None else state.weights
+    splits = splits_of(setup.data)
     rows = {name: choose(split.labels, settings.seed) for name, split in splits.items()}
     whole = {name for name, split in splits.items() if len(rows[name]) == len(split)}
     parts = {n: s if n in whole else s.take(rows[n]) for n, s in splits.items()}
@@ -75,7 +74,7 @@ def keep(
     tuned = "before" in candidates
     about = {"version": VERSION, "tuned": str(tuned), "weights": str(weights_checksum(paths))}
     if jax.process_index() == 0:
-        kept_file.write(workdir / NAME, to_arrays(found, rows, train.images), about)
+        kept_file.write(workdir / NAME, to_arrays(found, rows, setup.data.train.images), about)
     numbers = " and ".join(f"{len(found[name].rows):,} {name}" for name in splits)
     numbers = numbers.replace("train", "training")
     when = "before and after tuning" if tuned else "which tuning does not change"
@@ -84,6 +83,22 @@ def keep(
         evaluator.console.print(
             f"Warning: training images that cannot be read, and so have no features: {missing:,}."
         )
+
+
+def compile_ahead(
+    settings: Settings, setup: Setup, state: State, evaluator: Evaluator
+) -> Iterator[Job]:
+    """Yields the jobs that compile what `keep` will use."""
+    cached = {"train", "test"} if trains_from_cache(settings) else {"test"}
+    splits = splits_of(setup.data)
+    return evaluator.embeddings_ahead(classifiers(setup, state), state.weights, splits, cached)
+
+
+def splits_of(data: Dataset) -> dict[str, Split]:
+    """Returns the splits whose features are kept."""
+    # Training images may be gone when a run is tested, whose results do not depend on them.
+    train = data.train if data.train.skip else replace(data.train, skip=True, unreadable={})
+    return {"train": train, "test": data.test}
 
 
 def classifiers(setup: Setup, state: State | None) -> dict[str, Candidate]:

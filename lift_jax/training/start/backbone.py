@@ -18,10 +18,11 @@ from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
-from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.settings.schema import DataSettings, ModelSettings, Settings
 from lift_jax.training.classifier import make_zero_shot_head
 from lift_jax.training.placement import Placement
 from lift_jax.training.texts import encode
+from lift_jax.weights import seen
 from lift_jax.weights.load import load_backbone, load_tokenizer
 
 FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
@@ -33,6 +34,13 @@ def prepare_backbone(model: ModelSettings, placement: Placement, console: Consol
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+
+
+def warn_of_a_leak(backbone: str, data: DataSettings, console: Console) -> None:
+    """Prints a warning if the backbone has seen the data in its pre-training, by their names."""
+    files = (data.root, data.train_list, data.test_list, data.val_list)
+    if line := seen.warning(backbone, (data.name, data.tfds, *files)):
+        console.print(f"Warning: {line}")
 
 
 def agree_on_weights(

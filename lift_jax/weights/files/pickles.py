@@ -1,7 +1,9 @@
 """A safe pickle reader: a small stack machine that knows only the steps that tensors need.
 
 A pickle is a program that may call any function by name. This reader never imports a name. It looks
-the name up in the tables below and refuses any other, so no code of a file is ever executed.
+the name up in the tables below and never calls any other, so no code of a file is ever executed. An
+object with another name is refused, or where the reader may pass over it becomes a Foreign, which
+has nothing but that name.
 """
 
 import math
@@ -36,12 +38,25 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()
 TAKES: dict[str, int | str] = {
     "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": "mark", "APPEND": 1, "APPENDS": "mark",
     "SETITEM": 2, "SETITEMS": "mark", "STACK_GLOBAL": 2, "BINPERSID": 1, "REDUCE": 2, "NEWOBJ": 2,
-    "BUILD": 1, "STOP": 1,
+    "BUILD": 1, "STOP": 1, "NEWOBJ_EX": 3, "FROZENSET": "mark", "ADDITEMS": "mark",
 }  # fmt: skip
+
+
+# the steps that change the object before them, and those that make one
+CHANGES = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+MAKES = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "BINPERSID"}
+MOST_FOREIGN = 100  # names that are kept of objects that are passed over
 
 
 class ForeignError(Exception):
     """An object in a file that plain tensors do not need. The message names the object."""
+
+
+class Foreign:
+    """An object that plain tensors do not need, passed over: its name, and nothing else."""
+
+    def __init__(self, name: str):
+        self.name = name
 
 
 class _Global(str):
@@ -113,12 +128,21 @@ CALLS: dict[str, Callable[..., Any]] = {
 INERT = ("argparse.Namespace",)
 
 
-def _allowed(name: str) -> _Global:
-    """Returns the name as a _Global. Raises ForeignError for a name that no table has."""
+def _allowed(name: str, foreign: list[str] | None) -> _Global | Foreign:
+    """Returns the name as a _Global, or one that no table has as `_foreign` does."""
     known = name in CALLS or name in DTYPES or name in INERT
     if not known and not name.startswith("__torch__."):
-        raise ForeignError(f"{name!r:.100}")
+        return _foreign(f"{name!r:.100}", foreign)
     return _Global(name)
+
+
+def _foreign(what: str, foreign: list[str] | None) -> Foreign:
+    """Returns a Foreign and adds its name to the list. Raises ForeignError without a list."""
+    if foreign is None:
+        raise ForeignError(what)
+    if what not in foreign and len(foreign) < MOST_FOREIGN:
+        foreign.append(what)
+    return Foreign(what)
 
 
 def _is_inert(value: Any) -> bool:
@@ -142,12 +166,17 @@ def _count(value: Any) -> int:
     return value
 
 
-def _set(target: dict, items: list) -> None:
-    """Adds keys and values, which alternate in `items`. Raises ValueError for an unusual key."""
+def _set(target: dict, items: list, foreign: list[str] | None) -> None:
+    """Adds keys and values, which alternate in `items`.
+
+    Raises ValueError for an unusual key; with a list `foreign` the key becomes a Foreign.
+    """
     for key, value in zip(items[::2], items[1::2], strict=True):
         # other keys could be built so that their hash takes forever, or overflows the stack
-        if type(key) is not int or key.bit_length() > 63:
-            expect(key, str)
+        if type(key) is not str and (type(key) is not int or key.bit_length() > 63):
+            if foreign is None:
+                expect(key, str)
+            key = _foreign(f"a key of type {type(key).__name__}", foreign)
         target[key] = value
 
 
@@ -157,8 +186,16 @@ Find = Callable[[np.dtype, str, int], memoryview | None]
 
 
 # long: one step of the stack machine for each opcode, in one table to compare with the format
-def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tuple[Any, int]:
+def unpickle(
+    memory: memoryview,
+    start: int,
+    find: Find = lambda *_: None,
+    foreign: list[str] | None = None,
+) -> tuple[Any, int]:
     """Reads the pickle that begins at `start`; returns (object, position after the pickle).
+
+    With a list `foreign`, objects that plain tensors do not need are passed over: each becomes a
+    Foreign, and its name is added to the list.
 
     Raises ForeignError for a step or name that plain tensors do not need, and ValueError,
     TypeError, LookupError or EOFError for a damaged pickle.
@@ -182,14 +219,18 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
                 stack.append({})
             case "EMPTY_LIST":
                 stack.append([])
+            case "EMPTY_SET" | "FROZENSET":
+                stack.append(_foreign(f"the pickle step {step}", foreign))
             case "MARK":
                 marks.append(len(stack))
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(taken))
+            case _ if step in CHANGES and isinstance(stack[-1], Foreign):
+                pass
             case "APPEND" | "APPENDS":
                 expect(stack[-1], list).extend(taken)
             case "SETITEM" | "SETITEMS":
-                _set(expect(stack[-1], dict), taken)
+                _set(expect(stack[-1], dict), taken, foreign)
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -197,15 +238,18 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_allowed(str(argument).replace(" ", ".")))
+                stack.append(_allowed(str(argument).replace(" ", "."), foreign))
             case "STACK_GLOBAL":
-                stack.append(_allowed(".".join(expect(word, str) for word in taken)))
+                stack.append(_allowed(".".join(expect(word, str) for word in taken), foreign))
+            case _ if step in MAKES and (found := _first_foreign(step, taken)):
+                stack.append(found)
             case "BINPERSID":
                 stack.append(_storage(taken[0], find))
             case "REDUCE":
                 function, arguments = taken
                 if _is_inert(function):
-                    raise ForeignError(f"a call of {function!r:.100}")
+                    stack.append(_foreign(f"a call of {function!r:.100}", foreign))
+                    continue
                 stack.append(CALLS[expect(function, _Global)](*expect(arguments, tuple)))
             case "NEWOBJ" if _is_inert(taken[0]):
                 stack.append({})
@@ -222,6 +266,14 @@ def unpickle(memory: memoryview, start: int, find: Find = lambda *_: None) -> tu
             case _:
                 raise ForeignError(f"the pickle step {step} ({argument!r:.100})")
     raise EOFError("the pickle has no end")
+
+
+def _first_foreign(step: str, taken: list[Any]) -> Foreign | None:
+    """Returns the first Foreign of what a step makes an object from, None without one."""
+    parts = list(taken[:1])  # the function or the class
+    if step in ("REDUCE", "BINPERSID") and isinstance(taken[-1], tuple):
+        parts += taken[-1]
+    return next((part for part in parts if isinstance(part, Foreign)), None)
 
 
 def _take(step: str, stack: list[Any], marks: list[int]) -> list[Any]:

@@ -1,7 +1,10 @@
 """Source: an opened file or folder of weights, with its tensors and the configs beside them."""
 
+import json
 import mmap
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,8 @@ MERGE = (
 )
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # the suffixes of weight files with other names
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
+LARGEST_ENTRY = 10_000  # characters of an object in a file's metadata
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -55,7 +59,7 @@ class Source:
         config: the contents of config.json, empty without one.
         open_clip: the contents of open_clip_config.json, empty without one.
         images: the contents of preprocessor_config.json, empty without one.
-        metadata: the JSON under "config" in a safetensors file's metadata, empty without it.
+        metadata: what a safetensors file's metadata states, empty without any.
         keys: the keys of a checkpoint around its state dict, empty without.
         prefix: what stood before the names of the tensors.
         left_out: the names of the tensors that did not have the prefix.
@@ -112,12 +116,28 @@ def open_source(path: Path) -> Source:
     found = state_dicts.without_prefix(found, source.where)
     source.tensors, source.keys, source.prefix = found.tensors, found.keys, found.prefix
     source.left_out, source.notes = found.left_out, found.notes
+    if not (source.config or source.open_clip) and state_dicts.of_transformers(found.tensors):
+        _read_configs_beside(source, file.parent)
     if path.is_dir() and (path / ADAPTER).exists():
         source.notes += (
             f"{path} also holds an adapter of peft ({ADAPTER}), which is not applied: {file.name} "
             "is taken as it is.",
         )
     return source
+
+
+def _read_configs_beside(source: Source, folder: Path) -> None:
+    """Reads the configs beside a file of another name with weights of transformers, with a note.
+
+    Raises UserError if one cannot be read.
+    """
+    if not (folder / CONFIG).exists() or "model_type" not in read_json(folder / CONFIG):
+        return
+    for name, key in ((CONFIG, "config"), (PREPROCESSOR, "images")):
+        if (folder / name).exists():
+            source.files.insert(0, folder / name)
+            setattr(source, key, read_json(folder / name))
+    source.notes += (f"The sizes are those of {folder / CONFIG}, which lies beside the weights.",)
 
 
 def weight_file(folder: Path) -> Path:
@@ -168,24 +188,42 @@ def _read(path: Path) -> tuple[StateDict, mmap.mmap, dict[str, Any]]:
     if path.name in ADAPTER_WEIGHTS:
         raise UserError(f"{path} is an adapter of peft. {MERGE}")
     if path.is_file() and torch_archive.is_torch_file(path):
-        file = torch_archive.read(path)
+        file = torch_archive.read(path, passing=True)
         if isinstance(file.contents, dict) and "tuner" in file.contents:
             raise UserError(
                 f"{path} is a checkpoint of LIFT's or LIFT+'s own code: it holds the tuned weights "
                 "and no backbone. Give it as model.tuned, beside the backbone that was tuned."
             )
-        return state_dicts.find(file.contents, str(path)), file.pages, {}
+        try:
+            return state_dicts.find(file.contents, str(path)), file.pages, {}
+        except UserError as e:
+            if not file.foreign:
+                raise
+            raise UserError(
+                f"{e} It holds {', '.join(file.foreign[:3])}, which no plain tensor needs; nothing "
+                "of it was executed."
+            ) from None
     tensors, pages, texts = read_safetensors(path)
-    return StateDict(tensors), pages, _config_of(texts, path)
+    return StateDict(tensors), pages, _stated(texts, path)
 
 
-def _config_of(texts: dict[str, str], path: Path) -> dict[str, Any]:
-    """Returns the JSON object under "config" in a file's metadata, or an empty dict.
+def _stated(texts: dict[str, str], path: Path) -> dict[str, Any]:
+    """Returns what a file's metadata states: its entries, and over them the object under "config".
 
-    Raises UserError if it is anything else.
+    An entry is a number, true or false, an object or a text. Raises UserError if "config" is
+    anything but an object.
     """
     where = f"{path}: the config in its metadata"
-    return parse_json(texts.get("config", "{}"), where, remedy="Write the file again.")
+    config = parse_json(texts.get("config", "{}"), where, remedy="Write the file again.")
+    values: dict[str, Any] = {}
+    for key, text in texts.items():
+        values[key] = text
+        if re.fullmatch(r"true|false|-?\d{1,9}(\.\d{1,18})?(e-?\d{1,2})?", text):
+            values[key] = json.loads(text)
+        elif text.startswith("{") and len(text) < LARGEST_ENTRY:
+            with suppress(UserError):
+                values[key] = parse_json(text, where)
+    return values | config
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict[str, str]]:

@@ -1,18 +1,20 @@
 """State dicts: which dict of tensors in a checkpoint is taken, and where its names begin.
 
 A training checkpoint holds one or several state dicts under keys (`model`, `teacher`), and wrappers
-around a model put a prefix before its names (`module.`, `_orig_mod.module.`, `backbone.`). The
-backbone begins where one of the names in ANCHORS stands, which every known backbone has.
+around a model put a prefix before its names (`module.`, `_orig_mod.module.`, `backbone.`), and
+wrappers around its parts a word within them (`visual._orig_mod.proj`). The backbone begins where
+one of the names in ANCHORS stands, which every known backbone has.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lift_jax.errors import UserError
+from lift_jax.weights.files.pickles import Foreign
 
 Tensors = dict[str, np.ndarray]
 
@@ -21,19 +23,17 @@ KEYS = (
     "state_dict", "model", "model_state_dict", "teacher", "model_ema", "state_dict_ema", "ema",
     "net", "network", "backbone", "module", "student",
 )  # fmt: skip
-WRAPPERS = ("module.", "_orig_mod.")  # which training puts around any model
+# which training puts around any model, or any part of one
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 # the words that other wrappers put before names, the preferred first: of several towers, the first
 # is taken, as the authors of DINO, MoCo and solo-learn do
 WORDS = (
-    "module", "_orig_mod", "model", "clip", "base_model", "net", "network", "backbone", "teacher",
+    *WRAPPERS, "model", "clip", "base_model", "net", "network", "backbone", "teacher",
     "base_encoder", "encoder_q", "encoder", "visual", "student", "momentum_backbone",
     "momentum_encoder", "encoder_k", "model_ema", "ema",
 )  # fmt: skip
-ANCHORS = (
-    "patch_embed.proj.weight",  # ViT of timm, DINOv2, DINOv3
-    "layer1.0.conv1.weight",  # ResNet
-    "class_embedding", "visual.class_embedding", "visual.layer1.0.conv1.weight",  # OpenAI's CLIP
-    "conv_proj.weight",  # torchvision's ViT
+# in the layout of transformers, whose sizes a config.json states
+OF_TRANSFORMERS = (
     "vision_model.embeddings.patch_embedding.weight", "embeddings.patch_embedding.weight",
     "embeddings.patch_embeddings.weight", "embeddings.patch_embeddings.projection.weight",
     *(
@@ -41,6 +41,15 @@ ANCHORS = (
         for kind in ("vit", "dinov2", "dinov2_with_registers")
     ),
 )  # fmt: skip
+ANCHORS = (
+    "patch_embed.proj.weight",  # ViT of timm, DINOv2, DINOv3
+    "layer1.0.conv1.weight",  # ResNet
+    "class_embedding", "visual.class_embedding", "visual.layer1.0.conv1.weight",  # OpenAI's CLIP
+    "conv_proj.weight",  # torchvision's ViT
+    *OF_TRANSFORMERS,
+)  # fmt: skip
+DEEPEST = 3  # keys around a state dict
+_WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)*"  # between two words of a name
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class StateDict:
     Attributes:
         tensors: the tensors by name, without prefix.
         keys: the keys of the file beside or around the tensors, empty if it holds tensors alone.
+        under: the key that the tensors lay under, with those around it; "" for none.
         prefix: what stood before the names.
         left_out: the names of the tensors that did not have the prefix.
         notes: sentences on what was chosen.
@@ -57,6 +67,7 @@ class StateDict:
 
     tensors: Tensors
     keys: tuple[str, ...] = ()
+    under: str = ""
     prefix: str = ""
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -65,29 +76,54 @@ class StateDict:
 def find(contents: Any, where: str) -> StateDict:
     """Returns the state dict in the contents of a file, with the prefix still before its names.
 
-    It is the contents themselves, or lies under one of KEYS, or is the only dict of tensors there.
-    A note says which was taken if there are several. Raises UserError, which lists the keys, if
-    there is no dict of tensors. `where` names the file.
+    It is the contents themselves, or lies under keys. Of several that is taken whose names are
+    those of a backbone, and of these the one that comes first in KEYS, which a note says. Raises
+    UserError, which lists the keys, if there is no dict of tensors, or several of which none is
+    preferred. `where` names the file.
     """
     outer = contents if isinstance(contents, dict) else {}
     if _is_state_dict(outer):
         return StateDict(outer)
-    held = [key for key, value in outer.items() if isinstance(key, str) and _is_state_dict(value)]
-    known = [key for key in KEYS if key in held]
+    held = dict(_held(outer))
+    least = min(map(len, held), default=0)
+    held = {path: held[path] for path in held if len(path) == least}
+    held = {path: d for path, d in held.items() if _begins(d)} or held
+    ranks = {path: KEYS.index(path[-1]) for path in held if path[-1] in KEYS}
+    known = sorted(ranks, key=lambda path: ranks[path])
     if not known and len(held) != 1:
         listed = ", ".join(f"{key!r:.80}" for key in list(outer)[:20])
+        several = ", ".join(map(_joined, [*held][:5]))
+        kind = contents.name if isinstance(contents, Foreign) else f"a {type(contents).__name__}"
+        found = f"several ({several})" if held else kind
         raise UserError(
             f"{where} holds no state dict: expected a dict of tensors, alone or under one of the "
-            f"keys {', '.join(KEYS)}; found a {type(contents).__name__} with the keys [{listed}]. "
-            "Save the state dict of the model alone."
+            f"keys {', '.join(KEYS)}; found {found} with the keys [{listed}]. Save the state dict "
+            "of the model alone."
         )
-    taken = (known or held)[0]
+    taken = (known or [*held])[0]
     note = (
-        f"{where} holds several state dicts ({', '.join(known)}): {taken} is taken. For another, "
-        "save it alone."
+        f"{where} holds several state dicts ({', '.join(map(_joined, known))}): {_joined(taken)} "
+        "is taken. For another, save it alone."
     )
     keys = tuple(key for key in outer if isinstance(key, str))
-    return StateDict(outer[taken], keys, notes=(note,) if len(known) > 1 else ())
+    notes = (note,) if len(known) > 1 else ()
+    return StateDict(held[taken], keys, _joined(taken), notes=notes)
+
+
+def _held(outer: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:
+    """Yields the state dicts within nested dicts, but for an optimizer's, by the keys to them."""
+    for key, value in outer.items():
+        if not isinstance(key, str) or not isinstance(value, dict) or "optim" in key.lower():
+            continue
+        inner = (*path, key)
+        if _is_state_dict(value):
+            yield inner, value
+        elif len(inner) < DEEPEST:
+            yield from _held(value, inner)
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return ".".join(path)
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -99,14 +135,21 @@ def _is_state_dict(value: Any) -> bool:
 def without_prefix(found: StateDict, where: str) -> StateDict:
     """Returns a state dict whose names begin where the backbone does.
 
-    A prefix before all names is dropped, whatever it is. Names without it are left out, which a
-    note says, if the prefix is of WORDS alone. Raises UserError for several towers of which none is
-    preferred.
+    A prefix before all names is dropped, whatever it is. Names without it are left out, if the
+    prefix is of WORDS alone. Words of WRAPPERS within the names are dropped too. Notes say what was
+    taken. Raises UserError for several towers of which none is preferred, and for two names that
+    would become one.
     """
-    for word in WRAPPERS:
-        if found.tensors and all(name.startswith(word) for name in found.tensors):
-            names = {name.removeprefix(word): tensor for name, tensor in found.tensors.items()}
-            return without_prefix(replace(found, tensors=names), where)
+    common = _common(found.tensors)
+    inner = {name.removeprefix(common): tensor for name, tensor in found.tensors.items()}
+    kept = _unwrapped(_without(replace(found, tensors=inner, prefix=common), where), where)
+    read = [f"from {kept.under!r}"] if kept.under else []
+    read += [f"without the prefix {kept.prefix!r}"] if kept.prefix else []
+    return replace(kept, notes=(*kept.notes, f"Read {', '.join(read)}.")) if read else kept
+
+
+def _without(found: StateDict, where: str) -> StateDict:
+    """Returns a state dict without the prefix before ANCHORS. Raises UserError as the caller."""
     before = prefixes(found.tensors)
     if not before:
         return found
@@ -134,13 +177,58 @@ def without_prefix(found: StateDict, where: str) -> StateDict:
             f"({len(left_out)}, like {sorted(left_out)[0]:.80}).",
         )
     kept = {n.removeprefix(prefix): t for n, t in found.tensors.items() if n.startswith(prefix)}
+    prefix = found.prefix + prefix
     return replace(found, tensors=kept, prefix=prefix, left_out=left_out, notes=notes)
+
+
+def _common(tensors: Tensors) -> str:
+    """Returns the words of WRAPPERS that all names begin with, "" for none."""
+    begins = {match[0] for name in tensors if (match := re.match(_WRAPPED, name))}
+    shortest = min(begins, key=len, default="")
+    return shortest if all(begin.startswith(shortest) for begin in begins) else ""
+
+
+def _unwrapped(found: StateDict, where: str) -> StateDict:
+    """Returns a state dict without words of WRAPPERS within its names.
+
+    Raises UserError for two names that would become one, also by a prefix of WRAPPERS that only
+    some names have.
+    """
+    at_root = _begins(found.tensors)
+    tensors: Tensors = {}
+    for name, tensor in found.tensors.items():
+        inner = re.sub(rf"\.{_WRAPPED}", ".", name)
+        outer = re.sub(f"^{_WRAPPED}", "", inner)
+        if inner in tensors or (at_root and outer != inner and outer in found.tensors):
+            raise UserError(
+                f"{where} holds {name:.80} and {outer:.80}, which are one name without "
+                f"{' or '.join(WRAPPERS[:2])}. Save the tensors of one model alone."
+            )
+        tensors[inner] = tensor
+    return replace(found, tensors=tensors)
+
+
+def _begins(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Returns True if a backbone begins somewhere in the names."""
+    return any(_PATTERN.fullmatch(name[:500]) for name in tensors)
+
+
+def of_transformers(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Returns True for names in the layout of transformers."""
+    return any(name in tensors for name in OF_TRANSFORMERS)
+
+
+# a prefix, and one of ANCHORS with wrappers between its words
+_PATTERN = re.compile(
+    r"((?:[\w-]+\.)*?)(?:{})".format(
+        "|".join(re.escape(anchor).replace(r"\.", r"\." + _WRAPPED) for anchor in ANCHORS)
+    )
+)
 
 
 def prefixes(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Returns the shortest prefixes before ANCHORS, none if a backbone begins at the root."""
-    pattern = re.compile(rf"((?:[\w-]+\.)*?)(?:{'|'.join(map(re.escape, ANCHORS))})")
-    found = {match[1] for name in tensors if (match := pattern.fullmatch(name[:500]))}
+    found = {match[1] for name in tensors if (match := _PATTERN.fullmatch(name[:500]))}
     return sorted(p for p in found if not any(p != q and p.startswith(q) for q in found) and p)
 
 

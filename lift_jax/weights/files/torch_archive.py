@@ -41,12 +41,14 @@ DAMAGE = (
 class TorchFile:
     """A file's contents: dicts, lists, tuples and scalars as saved, and arrays over `pages`.
 
-    The arrays keep the map open. `pages.madvise(mmap.MADV_DONTNEED)` gives back the memory of the
-    pages that were read.
+    `foreign` names the objects that were passed over, which are Foreign in the contents. The arrays
+    keep the map open. `pages.madvise(mmap.MADV_DONTNEED)` gives back the memory of the pages that
+    were read.
     """
 
     contents: Any
     pages: mmap.mmap
+    foreign: tuple[str, ...] = ()
 
 
 def is_torch_file(path: Path) -> bool:
@@ -57,20 +59,24 @@ def is_torch_file(path: Path) -> bool:
     return _is_torch(_head(path))
 
 
-def read(path: Path) -> TorchFile:
+def read(path: Path, passing: bool = False) -> TorchFile:
     """Maps a file that `torch.save` or `torch.jit.save` wrote.
 
     A `torch.jit.save` becomes a dict from dotted names to tensors. Raises UserError if the file is
     absent, not PyTorch's or damaged, or if it holds anything but dense tensors of the usual dtypes
-    in plain containers.
+    in plain containers. With `passing` other objects are passed over (pickles.Foreign), as training
+    stores them beside the tensors.
     """
+    foreign: list[str] = []
     head = _head(path)
     if not _is_torch(head):
         raise UserError(f"{path} {_what_else(head)}; expected a PyTorch file. Get it again.")
     try:
         with path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        contents = _read_zip(path, pages) if head.startswith(ZIP) else _read_legacy(pages)
+        passed = foreign if passing else None
+        zipped = head.startswith(ZIP)
+        contents = _read_zip(path, pages, passed) if zipped else _read_legacy(pages, passed)
         contents = _tensors_of(contents) if isinstance(contents, Module) else contents
     except ForeignError as e:
         raise UserError(
@@ -85,7 +91,7 @@ def read(path: Path) -> TorchFile:
             f"Cannot read {path} as a PyTorch file ({reason}). It may be damaged or cut short. Get "
             "it again."
         ) from e
-    return TorchFile(contents, pages)
+    return TorchFile(contents, pages, tuple(foreign))
 
 
 def _head(path: Path) -> bytes:
@@ -112,7 +118,7 @@ def _what_else(head: bytes) -> str:
     return f"is of another kind or damaged: it begins with the bytes {head[:8].hex(' ')}"
 
 
-def _read_zip(path: Path, pages: mmap.mmap) -> Any:
+def _read_zip(path: Path, pages: mmap.mmap, foreign: list[str] | None) -> Any:
     """Reads the zip format, which `torch.save` has written since 1.6 and `torch.jit.save` writes.
 
     The entry ROOT/data.pkl is a pickle, and ROOT/data/KEY the bytes of a storage.
@@ -141,7 +147,7 @@ def _read_zip(path: Path, pages: mmap.mmap) -> Any:
     pickle = entry("data.pkl")
     if len(pickle) > LARGEST_PICKLE:
         raise ValueError(f"its data.pkl is larger than {LARGEST_PICKLE} bytes")
-    contents, _ = unpickle(pickle, 0, lambda dtype, key, count: entry(f"data/{key}"))
+    contents, _ = unpickle(pickle, 0, lambda dtype, key, count: entry(f"data/{key}"), foreign)
     return contents
 
 
@@ -162,7 +168,7 @@ def _entry(pages: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
     return part(memoryview(pages), start + header[3] + header[4], info.file_size)
 
 
-def _read_legacy(pages: mmap.mmap) -> Any:
+def _read_legacy(pages: mmap.mmap, foreign: list[str] | None) -> Any:
     """Reads the format of `torch.save` before 1.6: five pickles, then the storages.
 
     A storage is its number of elements, as an int64, and the elements.
@@ -180,7 +186,7 @@ def _read_legacy(pages: mmap.mmap) -> Any:
         if used.setdefault(key, (dtype, count)) != (dtype, count):
             raise ValueError("two descriptions of one storage differ")
 
-    _, end = unpickle(memory, position, note)
+    _, end = unpickle(memory, position, note, foreign)
     keys, end = unpickle(memory, end)
     records = {}
     for key in expect(keys, list):
@@ -189,7 +195,7 @@ def _read_legacy(pages: mmap.mmap) -> Any:
             raise ValueError(f"expected {count} elements in the storage {key!r:.80}")
         records[key] = part(memory, end + 8, count * dtype.itemsize)
         end += 8 + count * dtype.itemsize
-    contents, _ = unpickle(memory, position, lambda dtype, key, count: records[key])
+    contents, _ = unpickle(memory, position, lambda dtype, key, count: records[key], foreign)
     return contents
 
 

@@ -1,16 +1,83 @@
-"""State dicts without a config: their sizes by names and shapes, and the names of ResNets."""
+"""State dicts without a config: their sizes by names, shapes and metadata; the names of ResNets."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.errors import UserError, shown, unknown
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import huggingface
 from lift_jax.weights.rename import Table, norm
 
 STAGES = (1, 2, 3, 4)
 # a BatchNorm's count of the batches in its statistics
 COUNTS = r"(.*\.)?num_batches_tracked"
+
+# where metadata may state a size, the surest place first; a dot leads into an object
+_STATED = {
+    "heads": (
+        "heads", "vision_heads", "vision_config.num_attention_heads", "vision_cfg.heads",
+        "num_attention_heads", "num_heads",
+    ),
+    "text_heads": (
+        "text_heads", "transformer_heads", "text_config.num_attention_heads", "text_cfg.heads",
+    ),
+    "eps": ("eps", "layer_norm_eps", "vision_config.layer_norm_eps"),
+    "activation": ("activation", "hidden_act", "vision_config.hidden_act", "quick_gelu"),
+}  # fmt: skip
+
+
+def stated(
+    source: Source, widths: Mapping[str, int], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns (sizes that the metadata states and the caller did not give, notes on them).
+
+    `widths` has what the numbers of heads must divide. A value that cannot be right is not used.
+    """
+    outer = source.metadata
+    inner = outer.get("model_cfg")
+    places = [outer, inner] if isinstance(inner, dict) else [outer]
+    sizes, wrong = {}, []
+    for size, keys in _STATED.items():
+        if size in given:
+            continue
+        found = ((key, _at(place, key)) for place in places for key in keys)
+        key, value = next(((k, v) for k, v in found if v is not None), ("", None))
+        if key == "quick_gelu":
+            value = "quick_gelu" if value is True else "gelu" if value is False else value
+        elif size == "activation" and isinstance(value, str):
+            value = huggingface.ACTIVATIONS.get(value, value)
+        if key and _plausible(size, value, widths):
+            sizes[size] = value
+        elif key and (size in widths or "heads" not in size):
+            wrong.append(f"{key} {shown(value)}")
+    notes = [f"{key} {value}" for key, value in sizes.items()]
+    return sizes, (
+        *((f"By the metadata of {source.where}: {', '.join(notes)}.",) if sizes else ()),
+        *(
+            f"The metadata of {source.where} state {each}, which does not fit its weights and is "
+            "not taken."
+            for each in wrong
+        ),
+    )
+
+
+def _plausible(size: str, value: Any, widths: Mapping[str, int]) -> bool:
+    """Returns True if a size may have this value."""
+    if size == "activation":
+        return isinstance(value, str) and value in ACTIVATIONS
+    if size == "eps":
+        return type(value) is float and 0 < value < 0.1
+    width = widths.get(size, 0)
+    return type(value) is int and width > 0 and 0 < value <= width // 4 and width % value == 0
+
+
+def _at(place: dict[str, Any], key: str) -> Any:
+    """Returns the value at a dotted key, None without one."""
+    outer, _, inner = key.rpartition(".")
+    part = place.get(outer) if outer else place
+    return part.get(inner) if isinstance(part, dict) else None
 
 
 def shape(source: Source, kind: str, name: str, axes: int) -> tuple[int, ...]:

@@ -142,7 +142,13 @@ FAMILIES = (
         "DINO", words="dino(?!v)", sign=_named(r".*head\.last_layer\.weight_[gv]"), resize="offset"
     ),
     Family("DINO or iBOT", sign=_teacher, resize="offset"),
-    Family("DeiT", words="deit", resize="plain"),
+    Family(
+        "DeiT", words="deit", sign=_named("dist_token", r"blocks\.\d+\.gamma_1"), resize="plain"
+    ),
+    Family("CLIP in timm's naming", CLIP_MEAN, CLIP_STD, sign=_named(r"norm_pre\.weight")),
+    Family(
+        "SigLIP in timm's naming", HALF, HALF, words="siglip2?", sign=_named(r"attn_pool\.latent")
+    ),
     Family("timm's ViT of ImageNet-21k", HALF, HALF, words="augreg2?|in21k", sign=_in21k),
     Family("timm's ViT trained with SAM", HALF, HALF, words="sam_in1k"),
     Family("MAE or DeiT", sign=_model, weak=True, resize="plain"),
@@ -210,7 +216,9 @@ def note(source: Source, config: BackboneConfig) -> str:
     if not source.config and beside.exists():
         begins += f" ({beside} may, which is read with the folder: give that)"
     if (vision.mean, vision.std) == (CLIP_MEAN, CLIP_STD):
-        why = "its names are those of OpenAI's CLIP"
+        why = "its names are those of " + (
+            found[0].title if found and found[0].mean == CLIP_MEAN else "OpenAI's CLIP"
+        )
     elif isinstance(vision, ResNetConfig):
         why = "the ResNets of torchvision, timm and most others take these"
     elif found:

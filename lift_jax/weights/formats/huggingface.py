@@ -1,4 +1,7 @@
-"""Hugging Face's format of CLIP: `config.json`, and weights in the naming of transformers."""
+"""Hugging Face's format of CLIP and MetaCLIP 2: `config.json`, and weights as transformers names.
+
+MetaCLIP 2 has CLIP's towers and another tokenizer, whose end token is 2.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +17,9 @@ from lift_jax.weights.rename import Table, linear, norm
 SIZES: tuple[str, ...] = ()
 
 # the model types of image towers without a text tower
-ALONE = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+ALONE = (
+    "clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model", "siglip2_vision_model",
+)  # fmt: skip
 # the activations' names in transformers -> ours
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -85,7 +90,8 @@ _TEXT = {
 
 def recognises(source: Source) -> bool:
     """Returns True for CLIP's model types, also for an image tower alone."""
-    return source.config.get("model_type") in ("clip", "clip_vision_model")
+    kind = str(source.config.get("model_type"))
+    return kind.removesuffix("_vision_model") in ("clip", "metaclip_2")
 
 
 def table(source: Source) -> Table:
@@ -160,7 +166,9 @@ def read_config(source: Source) -> BackboneConfig:
             vocab=t["vocab_size"], context=t["max_position_embeddings"],
             **tower_sizes(where, "text_config", t),
             # 2 is a wrong value in OpenAI's own files; transformers then pools the largest id
-            eot=None if t["eos_token_id"] == 2 else t["eos_token_id"],
+            eot=None
+            if t["eos_token_id"] == 2 and raw["model_type"] == "clip"
+            else t["eos_token_id"],
         ),
         embed=declared.read(where, raw, {"projection_dim": 512})["projection_dim"],
         notes=notes,

@@ -7,6 +7,8 @@ that before the projection to the texts, which is left out.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
@@ -100,10 +102,13 @@ def resize(source: Source) -> str:
 def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     """Reads the sizes from the names and shapes of the weights.
 
-    The sizes in SIZES are taken from `sizes`. By default they follow OpenAI's rule: heads 64 wide,
-    also in a ResNet's attention pool; LayerNorms with eps 1e-5; quick_gelu. Raises UserError if the
-    names are not those of OpenAI's CLIP, or for sizes that do not fit.
+    The sizes in SIZES are taken from `sizes`, or else from the file's metadata. By default they
+    follow OpenAI's rule: heads 64 wide, also in a ResNet's attention pool; LayerNorms with eps
+    1e-5; quick_gelu. Raises UserError if the names are not those of OpenAI's CLIP, or for sizes
+    that do not fit.
     """
+    stated, notes = bare.stated(source, _widths(source), sizes)
+    sizes = stated | sizes
     resnet, prefix = _is_resnet(source), _prefix(source)
     kind = f"CLIP {'ResNet' if resnet else 'ViT'} in OpenAI's naming"
 
@@ -143,8 +148,16 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         vision = VisionConfig(resolution, patch, *tower(f"{prefix}transformer", width, "heads"))
     return BackboneConfig(
         vision, text, embed, projections=("text",) if resnet else ("image", "text"),
-        notes=_assumed(vision.heads, text, eps, activation, sizes),
+        notes=notes + _assumed(vision.heads, text, eps, activation, sizes),
     )  # fmt: skip
+
+
+def _widths(source: Source) -> dict[str, int]:
+    """Returns the widths that the numbers of heads divide, of the towers that the source has."""
+    image = "attnpool.q_proj.weight" if _is_resnet(source) else "conv1.weight"
+    names = {"heads": _prefix(source) + image, "text_heads": "ln_final.weight"}
+    shapes = {size: np.shape(source.tensors.get(name, ())) for size, name in names.items()}
+    return {size: shape[0] for size, shape in shapes.items() if shape and shape[0]}
 
 
 def _assumed(

@@ -4,7 +4,6 @@ Most of these have the names of a known kind with a few more, or even the same n
 shapes. They are told apart before anything is read, so that none is taken for a plain tower.
 """
 
-import math
 import re
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from lift_jax.weights.files.source import (
     MERGE,
     OPEN_CLIP,
     OPEN_CLIP_WEIGHTS,
-    WEIGHTS,
     Source,
 )
 from lift_jax.weights.files.state_dicts import prefixes
@@ -25,24 +23,17 @@ _PLAIN_VIT = "Give a plain ViT: CLIP, DINOv2, DINOv3, MAE, DeiT or timm's."
 # (pattern of a name, what has such a name, what to do), the surest first
 KINDS = (
     (r"(.*\.)?lora_[AB]\..*", "a layer with an adapter of peft", MERGE),
-    (r"dist_token|head_dist\..*", "a distilled DeiT, with a second class token",
-     "Give the one that was trained without distillation (deit_base_patch16_224)."),
     (r".*\.rel_pos_[hw]", "the image tower of SAM or a detector, with relative positions",
      _PLAIN_VIT),
     (r".*relative_position_(bias_table|index)|.*\.rel_pos_bias\..*", "BEiT, data2vec or Swin, with "
      "relative positions", _PLAIN_VIT),
-    (r"blocks\.\d+\.(.*\.)?(gamma_?\d|[qv]_bias)", "BEiT, EVA, data2vec or DeiT III", _PLAIN_VIT),
+    (r"blocks\.\d+\.(.*\.)?(gamma\d|[qv]_bias)", "BEiT, EVA, data2vec or XCiT", _PLAIN_VIT),
     (r"blocks\.\d+\.(.*\.)?(inner_attn_ln|ffn_ln|w12_\w+|fc1_[gx]|[qkv]_proj)\..*|"
      r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
-    (r"attn_pool\..*", "SigLIP in timm's naming", _HUGGING_FACE),
-    (r"norm_pre\..*", "CLIP's image tower in timm's naming",
-     "Give CLIP in the layout of OpenAI, OpenCLIP or Hugging Face."),
-    (r"reg_token", "a ViT with registers in timm's naming",
-     "Give DINOv2's or DINOv3's own file, or Hugging Face's folder."),
-    (r"fc_norm\..*", "a ViT whose feature is the mean of its tokens, as after fine-tuning MAE",
-     "Give one whose feature is the class token, such as the pre-trained MAE."),
+    (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE), with rotary positions",
+     _PLAIN_VIT),
     (r"(.*\.)?patch_embed\.(proj\.\d+|backbone)\..*", "a ViT with several convolutions in its stem",
      "Give one that cuts its images into patches."),
     (r"visual\.trunk\..*", "CLIP of OpenCLIP with an image tower of timm", _HUGGING_FACE),
@@ -83,7 +74,6 @@ def check(source: Source) -> None:
             f"{source.where} holds an image tower under {found[0]!r} beside other tensors, as no "
             "model that is known. Save the tensors under that prefix alone, and give that file."
         )
-    _check_vit(source)
     _check_resnet(source)
 
 
@@ -95,33 +85,12 @@ def _first(source: Source, pattern: str) -> str:
 
 def _config_missing(source: Source) -> str:
     """Returns the rest of a sentence that says which config is missing, and where it belongs."""
-    folder = Path(source.where).parent
-    if not (folder / CONFIG).exists():
-        return (
-            f"a name of transformers, whose sizes {CONFIG} states; expected {folder / CONFIG}, "
-            f"found none. Put the {CONFIG} of the same model there (and its "
-            f"preprocessor_config.json), and give that folder."
-        )
+    beside = Path(source.where).parent / CONFIG
+    found = "one without model_type" if beside.exists() else "none"
     return (
-        f"a name of transformers, whose sizes {CONFIG} states, and is not named like such weights. "
-        f"Name it {WEIGHTS[0]} (or {WEIGHTS[2]} if it is PyTorch's), and give its folder."
+        f"a name of transformers, whose sizes {CONFIG} states; expected {beside}, found {found}. "
+        f"Put the {CONFIG} of the same model there (and its preprocessor_config.json)."
     )
-
-
-def _check_vit(source: Source) -> None:
-    """Raises UserError for a ViT of timm's naming whose class token, or its place, is missing."""
-    positions = source.tensors.get("pos_embed")
-    if positions is None or positions.ndim != 3 or "patch_embed.proj.weight" not in source.tensors:
-        return
-    places = positions.shape[1]
-    if "cls_token" not in source.tensors:
-        found = "is missing cls_token, as a ViT whose feature is the mean of its tokens"
-    elif math.isqrt(places - 1) ** 2 != places - 1 if places else True:
-        found = f"holds pos_embed of {places} places, which are no square and the class token"
-        found += ", as DeiT III's or a distilled DeiT's"
-    else:
-        return
-    raise UserError(f"{source.where} {found}. This is not read. {_PLAIN_VIT}")
 
 
 def _check_resnet(source: Source) -> None:

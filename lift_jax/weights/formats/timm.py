@@ -1,4 +1,7 @@
-"""timm's format: its plain ViT and ResNet, as a folder from its hub or as bare weights.
+"""timm's format: its ViTs and ResNets, as a folder from its hub or as bare weights.
+
+Names and shapes of a ViT's weights show its tokens, their positions, its norms and biases, and most
+of its pooling. Heads, activation and epsilon follow from timm's name of the model (`_trait`).
 
 A folder has a config.json with the mean and standard deviation of the images. For bare weights
 these are taken by their family (families.py): DINO, iBOT, MAE, MoCo and DeiT name a ViT in the same
@@ -6,35 +9,62 @@ way. Images for a ResNet are normalised by ImageNet's statistics at 224 pixels. 
 ResNets have the same names and can be read too.
 """
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare, declared, families
 from lift_jax.weights.formats.huggingface import says
-from lift_jax.weights.rename import Table, ignored, linear, norm
+from lift_jax.weights.rename import Table, ignored, linear, norm, parts
 
 # the sizes that names and shapes of a ViT's weights do not show
 SIZES = ("heads", "eps", "activation")
 # Classifiers, and what pre-training by masks needs.
 IGNORED = (
-    r"head\..*", r"fc\..*", r"pre_logits\..*", "mask_token", "masked_embed", r"decoder_.*",
+    r"head(_dist)?\..*", r"fc\..*", r"pre_logits\..*", "mask_token", "masked_embed", r"decoder_.*",
     bare.COUNTS,
 )  # fmt: skip
 
-_VIT_NAMES = r"(vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(_in21k|_dino)?"
+# timm's names of ViTs whose weights, heads, activation and epsilon show all that they compute
+_VIT_NAMES = (
+    r"(vit|deit|deit3)_(tiny|wee|little|xsmall|small|mediumd?|betwixt|base|large|huge|giant(opt)?|"
+    r"gigantic|so150m2?|so400m|intern300m)(_distilled)?_patch\d+(_(\d+|\d+x1|reg\d+|gap|map|clip|"
+    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|dino))*|"
+    r"flexivit_(small|base|large)|beit3_(base|large|giant)_patch\d+_\d+|test_vit2?"
+)
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
-# the number of heads of the models in _VIT_NAMES, by width
+# The number of heads by width: that of a ViT without a name, and further ones of _VIT_NAMES.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-# the constructor's arguments that names and shapes show, or that do not change the features
+_NAMED_HEADS = _HEADS | {
+    64: 2, 256: 4, 320: 5, 512: 8, 640: 10, 832: 13, 896: 14, 1152: 16, 1536: 24,
+}  # fmt: skip
+# (what differs from other ViTs, pattern of the names that it is so in, value)
+_TRAITS = (
+    ("heads", r"vit_base_patch16_gap_224|vit_giantopt_.*", 16),
+    ("eps", r".*_clip_.*|beit3_.*", 1e-5),
+    ("activation", r".*_quickgelu_.*", "quick_gelu"),
+    ("activation", r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip_.*|"
+     r"vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
+)  # fmt: skip
+# the names of activations in a config -> ours
+_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
+# the pooling in timm's words -> ours
+_POOLS = {"token": "cls", "avg": "avg", "map": "map"}
+# The constructor's arguments that names and shapes show, or that do not change the features.
 _SHOWN = {
     "num_classes", "in_chans", "img_size", "patch_size", "embed_dim", "depth", "mlp_ratio",
-    "num_heads", "qkv_bias", "class_token", "global_pool", "init_values", "layers", "channels",
-    "dynamic_img_size", "dynamic_img_pad", "strict_img_size",
+    "num_heads", "qkv_bias", "proj_bias", "class_token", "no_embed_class", "reg_tokens", "pre_norm",
+    "final_norm", "fc_norm", "global_pool", "init_values", "layers", "channels", "qk_norm",
+    "scale_attn_norm", "scale_mlp_norm", "dynamic_img_size", "dynamic_img_pad", "strict_img_size",
+    "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
+    "drop_path_rate", "weight_init", "fix_init",
 }  # fmt: skip
 
 
@@ -53,21 +83,27 @@ def _is_resnet(source: Source) -> bool:
     return any(name.startswith("layer1.") for name in source.tensors)
 
 
-_BLOCK = r"visual/blocks/(\d+)"
+_BLOCK, _POOL = r"visual/blocks/(\d+)", "visual/pool"
 _VIT: Table = [
     *linear("visual/stem/linear", "patch_embed.proj")[1:],
     ("visual/stem/linear/kernel", "patch_embed.proj.weight", "stem"),
     ("visual/cls", "cls_token", "lead2"),
     ("visual/positions", "pos_embed", "lead1"),
-    *norm("visual/ln_post", "norm"),
+    *norm("visual/ln_pre", "norm_pre"),
     *norm(rf"{_BLOCK}/ln(\d)", r"blocks.\1.norm\2"),
     *linear(f"{_BLOCK}/out", r"blocks.\1.attn.proj"),
-    *linear(rf"{_BLOCK}/fc(\d)", r"blocks.\1.mlp.fc\2"),
-    (rf"{_BLOCK}/scale(\d)", r"blocks.\1.ls\2.gamma", "same"),
+    *linear(f"{_BLOCK}/fc2", r"blocks.\1.mlp.fc2"),
+    (f"{_POOL}/probe", "attn_pool.latent", "lead2"),
+    *linear(f"{_POOL}/q", "attn_pool.q"),
+    *parts(f"{_POOL}/k", "attn_pool.kv", 0, 2),
+    *parts(f"{_POOL}/v", "attn_pool.kv", 1, 2),
+    *linear(f"{_POOL}/out", "attn_pool.proj"),
+    *norm(f"{_POOL}/ln", "attn_pool.norm"),
+    *linear(f"{_POOL}/fc1", "attn_pool.mlp.fc1"),
+    *linear(f"{_POOL}/fc2", "attn_pool.mlp.fc2"),
 ]
 for _i, _a in enumerate("qkv"):
-    _VIT.append((f"{_BLOCK}/{_a}/kernel", r"blocks.\1.attn.qkv.weight", f"linear:{_i}/3"))
-    _VIT.append((f"{_BLOCK}/{_a}/bias", r"blocks.\1.attn.qkv.bias", f"same:{_i}/3"))
+    _VIT += parts(f"{_BLOCK}/{_a}", r"blocks.\1.attn.qkv", _i, 3)
 _RESNET: Table = [
     ("visual/stem/convs/0/kernel", "conv1.weight", "conv"),
     *bare.batch_norm("visual/stem/bns/0", "bn1"),
@@ -75,8 +111,42 @@ _RESNET: Table = [
 
 
 def table(source: Source) -> Table:
-    """Returns the rename table of a ViT, or of this ResNet."""
-    return [*_RESNET, *bare.bottlenecks(source)] if _is_resnet(source) else _VIT
+    """Returns the rename table of this ViT, or of this ResNet."""
+    if _is_resnet(source):
+        return [*_RESNET, *bare.bottlenecks(source)]
+    fc1, scale = r"blocks.\1.mlp.fc1", r"ls\2.gamma"
+    if "blocks.0.gamma_1" in source.tensors:  # DeiT III's own names
+        scale = r"gamma_\2"
+    return [
+        *_VIT,
+        (rf"{_BLOCK}/scale(\d)", rf"blocks.\1.{scale}", "same"),
+        *norm("visual/ln_post", "fc_norm" if "fc_norm.weight" in source.tensors else "norm"),
+        ("visual/registers", _registers(source), "lead1"),
+        *(
+            [*parts(f"{_BLOCK}/gate", fc1, 0, 2), *parts(f"{_BLOCK}/fc1", fc1, 1, 2)]
+            if _is_gated(source)
+            else linear(f"{_BLOCK}/fc1", fc1)
+        ),
+    ]
+
+
+def _registers(source: Source) -> str:
+    """Returns the name of the tokens behind the class token: registers, or that of a teacher."""
+    return "dist_token" if "dist_token" in source.tensors else "reg_token"
+
+
+def _is_gated(source: Source) -> bool:
+    """Returns True if an MLP's first layer gives two hidden layers (SwiGLU, in a giant DINOv2)."""
+    shapes = [
+        tensor.shape
+        for name in ("fc1", "fc2")
+        if (tensor := source.tensors.get(f"blocks.0.mlp.{name}.weight")) is not None
+    ]
+    return (
+        len(shapes) == 2
+        and len(shapes[0]) == len(shapes[1]) == 2
+        and (shapes[0][0] == 2 * shapes[1][1])
+    )
 
 
 def resize(source: Source) -> str:
@@ -99,30 +169,63 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
             f"{source.where} holds timm's {shown(_architecture(source))}, which is not supported"
             ". Give a plain ViT or ResNet."
         )
-    _check_settings(source, "avg" if resnet else "token")
+    _check_settings(source, ("avg",) if resnet else _poolings(source))
     if resnet:
         if sizes:
             raise UserError(f"{source.where} is a ResNet, which takes no {', '.join(sizes)}.")
         return BackboneConfig(_resnet(source), notes=_assumed(source))
-    return BackboneConfig(_vit(source, **sizes))
+    vision = _vit(source, **sizes)
+    return BackboneConfig(vision, notes=_taken(source, vision, sizes))
 
 
-def _check_settings(source: Source, pool: str) -> None:
+def _arguments(source: Source) -> dict[str, Any]:
+    """Returns the constructor's arguments that config.json states."""
+    c = source.config
+    stated = {"global_pool": c["global_pool"]} if "global_pool" in c else {}
+    return stated | declared.part(says(source), c, "model_args")
+
+
+def _poolings(source: Source) -> tuple[str, ...]:
+    """Returns the poolings that a ViT with these weights can have, in timm's words.
+
+    The first is that of a model whose config states none.
+    """
+    tensors = source.tensors
+    if "attn_pool.latent" in tensors:
+        return ("map",)
+    if "dist_token" in tensors:
+        return ("token",)
+    if "cls_token" not in tensors:
+        return ("avg",)
+    return ("avg", "token") if "fc_norm.weight" in tensors else ("token", "avg")
+
+
+def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
     """Raises UserError for settings under which a model computes something else than our tower.
 
-    `pool` is the pooling that our tower has, in timm's words.
+    `pools` are the poolings that the weights allow, in timm's words.
     """
-    where, c = says(source), source.config
-    arguments = {"global_pool": c.get("global_pool"), **declared.part(where, c, "model_args")}
-    if (pooled := arguments["global_pool"]) not in (None, "", pool):
-        raise UserError(f"{where} the feature is pooled by {shown(pooled)}; expected {pool!r}.")
-    if unknown := sorted(set(arguments) - _SHOWN):
+    where, arguments = says(source), _arguments(source)
+    if (pooled := arguments.get("global_pool")) not in (None, "", *pools):
+        raise UserError(
+            f"{where} the feature is pooled by {shown(pooled)}; expected "
+            f"{' or '.join(map(repr, pools))}, which fit its weights."
+        )
+    allowed = _SHOWN | (set() if _is_resnet(source) else {"act_layer"})
+    allowed |= {name for name in ("pool_include_prefix",) if not arguments.get(name)}
+    if unknown := sorted(set(arguments) - allowed):
         raise UserError(
             f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
             "Give a plain ViT or ResNet."
         )
+    act = arguments.get("act_layer")
+    if act is not None and (not isinstance(act, str) or act not in _ACTIVATIONS):
+        raise UserError(
+            f"{where} the model was built with act_layer {shown(act)}; expected one of "
+            f"{', '.join(_ACTIVATIONS)}."
+        )
     name = _architecture(source)
-    if pool == "avg" and name and not re.fullmatch(_RESNET_NAMES, name):
+    if _is_resnet(source) and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a plain "
             "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
@@ -131,7 +234,7 @@ def _check_settings(source: Source, pool: str) -> None:
 
 def _check_names(source: Source) -> None:
     """Raises UserError for names that a plain ViT does not have."""
-    known = [re.sub(r"\\\d", r"\\d+", name.replace(".", r"\.")) for _, name, _ in _VIT]
+    known = [re.sub(r"\\\d", r"\\d+", name.replace(".", r"\.")) for _, name, _ in table(source)]
     plain = set(ignored(source.tensors, (*known, *IGNORED)))
     if strange := sorted(source.tensors.keys() - plain):
         raise UserError(
@@ -191,33 +294,125 @@ def _resnet(source: Source) -> ResNetConfig:
     )
 
 
+def _trait(source: Source, trait: str, default: Any) -> Any:
+    """Returns a trait of a ViT by timm's name of the model; `default` where the name has none."""
+    name = _architecture(source)
+    found = (value for kind, names, value in _TRAITS if kind == trait and re.fullmatch(names, name))
+    return next(found, default)
+
+
 def _vit(source: Source, **sizes: Any) -> VisionConfig:
     """Returns the sizes of a ViT. Raises UserError if nothing states the number of heads."""
-    kind = "plain ViT of timm"
+    kind, tensors = "ViT of timm", source.tensors
     stated = source.metadata | sizes
     width, _, patch, _ = bare.shape(source, kind, "patch_embed.proj.weight", 4)
-    _, tokens, _ = bare.shape(source, kind, "pos_embed", 3)
-    mlp, _ = bare.shape(source, kind, "blocks.0.mlp.fc1.weight", 2)
-    name = _architecture(source)
-    known = _HEADS.get(width) if not name or re.fullmatch(_VIT_NAMES, name) else None
-    family = None if families.stated(source) else families.family(source)
-    known = dict(family[0].heads).get(width, known) if family else known
-    arguments = declared.part(says(source), source.config, "model_args")
-    heads = stated.get("heads", arguments.get("num_heads", known))
+    _, hidden = bare.shape(source, kind, "blocks.0.mlp.fc2.weight", 2)
+    arguments, gated, tokens = _arguments(source), _is_gated(source), _tokens(source, patch)
+    heads = stated.get("heads", arguments.get("num_heads", _heads(source, width)))
     if heads is None:
         _check_names(source)
+    pre = "norm_pre.weight" in tensors  # as in CLIP
+    act = _ACTIVATIONS[arguments.get("act_layer") or _trait(source, "activation", "gelu")]
     return VisionConfig(
-        resolution=round(max(0, tokens - 1) ** 0.5) * patch,
         patch=patch,
         width=width,
         layers=bare.depth(source, "blocks."),
-        heads=bare.known_heads(source, width, heads, name),
-        mlp=mlp,
-        activation=bare.checked_activation(stated.get("activation", "gelu")),
-        eps=bare.checked_eps(stated.get("eps", 1e-6)),
+        heads=bare.known_heads(source, width, heads, _architecture(source)),
+        mlp=hidden,
+        activation=bare.checked_activation(stated.get("activation", "silu" if gated else act)),
+        eps=bare.checked_eps(stated.get("eps", 1e-5 if pre else _trait(source, "eps", 1e-6))),
         **_statistics(source, **families.statistics(source)),
-        stem_bias=True,
-        ln_pre=False,
-        layer_scale=any(name.endswith(".ls1.gamma") for name in source.tensors),
-        unbiased=() if arguments.get("qkv_bias", True) else ("q", "k", "v"),
+        stem_bias="patch_embed.proj.bias" in tensors or not pre,
+        ln_pre=pre,
+        layer_scale=any(name.endswith((".ls1.gamma", ".gamma_1")) for name in tensors),
+        gated=gated,
+        unbiased=_unbiased(source),
+        **tokens,
     )
+
+
+def _heads(source: Source, width: int) -> int | None:
+    """Returns the number of heads by the model's name, its family or its width, None if unknown."""
+    name = _architecture(source)
+    if name and not re.fullmatch(_VIT_NAMES, name):
+        return None
+    family = None if families.stated(source) else families.family(source)
+    known = (_NAMED_HEADS if name else _HEADS).get(width)
+    known = dict(family[0].heads).get(width, known) if family else known
+    return _trait(source, "heads", known)
+
+
+def _unbiased(source: Source) -> tuple[str, ...]:
+    """Returns the names of the layers that have no bias in any block."""
+    layers = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("out",), "mlp.fc2": ("fc2",)}
+    layers["mlp.fc1"] = ("gate", "fc1")
+    return tuple(
+        ours
+        for theirs, names in layers.items()
+        if not any(name.endswith(f".{theirs}.bias") for name in source.tensors)
+        for ours in names
+    )
+
+
+def _tokens(source: Source, patch: int) -> dict[str, Any]:
+    """Returns the sizes that say which tokens there are, which have positions, and the pooling.
+
+    Raises UserError if the number of positions does not fit the tokens.
+    """
+    tensors, arguments = source.tensors, _arguments(source)
+    _, places, _ = bare.shape(source, "ViT of timm", "pos_embed", 3)
+    cls, own = "cls_token" in tensors, tensors.get(_registers(source))
+    registers = own.shape[1] if own is not None and own.ndim == 3 else 0
+    fitting = {
+        positioned: side
+        for positioned, count in (("all", cls + registers), ("none", 0))
+        if (side := math.isqrt(max(0, places - count))) and side**2 == places - count
+    }
+    if len(fitting) == 2 and cls + registers:
+        del fitting["all" if arguments.get("no_embed_class") else "none"]
+    if not fitting:
+        held = [name for name in ("cls_token", _registers(source)) if name in tensors]
+        raise UserError(
+            f"{source.where} holds pos_embed of {places} places and {cls + registers} tokens "
+            f"before the patches ({' and '.join(held) or 'neither cls_token nor reg_token'}); "
+            "expected places of a square of patches, with or without those of these tokens. Get "
+            "the file again."
+        )
+    positioned, side = next(iter(fitting.items()))
+    if positioned == "all" and not registers or not cls + registers:
+        positioned = "cls"
+    pool = _POOLS[arguments.get("global_pool") or _poolings(source)[0]]
+    last = "after" if "fc_norm.weight" in tensors and pool != "cls" else "before"
+    name, normed = _architecture(source), {"norm.weight", "fc_norm.weight"} & tensors.keys()
+    if not normed and (arguments.get("final_norm") is False or re.search("radio|intern", name)):
+        last = "none"
+    return {
+        "resolution": side * patch,
+        "pool": "pair" if "dist_token" in tensors else pool,
+        "class_token": None if cls == (pool == "cls") else cls,
+        "registers": registers,
+        "positioned": positioned,
+        "last_norm": last,
+    }
+
+
+def _taken(source: Source, vision: VisionConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns notes on what the weights of a ViT do not show, if its name does not either."""
+    name = _architecture(source)
+    if name and re.fullmatch(_VIT_NAMES, name):
+        return ()
+    known = {"eps": vision.eps, "activation": vision.activation}
+    taken = [f"{size} {value}" for size, value in known.items() if size not in given]
+    notes = []
+    if taken and (name or vision.ln_pre or vision.pool == "map"):
+        said = f"its name {shown(name)} does" if name else "the weights do"
+        notes.append(
+            f"{source.where}: {said} not say which activation and epsilon it has. Taken: "
+            f"{', '.join(taken)}. For others give activation= and eps= (--activation, --eps)."
+        )
+    if vision.pool == "avg" and not _arguments(source).get("global_pool"):
+        notes.append(
+            f"{source.where} does not say how its tokens are pooled. Taken: the mean of the "
+            "patches, as in timm's ViTs with such weights."
+        )
+    return tuple(notes)

@@ -118,12 +118,13 @@ def _candidates(config: BackboneConfig) -> Iterator[tuple[ModuleType, Config]]:
     towers: Config = {"vision_config": _image_tower(vision), "text_config": _text_tower(text)}
     eos = {"eos_token_id": 2 if text.eot is None else text.eot}
     width: Config = {"projection_dim": config.embed}
-    yield (
-        huggingface,
-        {"architectures": ["CLIPModel"], "model_type": "clip"} | width
-        | {"vision_config": towers["vision_config"] | width}
-        | {"text_config": towers["text_config"] | width | eos},
-    )  # fmt: skip
+    for name, kind in (("CLIP", "clip"), ("MetaClip2", "metaclip_2")):
+        yield (
+            huggingface,
+            {"architectures": [f"{name}Model"], "model_type": kind} | width
+            | {"vision_config": towers["vision_config"] | width}
+            | {"text_config": towers["text_config"] | width | eos},
+        )  # fmt: skip
     towers["text_config"] |= {"projection_size": text.head}
     yield siglip, {"architectures": ["SiglipModel"], "model_type": "siglip", **towers}
 

@@ -1,0 +1,99 @@
+"""The programs of a run's tests: each is compiled once, where possible while training goes on."""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+MOST = 32  # programs that are kept; a head of texts has others at each validation
+THREAD = "lift_jax compiles"  # its name, by which the end of a command knows it
+
+Job = Callable[[], Any]  # compiles one program
+
+
+class Program:
+    """A jitted function which several threads may use: none compiles what another one compiles."""
+
+    def __init__(self, jitted: Callable[..., Any]):
+        self._jitted: Any = jitted
+        self._lock = threading.Lock()
+
+    def __call__(self, *arguments: PyTree) -> Any:
+        with self._lock:
+            return self._jitted(*arguments)
+
+    def compile(self, *arguments: PyTree) -> None:
+        """Compiles the program for arguments, of which shapes with shardings are enough.
+
+        JAX keeps it with the function, so that a call with such arguments finds it.
+        """
+        with self._lock:
+            self._jitted.lower(*arguments).compile()
+
+
+class Programs:
+    """The programs of a run by what they are made for; each is made once."""
+
+    def __init__(self):
+        self._made: dict[Hashable, tuple[Program, tuple[object, ...]]] = {}
+
+    def get(
+        self, make: Callable[[], Callable[..., Any]], graphs: tuple[object, ...], *key: Hashable
+    ) -> Program:
+        """Returns the program for graphs of classifiers and a key; `make` gives its function.
+
+        Graphs are told apart as objects: users' own modules may hold what has no hash.
+        """
+        whole = *map(id, graphs), *key
+        if whole not in self._made:
+            if len(self._made) >= MOST:
+                del self._made[next(iter(self._made))]  # the oldest
+            self._made[whole] = Program(make()), graphs  # kept, so that their ids stay their own
+        return self._made[whole][0]
+
+
+class Ahead:
+    """A thread that compiles programs while other work goes on, for as long as a block runs.
+
+    Nothing waits for it but a use of the program that it is compiling. When the block ends, however
+    it does, no further program is begun. An error of a job is dropped: who needs the program meets
+    it again. After the programs come the jobs `last`.
+    """
+
+    def __init__(self, last: Iterable[Job] = ()):
+        self._ended, self._last = threading.Event(), last
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Does the jobs in order in a thread, where one may compile ahead."""
+        if not may_compile_ahead():
+            return
+        whole = itertools.chain(jobs, self._last)
+        precision = jax.config.values["jax_default_matmul_precision"]
+
+        def work() -> None:
+            with jax.default_matmul_precision(precision):
+                for job in itertools.takewhile(lambda _: not self._ended.is_set(), whole):
+                    with contextlib.suppress(Exception):
+                        job()
+
+        # no daemon, for the interpreter would crash if it ended while XLA compiles
+        threading.Thread(target=work, name=THREAD).start()
+
+
+def may_compile_ahead() -> bool:
+    """Returns True if a thread may compile while training goes on.
+
+    On a GPU, compiling tries kernels on the device, whose times the training steps would change,
+    and with them the choice. Several processes may compile together, all in the same order.
+    """
+    return jax.process_count() == 1 and jax.default_backend() != "gpu"
