@@ -119,7 +119,7 @@ def eval_batches(
 
 def eval_padding(split: Split, transform: View) -> dict[str, np.ndarray]:
     """Returns a padded row of the batches of `eval_batches`, which shows their keys and shapes."""
-    row = _EvalExample(split, transform, 0)((0, PADDING))
+    row = _EvalExample(split, transform, 0)((0, PADDING, 0))
     return {key: np.asarray(value) for key, value in row.items() if key != "bad"}
 
 
