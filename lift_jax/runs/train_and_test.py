@@ -97,10 +97,8 @@ def already_tested(
     finished = processes.from_first(lambda: folder.stored_metrics(workdir, settings.written, tell))
     if int(state.step) < total or not finished:
         return None
-    console.print(f"{workdir} is finished, all {total} steps are done. Its results:")
-    results.show(finished, settings, console)
     stages.tidy(workdir)
-    add_other_split(settings, setup, state, manager, finished, workdir, console)
+    show_finished(settings, setup, state, manager, finished, workdir, console)
     return finished
 
 

@@ -66,8 +66,8 @@ class Origin:
 def main(c: ConfigDict, origin: Origin) -> Cells:
     """Compares both methods with the classifier alone and with full fine-tuning."""
     return {
-        "classifier_only": with_tuner("none", c, origin),
-        "full": with_tuner("full", c, origin),
+        "classifier_only": alone("none", c, origin),
+        "full": alone("full", c, origin),
         LIFT: with_method("lift", c, origin),
         LIFT_PLUS: with_method("lift_plus", c, origin),
     }
@@ -78,13 +78,12 @@ def soups(c: ConfigDict, origin: Origin) -> Cells:
 
     Adapters have the second learning rate of the authors' script, which does not use it.
     """
-    plus = with_method("lift_plus", c, origin) if c.label == LT_SOUPS else {}
     stages = with_method("lt_soups", c, origin)
     light = of_method("lift_plus", c, origin).tuner.name
     adapters = light if c.tuner.name in ("full", "none") else c.tuner.name
     return {
-        "classifier_only": plus | with_tuner("none", c, origin),
-        "full": plus | with_tuner("full", c, origin),
+        "classifier_only": alone("none", c, origin),
+        "full": alone("full", c, origin),
         LIFT_PLUS: with_method("lift_plus", c, origin),
         "lt_soups": stages | named("full"),
         f"lt_soups_{adapters}": stages | named(adapters) | {"train.lr": ADAPTERS_RATE},
@@ -116,7 +115,8 @@ def tuners(c: ConfigDict, origin: Origin) -> Cells:
         known = [name for name in known if name in ("none", *FOR_RESNETS)]
     else:
         known.remove("bn")
-    if not c.model.backbone.startswith(("vit_", "resnet", "dinov")):
+    texts = not c.model.backbone.startswith(("vit_", "resnet", "dinov"))
+    if texts and not c.soups.models:  # LT-Soups needs a classifier
         known += TEXT_FEATURE_TUNERS
     return {name: with_tuner(name, c, origin) for name in known}
 
@@ -124,9 +124,9 @@ def tuners(c: ConfigDict, origin: Origin) -> Cells:
 def consistency(c: ConfigDict, origin: Origin) -> Cells:
     """Compares what light and heavy tuning do to rare classes (LIFT, section 3)."""
     return {
-        "classifier_only": with_tuner("none", c, origin),
+        "classifier_only": alone("none", c, origin),
         c.label: {},
-        "full": with_tuner("full", c, origin),
+        "full": alone("full", c, origin),
     }
 
 
@@ -337,7 +337,18 @@ def with_tuner(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
             "train.flip": of_method("lift", c, origin).train.flip,
         },
     }  # fmt: skip
-    return named(name) | own.get(name, {})
+    changes = own.get(name, {})
+    if c.train.optimizer != "sgd":  # whose rates these are
+        changes = {key: value for key, value in changes.items() if key != "train.lr"}
+    return named(name) | changes
+
+
+def alone(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
+    """Returns the changes for a tuner in a plain run, of LIFT+ for a config of LT-Soups."""
+    if c.label != LT_SOUPS:
+        return with_tuner(name, c, origin)
+    plus = of_method("lift_plus", c, origin)
+    return with_method("lift_plus", c, origin) | with_tuner(name, plus, origin)
 
 
 def named(tuner: str) -> dict[str, Any]:

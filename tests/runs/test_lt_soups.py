@@ -269,10 +269,11 @@ def test_the_finished_run_is_one_of_full_tuning(whole, tmp_path):
 @pytest.mark.slow
 def test_adapters_can_be_joined(tmp_path):
     """Their leaves are matrices, vectors and single numbers; entries of aft have frozen places."""
-    argument = "debug,method=lt_soups,tuner=adaptformer+ssf+aft"
-    found = train_and_test(
-        config_of(argument, soups__factors="1", soups__models=3, train__lr=0.01), tmp_path
-    )
+    config = config_of(
+        "debug,method=lt_soups,tuner=adaptformer+ssf+aft", soups__factors="1", soups__models=3,
+        train__lr=0.01, data__val_share=0.3, checkpoint__best=True,
+    )  # fmt: skip
+    found = train_and_test(config, tmp_path)
     leaves = export.read_tuned(tmp_path)
     assert found["steps"] == 2 and {leaf.ndim for leaf in leaves.values()} >= {0, 1, 2}
     assert {"adaptformer", "aft"} <= {part for path in leaves for part in path.split("/")}

@@ -61,7 +61,7 @@ def test_every_sweep_of_every_config_is_valid(file, argument):
         cells = settled(name, config, file)  # every key exists and every value is valid
         assert len(cells) > 1, name
         for cell, c in cells.items():
-            assert re.fullmatch(r"[\w.+]+", cell), cell  # it is the name of a folder
+            assert re.fullmatch(r"[\w.+-]+", cell), cell  # it is the name of a folder
             assert c.model.backbone in (*NAMES, "demo", "debug")
             views.TrainTransform(
                 res=32, kind=c.train.augment, interpolation=c.train.interpolation,
@@ -69,6 +69,22 @@ def test_every_sweep_of_every_config_is_valid(file, argument):
                 epochs=c.train.epochs,
             )  # fmt: skip
     assert config.to_json() == before
+
+
+@pytest.mark.parametrize("sweep_name", ["soups", "main"])
+def test_plain_cells_are_plain_whatever_the_method_of_the_config(sweep_name):
+    get, found = demo.get_config, {}
+    for argument in ("", "method=lt_soups"):
+        for name, c in settled(sweep_name, get(argument), "demo").items():
+            found.setdefault(name, []).append(c.to_json())
+            rate = {"none": 0.03, "adaptformer": 0.02, "full": 0.002}[c.tuner.name]
+            rate = 0.01 if c.label == "LIFT" else rate
+            if name.startswith("lt_soups"):
+                rate = {"full": 3e-5, "adaptformer": 3e-4}[c.tuner.name]
+            stages = 2 * name.startswith("lt_soups")
+            optimizer = "adamw" if stages else "sgd"
+            assert (c.train.lr, c.train.optimizer, c.soups.models) == (rate, optimizer, stages)
+    assert all(one == other for one, other in found.values())
 
 
 def test_sweeps_have_every_method_that_there_is():

@@ -25,7 +25,7 @@ from lift_jax.runs.phases.join import Leaves, join
 from lift_jax.settings.schema import Settings
 from lift_jax.training import checkpoint
 from lift_jax.training.checkpoint import alone
-from lift_jax.training.checkpoint.contents import to_host
+from lift_jax.training.checkpoint.contents import leaves_to_host
 from lift_jax.training.setup import Setup, on_subset
 
 FOLDER = "soups"  # in the run folder
@@ -94,7 +94,9 @@ class Stages:
         stages = plan.stages(self.settings, self.setup.data.counts)
         for stage in stages:  # before the first of them
             self.prepare(plan.Model(stage, 1, 1))
-        start, _ = self._kept(START) or self._keep(START, to_host(self.setup.tuned), self.about)
+        start, _ = self._kept(START) or self._keep(
+            START, leaves_to_host(self.setup.tuned), self.about
+        )
         joined, done = self._kept(JOINED) or (start, {STAGES: 0})
         for stage in stages:
             members = list(plan.models(stage, self.settings.soups.models))
@@ -126,7 +128,7 @@ class Stages:
         folder = self.workdir / FOLDER / model.folder
         setup = replace(setup, tuned=self._placed(start))
         state = training.train_apart(settings, setup, self.about, folder, self.console)
-        tuned = to_host(state.weights)
+        tuned = leaves_to_host(state.weights)
         self._keep(model.folder, tuned, {"model": model.title})
         self._remove(model, checkpoint.FOLDER)
         return tuned

@@ -4,7 +4,6 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -13,18 +12,19 @@ from jax.experimental import multihost_utils
 from lift_jax.errors import UserError
 from lift_jax.training.state import State
 
-Arrays = TypeVar("Arrays")
 FOLDER = "checkpoints"  # in the run folder
 ABOUT = "about"  # folder of the description, and key of its own checksum
 CHECKSUMS = "checksums"  # key in the description of a checkpoint
 
 
-def to_host(state: Arrays) -> Arrays:
-    """Returns a state, or any tree of arrays, as NumPy arrays.
-
-    Call it in every process: it gathers sharded leaves.
-    """
+def to_host(state: State) -> State:
+    """Returns the state as NumPy arrays. Call it in every process: it gathers sharded leaves."""
     return jax.tree.map(_fetch, state)
+
+
+def leaves_to_host(leaves: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns leaves by path as NumPy arrays. Call it in every process, as `to_host`."""
+    return {path: _fetch(leaf) for path, leaf in leaves.items()}
 
 
 def _fetch(leaf: jax.Array | np.ndarray) -> np.ndarray:
