@@ -119,7 +119,7 @@ def eval_batches(
 
 def eval_padding(split: Split, transform: View) -> dict[str, np.ndarray]:
     """Returns a padded row of the batches of `eval_batches`, which shows their keys and shapes."""
-    row = _EvalExample(split, transform, 0)((0, PADDING, 0))
+    row = _EvalExample(split, transform, 0).row(PADDING)
     return {key: np.asarray(value) for key, value in row.items() if key != "bad"}
 
 
@@ -186,6 +186,10 @@ class _EvalExample:
 
     def __call__(self, slot: Slot) -> dict[str, Any]:
         _, i, _ = slot
+        return self.row(i)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Returns the row of a batch that shows image i, or of padding."""
         return self._shown(i) | {"row": np.int32(i)}
 
     def _shown(self, i: int) -> dict[str, Any]:
