@@ -121,7 +121,11 @@ class Block(Tunable):
         q = self._linear("q", y)
         if angles is not None:
             q = rotate(q, angles[: q.shape[1]])
-        a = self._linear("out", attention(q, k, v, self.heads, causal))
+        return self.mixed(x, attention(q, k, v, self.heads, causal))
+
+    def mixed(self, x: Float[Array, "b n d"], mixture: Float[Array, "b n d"]) -> Array:
+        """Returns the tokens x after the block, given what attention mixed for them."""
+        a = self._linear("out", mixture)
         x = x + (a if self.scale1 is None else a * self.scale1[...].astype(a.dtype))
         y = self._norm("ln2", x)
         act = ACTIVATIONS[self.activation]

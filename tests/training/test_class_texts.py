@@ -48,16 +48,15 @@ def plain(backbone, texts):
     return np.stack(found)
 
 
-def test_chunks_by_hand():
+def test_parts_by_hand():
     tokens = tokens_of(["a b c", "a", "a b c d e f g", "a", "b", "a b c"])
-    lengths = np.array([5, 3, 9, 3, 3, 5])
-    found = list(encode.chunks(tokens, lengths, 2))
-    assert [each.tokens.shape for each in found] == [(2, 4), (2, 12)]
-    assert [each.texts.tolist() for each in found] == [[1, 3, 4], [0, 5, 2]]
-    assert [each.rows.tolist() for each in found] == [[0, 0, 1], [0, 0, 1]]
-    (one,) = encode.chunks(tokens, lengths, 99)  # few texts stay in their order
-    np.testing.assert_array_equal(one.tokens, tokens[[0, 1, 2, 4], :9])
-    assert one.texts.tolist() == [0, 5, 1, 3, 2, 4] and one.rows.tolist() == [0, 0, 1, 1, 2, 3]
+    first, inverse = encode.distinct(tokens)
+    assert first.tolist() == [0, 1, 2, 4] and inverse.tolist() == [0, 1, 2, 1, 3, 0]
+    parts = encode.by_length(np.array([5, 3, 9, 3]), 2)
+    assert [each.tolist() for each in parts] == [[1, 3], [0, 2]]
+    found = [(texts.tolist(), rows.tolist()) for texts, rows in encode.holders(parts, inverse)]
+    assert found == [([1, 3, 4], [0, 0, 1]), ([0, 5, 2], [0, 0, 1])]
+    assert encode.by_length(np.array([5, 3, 9, 3]), 99)[0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("chunk", [256, 2])

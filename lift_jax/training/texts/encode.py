@@ -1,7 +1,6 @@
-"""The text features of the classes: each text once, no longer than it is."""
+"""The text features of the classes: each text and each shared start once, without padding."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,14 @@ from lift_jax.models.backbone import Backbone
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.text import TextTransformer
 from lift_jax.output.terminal import track
-from lift_jax.training.texts import kept
+from lift_jax.training.texts import groups, kept, prefixes
 from lift_jax.weights.tokenizer import Tokenizer
 
 CHUNK = 256  # texts encoded at once, so that any number of texts fits in memory
 TOKENISED = 4096  # texts tokenised at once
-WIDTHS = 4  # columns by which chunks differ: each width is a program that is compiled
+WIDTHS = 4  # columns by which parts differ: each width is a program that is compiled
+
+Parts = Sequence[Int[np.ndarray, " p"]]  # different texts that are encoded together, by their place
 
 
 def tokenise(
@@ -67,82 +68,111 @@ def class_texts(
         console.print(f"Encoding {len(flat):,} texts of {len(texts):,} classes.")
     total = np.zeros((len(texts), backbone.config.embed))
     owner = np.repeat(np.arange(len(texts)), sizes)  # the class of each text
-    for chunk, rows in encoded(backbone, tokens, console):
-        np.add.at(total, owner[chunk.texts], rows[chunk.rows])
+    for part, features in encoded(backbone, tokens, console):
+        np.add.at(total, owner[part], features)
     found = l2_normalise(jnp.asarray(total / sizes[:, None], jnp.float32))
     if file is not None:
         kept.write(file, np.asarray(found))
     return found
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Texts that are encoded together.
-
-    Attributes:
-        tokens: of different texts, with as many columns as the longest of them needs.
-        texts: indices of all texts that these are, equal ones included.
-        rows: the row of `tokens` that each of them is.
-    """
-
-    tokens: Int[np.ndarray, "n t"]
-    texts: Int[np.ndarray, " m"]
-    rows: Int[np.ndarray, " m"]
-
-
-def chunks(
-    tokens: Int[np.ndarray, "n t"], lengths: Int[np.ndarray, " n"], size: int
-) -> Iterator[Chunk]:
-    """Yields the texts in chunks of at most `size` different ones, short texts first.
-
-    The order within a chunk is that of the texts.
-    """
-    place: dict[bytes, int] = {}  # of each text among the different ones
+def distinct(
+    tokens: Int[np.ndarray, "n t"],
+) -> tuple[Int[np.ndarray, " d"], Int[np.ndarray, " n"]]:
+    """Returns the first index of each different text, and the place of each text among these."""
+    place: dict[bytes, int] = {}
     inverse = np.array([place.setdefault(row.tobytes(), len(place)) for row in tokens])
-    first = np.unique(inverse, return_index=True)[1]
-    by_length = np.argsort(lengths[first], kind="stable")
-    starts = range(0, len(first), size)
-    order = np.concatenate([np.sort(by_length[i : i + size]) for i in starts])
-    ranks = np.argsort(order)[inverse]  # where each text is in that order
+    return np.unique(inverse, return_index=True)[1], inverse
+
+
+def by_length(lengths: Int[np.ndarray, " d"], size: int) -> Parts:
+    """Returns texts in parts of at most `size`, short texts first, in their order within a part."""
+    order = np.argsort(lengths, kind="stable")
+    return [np.sort(order[i : i + size]) for i in range(0, len(order), size)]
+
+
+def holders(
+    parts: Parts, inverse: Int[np.ndarray, " n"]
+) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
+    """Yields the indices of all texts that those of a part are, and the row of each in the part."""
+    ranks = np.argsort(np.concatenate(parts))[inverse]
     texts = np.argsort(ranks, kind="stable")
-    for start in starts:
-        own = first[order[start : start + size]]
-        longest = int(lengths[own].max())
-        if len(starts) > 1:
-            longest = min(-(-longest // WIDTHS) * WIDTHS, tokens.shape[1])
-        low, high = np.searchsorted(ranks[texts], (start, start + size))
-        held = texts[low:high]
-        yield Chunk(tokens[own, :longest], held, ranks[held] - start)
+    starts = np.cumsum([0, *map(len, parts)])
+    cuts = np.searchsorted(ranks[texts], starts)
+    for start, low, high in zip(starts[:-1], cuts[:-1], cuts[1:], strict=True):
+        yield texts[low:high], ranks[texts[low:high]] - start
 
 
 def encoded(
     backbone: Backbone, tokens: Int[np.ndarray, "n t"], console: Console
-) -> Iterator[tuple[Chunk, Float[np.ndarray, "m e"]]]:
-    """Yields all texts in chunks, with the projected features of each at unit length.
+) -> Iterator[tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m e"]]]:
+    """Yields all texts in parts: their indices, and the projected features of each at unit length.
 
     A causal tower does not see what follows the end of a text, so texts of about the same length
-    go together and their padding is cut off. Any other tower sees all columns. Few texts are one
-    chunk, in their order.
+    go together and their padding is cut off; of many texts, the tokens with which several begin are
+    encoded once. Any other tower sees all columns. Few texts are one part, in their order.
     """
+    tower = backbone.text
+    assert tower is not None
+    first, inverse = distinct(tokens)
+    rows = tokens[first]
+    lengths = np.full(len(rows), tokens.shape[1])
+    if tower.config.pool == "eot":
+        lengths = 1 + np.asarray(tower.ends(rows))
+    if len(rows) > CHUNK and prefixes.applies(tower):
+        batches = groups.batches(rows, lengths, CHUNK)
+        parts = [part.texts for batch in batches for part in batch.parts]
+        found = _behind_prefixes(backbone, batches)
+    else:
+        parts = by_length(lengths, CHUNK)
+        found = _whole(backbone, rows, lengths, parts)
+    held = list(holders(parts, inverse))
+    for texts, of_part in track(
+        held, "Class texts", len(held), console=console, disable=not console.is_terminal
+    ):
+        yield texts, next(found)[of_part]
+
+
+def _whole(
+    backbone: Backbone, tokens: Int[np.ndarray, "d t"], lengths: Int[np.ndarray, " d"], parts: Parts
+) -> Iterator[Float[np.ndarray, "p e"]]:
+    """Yields the features of each part, whose texts are encoded from their first token on."""
     tower, proj = backbone.text, backbone.text_proj
     assert tower is not None
     graph, variables = tree.flatten(tower)
 
     @jax.jit
     def encode(leaves: tree.Tree, proj: Array | None, rows: Array) -> Array:
-        features = tree.merge(graph, leaves)(rows).astype(jnp.float32)
-        return l2_normalise(features if proj is None else features @ proj.astype(jnp.float32))
+        return _projected(tree.merge(graph, leaves)(rows), proj)
 
     leaves = {path: leaf[...] for path, leaf in variables.items()}
     matrix = None if proj is None else proj[...]
-    lengths = np.full(len(tokens), tokens.shape[1])
-    if tower.config.pool == "eot":
-        lengths = 1 + np.asarray(tower.ends(tokens))
-    found = list(chunks(tokens, lengths, CHUNK))
-    size = min(CHUNK, len(found[0].tokens))
-    for chunk in track(
-        found, "Class texts", len(found), console=console, disable=not console.is_terminal
-    ):
-        padded = np.pad(chunk.tokens, ((0, size - len(chunk.tokens)), (0, 0)), mode="edge")
+    for part in parts:
+        longest = int(lengths[part].max())
+        if len(parts) > 1:
+            longest = min(-(-longest // WIDTHS) * WIDTHS, tokens.shape[1])
+        padded = np.pad(part, (0, len(parts[0]) - len(part)), mode="edge")
         with jax.default_matmul_precision("highest"):
-            yield chunk, np.asarray(encode(leaves, matrix, padded))
+            yield np.asarray(encode(leaves, matrix, tokens[padded, :longest]))
+
+
+def _behind_prefixes(
+    backbone: Backbone, batches: Sequence[groups.Batch]
+) -> Iterator[Float[np.ndarray, "p e"]]:
+    """Yields the features of each part, whose texts are encoded behind their prefixes."""
+    assert backbone.text is not None
+    encoder, proj = prefixes.Encoder(backbone.text, batches), backbone.text_proj
+    matrix, project = None if proj is None else proj[...], jax.jit(_projected)
+    for batch in batches:
+        with jax.default_matmul_precision("highest"):
+            past = encoder.begin(batch)
+        for part in batch.parts:
+            with jax.default_matmul_precision("highest"):
+                features = project(encoder.features(batch, past, part), matrix)
+            yield np.asarray(features)
+
+
+def _projected(features: Array, proj: Array | None) -> Float[Array, "n e"]:
+    """Returns features in the shared space, at unit length."""
+    features = features.astype(jnp.float32)
+    return l2_normalise(features if proj is None else features @ proj.astype(jnp.float32))

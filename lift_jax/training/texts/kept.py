@@ -16,7 +16,7 @@ from lift_jax.parallel import exchange
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.tensors import write_tensors
 
-VERSION = 1  # of the way in which the features are computed
+VERSION = 2  # of the way in which the features are computed
 NAME = "class_texts"
 
 
