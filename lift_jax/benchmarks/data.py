@@ -119,7 +119,7 @@ def _by_pillow(path: str, cuts: list[Cut]) -> np.ndarray:
         part = image.convert("RGB")
     if box != (0, 0, *part.size):
         part = part.crop(box)
-    part = part.resize(size[::-1], Image.Resampling.BICUBIC)
+    part = part.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     views = []
     for top, left in (cut.place for cut in cuts):
         view = part.crop((left, top, left + RES, top + RES))

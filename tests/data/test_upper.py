@@ -36,7 +36,9 @@ def test_each_number_of_rows(options, smooth):
     whole = simplejpeg.decode_jpeg(content, "RGB", **how)
     for rows in range(1, 66):
         found = upper.decode(content, SIZE, rows, "RGB", **how)
-        assert found.shape == whole.shape and np.array_equal(found[:rows], whole[:rows]), rows
+        assert found.shape == whole.shape
+        kept = rows + 2  # where a box ends may be rounded to the row below
+        assert np.array_equal(found[:kept], whole[:kept]), rows
     assert all(upper.decode(content, SIZE, rows, "RGB") is None for rows in (67, 75))
 
 

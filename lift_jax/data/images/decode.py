@@ -106,8 +106,8 @@ class Picture:
         """Returns the whole image for Pillow, in mode RGB."""
         return Image.fromarray(np.asarray(self))
 
-    def held(self, cuts: Iterable[tuple[Box, int, int]]) -> "Picture":
-        """Returns the image decoded once for all cuts: boxes, and the width and height of each."""
+    def held(self, cuts: Iterable[tuple[Box, tuple[int, int]]]) -> "Picture":
+        """Decodes the image once, for these cuts alone: boxes and the (height, width) of each."""
         needs = [self._needs(*cut) for cut in cuts]
         pixels = self.load(*map(max, zip(*needs, strict=True)))
         return replace(self, load=lambda *_: pixels)
@@ -116,14 +116,14 @@ class Picture:
         self, box: Box, width: int, height: int, interpolation: str
     ) -> UInt8[np.ndarray, "{height} {width} 3"]:
         """Cuts out the box (left, top, right, bottom) and resizes it."""
-        pixels = self.load(*self._needs(box, width, height))
+        pixels = self.load(*self._needs(box, (height, width)))
         y, x = pixels.shape[0] / self.height, pixels.shape[1] / self.width
         part = box[0] * x, box[1] * y, box[2] * x, box[3] * y
         return resize(pixels, part, width, height, interpolation, self.fast)
 
-    def _needs(self, box: Box, width: int, height: int) -> tuple[float, float]:
-        """Returns the arguments of `load` for a box that is resized."""
-        least = max(width / (box[2] - box[0]), height / (box[3] - box[1]))
+    def _needs(self, box: Box, size: tuple[int, int]) -> tuple[float, float]:
+        """Returns the arguments of `load` for a box that is resized to `size` (height, width)."""
+        least = max(size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1]))
         return min(1.0, least), box[3] / self.height
 
 
@@ -176,7 +176,7 @@ def _jpeg(content: bytes, name: str, how: Decoding) -> Picture | None:
     options: dict[str, Any] = {"fastupsample": how.fast}
 
     def load(least: float, share: float) -> np.ndarray:
-        reduced: dict[str, int] = {}
+        reduced: dict[str, Any] = {}
         if how.fast and (least := KEPT * least) <= 0.5:
             sizes = math.ceil(height * least), math.ceil(width * least)
             reduced = {"min_height": sizes[0], "min_width": sizes[1], "min_factor": 2}

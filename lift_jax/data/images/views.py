@@ -139,7 +139,7 @@ def shown(
         (part, list(alike)) for part, alike in groupby(cuts, key=lambda cut: (cut.box, cut.size))
     ]
     if len(groups) > 1:
-        image = image.held([(box, *size[::-1]) for (box, size), _ in groups])
+        image = image.held([part for part, _ in groups])
     views = []
     for (box, size), alike in groups:
         pixels = squares(image, box, size, [cut.place for cut in alike], res, interpolation)
@@ -322,7 +322,7 @@ class TenCrop(FiveCrop):
         """Returns the ten views of `image`."""
         image = Picture.of(image)
         cut = FiveCrop.cuts(self, image.height, image.width)[0]
-        image = image.held([(cut.box, *cut.size[::-1])])
+        image = image.held([(cut.box, cut.size)])
         return np.concatenate([super().__call__(image), super().__call__(image.mirrored())])
 
     def cuts(self, height: int, width: int) -> list[Cut]:
