@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.data import prepare
 from lift_jax.data.images.decode import Decoding, open_image
-from lift_jax.data.images.views import TrainTransform, mda_box, min_scale
+from lift_jax.data.images.views import Cut, FiveCrop, TestTransform, TrainTransform, View
+from lift_jax.data.prepare import PreparedImages
 from lift_jax.data.types import FileImages, Images, Split
 from lift_jax.output.terminal import Terminal
 
@@ -47,54 +48,84 @@ def photographs(folder: Path) -> FileImages:
 def measure(console: Console, seconds: Seconds | None = None) -> dict[str, float]:
     """Times each way of reading; prints images per second, and returns the ratios to plain Pillow.
 
-    All ways draw the same MDA crops of the middle epoch, and take turns in `ROUNDS` rounds. Each
-    image counts with its shortest time, because longer ones come from other work on the machine.
-    `seconds` is given the times of the images by way.
+    All ways draw the same crops, of training (MDA in the middle epoch, half of them mirrored) and
+    of tests, and take turns in `ROUNDS` rounds. Each image counts with its shortest time, because
+    longer ones come from other work on the machine. `seconds` is given the times of the images by
+    way.
     """
-    transform = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, False, 3)
+    train = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, True, 3)
+    ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         files = photographs(Path(name))
         size = sum(len(files.content(i)) for i in range(COUNT)) / COUNT
-        split, quiet = Split(files, np.zeros(COUNT)), Terminal(quiet=True)
-        folder = Path(name) / "prepared"
-        side = prepare.default_size(RES)
-        prepare.prepare(split, folder, size=side, workers=1, console=quiet)
-        shards = tuple(str(path) for path in sorted(folder.glob("*.array_record")))
-        small = prepare.PreparedImages(shards, np.arange(COUNT), files)
+        about = f"one core: {COUNT} JPEGs of {size / 1000:.0f} kB, half 500x375 and half 800x600"
         fast = FileImages(files.root, files.paths, how=Decoding(fast=True))
-        boxes = [_box(files, i) for i in range(COUNT)]
-
-        def plain(i: int) -> np.ndarray:
-            with Image.open(files.name(i)) as image:
-                view = image.convert("RGB").crop(boxes[i])
-            view = view.resize((RES, RES), Image.Resampling.BICUBIC)
-            return (np.asarray(view, np.float32) / 255 - MEAN) / STD
-
-        def ours(images: Images) -> Callable[[int], np.ndarray]:
-            return lambda i: transform(images[i], np.random.default_rng(i), 1)
-
-        ways = {
-            "plain Pillow, float32": plain,
-            "data.decode=exact": ours(files),
-            "data.decode=fast": ours(fast),
-            f"prepared, short side {side}": ours(small),
-        }
-        views = {name: [way(i) for i in range(COUNT)] for name, way in ways.items()}
-        timed = _time(ways, COUNT)
-    if seconds is not None:
-        seconds |= {name: times.tolist() for name, times in timed.items()}
-    ratios = _print(
-        f"From file to view, one core: {COUNT} JPEGs of {size / 1000:.0f} kB, half 500x375 and "
-        "half 800x600", COUNT, {name: times.sum() for name, times in timed.items()}, console,
-    )  # fmt: skip
-    exact = np.stack(views["data.decode=exact"]).astype(int)
-    pillow = np.round((np.stack(views["plain Pillow, float32"]) * STD + MEAN) * 255).astype(int)
-    same = "the pixels of Pillow" if (exact == pillow).all() else "NOT the pixels of Pillow"
-    console.print(f"data.decode=exact: {same}.")
-    for name in list(ways)[2:]:
-        tell_error(name, "these images", np.abs(np.stack(views[name]) - exact), console)
+        whole = {"data.decode=exact": files, "data.decode=fast": fast}
+        for title, before, view, ways in (
+            ("to training view", "", train, whole | _prepared(files, fast, Path(name))),
+            ("to test view", "test view, ", TestTransform(RES), whole),
+            ("to five crops", "five crops, ", FiveCrop(RES), whole),
+        ):
+            timed, views = _compare(files, {before + way: ways[way] for way in ways}, view)
+            if seconds is not None:
+                seconds |= {way: times.tolist() for way, times in timed.items()}
+            shortest = {way: times.sum() for way, times in timed.items()}
+            ratios |= _print(f"From file {title}, {about}", COUNT, shortest, console)
+            pillow, exact, *others = views.items()
+            same = "" if (exact[1] == pillow[1]).all() else "NOT "
+            console.print(f"{exact[0]}: {same}the pixels of Pillow.")
+            for way, found in others:
+                tell_error(way, "these images", np.abs(found - exact[1]), console)
     tell_error("data.decode=fast", "crops of two photographs", on_photographs(), console)
-    return ratios | stage(exact.astype(np.uint8), console)
+    return ratios | stage(exact[1][:, 0].astype(np.uint8), console)
+
+
+def _prepared(files: FileImages, fast: FileImages, folder: Path) -> dict[str, Images]:
+    """Prepares the images in a folder; returns the ways of reading them."""
+    split, side = Split(files, np.zeros(COUNT)), prepare.default_size(RES)
+    made = prepare.prepare(
+        split, folder / "prepared", size=side, workers=1, console=Terminal(quiet=True)
+    )
+    shards = tuple(str(path) for path in sorted(made.glob("*.array_record")))
+    small, soon = (PreparedImages(shards, np.arange(COUNT), taken) for taken in (files, fast))
+    return {f"prepared, short side {side}": small, "prepared, data.decode=fast": soon}
+
+
+def _compare(
+    files: FileImages, ways: Mapping[str, Images], view: TrainTransform | View
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the times of plain Pillow and of each way, and the levels of their views."""
+
+    def draw(i: int) -> tuple[Any, ...]:
+        return (np.random.default_rng(i), 1) if isinstance(view, TrainTransform) else ()
+
+    def ours(images: Images) -> Callable[[int], np.ndarray]:
+        return lambda i: view(images[i], *draw(i))
+
+    cuts = [view.cuts(files[i].height, files[i].width, *draw(i)) for i in range(COUNT)]
+    plain = f"{next(iter(ways)).rpartition('data.')[0]}plain Pillow, float32"
+    calls = {plain: lambda i: _by_pillow(files.name(i), cuts[i])}
+    calls |= {name: ours(images) for name, images in ways.items()}
+    found = {name: np.stack([call(i) for i in range(COUNT)]) for name, call in calls.items()}
+    found[plain] = np.round((found[plain] * STD + MEAN) * 255)
+    levels = {k: v.astype(int).reshape(COUNT, -1, RES, RES, 3) for k, v in found.items()}
+    return _time(calls, COUNT), levels
+
+
+def _by_pillow(path: str, cuts: list[Cut]) -> np.ndarray:
+    """Returns the views of an image that share a box, cut by Pillow and normalised in float32."""
+    box, size, _, mirror = cuts[0]
+    with Image.open(path) as image:
+        part = image.convert("RGB")
+    if box != (0, 0, *part.size):
+        part = part.crop(box)
+    part = part.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    views = []
+    for top, left in (cut.place for cut in cuts):
+        view = part.crop((left, top, left + RES, top + RES))
+        view = ImageOps.mirror(view) if mirror else view
+        views.append((np.asarray(view, np.float32) / 255 - MEAN) / STD)
+    return np.stack(views)
 
 
 def stage(views: np.ndarray, console: Console) -> dict[str, float]:
@@ -144,13 +175,6 @@ def tell_error(name: str, where: str, error: np.ndarray, console: Console) -> No
         f"{name}: differs on {where} by {error.mean():.1f} grey levels of 255 in the mean, "
         f"{np.percentile(error, 99):.0f} at the 99th percentile, {error.max()} at most."
     )
-
-
-def _box(files: FileImages, i: int) -> tuple[int, int, int, int]:
-    """Returns the crop that the transform of `measure` draws for image i."""
-    picture = files[i]
-    low = min_scale("convex", 1, 3)
-    return mda_box(picture.height, picture.width, low, np.random.default_rng(i))
 
 
 def _time(

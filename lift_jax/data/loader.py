@@ -119,7 +119,8 @@ def eval_batches(
 
 def eval_padding(split: Split, transform: View) -> dict[str, np.ndarray]:
     """Returns a padded row of the batches of `eval_batches`, which shows their keys and shapes."""
-    row = _EvalExample(split, transform, 0).row(PADDING)
+    image = np.empty(_shape(split, transform), _dtype(transform))
+    row = {"image": image} | _EvalExample(split, transform, 0).row(PADDING, image)
     return {key: np.asarray(value) for key, value in row.items() if key != "bad"}
 
 
@@ -168,14 +169,15 @@ class _TrainExample:
     transform: TrainTransform
     seed: int
 
-    def __call__(self, slot: Slot) -> dict[str, Any]:
+    def __call__(self, slot: Slot, image: np.ndarray) -> dict[str, Any]:
         epoch, i, repeat = slot
         if i == PADDING:
-            return _padding(self.split, self.transform, PADDING)
+            return _pad(image, self.split, self.transform, PADDING)
         draw: Any = (self.seed, epoch, i)
         if repeat:
             draw = np.random.SeedSequence(draw, spawn_key=(REPEAT, repeat))
-        return _example(self.split, i, self.transform, np.random.default_rng(draw), epoch)
+        rng = np.random.default_rng(draw)
+        return _show(image, self.split, i, self.transform, rng, epoch)
 
 
 @dataclass(frozen=True)
@@ -184,22 +186,22 @@ class _EvalExample:
     transform: View
     seed: int
 
-    def __call__(self, slot: Slot) -> dict[str, Any]:
+    def __call__(self, slot: Slot, image: np.ndarray) -> dict[str, Any]:
         _, i, _ = slot
-        return self.row(i)
+        return self.row(i, image)
 
-    def row(self, i: int) -> dict[str, Any]:
-        """Returns the row of a batch that shows image i, or of padding."""
-        return self._shown(i) | {"row": np.int32(i)}
+    def row(self, i: int, image: np.ndarray) -> dict[str, Any]:
+        """Writes image i, or padding, to `image`; returns the other values of its row."""
+        return self._show(image, i) | {"row": np.int32(i)}
 
-    def _shown(self, i: int) -> dict[str, Any]:
+    def _show(self, image: np.ndarray, i: int) -> dict[str, Any]:
         if i == PADDING:
-            return _padding(self.split, self.transform, PADDING)
+            return _pad(image, self.split, self.transform, PADDING)
         if not isinstance(self.transform, RandomCrops):
-            return _example(self.split, i, self.transform)
+            return _show(image, self.split, i, self.transform)
         # the spawn key keeps these draws apart from those for training
         sequence = np.random.SeedSequence((self.seed, i), spawn_key=(1,))
-        return _example(self.split, i, self.transform, np.random.default_rng(sequence))
+        return _show(image, self.split, i, self.transform, np.random.default_rng(sequence))
 
 
 @dataclass(frozen=True)
@@ -220,27 +222,40 @@ class _BatchSource:
     def __getitem__(self, index: int) -> Batch:
         begin, end = index * self.slots.batch, (index + 1) * self.slots.batch
         numbers = range(begin + self.process, end, self.processes)
-        rows = [self.example(self.slots[number]) for number in numbers]
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        split, transform = self.example.split, self.example.transform
+        # images are written here one by one; rows of their own would take fresh memory and a copy
+        images = np.empty((len(numbers), *_shape(split, transform)), _dtype(transform))
+        rows = [
+            self.example(self.slots[n], image) for n, image in zip(numbers, images, strict=True)
+        ]
+        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _example(split: Split, i: int, transform: TrainTransform | View, *draw: Any) -> dict[str, Any]:
+def _show(
+    image: np.ndarray, split: Split, i: int, transform: TrainTransform | View, *draw: Any
+) -> dict[str, Any]:
+    """Writes what is shown of image i to `image`; returns the other values of its row."""
+    shown = {}
     try:
-        image = split.images[i]
+        found = split.images[i]
         if sent := on_device.sent_shape(split.images, transform):
-            cuts = transform.cuts(*sent[:2], *draw)
-            shown = {"image": image, "cut": on_device.fields(cuts, transform)}
+            image[:] = found
+            shown["cut"] = on_device.fields(transform.cuts(*sent[:2], *draw), transform)
         else:
-            shown = {"image": transform(image, *draw)}
+            image[:] = transform(found, *draw)
     except UserError:
         if not split.skip:
             raise
-        return _padding(split, transform, i)
+        return _pad(image, split, transform, i)
     return shown | {"label": split.labels[i], "mask": np.True_} | _bad(split, PADDING)
 
 
-def _padding(split: Split, transform: TrainTransform | View, bad: int) -> dict[str, Any]:
-    shown = {"image": np.zeros(_shape(split, transform), _dtype(transform))}
+def _pad(
+    image: np.ndarray, split: Split, transform: TrainTransform | View, bad: int
+) -> dict[str, Any]:
+    """Writes zeros to `image`; returns the other values of a row without an image."""
+    image[:] = 0
+    shown = {}
     if on_device.sent_shape(split.images, transform):
         shown["cut"] = on_device.padding(transform)
     return shown | {"label": np.int32(0), "mask": np.False_} | _bad(split, bad)

@@ -82,7 +82,7 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     how = decode.Decoding(s.data.decode == "fast", s.data.exif)
     function, size = of_views, (vision.resolution, vision.resolution)
     if input_size is not None:
-        resize, size = make_resize(input_size, view, how), input_size
+        resize, size = make_resize(input_size, view), input_size
 
         def function(images: Images) -> Outputs:
             return of_views(resize(images))
@@ -112,9 +112,7 @@ def as_texts(about: dict[str, object]) -> dict[str, str]:
     }
 
 
-def make_resize(
-    size: tuple[int, int], view: views.TestTransform, how: decode.Decoding
-) -> Callable[[Images], Images]:
+def make_resize(size: tuple[int, int], view: views.TestTransform) -> Callable[[Images], Images]:
     """Returns the function from images of a size to their views. Raises UserError as `load`."""
     height, width = size
     if height * width > decode.MAX_PIXELS:
@@ -126,7 +124,7 @@ def make_resize(
         raise UserError(
             f"--input_size={height}x{width}: one side is more than {views.STRIP} times the other."
         )
-    return pillow_resize.test_view(height, width, view, how.fast)
+    return pillow_resize.test_view(height, width, view)
 
 
 def about_resize(
@@ -134,7 +132,6 @@ def about_resize(
 ) -> dict[str, Any]:
     """Returns how an image file becomes the input of the function."""
     short, name = min(view.cuts(view.res, view.res)[0].size), view.interpolation
-    name = "hamming" if how.fast else name
     steps = f"short side to {short} pixels by Pillow's {name}, then the centre of {view.res}"
     height, width = (view.res, view.res) if input_size is None else input_size
     return {

@@ -39,11 +39,8 @@ def write(deployed: Deployed, folder: Path, exported: Probabilities) -> float:
     size = deployed.size if inside else (round(1.25 * res), round(1.6 * res))
     pictures = [picture(*size, seed=seed) for seed in range(4)]
     Image.fromarray(pictures[0]).save(folder / IMAGE)
-    read = decode.read_image(folder / IMAGE, deployed.how)
-    pictures[0] = np.asarray(read)
-    views = np.stack(
-        [deployed.view(decode.Picture(*size, lambda _, p=p: p, read.fast)) for p in pictures]
-    )
+    pictures[0] = np.asarray(decode.read_image(folder / IMAGE, deployed.how))
+    views = np.stack([deployed.view(pixels) for pixels in pictures])
     inputs = np.stack(pictures) if inside else views
     expected = np.asarray(jax.jit(deployed.of_views)(views)[1])
     try:

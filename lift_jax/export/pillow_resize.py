@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, UInt8
 from PIL import Image
 
 from lift_jax.data.images import views
-from lift_jax.data.images.decode import Picture
+from lift_jax.data.images.resize import FILTERS
 from lift_jax.errors import UserError
 
 BITS = 22  # of Pillow's fixed point: 32 bits without 8 for the pixel and 2 for sums above 255
@@ -39,22 +39,18 @@ def weights(
     return np.concatenate(parts)
 
 
-def test_view(
-    height: int, width: int, view: views.TestTransform, fast: bool
-) -> Callable[[Images], Images]:
+def test_view(height: int, width: int, view: views.TestTransform) -> Callable[[Images], Images]:
     """Returns the function from images of one size to their views: `view` as a JAX function.
 
     Pillow chooses by size which axis comes first. Here the order is the one that gives Pillow's
-    pixels on an image of noise. `fast` is that of `decode.Decoding`. Raises UserError if neither
-    order gives them.
+    pixels on an image of noise. Raises UserError if neither order gives them.
     """
     cut = view.cuts(height, width)[0]
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    picture = Picture(height, width, lambda least: noise, fast)
-    resample = picture.filter(view.interpolation)
+    resample = FILTERS[view.interpolation]
     down = weights(height, cut.size[0], cut.place[0], view.res, resample)
     across = weights(width, cut.size[1], cut.place[1], view.res, resample)
-    expected = view(picture)
+    expected = view(noise)
     for down_first in (False, True):
 
         def shown(images: Images, down_first: bool = down_first) -> Images:

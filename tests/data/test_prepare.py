@@ -70,7 +70,7 @@ def test_images_are_reduced_and_crops_are_the_same_part(files, tmp_path):
         error = np.abs(views[0] - views[1].astype(int))
         assert error.mean() < (2 if short <= 50 else 8), i
         # the same box, drawn by the same numbers, of an image with fewer pixels
-        small = Picture(taken.height, taken.width, lambda _, f=found: np.asarray(f))
+        small = Picture(taken.height, taken.width, lambda *_, f=found: np.asarray(f))
         assert np.array_equal(views[0], transform(small, np.random.default_rng(i), 0))
 
 

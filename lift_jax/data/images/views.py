@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lift_jax.data.images.decode import FILTERS, Picture
+from lift_jax.data.images.decode import Picture
+from lift_jax.data.images.resize import FILTERS, Box, mirrored
 from lift_jax.errors import UserError, unknown
 
 # Growth of the smallest crop, from `min_area` (0) to the whole image (1), at training time t in
@@ -30,8 +31,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 ASPECTS = (3 / 4, 4 / 3)  # width / height of a RandomResizedCrop
 STRIP = 64  # long side / short side above which a resized image is never formed whole
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 # --- boxes of training crops ---
@@ -132,13 +131,20 @@ class Cut(NamedTuple):
 def shown(
     image: Picture, cuts: list[Cut], res: int, interpolation: str
 ) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
-    """Returns the res x res view of each cut; cuts of the same box and size are resized once."""
+    """Returns the res x res view of each cut.
+
+    The image is decoded once, and cuts of the same box and size are resized once.
+    """
+    groups = [
+        (part, list(alike)) for part, alike in groupby(cuts, key=lambda cut: (cut.box, cut.size))
+    ]
+    if len(groups) > 1:
+        image = image.held([part for part, _ in groups])
     views = []
-    for (box, size), alike in groupby(cuts, key=lambda cut: (cut.box, cut.size)):
-        alike = list(alike)
+    for (box, size), alike in groups:
         pixels = squares(image, box, size, [cut.place for cut in alike], res, interpolation)
         views += [
-            square[:, ::-1] if cut.mirrored else square
+            mirrored(square) if cut.mirrored else square
             for square, cut in zip(pixels, alike, strict=True)
         ]
     return views
@@ -160,7 +166,7 @@ def squares(
     # A resized 1 x 10,000 strip would fill gigabytes, so only the squares are computed. They are
     # equal up to rounding. Other images are resized whole, because Pillow chooses the order of its
     # two passes by size and rounds in between, which shows on sharp edges.
-    source, resample = image.pillow(), image.filter(interpolation)
+    source, resample = image.pillow(), FILTERS[interpolation]
     y, x = source.height / height, source.width / width  # source pixels per resized pixel
     ends = source.width, source.height
     boxes = (
@@ -315,6 +321,8 @@ class TenCrop(FiveCrop):
     ) -> UInt8[np.ndarray, "10 {self.res} {self.res} 3"]:
         """Returns the ten views of `image`."""
         image = Picture.of(image)
+        cut = FiveCrop.cuts(self, image.height, image.width)[0]
+        image = image.held([(cut.box, cut.size)])
         return np.concatenate([super().__call__(image), super().__call__(image.mirrored())])
 
     def cuts(self, height: int, width: int) -> list[Cut]:
