@@ -27,7 +27,7 @@ from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
 from lift_jax.weights.files import adapters
 from lift_jax.weights.files.adapters import Adapter
-from lift_jax.weights.files.source import ADAPTER, PREPROCESSOR, Source, open_source
+from lift_jax.weights.files.source import ADAPTER, CONFIG, PREPROCESSOR, Source, open_source
 from lift_jax.weights.formats import written
 from lift_jax.weights.formats.written import Layout
 from lift_jax.weights.tokenizer import Tokenizer
@@ -341,13 +341,14 @@ def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> To
     Args:
         name_or_path: the name or path of the backbone.
         context: the number of token ids in a row.
-        vocab: the size of the text tower's vocabulary. If it is that of OpenAI's CLIP, a single
-            weight file without a tokenizer beside it gets OpenAI's, from the hub.
+        vocab: the size of the text tower's vocabulary. If it is that of OpenAI's CLIP, weights
+            without a tokenizer and without a config.json beside them get OpenAI's, from the hub.
 
     Raises UserError if there is no tokenizer, or if it cannot be read or downloaded.
     """
     path = _located(name_or_path)
     folder = _beside(path)
-    if path.is_file() and vocab == tokenizer.OPENAI and not tokenizer.find(folder):
+    bare = path.is_file() or not (folder / CONFIG).exists()
+    if bare and vocab == tokenizer.OPENAI and not tokenizer.find(folder):
         folder = hub.clip_tokenizer()
     return Tokenizer(folder, context)

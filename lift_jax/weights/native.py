@@ -32,7 +32,7 @@ from lift_jax.weights.files.source import read_safetensors
 NAME = "backbone.safetensors"
 KEY = "lift_jax"  # the metadata key of sizes and checksums
 VERSION = 1
-RULES = 2  # of the conversion, so that the cache holds none that was made by older rules
+RULES = 3  # of the conversion, so that the cache holds none that was made by older rules
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 

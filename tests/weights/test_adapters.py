@@ -136,6 +136,26 @@ def test_openclips_attention_by_hand(tmp_path):
     assert all(np.array_equal(found[name], base[name]) for name in same)
 
 
+@pytest.mark.parametrize(("layer", "stored"), [
+    ("vit.encoder.layer.0.attention.attention.query", "encoder.layer.0.attention.attention.query"),
+    ("vit.layers.0.attention.q_proj", "encoder.layer.0.attention.attention.query"),
+    ("layers.1.attention.o_proj", "encoder.layer.1.attention.output.dense"),
+    ("layers.0.mlp.fc1", "encoder.layer.0.intermediate.dense"),
+    ("model.vit.layers.1.mlp.fc2", "encoder.layer.1.output.dense"),
+    ("encoder.layer.1.attention.v_proj", "encoder.layer.1.attention.attention.value"),
+])  # fmt: skip
+def test_layers_that_transformers_has_renamed(tmp_path, layer, stored):
+    weight = safetensors.numpy.load_file(GOLDEN / "hf_vit" / "model.safetensors")
+    weight = weight[f"vit.{stored}.weight"].astype(np.float32)
+    folder = copied(tmp_path, base_model_name_or_path=str(GOLDEN / "hf_vit"), r=1, lora_alpha=2)
+    save(folder, {
+        f"base_model.model.{layer}.lora_A.weight": np.full((1, weight.shape[1]), 0.5, np.float32),
+        f"base_model.model.{layer}.lora_B.weight": np.full((len(weight), 1), 0.25, np.float32),
+        "base_model.model.classifier.weight": np.ones((5, 8), np.float32),
+    })  # fmt: skip
+    np.testing.assert_allclose(load._opened(folder).tensors[f"vit.{stored}.weight"], weight + 0.25)
+
+
 MERGE = r"merge it into its backbone with peft's merge_and_unload\(\), .* and give FOLDER"
 REFUSED = [
     ({"use_dora": True}, f"with use_dora True; plain LoRA alone is folded in.*{MERGE}"),

@@ -5,6 +5,7 @@ peft stores the matrices by the names of its model, "base_model.model.LAYER.lora
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,18 @@ _TRAINING = """auto_mapping ensure_weight_tying eva_config exclude_modules infer
 # the beginnings of A and B that leave the weights as they were; others change them, as PiSSA
 _BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
 _PART = re.compile(r"(.+)\.lora_(?:embedding_)?([AB])(?:\.\w+)??(?:\.(weight|bias))?")
+# the layers of ViT and DINOv2 as transformers names them since version 5 -> their names in files
+_ATTENTION = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value",
+              "o_proj": "output.dense"}  # fmt: skip
+_RENAMED = (
+    *(
+        (rf"(?:encoder\.layer|layers)\.(\d+)\.attention\.{new}\b",
+         rf"encoder.layer.\1.attention.{old}")
+        for new, old in _ATTENTION.items()
+    ),
+    (r"(?<!encoder\.)layers\.(\d+)\.mlp\.fc1\b", r"encoder.layer.\1.intermediate.dense"),
+    (r"(?<!encoder\.)layers\.(\d+)\.mlp\.fc2\b", r"encoder.layer.\1.output.dense"),
+)  # fmt: skip
 LARGEST = 10**9  # rank or alpha
 _WORDS = {int: "a number", bool: "true or false", dict: "an object"}
 LONGEST_LAYER, MOST_REPEATS = 200, 3  # of a layer's name, and in a pattern of such names
@@ -62,9 +75,11 @@ class Adapter:
 class _Layer:
     """What an adapter changes of a layer: the matrices "A" and "B", and B's "bias".
 
-    An embedding stores its weight with the axes of B A swapped.
+    `path` is the layer's name in its model. An embedding stores its weight with the axes of B A
+    swapped.
     """
 
+    path: str
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     embedding: bool = False
 
@@ -117,11 +132,13 @@ def base_of(adapter: Adapter) -> str:
             f"{adapter.where} {BASE} is {shown(name)}; expected the backbone that the adapter was "
             "trained on: write its name on the hub, or its folder, there."
         )
+    if os.path.exists(name):
+        return name
     beside = adapter.folder / name
-    if not Path(name).exists() and beside.exists():
+    if os.path.exists(beside):
         return str(beside)
     revision = adapter.config.get("revision")
-    return f"{name}@{revision}" if revision and not Path(name).exists() else name
+    return f"{name}@{revision}" if isinstance(revision, str) and revision else name
 
 
 def fold(source: Source, adapter: Adapter) -> None:
@@ -131,9 +148,18 @@ def fold(source: Source, adapter: Adapter) -> None:
     """
     layers, whole = _parts(adapter)
     names = _names(adapter, source, layers)
+    if names is None:
+        layers = {_renamed(layer): change for layer, change in layers.items()}
+        whole = {_renamed(name): tensor for name, tensor in whole.items()}
+        names = _names(adapter, source, layers)
+    if names is None:
+        raise UserError(
+            f"{adapter.folder} changes layers that {source.where} does not have in this shape, "
+            f"like {next(iter(layers.values())).path}. Check {BASE} in its {ADAPTER}. {MERGE}"
+        )
     strange = []
     for layer, change in layers.items():
-        for name, tensor in _folded(adapter, source, layer, names[layer], change):
+        for name, tensor in _folded(adapter, source, names[layer], change):
             source.tensors[name] = tensor
     begins = _begins(layers, names)
     for name, tensor in whole.items():
@@ -172,7 +198,7 @@ def _check(adapter: Adapter) -> None:
         "alpha_pattern": (dict,),
     }  # fmt: skip
     for key, types in kinds.items():
-        value = config.get(key, types[0]() if key not in ("r", "lora_alpha") else None)
+        value: Any = config.get(key, types[0]() if key not in ("r", "lora_alpha") else None)
         if type(value) not in types or (types[0] is int and not abs(value) <= LARGEST):
             raise UserError(
                 f"{adapter.where} {key} is {shown(value)}; expected {_WORDS[types[0]]}. Save the "
@@ -188,7 +214,8 @@ def _parts(adapter: Adapter) -> tuple[dict[str, _Layer], Tensors]:
         name = stored.removeprefix("base_model.model.")
         name = re.sub(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)", "", name[:500])
         if match := _PART.fullmatch(name):
-            layer = layers.setdefault(match[1], _Layer(embedding=".lora_embedding_" in name))
+            layer = layers.setdefault(match[1], _Layer(match[1]))
+            layer.embedding = ".lora_embedding_" in name
             layer.parts["bias" if match[3] == "bias" else match[2]] = tensor
         elif ".original_module." not in name:
             whole[name] = tensor
@@ -203,12 +230,19 @@ def _parts(adapter: Adapter) -> tuple[dict[str, _Layer], Tensors]:
     return layers, whole
 
 
-def _names(adapter: Adapter, source: Source, layers: Mapping[str, _Layer]) -> dict[str, str]:
+def _renamed(name: str) -> str:
+    """Returns a name as files have it, whose model has another one in newer transformers."""
+    for pattern, stored in _RENAMED:
+        name = re.sub(pattern, stored, name)
+    return name
+
+
+def _names(adapter: Adapter, source: Source, layers: Mapping[str, _Layer]) -> dict[str, str] | None:
     """Returns the source's names of the weights of an adapter's layers.
 
     The adapter's model may have wrapped the source's (a prefix more), or be a tower of it (a prefix
-    less): the same prefix for all layers, by which each has a weight of its shape. Raises UserError
-    if there is none, or more than one.
+    less): the same prefix for all layers, by which each has a weight of its shape. None if there is
+    none. Raises UserError if there is more than one.
     """
     first = next(iter(layers), "")
     words = first.split(".")
@@ -232,12 +266,7 @@ def _names(adapter: Adapter, source: Source, layers: Mapping[str, _Layer]) -> di
                 f"{adapter.folder} fits several towers of {source.where}: {first:.80} may be "
                 f"{' or '.join(names[first] for names in found[:2])}. {MERGE}"
             )
-    if not layers:
-        return {}
-    raise UserError(
-        f"{adapter.folder} changes layers that {source.where} does not have in this shape, like "
-        f"{first:.80}. Check {BASE} in its {ADAPTER}. {MERGE}"
-    )
+    return None if layers else {}
 
 
 def _all_names(
@@ -272,12 +301,12 @@ def _fits(weight: np.ndarray, change: _Layer) -> bool:
 
 
 def _folded(
-    adapter: Adapter, source: Source, layer: str, name: str, change: _Layer
+    adapter: Adapter, source: Source, name: str, change: _Layer
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the names and values of a layer's weight, and of its bias where it has a change."""
     weight = source.tensors[name]
     a, b = (change.parts[key].astype(np.float32) for key in ("A", "B"))
-    scale = _scale(adapter, layer, len(a))
+    scale = _scale(adapter, change.path, len(a))
     delta = (b.reshape(len(b), -1) @ a.reshape(len(a), -1)).reshape(len(b), *a.shape[1:])
     if change.embedding or delta.shape != weight.shape:
         delta = delta.T
