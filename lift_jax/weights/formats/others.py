@@ -17,10 +17,15 @@ from lift_jax.weights.files.source import (
     Source,
 )
 from lift_jax.weights.files.state_dicts import prefixes
+from lift_jax.weights.formats import timm
 
 _HUGGING_FACE = "Give the same model in Hugging Face's layout (a folder with config.json)."
 _PLAIN_RESNET = "Give a plain ResNet: resnet50, resnet101 or resnet152 of torchvision or timm."
 _PLAIN_VIT = "Give a plain ViT: CLIP, DINOv2, DINOv3, MAE, DeiT or timm's."
+_EVA = (
+    "Give EVA, EVA-02 or DINOv3 as timm's folder with its config.json, whose name of the model "
+    "says what the weights do not show; or a plain ViT, like CLIP, DINOv2, MAE, DeiT."
+)
 # (pattern of a name, what has such a name, what to do), the surest first
 KINDS = (
     (r"(.*\.)?lora_[AB]\..*", "a layer with an adapter of peft", MERGE),
@@ -28,9 +33,9 @@ KINDS = (
      _PLAIN_VIT),
     (r".*relative_position_(bias_table|index)|.*\.rel_pos_bias\..*", "BEiT, data2vec or Swin, with "
      "relative positions", _PLAIN_VIT),
-    (r"blocks\.\d+\.(.*\.)?(gamma\d|[qv]_bias)", "BEiT, EVA, data2vec or XCiT", _PLAIN_VIT),
+    (r"blocks\.\d+\.(.*\.)?(gamma\d|[qv]_bias)", "BEiT, EVA, data2vec or XCiT", _EVA),
     (r"blocks\.\d+\.(.*\.)?(inner_attn_ln|ffn_ln|w12_\w+|fc1_[gx]|[qkv]_proj)\..*|"
-     r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
+     r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _EVA),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
     (r"(.*\.)?patch_embed\.(proj\.\d+|backbone)\..*", "a ViT with several convolutions in its stem",
@@ -62,6 +67,8 @@ def check(source: Source) -> None:
     if "model_type" in source.config or source.open_clip:
         return
     for pattern, kind, remedy in KINDS:
+        if remedy == _EVA and timm.is_eva(source):
+            continue
         if name := _first(source, pattern):
             raise UserError(
                 f"{source.where} holds {name:.80}, a sign of {kind}, which is not read. {remedy}"
