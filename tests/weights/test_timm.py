@@ -153,11 +153,27 @@ def test_traits_by_name():
         source = Source(Path(), name, config={"architecture": name, "pretrained_cfg": images})
         heads, eps = timm._heads(source, width), timm._trait(source, "eps", 1e-6)
         if not row["width"]:
-            assert heads is None, name
+            with pytest.raises(UserError, match=f"{name}', which may compute other features"):
+                timm._check_settings(source, ("avg",))
             continue
+        timm._check_settings(source, ("avg",))
         assert (heads, eps) == (int(row["heads"]), float(row["eps"])), name
         # silu is that of gated MLPs, which shapes show
         assert row["activation"] in (timm._trait(source, "activation", "gelu"), "silu"), name
+
+
+@pytest.mark.parametrize("name", [
+    "vit_base_patch16_rope_ape_224", "vit_pe_core_base_patch16_224", "vit_base_patch16_rpn_224",
+])  # fmt: skip
+def test_timms_names_of_other_computations_on_the_same_weights(folder, tmp_path, name):
+    path = folder("vit")
+    change_config(path, lambda c: c.update(architecture=name))
+    for sizes in ({}, {"heads": 4}):
+        with pytest.raises(UserError, match=f"the model is '{name}', which may compute other"):
+            lift_jax.load_backbone(path, **sizes)
+    file = shutil.copy(path / "model.safetensors", tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match="in its name stands for a ViT with the weights of another"):
+        lift_jax.load_backbone(file, heads=4)
 
 
 def test_an_eva_without_its_name_is_refused(folder):

@@ -61,6 +61,9 @@ _TRANSFORMERS = (
 # names of files of ResNets that have the tensors of the plain one, and compute other features
 _OTHER_RESNETS = r"resnet_?(blur|aa)|blurpool|anti_?alias|dilated|caffe|(?<![a-z])os(8|16)"
 
+# the same of ViTs
+_OTHER_VITS = r"(?<![a-z])(rope|pe_(core|lang|spatial)|rpn|post_?norm)(?![a-z])"
+
 
 def check(source: Source) -> None:
     """Raises UserError for a source without a config of transformers that is of a kind not read."""
@@ -80,6 +83,7 @@ def check(source: Source) -> None:
             f"{source.where} holds an image tower under {found[0]!r} beside other tensors, as no "
             "model that is known. Save the tensors under that prefix alone, and give that file."
         )
+    _check_vit(source)
     _check_resnet(source)
 
 
@@ -102,6 +106,22 @@ def _config_missing(source: Source) -> str:
         f"a name of transformers, whose sizes {CONFIG} states, and is not named like such weights. "
         f"Name it {WEIGHTS[0]} (or {WEIGHTS[2]} if it is PyTorch's), and give its folder."
     )
+
+
+def _check_vit(source: Source) -> None:
+    """Raises UserError for a ViT with the weights of a known one that computes other features."""
+    if {"attn_pool.latent", "norm_pre.weight"} <= source.tensors.keys():
+        raise UserError(
+            f"{source.where} holds attn_pool.latent and norm_pre.weight, signs of a Perception "
+            f"Encoder, with rotary positions, which is not read. {_PLAIN_VIT}"
+        )
+    found = re.search(_OTHER_VITS, source.path.name.lower())
+    if found and not source.config and "patch_embed.proj.weight" in source.tensors:
+        raise UserError(
+            f"{source.path}: {found[0]!r} in its name stands for a ViT with the weights of another "
+            f"that computes other features, which is not read. {_PLAIN_VIT} If it is a plain one, "
+            "give it another name."
+        )
 
 
 def _check_resnet(source: Source) -> None:

@@ -37,12 +37,16 @@ IGNORED = (
 _VIT_NAMES = (
     r"(vit|deit|deit3)_(tiny|wee|little|xsmall|small|mediumd?|betwixt|base|large|huge|giant(opt)?|"
     r"gigantic|so150m2?|so400m|intern300m)(_distilled)?_patch\d+(_(\d+|\d+x1|reg\d+|gap|map|clip|"
-    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|dino))*|"
+    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|in12k|in1k|ft|sam|laion2b|dino))*|"
     r"flexivit_(small|base|large)|beit3_(base|large|giant)_patch\d+_\d+|test_vit2?"
 )
 _EVA2_NAMES = r"eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
 _DINOV3_NAMES = r"vit_(tiny|small(_plus)?|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
 _EVA_NAMES = rf"eva_giant_patch14_(clip_)?\d+|{_EVA2_NAMES}|{_DINOV3_NAMES}"
+# timm's names of models, many of which have the weights of others and compute other features
+_OWN_NAMES = (
+    r"(vit|deit3?|eva|eva02|beit|beit3|beitv2|flexivit|aimv2|cait|xcit|samvit)_.*|test_vit.*"
+)
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
 # The number of heads by width: that of a ViT without a name, and further ones of _VIT_NAMES.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -90,6 +94,11 @@ def recognises(source: Source) -> bool:
 def is_eva(source: Source) -> bool:
     """Returns True for a known EVA or DINOv3 by timm's name of the model."""
     return _named(source, _EVA_NAMES)
+
+
+def _is_known(source: Source) -> bool:
+    """Returns True for a name of timm's that, with the weights, shows all that a ViT computes."""
+    return _named(source, f"{_VIT_NAMES}|{_EVA_NAMES}")
 
 
 def _named(source: Source, names: str) -> bool:
@@ -284,6 +293,12 @@ def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
             f"{', '.join(_ACTIVATIONS)}."
         )
     name = _architecture(source)
+    if not _is_resnet(source) and _named(source, _OWN_NAMES) and not _is_known(source):
+        raise UserError(
+            f"{where} the model is {shown(name)}, which may compute other features than a ViT of "
+            "timm with the same weights. Give a plain ViT, or one of DINOv2, DINOv3, DeiT, SigLIP, "
+            "CLIP, EVA-02 or gap; or state the name of the one that it is in config.json."
+        )
     if _is_resnet(source) and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a plain "
@@ -403,7 +418,7 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
 def _heads(source: Source, width: int) -> int | None:
     """Returns the number of heads by the model's name, its family or its width, None if unknown."""
     name = _architecture(source)
-    if name and not _named(source, f"{_VIT_NAMES}|{_EVA_NAMES}"):
+    if name and not _is_known(source):
         return None
     family = None if families.stated(source) else families.family(source)
     known = (_NAMED_HEADS if name else _HEADS).get(width)
@@ -492,7 +507,7 @@ def _pooling(source: Source) -> dict[str, Any]:
 def _taken(source: Source, vision: VisionConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns notes on what the weights of a ViT do not show, if its name does not either."""
     name = _architecture(source)
-    if _named(source, f"{_VIT_NAMES}|{_EVA_NAMES}"):
+    if _is_known(source):
         return ()
     known = {"eps": vision.eps, "activation": vision.activation}
     taken = [f"{size} {value}" for size, value in known.items() if size not in given]
