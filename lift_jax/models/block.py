@@ -31,6 +31,7 @@ class Block(Tunable):
         layer_scale: scale the output of both branches by a learned vector (DINOv2).
         gated: multiply two hidden layers, act(gate y) * fc1 y, as SwiGLU does.
         unbiased: names of the linear layers without bias.
+        inner_norms: names of the linear layers with a LayerNorm on their input ("out", "fc2").
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Block(Tunable):
         layer_scale: bool = False,
         gated: bool = False,
         unbiased: Sequence[str] = (),
+        inner_norms: Sequence[str] = (),
     ):
         residual = Normal(width**-0.5 * (2 * depth) ** -0.5)
         hidden = Normal((2 * width) ** -0.5)
@@ -64,6 +66,8 @@ class Block(Tunable):
         self.fc2 = linear("fc2", mlp, width, residual)
         self.scale1 = nnx.Param(jnp.ones(width, jnp.float32)) if layer_scale else None
         self.scale2 = nnx.Param(jnp.ones(width, jnp.float32)) if layer_scale else None
+        self.ln_out = LayerNorm(width, eps=eps) if "out" in inner_norms else None
+        self.ln_fc2 = LayerNorm(mlp, eps=eps) if "fc2" in inner_norms else None
         self.heads = heads
         self.activation = activation
         self.hold({})
@@ -125,13 +129,13 @@ class Block(Tunable):
 
     def mixed(self, x: Float[Array, "b n d"], mixture: Float[Array, "b n d"]) -> Array:
         """Returns the tokens x after the block, given what attention mixed for them."""
-        a = self._linear("out", mixture)
+        a = self._linear("out", mixture if self.ln_out is None else self.ln_out(mixture))
         x = x + (a if self.scale1 is None else a * self.scale1[...].astype(a.dtype))
         y = self._norm("ln2", x)
         act = ACTIVATIONS[self.activation]
         h = self._linear("fc1", y)
         h = act(h) if self.gate is None else act(self._linear("gate", y)) * h
-        m = self._linear("fc2", h)
+        m = self._linear("fc2", h if self.ln_fc2 is None else self.ln_fc2(h))
         m = m if self.scale2 is None else m * self.scale2[...].astype(m.dtype)
         for tuner in self.held:
             m = tuner.mlp(x, m)

@@ -67,7 +67,7 @@ class VisionConfig:
     stem_bias: bool = False
     ln_pre: bool = True
     registers: int = 0  # number of learned tokens behind CLS (DINOv2, DINOv3)
-    rope: float = 0.0  # base of rotary positions (DINOv3); 0: learned positions instead
+    rope: float = 0.0  # base of rotary positions (DINOv3, EVA-02); 0: learned positions alone
     layer_scale: bool = False
     gated: bool = False
     unbiased: tuple[str, ...] = ()  # names of the blocks' linear layers without bias
@@ -76,6 +76,8 @@ class VisionConfig:
     last_norm: str = later("before")  # ln_post acts before the pooling, or after it; none: no norm
     feature: int = later(0)  # width of the feature of pool "query"; 0: `width`
     pool_heads: int = later(0)  # of pool "query"; 0: `heads`
+    rope_grid: int = later(0)  # side in EVA-02's rotary positions, beside learned ones; 0: DINOv3's
+    inner_norms: tuple[str, ...] = later(())  # the blocks' linear layers with a LayerNorm before
 
     @property
     def grid(self) -> int:
@@ -91,6 +93,11 @@ class VisionConfig:
     def prefix(self) -> int:
         """Returns the number of tokens before the patches: class token and registers."""
         return self.has_class_token + self.registers
+
+    @property
+    def has_positions(self) -> bool:
+        """Returns True if there are learned positions."""
+        return not self.rope or self.rope_grid > 0
 
     @property
     def placed(self) -> int:
@@ -158,13 +165,14 @@ class VisionTransformer(nnx.Module):
         self.remat = "none"  # or a key of REMAT
         self.stem = PatchStem(c.patch, c.width, bias=c.stem_bias, rngs=rngs)
         self.cls = embedding(c.width) if c.has_class_token else None
-        self.positions = None if c.rope else embedding(tokens, c.width)
+        self.positions = embedding(tokens, c.width) if c.has_positions else None
         self.registers = embedding(c.registers, c.width) if c.registers else None
         self.ln_pre = LayerNorm(c.width, eps=c.eps) if c.ln_pre else None
         self.blocks = nnx.List(
             Block(
                 c.width, c.heads, c.mlp, c.activation, c.eps, c.layers, rngs=rngs,
                 layer_scale=c.layer_scale, gated=c.gated, unbiased=c.unbiased,
+                inner_norms=c.inner_norms,
             )
             for _ in range(c.layers)
         )  # fmt: skip
@@ -284,16 +292,21 @@ def without(x: Float[Array, "n t d"], start: int, count: int) -> Float[Array, "n
 
 
 def rotary_angles(config: VisionConfig) -> Float[Array, "n h"]:
-    """Returns DINOv3's rotary angles of all tokens for one head, f32[tokens width/heads].
+    """Returns the rotary angles of all tokens for one head, f32[tokens width/heads].
 
-    CLS and registers have the angle 0. The centre (y, x) of a patch, in -1 to 1, is multiplied by
-    the d/4 frequencies 2 pi / rope^(4 i / d), where d is the width of a head. The second half of
-    the angles repeats the first.
+    CLS and registers have the angle 0. The centre (y, x) of a patch is multiplied by the d/4
+    frequencies rope^(-4 i / d), where d is the width of a head. DINOv3's centres are in -2 pi to
+    2 pi, EVA-02's are the patch's place in a grid with `rope_grid` places a side. The second half
+    of the angles repeats the first.
     """
     c = config
     size = c.width // c.heads
-    centres = (np.arange(c.grid) + 0.5) / c.grid * 2 - 1
-    frequencies = 2 * np.pi / c.rope ** (4 * np.arange(size // 4) / size)
+    if c.rope_grid:
+        centres = np.arange(c.grid) * (c.rope_grid / c.grid)
+        frequencies = 1 / c.rope ** (4 * np.arange(size // 4) / size)
+    else:
+        centres = (np.arange(c.grid) + 0.5) / c.grid * 2 - 1
+        frequencies = 2 * np.pi / c.rope ** (4 * np.arange(size // 4) / size)
     patches = np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
     angles = (patches[:, :, None] * frequencies).reshape(len(patches), size // 2)
     angles = np.concatenate([np.zeros((c.prefix, size // 2)), angles])

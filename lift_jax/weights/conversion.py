@@ -222,7 +222,7 @@ def _at_resolution(
     if resolution % multiple or resolution < multiple:
         raise UserError(f"resolution is {resolution}; it must be a multiple of {multiple}.")
     changed = dataclasses.replace(vision, resolution=resolution)
-    if isinstance(vision, VisionConfig) and not vision.rope:
+    if isinstance(vision, VisionConfig) and vision.has_positions:
         size = 4 * changed.grid**2 * vision.width
         memory.check([Need("resolution", resolution, size, "position embeddings")])
     positioned = any(path.endswith("/positions") for path in shapes if path.startswith("visual/"))

@@ -23,7 +23,7 @@ LIMITS = {
     "context": (1, 10**5), "head": (0, 2**17), "embed": (0, 2**17), "stem": (1, 2**17),
     "channels": (1, 2**17), "eot": (0, 2**31 - 1), "eps": (0, 1), "rope": (0, 10**9),
     "mean": (-(10**6), 10**6), "std": (1e-6, 10**6), "feature": (0, 2**17),
-    "pool_heads": (0, 2**17),
+    "pool_heads": (0, 2**17), "rope_grid": (0, 16_384),
 }  # fmt: skip
 # A difference up to here is left to the comparison of the tensors, which names them.
 FEW_BLOCKS, FEW_NUMBERS = 100, 10**7
@@ -117,7 +117,7 @@ def _least_numbers(config: BackboneConfig) -> int:
             least += 9 * layers * channels**2
     else:
         least += _blocks(vision) + 3 * vision.patch**2 * vision.width
-        least += 0 if vision.rope else vision.grid**2 * vision.width
+        least += vision.grid**2 * vision.width if vision.has_positions else 0
     if text is not None:
         least += _blocks(text) + (text.vocab + text.context) * text.width
     return least

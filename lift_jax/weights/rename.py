@@ -12,7 +12,8 @@ expression over a whole path ("visual/blocks/(\\d+)/q/kernel"); a name may use i
     lead1, lead2  their array has one or two more leading axes of size 1
 
 A layout "same:i/n" or "linear:i/n" takes the i-th of n equal parts of their array along its first
-axis.
+axis. With "~d" behind it that axis is of heads of d numbers, in which their rotary positions pair
+neighbours and ours pair the halves.
 """
 
 import itertools
@@ -44,11 +45,14 @@ def linear(ours: str, theirs: str) -> Table:
     ]
 
 
-def parts(ours: str, theirs: str, i: int, n: int) -> Table:
-    """Returns the rules of a linear layer that is the i-th of n equal parts of theirs."""
+def parts(ours: str, theirs: str, i: int, n: int, how: str = "") -> Table:
+    """Returns the rules of a linear layer that is the i-th of n equal parts of theirs.
+
+    `how` is the end of the layouts.
+    """
     return [
-        (f"{ours}/kernel", f"{theirs}.weight", f"linear:{i}/{n}"),
-        (f"{ours}/bias", f"{theirs}.bias", f"same:{i}/{n}"),
+        (f"{ours}/kernel", f"{theirs}.weight", f"linear:{i}/{n}{how}"),
+        (f"{ours}/bias", f"{theirs}.bias", f"same:{i}/{n}{how}"),
     ]
 
 
@@ -82,6 +86,7 @@ _LAYOUTS = {
 
 def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
     """Returns their array in our layout, or None if its shape does not allow the layout."""
+    layout, _, head = layout.partition("~")
     kind, _, part = layout.partition(":")
     forward, _, axes = _LAYOUTS[kind]
     leading = int(kind[-1]) if kind.startswith("lead") else 0
@@ -92,12 +97,22 @@ def _forward(array: np.ndarray, layout: str) -> np.ndarray | None:
         if array.ndim == 0 or array.shape[0] % n:
             return None
         array = np.split(array, n)[i]
+    if head:
+        if array.ndim == 0 or array.shape[0] % int(head):
+            return None
+        array = _swap(array, (-1, int(head) // 2, 2))
     return forward(array)
+
+
+def _swap(array: np.ndarray, heads: tuple[int, int, int]) -> np.ndarray:
+    """Returns an array whose first axis, seen as (head, i, j), is in the order (head, j, i)."""
+    rest = array.shape[1:]
+    return array.reshape(*heads, *rest).swapaxes(1, 2).reshape(-1, *rest)
 
 
 def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Returns the shape of their array for a leaf of our shape."""
-    kind, _, part = layout.partition(":")
+    kind, _, part = layout.partition("~")[0].partition(":")
     first, *rest = _LAYOUTS[kind][1](np.empty(shape, np.int8)).shape or (None,)
     if first is None:
         return ()
@@ -215,8 +230,11 @@ def to_theirs(arrays: Mapping[str, np.ndarray], table: Table) -> dict[str, np.nd
     parts: dict[str, dict[str, np.ndarray]] = {}
     for path, array in arrays.items():
         name, layout = their_name(path, table)
+        layout, _, head = layout.partition("~")
         kind, _, part = layout.partition(":")
         theirs = np.array(_LAYOUTS[kind][1](array), order="C")
+        if head:
+            theirs = _swap(theirs, (-1, 2, int(head) // 2))
         if part:
             parts.setdefault(name, {})[part] = theirs
         else:

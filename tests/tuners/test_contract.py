@@ -108,8 +108,8 @@ def through_checkpoint(workdir, tuned, like):
         return checkpoint.restore(manager, expected, Console(quiet=True)).tuned
 
 
-# the tuners that meet the pooling: those of the last block's tokens, and those that insert tokens
-AT_POOLING = [(n, kind) for kind in POOLED for n in ("adaptformer", "ssf", "vpt_shallow", "full")]
+# Other poolings meet the tuners of the last block's tokens, and those that insert tokens.
+AT_POOLING = [*(("vpt_deep", kind) for kind in POOLED), ("adaptformer", "avg"), ("full", "query")]
 
 
 @pytest.mark.parametrize(

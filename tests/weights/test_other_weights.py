@@ -159,6 +159,7 @@ REFUSED = {
     "SAM": (VIT, {"blocks.0.attn.rel_pos_h": X}),
     "Swin": (VIT, {"layers.0.blocks.0.norm1.weight": X}),
     "ConvNeXt": (None, {"stages.0.blocks.0.conv_dw.weight": X, "stem.0.weight": X}),
+    "a Perception Encoder": (VIT, {"attn_pool.latent": X, "norm_pre.weight": X}),
     "stem": (None, {"patch_embed.proj.0.weight": X, "blocks.0.norm1.weight": X}),
     "CLIP of OpenCLIP with an image tower of timm": (None, {"visual.trunk.a": X, "text.a": X}),
     "XCiT": (VIT, {"blocks.0.gamma1": X}),

@@ -73,6 +73,11 @@ KINDS = {
     "timm_map": ("map", False, 3, "all", "before", "gelu", 1e-6),
     "timm_clip": ("cls", True, 0, "cls", "before", "quick_gelu", 1e-5),
     "timm_intern": ("cls", True, 0, "cls", "none", "gelu", 1e-6),
+    "timm_beit3": ("avg", True, 0, "cls", "after", "gelu", 1e-5),
+    "timm_eva": ("avg", True, 0, "cls", "after", "gelu", 1e-6),
+    "timm_eva02": ("cls", True, 0, "cls", "before", "silu", 1e-6),
+    "timm_eva02_small": ("avg", True, 0, "cls", "after", "silu", 1e-6),
+    "timm_dinov3": ("avg", True, 2, "cls", "before", "silu", 1e-5),
 }
 
 
@@ -91,7 +96,9 @@ def test_vits_of_other_kinds(golden, name):
     assert "aken:" not in str(backbone.config.notes)
 
 
-@pytest.mark.parametrize("name", ["timm_gap", "timm_so150m", "timm_distilled", "timm_map"])
+@pytest.mark.parametrize("name", [
+    "timm_gap", "timm_so150m", "timm_distilled", "timm_map", "timm_eva02",
+])  # fmt: skip
 def test_other_kinds_at_another_resolution(golden, name):
     expected, images = golden(f"timm/{name}"), golden("clip_openai")["images"]
     backbone = lift_jax.load_backbone(GOLDEN / "timm" / name, resolution=48)
@@ -139,18 +146,43 @@ def test_traits_by_name():
     """All ViTs of timm 1.0.31; those without numbers differ from our tower, so no name is known."""
     with open(GOLDEN / "timm" / "names.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 254
+    assert len(rows) == 270 and sum(bool(row["width"]) for row in rows) == 180
     for row in rows:
-        name = row["name"]
+        name, width = row["name"], int(row["width"] or 768)
         images = {"mean": [0.5] * 3, "std": [0.5] * 3}
         source = Source(Path(), name, config={"architecture": name, "pretrained_cfg": images})
-        heads = timm._heads(source, int(row["width"] or 768))
+        heads, eps = timm._heads(source, width), timm._trait(source, "eps", 1e-6)
         if not row["width"]:
-            assert heads is None or name.startswith("beit3"), name
+            with pytest.raises(UserError, match=f"{name}', which may compute other features"):
+                timm._check_settings(source, ("avg",))
             continue
-        act, eps = timm._trait(source, "activation", "gelu"), timm._trait(source, "eps", 1e-6)
+        timm._check_settings(source, ("avg",))
         assert (heads, eps) == (int(row["heads"]), float(row["eps"])), name
-        assert row["activation"] in (act, "silu"), name
+        # silu is that of gated MLPs, which shapes show
+        assert row["activation"] in (timm._trait(source, "activation", "gelu"), "silu"), name
+
+
+@pytest.mark.parametrize("name", [
+    "vit_base_patch16_rope_ape_224", "vit_pe_core_base_patch16_224", "vit_base_patch16_rpn_224",
+])  # fmt: skip
+def test_timms_names_of_other_computations_on_the_same_weights(folder, tmp_path, name):
+    path = folder("vit")
+    change_config(path, lambda c: c.update(architecture=name))
+    for sizes in ({}, {"heads": 4}):
+        with pytest.raises(UserError, match=f"the model is '{name}', which may compute other"):
+            lift_jax.load_backbone(path, **sizes)
+    file = shutil.copy(path / "model.safetensors", tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match="in its name stands for a ViT with the weights of another"):
+        lift_jax.load_backbone(file, heads=4)
+
+
+def test_an_eva_without_its_name_is_refused(folder):
+    path = folder("eva02")
+    change_config(path, lambda c: c.update(architecture="eva02_enormous_patch14_clip_224"))
+    with pytest.raises(UserError, match="not read. Give EVA, EVA-02 or DINOv3 as timm's folder"):
+        lift_jax.load_backbone(path)
+    with pytest.raises(UserError, match="has heads 8 wide; leave out heads=4"):
+        lift_jax.load_backbone(GOLDEN / "timm" / "timm_eva02", heads=4)
 
 
 def test_bare_resnet(golden):

@@ -16,10 +16,15 @@ from lift_jax.weights.files.source import (
     Source,
 )
 from lift_jax.weights.files.state_dicts import prefixes
+from lift_jax.weights.formats import timm
 
 _HUGGING_FACE = "Give the same model in Hugging Face's layout (a folder with config.json)."
 _PLAIN_RESNET = "Give a plain ResNet: resnet50, resnet101 or resnet152 of torchvision or timm."
 _PLAIN_VIT = "Give a plain ViT: CLIP, DINOv2, DINOv3, MAE, DeiT or timm's."
+_EVA = (
+    "Give EVA, EVA-02 or DINOv3 as timm's folder with its config.json, whose name of the model "
+    "says what the weights do not show; or a plain ViT, like CLIP, DINOv2, MAE, DeiT."
+)
 # (pattern of a name, what has such a name, what to do), the surest first
 KINDS = (
     (r"(.*\.)?lora_[AB]\..*", "a layer with an adapter of peft", MERGE),
@@ -27,9 +32,9 @@ KINDS = (
      _PLAIN_VIT),
     (r".*relative_position_(bias_table|index)|.*\.rel_pos_bias\..*", "BEiT, data2vec or Swin, with "
      "relative positions", _PLAIN_VIT),
-    (r"blocks\.\d+\.(.*\.)?(gamma\d|[qv]_bias)", "BEiT, EVA, data2vec or XCiT", _PLAIN_VIT),
+    (r"blocks\.\d+\.(.*\.)?(gamma\d|[qv]_bias)", "BEiT, EVA, data2vec or XCiT", _EVA),
     (r"blocks\.\d+\.(.*\.)?(inner_attn_ln|ffn_ln|w12_\w+|fc1_[gx]|[qkv]_proj)\..*|"
-     r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _PLAIN_VIT),
+     r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _EVA),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
     (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE), with rotary positions",
@@ -57,12 +62,17 @@ _TRANSFORMERS = (
 # names of files of ResNets that have the tensors of the plain one, and compute other features
 _OTHER_RESNETS = r"resnet_?(blur|aa)|blurpool|anti_?alias|dilated|caffe|(?<![a-z])os(8|16)"
 
+# the same of ViTs
+_OTHER_VITS = r"(?<![a-z])(rope|pe_(core|lang|spatial)|rpn|post_?norm)(?![a-z])"
+
 
 def check(source: Source) -> None:
     """Raises UserError for a source without a config of transformers that is of a kind not read."""
     if "model_type" in source.config or source.open_clip:
         return
     for pattern, kind, remedy in KINDS:
+        if remedy == _EVA and timm.is_eva(source):
+            continue
         if name := _first(source, pattern):
             raise UserError(
                 f"{source.where} holds {name:.80}, a sign of {kind}, which is not read. {remedy}"
@@ -74,6 +84,7 @@ def check(source: Source) -> None:
             f"{source.where} holds an image tower under {found[0]!r} beside other tensors, as no "
             "model that is known. Save the tensors under that prefix alone, and give that file."
         )
+    _check_vit(source)
     _check_resnet(source)
 
 
@@ -91,6 +102,22 @@ def _config_missing(source: Source) -> str:
         f"a name of transformers, whose sizes {CONFIG} states; expected {beside}, found {found}. "
         f"Put the {CONFIG} of the same model there (and its preprocessor_config.json)."
     )
+
+
+def _check_vit(source: Source) -> None:
+    """Raises UserError for a ViT with the weights of a known one that computes other features."""
+    if {"attn_pool.latent", "norm_pre.weight"} <= source.tensors.keys():
+        raise UserError(
+            f"{source.where} holds attn_pool.latent and norm_pre.weight, signs of a Perception "
+            f"Encoder, with rotary positions, which is not read. {_PLAIN_VIT}"
+        )
+    found = re.search(_OTHER_VITS, source.path.name.lower())
+    if found and not source.config and "patch_embed.proj.weight" in source.tensors:
+        raise UserError(
+            f"{source.path}: {found[0]!r} in its name stands for a ViT with the weights of another "
+            f"that computes other features, which is not read. {_PLAIN_VIT} If it is a plain one, "
+            "give it another name."
+        )
 
 
 def _check_resnet(source: Source) -> None:

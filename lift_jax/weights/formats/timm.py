@@ -1,7 +1,8 @@
 """timm's format: its ViTs and ResNets, as a folder from its hub or as bare weights.
 
-Names and shapes of a ViT's weights show its tokens, their positions, its norms and biases, and most
-of its pooling. Heads, activation and epsilon follow from timm's name of the model (`_trait`).
+Names and shapes of a ViT's weights (also of EVA-02 and DINOv3) show its tokens, their positions,
+its norms and biases, and most of its pooling. Heads, activation and epsilon follow from timm's name
+of the model (`_trait`).
 
 A folder has a config.json with the mean and standard deviation of the images. For bare weights
 these are taken by their family (families.py): DINO, iBOT, MAE, MoCo and DeiT name a ViT in the same
@@ -36,19 +37,28 @@ IGNORED = (
 _VIT_NAMES = (
     r"(vit|deit|deit3)_(tiny|wee|little|xsmall|small|mediumd?|betwixt|base|large|huge|giant(opt)?|"
     r"gigantic|so150m2?|so400m|intern300m)(_distilled)?_patch\d+(_(\d+|\d+x1|reg\d+|gap|map|clip|"
-    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|dino))*|"
+    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|in12k|in1k|ft|sam|laion2b|dino))*|"
     r"flexivit_(small|base|large)|beit3_(base|large|giant)_patch\d+_\d+|test_vit2?"
+)
+_EVA2_NAMES = r"eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
+_DINOV3_NAMES = r"vit_(tiny|small(_plus)?|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
+_EVA_NAMES = rf"eva_giant_patch14_(clip_)?\d+|{_EVA2_NAMES}|{_DINOV3_NAMES}"
+# timm's names of models, many of which have the weights of others and compute other features
+_OWN_NAMES = (
+    r"(vit|deit3?|eva|eva02|beit|beit3|beitv2|flexivit|aimv2|cait|xcit|samvit)_.*|test_vit.*"
 )
 _RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
 # The number of heads by width: that of a ViT without a name, and further ones of _VIT_NAMES.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 _NAMED_HEADS = _HEADS | {
     64: 2, 256: 4, 320: 5, 512: 8, 640: 10, 832: 13, 896: 14, 1152: 16, 1536: 24,
+    4096: 32,
 }  # fmt: skip
 # (what differs from other ViTs, pattern of the names that it is so in, value)
 _TRAITS = (
     ("heads", r"vit_base_patch16_gap_224|vit_giantopt_.*", 16),
-    ("eps", r".*_clip_.*|beit3_.*", 1e-5),
+    ("heads", r"vit_huge_plus_.*", 20),
+    ("eps", rf"vit_.*_clip_.*|beit3_.*|{_DINOV3_NAMES}", 1e-5),
     ("activation", r".*_quickgelu_.*", "quick_gelu"),
     ("activation", r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip_.*|"
      r"vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
@@ -66,6 +76,12 @@ _SHOWN = {
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
     "drop_path_rate", "weight_init", "fix_init",
 }  # fmt: skip
+_SHOWN_OF_EVA = {
+    "swiglu_mlp", "swiglu_align_to", "scale_mlp", "scale_attn_inner", "qkv_fused",
+    "qkv_bias_separate", "num_reg_tokens", "use_fc_norm", "use_post_transformer_norm",
+    "head_init_scale", "ref_feat_shape",
+}  # fmt: skip
+_EVA2_BASE, _EVA2_GRID, _DINOV3_BASE = 10_000.0, 16, 100.0  # of rotary positions
 
 
 def recognises(source: Source) -> bool:
@@ -73,6 +89,21 @@ def recognises(source: Source) -> bool:
     if "attnpool.positional_embedding" in source.tensors:
         return False  # CLIP's ResNet
     return "architecture" in source.config or _is_vit(source) or _is_resnet(source)
+
+
+def is_eva(source: Source) -> bool:
+    """Returns True for a known EVA or DINOv3 by timm's name of the model."""
+    return _named(source, _EVA_NAMES)
+
+
+def _is_known(source: Source) -> bool:
+    """Returns True for a name of timm's that, with the weights, shows all that a ViT computes."""
+    return _named(source, f"{_VIT_NAMES}|{_EVA_NAMES}")
+
+
+def _named(source: Source, names: str) -> bool:
+    name = source.config.get("architecture")
+    return isinstance(name, str) and re.fullmatch(names, name) is not None
 
 
 def _is_vit(source: Source) -> bool:
@@ -91,7 +122,9 @@ _VIT: Table = [
     ("visual/positions", "pos_embed", "lead1"),
     *norm("visual/ln_pre", "norm_pre"),
     *norm(rf"{_BLOCK}/ln(\d)", r"blocks.\1.norm\2"),
+    *norm(f"{_BLOCK}/ln_out", r"blocks.\1.attn.norm"),
     *linear(f"{_BLOCK}/out", r"blocks.\1.attn.proj"),
+    *norm(f"{_BLOCK}/ln_fc2", r"blocks.\1.mlp.norm"),
     *linear(f"{_BLOCK}/fc2", r"blocks.\1.mlp.fc2"),
     (f"{_POOL}/probe", "attn_pool.latent", "lead2"),
     *linear(f"{_POOL}/q", "attn_pool.q"),
@@ -102,8 +135,6 @@ _VIT: Table = [
     *linear(f"{_POOL}/fc1", "attn_pool.mlp.fc1"),
     *linear(f"{_POOL}/fc2", "attn_pool.mlp.fc2"),
 ]
-for _i, _a in enumerate("qkv"):
-    _VIT += parts(f"{_BLOCK}/{_a}", r"blocks.\1.attn.qkv", _i, 3)
 _RESNET: Table = [
     ("visual/stem/convs/0/kernel", "conv1.weight", "conv"),
     *bare.batch_norm("visual/stem/bns/0", "bn1"),
@@ -114,20 +145,53 @@ def table(source: Source) -> Table:
     """Returns the rename table of this ViT, or of this ResNet."""
     if _is_resnet(source):
         return [*_RESNET, *bare.bottlenecks(source)]
-    fc1, scale = r"blocks.\1.mlp.fc1", r"ls\2.gamma"
-    if "blocks.0.gamma_1" in source.tensors:  # DeiT III's own names
+    scale = r"ls\2.gamma"
+    if "blocks.0.gamma_1" in source.tensors:  # EVA's, DINOv3's and DeiT III's own names
         scale = r"gamma_\2"
     return [
         *_VIT,
+        *_attention(source),
+        *_mlp(source),
         (rf"{_BLOCK}/scale(\d)", rf"blocks.\1.{scale}", "same"),
         *norm("visual/ln_post", "fc_norm" if "fc_norm.weight" in source.tensors else "norm"),
         ("visual/registers", _registers(source), "lead1"),
-        *(
-            [*parts(f"{_BLOCK}/gate", fc1, 0, 2), *parts(f"{_BLOCK}/fc1", fc1, 1, 2)]
-            if _is_gated(source)
-            else linear(f"{_BLOCK}/fc1", fc1)
-        ),
     ]
+
+
+def _attention(source: Source) -> Table:
+    """Returns the rules of queries, keys and values, in one matrix or three."""
+    rules: Table = []
+    attn, one = r"blocks.\1.attn", "blocks.0.attn.q_proj.weight" not in source.tensors
+    pairs = f"~{_head(source)}" if _named(source, _EVA2_NAMES) else ""
+    for i, a in enumerate("qkv"):
+        how = pairs if a != "v" else ""
+        if one:
+            kernel, bias = parts(f"{_BLOCK}/{a}", f"{attn}.qkv", i, 3, how)
+            if "blocks.0.attn.q_bias" in source.tensors:  # keys have none
+                bias = (bias[0], f"{attn}.{a}_bias", f"same{how}")
+            rules += [kernel, bias]
+        else:
+            name = f"{attn}.{a}_proj"
+            rules.append((f"{_BLOCK}/{a}/kernel", f"{name}.weight", f"linear{how}"))
+            rules.append((f"{_BLOCK}/{a}/bias", f"{name}.bias", f"same{how}"))
+    return rules
+
+
+def _head(source: Source) -> int:
+    """Returns the width of a head of an EVA-02, which its name states, or else its config."""
+    width = bare.shape(source, "ViT of timm", "patch_embed.proj.weight", 4)[0]
+    heads = _arguments(source).get("num_heads", _heads(source, width))
+    return width // bare.known_heads(source, width, heads, _architecture(source))
+
+
+def _mlp(source: Source) -> Table:
+    """Returns the rules of an MLP's first layer, which is one, or two with a gate."""
+    fc1 = r"blocks.\1.mlp.fc1"
+    if "blocks.0.mlp.fc1_g.weight" in source.tensors:
+        return [*linear(f"{_BLOCK}/gate", f"{fc1}_g"), *linear(f"{_BLOCK}/fc1", f"{fc1}_x")]
+    if _is_gated(source):
+        return [*parts(f"{_BLOCK}/gate", fc1, 0, 2), *parts(f"{_BLOCK}/fc1", fc1, 1, 2)]
+    return linear(f"{_BLOCK}/fc1", fc1)
 
 
 def _registers(source: Source) -> str:
@@ -136,7 +200,9 @@ def _registers(source: Source) -> str:
 
 
 def _is_gated(source: Source) -> bool:
-    """Returns True if an MLP's first layer gives two hidden layers (SwiGLU, in a giant DINOv2)."""
+    """Returns True if an MLP has two hidden layers (SwiGLU), in one matrix or in two."""
+    if "blocks.0.mlp.fc1_g.weight" in source.tensors:
+        return True
     shapes = [
         tensor.shape
         for name in ("fc1", "fc2")
@@ -197,7 +263,8 @@ def _poolings(source: Source) -> tuple[str, ...]:
         return ("token",)
     if "cls_token" not in tensors:
         return ("avg",)
-    return ("avg", "token") if "fc_norm.weight" in tensors else ("token", "avg")
+    mean = "fc_norm.weight" in tensors or _named(source, _DINOV3_NAMES)
+    return ("avg", "token") if mean else ("token", "avg")
 
 
 def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
@@ -213,6 +280,7 @@ def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
         )
     allowed = _SHOWN | (set() if _is_resnet(source) else {"act_layer"})
     allowed |= {name for name in ("pool_include_prefix",) if not arguments.get(name)}
+    allowed |= _SHOWN_OF_EVA if is_eva(source) else set()
     if unknown := sorted(set(arguments) - allowed):
         raise UserError(
             f"{where} the model was built with {', '.join(unknown)}, which is not supported. "
@@ -225,6 +293,12 @@ def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
             f"{', '.join(_ACTIVATIONS)}."
         )
     name = _architecture(source)
+    if not _is_resnet(source) and _named(source, _OWN_NAMES) and not _is_known(source):
+        raise UserError(
+            f"{where} the model is {shown(name)}, which may compute other features than a ViT of "
+            "timm with the same weights. Give a plain ViT, or one of DINOv2, DINOv3, DeiT, SigLIP, "
+            "CLIP, EVA-02 or gap; or state the name of the one that it is in config.json."
+        )
     if _is_resnet(source) and name and not re.fullmatch(_RESNET_NAMES, name):
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a plain "
@@ -254,7 +328,9 @@ def _architecture(source: Source) -> str:
 
 
 def _pixels(source: Source) -> int:
-    """Returns the side of a ResNet's images in pixels."""
+    """Returns the side of the images in pixels, where no weight shows it."""
+    if (side := _arguments(source).get("img_size")) is not None:
+        return declared.side(says(source), "img_size", side)
     size = _pretrained(source).get("input_size", (3, 224, 224))
     sides = size[1:] if isinstance(size, list | tuple) and len(size) == 3 else ()
     return declared.side(says(source), "input_size", sides)
@@ -312,6 +388,8 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
     if heads is None:
         _check_names(source)
     pre = "norm_pre.weight" in tensors  # as in CLIP
+    if _named(source, _EVA2_NAMES) and heads != width // _head(source):
+        raise UserError(f"{source.where} has heads {_head(source)} wide; leave out heads={heads}.")
     act = _ACTIVATIONS[arguments.get("act_layer") or _trait(source, "activation", "gelu")]
     return VisionConfig(
         patch=patch,
@@ -327,6 +405,12 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
         layer_scale=any(name.endswith((".ls1.gamma", ".gamma_1")) for name in tensors),
         gated=gated,
         unbiased=_unbiased(source),
+        inner_norms=tuple(
+            layer
+            for layer, name in (("out", "attn.norm"), ("fc2", "mlp.norm"))
+            if f"blocks.0.{name}.weight" in tensors
+        ),
+        **_rotary(source),
         **tokens,
     )
 
@@ -334,7 +418,7 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
 def _heads(source: Source, width: int) -> int | None:
     """Returns the number of heads by the model's name, its family or its width, None if unknown."""
     name = _architecture(source)
-    if name and not re.fullmatch(_VIT_NAMES, name):
+    if name and not _is_known(source):
         return None
     family = None if families.stated(source) else families.family(source)
     known = (_NAMED_HEADS if name else _HEADS).get(width)
@@ -344,14 +428,28 @@ def _heads(source: Source, width: int) -> int | None:
 
 def _unbiased(source: Source) -> tuple[str, ...]:
     """Returns the names of the layers that have no bias in any block."""
-    layers = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("out",), "mlp.fc2": ("fc2",)}
-    layers["mlp.fc1"] = ("gate", "fc1")
-    return tuple(
-        ours
-        for theirs, names in layers.items()
-        if not any(name.endswith(f".{theirs}.bias") for name in source.tensors)
-        for ours in names
-    )
+    names = {
+        "q": r"attn\.(qkv\.|q_|q_proj\.)", "k": r"attn\.(qkv\.|k_|k_proj\.)",
+        "v": r"attn\.(qkv\.|v_|v_proj\.)", "out": r"attn\.proj\.", "gate": r"mlp\.fc1(_g)?\.",
+        "fc1": r"mlp\.fc1(_x)?\.", "fc2": r"mlp\.fc2\.",
+    }  # fmt: skip
+    biases = " ".join(name for name in source.tensors if name.endswith("bias"))
+    return tuple(layer for layer, name in names.items() if not re.search(rf"\.{name}bias", biases))
+
+
+def _rotary(source: Source) -> dict[str, Any]:
+    """Returns the sizes of rotary positions, empty for a ViT without them.
+
+    Raises UserError for an EVA-02 whose grid of rotary positions is no square.
+    """
+    if _named(source, _DINOV3_NAMES):
+        return {"rope": _DINOV3_BASE}
+    if not _named(source, _EVA2_NAMES):
+        return {}
+    grid = _arguments(source).get("ref_feat_shape", _EVA2_GRID)
+    return {
+        "rope": _EVA2_BASE, "rope_grid": declared.side(says(source), "ref_feat_shape", grid)
+    }  # fmt: skip
 
 
 def _tokens(source: Source, patch: int) -> dict[str, Any]:
@@ -360,9 +458,12 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
     Raises UserError if the number of positions does not fit the tokens.
     """
     tensors, arguments = source.tensors, _arguments(source)
-    _, places, _ = bare.shape(source, "ViT of timm", "pos_embed", 3)
     cls, own = "cls_token" in tensors, tensors.get(_registers(source))
     registers = own.shape[1] if own is not None and own.ndim == 3 else 0
+    if _named(source, _DINOV3_NAMES):
+        side, _ = declared.whole_patches(says(source), _pixels(source), patch)
+        return _pooling(source) | {"resolution": side, "registers": registers}
+    _, places, _ = bare.shape(source, "ViT of timm", "pos_embed", 3)
     fitting = {
         positioned: side
         for positioned, count in (("all", cls + registers), ("none", 0))
@@ -381,17 +482,24 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
     positioned, side = next(iter(fitting.items()))
     if positioned == "all" and not registers or not cls + registers:
         positioned = "cls"
-    pool = _POOLS[arguments.get("global_pool") or _poolings(source)[0]]
+    return _pooling(source) | {
+        "resolution": side * patch,
+        "registers": registers,
+        "positioned": positioned,
+    }
+
+
+def _pooling(source: Source) -> dict[str, Any]:
+    """Returns the sizes that say how the feature is taken."""
+    tensors, arguments = source.tensors, _arguments(source)
+    cls, pool = "cls_token" in tensors, _POOLS[arguments.get("global_pool") or _poolings(source)[0]]
     last = "after" if "fc_norm.weight" in tensors and pool != "cls" else "before"
     name, normed = _architecture(source), {"norm.weight", "fc_norm.weight"} & tensors.keys()
     if not normed and (arguments.get("final_norm") is False or re.search("radio|intern", name)):
         last = "none"
     return {
-        "resolution": side * patch,
         "pool": "pair" if "dist_token" in tensors else pool,
         "class_token": None if cls == (pool == "cls") else cls,
-        "registers": registers,
-        "positioned": positioned,
         "last_norm": last,
     }
 
@@ -399,7 +507,7 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
 def _taken(source: Source, vision: VisionConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns notes on what the weights of a ViT do not show, if its name does not either."""
     name = _architecture(source)
-    if name and re.fullmatch(_VIT_NAMES, name):
+    if _is_known(source):
         return ()
     known = {"eps": vision.eps, "activation": vision.activation}
     taken = [f"{size} {value}" for size, value in known.items() if size not in given]
