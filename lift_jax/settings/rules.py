@@ -75,7 +75,7 @@ def check_options(s: Settings) -> None:
             )
     for entry in (*entries("tuner"), *entries("coop"), *entries("clip_adapter")):
         group, _, option = entry.key.partition(".")
-        only, value = entry.about.only_for, written[group][option]
+        only, value = entry.about.only_for, written[group].get(option, entry.default)
         if only and only not in s.tuner.names and value != entry.default:
             raise UserError(
                 f"{entry.key} is {value}, but tuner.name is {s.tuner.name!r}: it belongs to "

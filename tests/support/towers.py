@@ -92,7 +92,7 @@ def tuned_model(names, kind, blocks=BLOCKS, **settings):
     attach.attach(tower, names, CLASSES, tuner, rngs=nnx.Rngs(1))
     is_trainable = rules.trainable(
         names, len(tower.blocks), tuner.partial, tuner.layers,
-        prefix=PREFIX[kind], resnet=kind == "resnet",
+        prefix=PREFIX[kind], resnet=kind == "resnet", stem=tuner.stem,
     )  # fmt: skip
     return model, inputs, state.split_trainable(model, is_trainable)
 
