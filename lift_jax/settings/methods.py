@@ -15,7 +15,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "test": {"interpolation": "bicubic"},
         "tuner": {
             "init": "kaiming_uniform", "parts": "attn+mlp", "prompts": 0, "place": "start",
-            "mask": "each", "budget": "joint",
+            "mask": "each", "budget": "joint", "stem": False,
         },
         "head": {"shots": 100, "random": "uniform"},
     },
@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "test": {"interpolation": "bilinear"},
         "tuner": {
             "init": "kaiming_normal", "parts": "attn+mlp+ln", "prompts": 10, "place": "end",
-            "mask": "joint", "budget": "each",
+            "mask": "joint", "budget": "each", "stem": True,
         },
         "head": {"shots": 0, "random": "kaiming_normal"},
     },

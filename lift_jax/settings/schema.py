@@ -366,6 +366,13 @@ class TunerSettings:
         choices=("start", "end"),
         by_method=True,
     )
+    stem: bool = setting(
+        False,
+        "For bitfit and full of all blocks of a ResNet: also tune its stem and pooling, as LIFT "
+        "does; LIFT+ tunes the blocks alone.",
+        by_method=True,
+        before=True,
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -403,6 +410,7 @@ class TextTunerSettings(TunerSettings):
     mask: str = not_settable("each")
     budget: str = not_settable("joint")
     place: str = not_settable("start")
+    stem: bool = not_settable(False)
 
 
 @dataclass(frozen=True, kw_only=True)

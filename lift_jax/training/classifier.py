@@ -68,8 +68,9 @@ def assemble(
     """
     attach(visual, names, classes, tuner, rngs=rngs)
     in_images = trainable(
-        names, len(visual.blocks), tuner.partial, tuner.layers, resnet=isinstance(visual, ResNet)
-    )
+        names, len(visual.blocks), tuner.partial, tuner.layers,
+        resnet=isinstance(visual, ResNet), stem=tuner.stem,
+    )  # fmt: skip
 
     def is_trainable(path: Path, leaf: nnx.Variable) -> bool:
         return in_images(path, leaf) or (in_texts is not None and in_texts(path, leaf))

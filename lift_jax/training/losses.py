@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
-from optax import losses as optax_losses
 
 from lift_jax.data.prior import fill, log_prior
 from lift_jax.errors import UserError, unknown
@@ -126,8 +125,16 @@ def check(name: str, options: Mapping[str, float]) -> None:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the cross-entropy of each row, f32[n]."""
-    return optax_losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """Returns the cross-entropy of each row, f32[n], to all digits however small it is.
+
+    It is log(1 + sum of exp(z_j - z_y) over the classes j other than the label y): the 1, which
+    would swallow small sums, is added by log1p.
+    """
+    if logits.shape[1] == 1:
+        return jnp.zeros(len(logits))
+    own = jnp.arange(logits.shape[1]) == labels[:, None]
+    of_label = jnp.where(own, logits, 0.0).sum(axis=1, keepdims=True)
+    return jax.nn.softplus(jax.nn.logsumexp(logits - of_label, axis=1, where=~own))
 
 
 def la(counts: np.ndarray, tau: float = 1.0) -> Terms:

@@ -66,26 +66,30 @@ def trainable(
     *,
     prefix: str = "visual",
     resnet: bool = False,
+    stem: bool = True,
 ) -> Callable[[Path, nnx.Variable], bool]:
     """Returns the predicate `(path, variable) -> bool` that says whether a leaf is trained.
 
     A leaf is trained if it is `Tuned`, or if one of the `PATH_RULES` in `names` holds for its path
     and it belongs to a chosen block of the tower at the path `prefix`. If all blocks of a ResNet
-    are chosen, its stem and pooling count as well. `depth`, `partial` and `named` are those of
-    `chosen_blocks`, which may raise UserError.
+    are chosen, its stem and pooling count as well; without `stem` (tuner.stem) for bn alone.
+    `depth`, `partial` and `named` are those of `chosen_blocks`, which may raise UserError.
     """
-    rules = [PATH_RULES[name] for name in names if name in PATH_RULES]
+    rules = [name for name in names if name in PATH_RULES]
     tower = tree.parts(prefix)
     chosen = chosen_blocks(depth, partial, named)
     whole = resnet and len(chosen) == depth
 
     def is_trainable(path: Path, variable: nnx.Variable) -> bool:
+        if isinstance(variable, Tuned):
+            return True
         own = path[len(tower) :]
-        in_chosen_block = path[: len(tower)] == tower and (
-            whole or (own[0] == "blocks" and own[1] in chosen)
+        if path[: len(tower)] != tower or not isinstance(variable, nnx.Param):
+            return False  # of another part, or a running statistic
+        in_chosen_block = own[0] == "blocks" and own[1] in chosen
+        return any(
+            PATH_RULES[name](path) and (in_chosen_block or (whole and (stem or name == "bn")))
+            for name in rules
         )
-        is_weight = isinstance(variable, nnx.Param)  # not a running statistic
-        by_rule = in_chosen_block and is_weight and any(rule(path) for rule in rules)
-        return isinstance(variable, Tuned) or by_rule
 
     return is_trainable

@@ -98,7 +98,7 @@ def tuned_model(names, kind, blocks=BLOCKS, **settings):
     attach.attach(tower, names, CLASSES, tuner, rngs=nnx.Rngs(1))
     is_trainable = rules.trainable(
         names, len(tower.blocks), tuner.partial, tuner.layers,
-        prefix="text" if kind == "text" else "visual", resnet=kind == "resnet",
+        prefix="text" if kind == "text" else "visual", resnet=kind == "resnet", stem=tuner.stem,
     )  # fmt: skip
     return model, inputs, state.split_trainable(model, is_trainable)
 

@@ -410,7 +410,13 @@ def test_trainable_leaves_of_each_method():
     assert chosen(("adaptformer",), depth=3, partial=1) == {"blocks/1"}
     assert chosen(("vpt_shallow",), depth=3) == {"blocks/0"}
     assert chosen(("full",), "text", depth=3) == blocks
-    assert chosen(("full",), "resnet") == {"stem", "blocks", "pool"}
+    assert chosen(("full",), "resnet", stem=True) == {"stem", "blocks", "pool"}
+    assert chosen(("bitfit",), "resnet", stem=True) == {"stem", "blocks", "pool"}
+    assert chosen(("full",), "resnet") == chosen(("bitfit",), "resnet") == {"blocks"}  # LIFT+
+    assert chosen(("bn",), "resnet") == {"stem", "blocks"}
+    assert chosen(("bn", "full"), "resnet", depth=3) - {f"blocks/{i}" for i in range(3)} == {
+        "stem/bns"
+    }
     assert chosen(("full",), "resnet", partial=1, depth=3) == {"blocks/2"}
     assert chosen(("bn",), "resnet", partial=1, depth=4) == {
         f"blocks/2/{name}" for name in ("bn1", "bn2", "bn3", "down_bn")
