@@ -130,5 +130,5 @@ def _widths(lengths: Int[np.ndarray, " n"]) -> list[int]:
 def _even(counts: list[int], most: int) -> int:
     """Returns the number of rows of parts, at most `most`, that leaves fewest rows empty."""
     sizes = np.arange(most, most // 2, -1)
-    padded = [sum(-(-count // size) * size for count in counts) for size in sizes]
+    padded = np.array([sum(-(-count // size) * size for count in counts) for size in sizes])
     return int(sizes[np.argmin(padded)])
