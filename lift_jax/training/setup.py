@@ -35,7 +35,6 @@ from lift_jax.training.start.backbone import (
     prepare_backbone,
     untuned_classifier,
     use_remat,
-    warn_of_a_leak,
     zero_shot_classifier,
 )
 from lift_jax.training.start.data import prepare_data
@@ -106,8 +105,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
 
     exact = any(name in PATH_RULES for name in names)
     placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
-    warn_of_a_leak(s.model.backbone, s.data, console)
-    backbone = prepare_backbone(s.model, placement, console)
+    backbone = prepare_backbone(s.model, s.data, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
     agree_on_weights(backbone, s.model, found.texts)

@@ -28,8 +28,11 @@ from lift_jax.weights.load import load_backbone, load_tokenizer
 FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
 
 
-def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
+def prepare_backbone(
+    model: ModelSettings, data: DataSettings, placement: Placement, console: Console
+) -> Backbone:
     """Loads the backbone and places its image tower; prints the notes of the loading."""
+    warn_of_a_leak(model.backbone, data, console)
     return load_backbone(
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
