@@ -144,11 +144,10 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     steps = count_steps(len(data.train), s.train)
     rate = optimizers.rate_of(s.train, steps)
     return Setup(
-        mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
+        mesh=mesh, data=data, vision=backbone.config.vision, graph=graph, cache=cache,
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
-        fingerprint=fingerprint(backbone, s.head), cache=cache, programs=Programs(),
-        parameters=parameters, steps_per_epoch=steps, rate=rate,
-        optimizer=optimizers.of_run(s, rate, tuned),
+        fingerprint=fingerprint(backbone, s.head), programs=Programs(), parameters=parameters,
+        steps_per_epoch=steps, rate=rate, optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
 
 
