@@ -14,7 +14,7 @@ from rich.console import Console
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
@@ -23,6 +23,7 @@ from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.training import losses
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
+from lift_jax.training.needs import choose_remat
 from lift_jax.training.placement import uses_bfloat16
 from lift_jax.training.start.backbone import use_remat
 from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
@@ -75,6 +76,7 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
             "head.kind is 'text': the bench times classifiers with weights of their own."
         )
     mesh = make_mesh(s.mesh.data, s.mesh.model, s.mesh.strategy)
+    s = with_remat(s, vision)
     check_batch(mesh, "train.batch", s.train.batch, s.train.accum)
     graph, leaves, mask = abstract_classifier(s, vision, names, classes)
     dtype = jnp.bfloat16 if bfloat16 else jnp.float32
@@ -102,6 +104,13 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
         batch=abstract_batch(s.train.batch, vision.resolution, mesh),
         mesh=mesh,
     )
+
+
+def with_remat(settings: Settings, vision: Vision) -> Settings:
+    """Returns settings in which train.remat is what auto chooses on the devices here."""
+    names, devices = check_names(settings), jax.device_count()
+    chosen = choose_remat(settings, names, BackboneConfig(vision), devices).chosen
+    return replace(settings, train=replace(settings.train, remat=chosen))
 
 
 def shaped(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:

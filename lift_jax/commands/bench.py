@@ -139,7 +139,7 @@ def run_step(
             against.measure(settings, vision, flags.classes, flags.steps, console)
         else:
             step.measure(settings, vision, flags.classes, flags.steps, console, seconds)
-    s = settings
+    s = step.with_remat(settings, vision)
     return {
         "backbone": s.model.backbone, "classes": flags.classes, "batch": s.train.batch,
         "tuner": s.tuner.name, "precision": s.model.precision, "remat": s.train.remat,

@@ -540,10 +540,12 @@ class TrainSettings:
         1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
     )
     remat: str = setting(
-        "none",
+        "auto",
         "What blocks compute again in the backward pass instead of keeping it: none, dots (all "
-        "but matrix products) or blocks (everything). Saves memory, gives the same numbers.",
-        choices=("none", "dots", "blocks"),
+        "but matrix products) or blocks (everything). Saves memory, gives the same numbers. auto: "
+        "dots on a GPU or TPU whose memory the activations are likely to exceed, else none.",
+        choices=("auto", "none", "dots", "blocks"),
+        before="none",
     )
     lr: float = setting(
         0.02,

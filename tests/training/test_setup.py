@@ -158,7 +158,7 @@ def test_only_transformer_blocks_compute_again(resnet):
         use_remat(tower, remat)
         assert tower.remat == remat
     use_remat(resnet, "none")
-    with pytest.raises(UserError, match="train.remat is for transformer blocks.*'none'"):
+    with pytest.raises(UserError, match="train.remat is for transformer blocks.*'auto'"):
         use_remat(resnet, "blocks")
 
 

@@ -84,7 +84,7 @@ def use_remat(visual: Tower, remat: str) -> None:
     if remat == "none":
         return
     if isinstance(visual, ResNet):
-        raise UserError("train.remat is for transformer blocks: leave it at 'none' for a ResNet.")
+        raise UserError("train.remat is for transformer blocks: leave it at 'auto' for a ResNet.")
     visual.remat = remat
 
 
