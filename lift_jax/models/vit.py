@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models.block import Block
@@ -20,6 +21,7 @@ from lift_jax.models.layers import (
     attention,
     block_border,
 )
+from lift_jax.models.precision import Precision, types_of
 
 # The values that each block saves for its backward pass (train.remat): its input, or also the
 # results of its matrix products with weights. Everything else is computed again.
@@ -80,10 +82,14 @@ class AttentionPool(nnx.Module):
         self.heads = heads
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b d"]:
+        """Returns the pooled feature in the dtype of x; see `Block` for `products`."""
+        stream, x = x.dtype, x.astype(products)
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = self.out(attention(self.q(probe), self.k(x), self.v(x), self.heads))[:, 0]
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.ln(x))))
+        x = x.astype(stream)
+        y = self.ln(x).astype(products)
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(y))).astype(stream)
 
 
 class VisionTransformer(nnx.Module):
@@ -99,6 +105,7 @@ class VisionTransformer(nnx.Module):
 
         self.config = config
         self.remat = "none"  # or a key of REMAT
+        self.precision: Precision | None = None  # None: the dtype of the stem's weights in all
         self.stem = PatchStem(c.patch, c.width, bias=c.stem_bias, rngs=rngs)
         self.cls = embedding(c.width) if c.pool == "cls" else None
         self.positions = None if c.rope else embedding(tokens, c.width)
@@ -120,9 +127,14 @@ class VisionTransformer(nnx.Module):
         """Returns the width of the feature."""
         return self.config.width
 
+    @property
+    def types(self) -> Precision:
+        """Returns the types of the arrays in this tower."""
+        return types_of(self.precision, self.stem.linear.kernel[...])
+
     def _embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Returns the input of the first block: CLS, registers and patches, with positions."""
-        x = self.stem(images.astype(self.stem.linear.kernel[...].dtype))
+        x = self.stem(images.astype(self.types.products)).astype(self.types.stream)
 
         def tokens(param: nnx.Param) -> Array:
             rows = param[...].astype(x.dtype).reshape(-1, x.shape[2])
@@ -139,8 +151,8 @@ class VisionTransformer(nnx.Module):
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Returns the feature of normalised images: CLS after ln_post, or the output of `pool`.
 
-        There is no projection. The dtype is that of the stem's weights. Raises ValueError unless h
-        and w are `config.resolution`.
+        There is no projection. The dtype is that of the residual stream. Raises ValueError unless
+        h and w are `config.resolution`.
         """
         return self.upper(self.lower(images, 0), 0)
 
@@ -164,7 +176,13 @@ class VisionTransformer(nnx.Module):
         if k == depth:
             return x
         x = self._through(x, k, depth)
-        return self.ln_post(x[:, 0]) if self.pool is None else self.pool(self.ln_post(x))
+        if self.pool is None:
+            return self.ln_post(x[:, 0])
+        return self.pool(self.ln_post(x), self._products(x))
+
+    def _products(self, x: Array) -> DTypeLike:
+        """Returns the dtype of matrix products in the blocks, for a residual stream x."""
+        return x.dtype if self.precision is None else self.precision.products
 
     def _through(self, x: Float[Array, "n t d"], start: int, end: int) -> Float[Array, "n m d"]:
         """Passes tokens through the blocks start to end - 1.
@@ -176,7 +194,8 @@ class VisionTransformer(nnx.Module):
         for i in range(start, end):
             x, angles, prompts = self.blocks[i].tokens(x, angles, prompts)
             last = self.pool is None and i == len(self.blocks) - 1
-            block = partial(self.blocks[i], angles=angles, first_only=last)
+            products = self._products(x)
+            block = partial(self.blocks[i], angles=angles, first_only=last, products=products)
             if self.remat != "none":
                 block = jax.checkpoint(block, policy=REMAT[self.remat])
             x = checkpoint_name(block_border(block(x)), BORDER)

@@ -6,7 +6,7 @@ from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.parallel.memory import Need
 from lift_jax.settings.schema import Settings
-from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.placement import chosen_precision
 from lift_jax.tuners.rules import chosen_blocks
 
 WITH_DIM = ("adaptformer", "adapter", "lora", "lora_mlp")  # tuners whose width is tuner.dim
@@ -25,7 +25,7 @@ def needed_memory(
         devices: number of devices, which share the batches.
     """
     s, vision = settings, backbone.vision
-    item = 2 if uses_bfloat16(s.model.precision) else 4
+    item = chosen_precision(s.model).stream.itemsize
     if isinstance(vision, ResNetConfig):  # the first of the maps that the stem gives
         numbers, blocks, width = (vision.resolution // 2) ** 2 * vision.stem, 1, vision.stem
     else:

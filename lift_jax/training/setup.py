@@ -54,7 +54,7 @@ from lift_jax.training.classifier import (
 )
 from lift_jax.training.needs import needed_memory
 from lift_jax.training.optimizer import schedule, sgd
-from lift_jax.training.placement import Placement, uses_bfloat16
+from lift_jax.training.placement import Placement, chosen_precision, use_precision
 from lift_jax.training.state import split_trainable
 from lift_jax.training.texts import encode
 from lift_jax.tuners.attach import applies
@@ -118,8 +118,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     found = meaning(data, s.data.clean_names, s.head)
     check_named(found, s)
 
-    exact = any(name in PATH_RULES for name in names)
-    placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
+    placement = Placement(mesh, chosen_precision(s.model), any(n in PATH_RULES for n in names))
     backbone = prepare_backbone(s.model, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
@@ -147,6 +146,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         head, in_texts = make_head(s.head, weight), None
     untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     names = drop_inapplicable(names, backbone.visual, s.model.backbone, console)
+    use_precision(placement.precision, backbone.text)  # class texts were encoded in float32
     assembled = assemble(
         backbone.visual, head, names, s.tuner, len(data.class_names),
         rngs=nnx.Rngs(tuner_key), in_texts=in_texts,
@@ -272,11 +272,13 @@ def shorten(names: Sequence[str]) -> str:
 
 
 def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
-    """Loads the backbone and places its image tower; prints the notes of the loading."""
-    return load_backbone(
+    """Loads the backbone and places its image tower, in its precision; prints notes of loading."""
+    backbone = load_backbone(
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+    use_precision(placement.precision, backbone.visual)
+    return backbone
 
 
 def agree_on_weights(
