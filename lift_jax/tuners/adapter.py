@@ -69,8 +69,7 @@ class Adapter(Tuner):
     def branch(self, x: Float[Array, "... d"], dtype: DTypeLike) -> Float[Array, "... d"]:
         """Returns the bottleneck's output, whose matrix products are in `dtype`, without x."""
         norm, down, up = (layer.weights() for layer in (self.norm, self.down, self.up))
-        down = down[0].astype(dtype), down[1].astype(dtype)
-        return bottleneck(x, norm, down, up, self.scaling())
+        return bottleneck(x, norm, (down[0].astype(dtype), down[1]), up, self.scaling())
 
     def scaling(self) -> Float[Array, ""]:
         """Returns the number that multiplies the output of the bottleneck."""
