@@ -272,8 +272,16 @@ class ModelSettings:
     )
     precision: str = setting(
         "auto",
-        "Precision of the frozen weights. auto: float32 on CPUs, bfloat16 on accelerators.",
-        choices=("auto", "float32", "bfloat16"),
+        "Type of the frozen weights and of matrix products. auto: float32 on CPUs, float16 on "
+        "GPUs, bfloat16 on TPUs.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    residual: str = setting(
+        "float32",
+        "Type of the residual stream, of embeddings, biases and norms: float32, or the same as "
+        "model.precision, as in version 0.1.0, where auto was bfloat16 on GPUs.",
+        choices=("float32", "same"),
+        before="same",
     )
 
     @property

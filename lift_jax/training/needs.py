@@ -11,7 +11,7 @@ from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel.memory import Need, amount, device_memory
 from lift_jax.settings.schema import Settings
 from lift_jax.training.optimizer import arrays_per_leaf
-from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.placement import chosen_precision
 from lift_jax.tuners.rules import chosen_blocks
 
 WITH_DIM = ("adaptformer", "adapter", "lora", "lora_mlp")  # tuners whose width is tuner.dim
@@ -43,7 +43,7 @@ def needed_memory(
         devices: number of devices, which share the batches.
     """
     s, vision = settings, backbone.vision
-    item = 2 if uses_bfloat16(s.model.precision) else 4
+    item = chosen_precision(s.model).stream.itemsize
     if isinstance(vision, ResNetConfig):  # the first of the maps that the stem gives
         numbers, width = (vision.resolution // 2) ** 2 * vision.stem, vision.stem
         kept = 1 if names else 0
@@ -119,13 +119,14 @@ def choose_remat(
     held = device_memory()
     if held is None:
         return Remat("none", "the device does not tell its memory")
-    bfloat16 = uses_bfloat16(settings.model.precision)
+    precision = chosen_precision(settings.model)
+    products, stream = precision.products.itemsize, precision.stream.itemsize
     tokens = vision.grid**2
     arrays = float(FUSED)
-    if not (bfloat16 and has_fused_attention()):
+    if not (products == 2 and has_fused_attention()):
         arrays = PLAIN + SCORES * vision.heads * tokens / vision.width
     rows = settings.train.batch // settings.train.accum // devices
-    one = tokens * vision.width * (2 if bfloat16 else 4)
-    size = int(rows * kept_blocks(settings, names, vision) * arrays * one)
+    one = arrays * products + 2 * (stream - products)  # bytes; the stream is kept twice a block
+    size = int(rows * kept_blocks(settings, names, vision) * tokens * vision.width * one)
     why = f"{amount(size)} of activations by estimate, {amount(held)} on the device"
     return Remat("none" if size <= SHARE * held else "dots", why)

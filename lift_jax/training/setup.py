@@ -27,7 +27,7 @@ from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
 from lift_jax.training.needs import Remat, choose_remat, needed_memory
-from lift_jax.training.placement import Placement, uses_bfloat16
+from lift_jax.training.placement import Placement, chosen_precision, use_precision
 from lift_jax.training.start.backbone import (
     FrozenClassifier,
     agree_on_weights,
@@ -106,8 +106,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     found = meaning(data, s.data.clean_names, s.head)
     check_named(found, s)
 
-    exact = any(name in PATH_RULES for name in names)
-    placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
+    placement = Placement(mesh, chosen_precision(s.model), any(n in PATH_RULES for n in names))
     backbone = prepare_backbone(s.model, s.data, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
@@ -135,6 +134,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         head, in_texts = make_head(s.head, weight), None
     untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     names = drop_inapplicable(names, backbone.visual, s.model.backbone, console)
+    use_precision(placement.precision, backbone.text)  # class texts were encoded in float32
     assembled = assemble(
         backbone.visual, head, names, s.tuner, len(data.class_names),
         rngs=nnx.Rngs(tuner_key), in_texts=in_texts,

@@ -20,7 +20,7 @@ from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
 from lift_jax.settings.schema import DataSettings, ModelSettings, Settings
 from lift_jax.training.classifier import make_zero_shot_head
-from lift_jax.training.placement import Placement
+from lift_jax.training.placement import Placement, use_precision
 from lift_jax.training.texts import encode
 from lift_jax.weights import seen
 from lift_jax.weights.load import load_backbone, load_tokenizer
@@ -31,12 +31,14 @@ FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
 def prepare_backbone(
     model: ModelSettings, data: DataSettings, placement: Placement, console: Console
 ) -> Backbone:
-    """Loads the backbone and places its image tower; prints the notes of the loading."""
+    """Loads the backbone and places its image tower, in its precision; prints notes of loading."""
     warn_of_a_leak(model.backbone, data, console)
-    return load_backbone(
+    backbone = load_backbone(
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+    use_precision(placement.precision, backbone.visual)
+    return backbone
 
 
 def warn_of_a_leak(backbone: str, data: DataSettings, console: Console) -> None:
