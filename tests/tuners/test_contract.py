@@ -17,7 +17,6 @@ from support.towers import (
     BLOCKS,
     CLASSES,
     CLIP_RESNET,
-    POOLED,
     VIT,
     WIDTH,
     WORDS,
@@ -121,7 +120,7 @@ def through_checkpoint(workdir, tuned, like):
 
 
 # Other poolings meet the tuners of the last block's tokens, and those that insert tokens.
-AT_POOLING = [*(("vpt_deep", kind) for kind in POOLED), ("adaptformer", "avg"), ("full", "query")]
+AT_POOLING = [("full", "pair"), *(("vpt_deep", kind) for kind in ("avg_class", "map", "query"))]
 
 
 @pytest.mark.parametrize(
