@@ -17,6 +17,8 @@ from lift_jax.settings.schema import (
     entries,
 )
 
+ABSENT = "absent"  # in place of the value of a setting that a config lacks
+
 
 def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
     """Returns the settings of a config, checked and resolved.
@@ -99,6 +101,8 @@ def as_begun(settings: Settings, saved: Mapping[str, Any]) -> Settings:
         rest = {k: v for k, v in now.items() if k != name}
         if name not in then:
             written[group] = rest
+            if not rest and group not in saved:  # the whole group came later
+                del written[group]
         elif name not in now:
             written[group] = rest | {name: then[name]}
     return parse(written)
@@ -131,16 +135,26 @@ def differences(
 ) -> list[str]:
     """Lists "key: saved -> current" for each value that differs between two configs as dicts.
 
-    A setting that came after one of the two was written does not count as a difference.
+    A setting that came after one of the two was written counts as a difference if the other one
+    gives it a value that is neither the default nor what runs did before.
     """
-    lines, later = [], _came_later()
+    lines = []
     for key in sorted(saved.keys() | current.keys()):
-        a, b = saved.get(key, "absent"), current.get(key, "absent")
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{key}.")
-        elif a != b and ((key in saved and key in current) or f"{prefix}{key}" not in later):
+        a, b = saved.get(key, ABSENT), current.get(key, ABSENT)
+        groups = [each for each in (a, b) if isinstance(each, dict)]
+        if groups and len(groups) == 2 - (ABSENT in (a, b)):  # a whole group may have come later
+            lines += differences(*({} if g == ABSENT else g for g in (a, b)), f"{prefix}{key}.")
+        elif a != b and not (ABSENT in (a, b) and _stands_for_nothing(f"{prefix}{key}", a, b)):
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
+
+
+def _stands_for_nothing(key: str, *values: Any) -> bool:
+    """Returns True if a config that lacks a setting may mean the value of another config."""
+    if key not in _came_later():
+        return False
+    entry = all_entries()[key]
+    return all(value in (ABSENT, entry.about.before, entry.default) for value in values)
 
 
 def same(a: Mapping[str, Any], b: Mapping[str, Any], but: tuple[str, ...]) -> bool:

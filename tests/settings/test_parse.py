@@ -12,6 +12,7 @@ from lift_jax.settings.parse import as_begun, differences, to_dict
 from lift_jax.settings.schema import (
     GROUPS,
     HeadSettings,
+    SoupsSettings,
     TextTunerSettings,
     TunerSettings,
     all_entries,
@@ -89,6 +90,23 @@ def test_a_setting_that_came_later_means_what_runs_did_before():
     assert began_old.written == old and not began_old.data.clean_names
     assert began_new.written == new and began_new.data.clean_names
     assert as_begun(parse(kept), kept).written == kept
+
+
+def test_a_config_from_before_all_that_came_later_goes_on():
+    """Of the group soups nothing was there."""
+    new, old = changed(), changed()
+    for key, entry in all_entries().items():
+        group, _, name = key.partition(".")
+        if entry.about.before is not None:
+            del old[group][name]
+    old = {key: value for key, value in old.items() if value != {}}
+    assert "soups" not in old and new["soups"]
+    assert parse(old).soups == SoupsSettings() and differences(old, new) == []
+    asked = differences(old, changed(soups__models=2, train__ema=0.9))
+    assert asked == ["soups.models: 'absent' -> 2", "train.ema: 'absent' -> 0.9"]
+    rest = {key: value for key, value in old.items() if key != "test"}  # tests are free
+    began = as_begun(parse(new), old).written
+    assert {key: value for key, value in began.items() if key != "test"} == rest
 
 
 def test_a_whole_number_is_a_number():

@@ -196,7 +196,7 @@ def test_values_of_sweeps(file, argument, name, values):
 
 
 @pytest.mark.parametrize(("name", "axis"), [
-    ("lr", "train.lr"), ("dims", "tuner.dim"), ("expand", "test.expand"), ("partial", ""),
+    ("lr", "train.lr"), ("dims", "tuner.dim"), ("expand", "test.expand"), ("ablation", ""),
     ("main", ""),
 ])  # fmt: skip
 def test_the_axis_is_the_setting_that_alone_varies(name, axis):
