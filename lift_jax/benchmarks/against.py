@@ -16,7 +16,7 @@ from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
 from lift_jax.parallel.cost import format_bytes, scratch_bytes
 from lift_jax.settings.schema import Settings
-from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.placement import chosen_precision
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
         count: number of timed runs of each program.
         console: where to print.
     """
-    made = step.make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
+    made = step.make_problem(settings, vision, classes, chosen_precision(settings.model))
     arrays = step.filled((made.state, made.frozen, made.batch))
     table = Table(title=f"{settings.model.backbone}, batch {settings.train.batch}")
     for heading in ("", "lean ms", "plain ms", "ratio", "lean scratch", "plain scratch", "ratio"):

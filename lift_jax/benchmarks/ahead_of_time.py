@@ -8,6 +8,7 @@ from rich.table import Table
 from lift_jax.benchmarks.step import make_problem
 from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
+from lift_jax.models.precision import Precision
 from lift_jax.parallel import cost
 from lift_jax.settings.schema import Settings
 
@@ -18,6 +19,7 @@ MACHINES = {
     "v5e-256": (256, 197, 200),
 }  # fmt: skip
 REACHED = 0.3
+HALF = Precision.of("bfloat16", "float32")  # as much memory as float16, as on a TPU
 
 
 def estimate(
@@ -29,14 +31,14 @@ def estimate(
     UserError as `make_problem`.
     """
     begin = time.monotonic()
-    made = make_problem(settings, vision, classes, bfloat16=True)
+    made = make_problem(settings, vision, classes, HALF)
     with backward.lean(False):  # as on an accelerator
         compiled = cost.compile_step(made.step, made.state, made.frozen, made.batch, console)
     console.print(
         f"{settings.model.backbone}, {settings.tuner.name}, {classes:,} classes, batch "
         f"{settings.train.batch} on {dict(made.mesh.shape)}: compiled in "
         f"{time.monotonic() - begin:.0f} s, nothing was run. The compiler is the CPU's, which "
-        "computes bfloat16 in float32: on an accelerator activations take about half."
+        "computes bfloat16 in float32: on an accelerator activations take less."
     )
     flops, sent = compiled.flops * made.mesh.size / settings.train.batch, compiled.sent
     if not images:

@@ -14,7 +14,8 @@ from rich.console import Console
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
+from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
@@ -23,7 +24,8 @@ from lift_jax.settings.schema import ModelSettings, Settings
 from lift_jax.training import losses
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
-from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.needs import choose_remat
+from lift_jax.training.placement import chosen_precision, kept_type, use_precision
 from lift_jax.training.start.backbone import use_remat
 from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
 from lift_jax.training.step import make_train_step
@@ -62,7 +64,7 @@ class Problem:
     mesh: Mesh
 
 
-def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: bool) -> Problem:
+def make_problem(settings: Settings, vision: Vision, classes: int, precision: Precision) -> Problem:
     """Returns the training step on a backbone of these sizes, without any weights.
 
     Raises UserError if the devices cannot share the batch evenly, or the classifier is made of
@@ -75,11 +77,13 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
             "head.kind is 'text': the bench times classifiers with weights of their own."
         )
     mesh = make_mesh(s.mesh.data, s.mesh.model, s.mesh.strategy)
+    s = with_remat(s, vision)
     check_batch(mesh, "train.batch", s.train.batch, s.train.accum)
-    graph, leaves, mask = abstract_classifier(s, vision, names, classes)
-    dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+    graph, leaves, mask = abstract_classifier(s, vision, names, classes, precision)
     frozen = {
-        path: shaped(leaf, frozen_sharding(mesh, path, leaf.shape), dtype)
+        path: shaped(
+            leaf, frozen_sharding(mesh, path, leaf.shape), kept_type(path, leaf.dtype, precision)
+        )
         for path, leaf in leaves.items()
         if not mask[path]
     }
@@ -104,28 +108,70 @@ def make_problem(settings: Settings, vision: Vision, classes: int, bfloat16: boo
     )
 
 
+def with_remat(settings: Settings, vision: Vision) -> Settings:
+    """Returns settings in which train.remat is what auto chooses on the devices here."""
+    names, devices = check_names(settings), jax.device_count()
+    chosen = choose_remat(settings, names, BackboneConfig(vision), devices).chosen
+    return replace(settings, train=replace(settings.train, remat=chosen))
+
+
 def shaped(leaf: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
     """Returns the shape of a leaf with a sharding, and with another dtype if one is given."""
     return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
 
 def abstract_classifier(
-    settings: Settings, vision: Vision, names: tuple[str, ...], classes: int
+    settings: Settings,
+    vision: Vision,
+    names: tuple[str, ...],
+    classes: int,
+    precision: Precision,
 ) -> tuple[Any, dict[str, Any], dict[str, bool]]:
     """Returns the graph, the leaves as shapes by path, and which of them are trained."""
     made: list[Assembled] = []
 
     def model() -> nnx.Module:
-        rngs = nnx.Rngs(0)
-        kind = ResNet if isinstance(vision, ResNetConfig) else VisionTransformer
-        visual = kind(vision, rngs=rngs)  # type: ignore[arg-type]
-        use_remat(visual, settings.train.remat)
-        head = make_head(settings.head, jnp.zeros((classes, visual.width), jnp.float32))
-        made.append(assemble(visual, head, names, settings.tuner, classes, rngs=rngs))
+        made.append(new_classifier(settings, vision, names, classes, precision))
         return made[-1].model
 
     graph, leaves = tree.flatten(nnx.eval_shape(model))
     return graph, leaves, trainable_mask(leaves, made[-1].is_trainable)
+
+
+def new_classifier(
+    settings: Settings,
+    vision: Vision,
+    names: tuple[str, ...],
+    classes: int,
+    precision: Precision,
+) -> Assembled:
+    """Returns a classifier with random weights of the tower, and a head of zeros."""
+    rngs = nnx.Rngs(0)
+    kind = ResNet if isinstance(vision, ResNetConfig) else VisionTransformer
+    visual = kind(vision, rngs=rngs)  # type: ignore[arg-type]
+    use_remat(visual, settings.train.remat)
+    use_precision(precision, visual)
+    head = make_head(settings.head, jnp.zeros((classes, visual.width), jnp.float32))
+    return assemble(visual, head, names, settings.tuner, classes, rngs=rngs)
+
+
+def random_leaves(settings: Settings, vision: Vision, classes: int) -> dict[str, jax.Array]:
+    """Returns float32 leaves of a classifier with random weights of tower and head."""
+    names = check_names(settings)
+
+    @jax.jit
+    def leaves() -> dict[str, jax.Array]:
+        model = new_classifier(settings, vision, names, classes, FLOAT32).model
+        return {path: leaf[...] for path, leaf in tree.flatten(model)[1].items()}
+
+    found = leaves()
+    weight = found["head/weight"]
+    return found | {"head/weight": jax.random.normal(jax.random.key(0), weight.shape)}
+
+
+def shardings(shapes: Any) -> Any:
+    """Returns the shardings of shapes."""
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
 def abstract_batch(rows: int, resolution: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -170,7 +216,7 @@ def measure(
 
     `seconds` is given the time of a step in each of up to `ROUNDS` rounds.
     """
-    made = make_problem(settings, vision, classes, uses_bfloat16(settings.model.precision))
+    made = make_problem(settings, vision, classes, chosen_precision(settings.model))
     loss = None
     current, frozen, batch = filled((made.state, made.frozen, made.batch))
     compiled = cost.compile_step(made.step, current, frozen, batch, console)

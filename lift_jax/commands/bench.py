@@ -3,6 +3,7 @@
   lift-jax bench --config=inat --classes=8142
   lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
   lift-jax bench --config=inat --classes=8142 --against=plain
+  lift-jax bench --config=demo --classes=10 --against=precision
   lift-jax bench --only=data --json=before.json
   lift-jax bench --only=data --compare=before.json
   lift-jax bench --system
@@ -11,9 +12,10 @@ It times the step on the devices here, with random weights and images: images pe
 the hardware's peak, memory. With --aot nothing is run: the step is compiled for simulated devices,
 and what each would hold, compute and send is printed, so that a job does not fail after hours in a
 queue. With --against=plain the step and the forward pass run in turn with those of the plain
-formulas: the ratios of time and memory. With --only=data it times the way from files to views, and
-how long training waits for data. With --compare the times are divided, pair by pair, by those that
---json wrote another time.
+formulas: the ratios of time and memory. With --against=precision each half precision is compared
+with float32: error of the logits, memory and time. With --only=data it times the way from files to
+views, and how long training waits for data. With --compare the times are divided, pair by pair, by
+those that --json wrote another time.
 """
 
 import argparse
@@ -54,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", metavar="FILE", help="print the ratios to the times in such a file"
     )
     parser.add_argument(
-        "--against", choices=("plain",),
-        help="compare with the plain formulas, whose backward pass is autodiff's",
+        "--against", choices=("plain", "precision"),
+        help="plain: compare with the plain formulas, whose backward pass is autodiff's; "
+        "precision: compare half precisions with float32",
     )  # fmt: skip
     parser.add_argument(
         "--system", action="store_true", help="print versions and devices, for a bug report"
@@ -124,7 +127,7 @@ def run_step(
 
     Raises UserError without a config or classes.
     """
-    from lift_jax.benchmarks import against, ahead_of_time, step
+    from lift_jax.benchmarks import against, ahead_of_time, precisions, step
     from lift_jax.settings.parse import parse
     from lift_jax.training.step import exact_products
 
@@ -136,10 +139,11 @@ def run_step(
         if flags.aot:
             ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
         elif flags.against:
-            against.measure(settings, vision, flags.classes, flags.steps, console)
+            compare = against if flags.against == "plain" else precisions
+            compare.measure(settings, vision, flags.classes, flags.steps, console)
         else:
             step.measure(settings, vision, flags.classes, flags.steps, console, seconds)
-    s = settings
+    s = step.with_remat(settings, vision)
     return {
         "backbone": s.model.backbone, "classes": flags.classes, "batch": s.train.batch,
         "tuner": s.tuner.name, "precision": s.model.precision, "remat": s.train.remat,

@@ -201,6 +201,7 @@ class Cache:
             VERSION, self.fingerprint, k, view, shape, row.dtype.name, images,
             sorted({leaf.dtype.name for leaf in arrays.values()}),
             jax.__version__, jax.default_backend(),
+            *([] if visual.precision is None else [str(visual.precision)]),
         )  # fmt: skip
         key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
         return RowFile(cache_folder() / "features" / f"{key}.rows", key, shape, row.dtype)

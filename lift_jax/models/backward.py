@@ -103,7 +103,9 @@ def _attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
     fast with jax 0.10."""
     scores = formulas.scores(q, k, causal)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    out = jnp.einsum("znm,zmd->znd", weights.astype(v.dtype), v)
+    # before the division, sums of float16 could exceed its range
+    kind = jnp.float32 if v.dtype == jnp.float16 else v.dtype
+    out = jnp.einsum("znm,zmd->znd", weights.astype(v.dtype), v, preferred_element_type=kind)
     return (out.astype(jnp.float32) / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models.layers import (
@@ -20,6 +21,9 @@ from lift_jax.models.tunable import Tunable
 
 class Block(Tunable):
     """A transformer block, x += Attn(LN1 x); x += MLP(LN2 x), whose tuners can change each layer.
+
+    The outputs of LN1 and LN2 are converted to the dtype of matrix products, in which the layers
+    and tuners of both branches compute; their results are added in that of x.
 
     Args:
         width: width of the residual stream.
@@ -94,11 +98,11 @@ class Block(Tunable):
             out = tuner.linear(name, y, out)
         return out
 
-    def _norm(self, name: str, x: Array) -> Array:
+    def _norm(self, name: str, x: Array, dtype: DTypeLike) -> Array:
         y = getattr(self, name)(x)
         for tuner in self.held:
             y = tuner.normed(name, y)
-        return y
+        return y.astype(dtype)
 
     def __call__(
         self,
@@ -106,6 +110,7 @@ class Block(Tunable):
         causal: bool = False,
         angles: Float[Array, "n h"] | None = None,
         first_only: bool = False,
+        products: DTypeLike | None = None,
     ) -> Float[Array, "b m d"]:
         """Returns the n tokens after the block, or the first one alone (m = 1).
 
@@ -115,8 +120,11 @@ class Block(Tunable):
             first_only: compute queries, output projection, MLP and tuners for the first token
                 alone; keys and values are computed for all. The result is exact. In the last
                 block it saves 8 % of a ViT-B/16's work.
+            products: dtype of the operands of matrix products; None: that of x. The result has the
+                dtype of x.
         """
-        y = self._norm("ln1", x)
+        products = products or x.dtype
+        y = self._norm("ln1", x, products)
         k, v = self._linear("k", y), self._linear("v", y)
         if angles is not None:
             k = rotate(k, angles)
@@ -125,18 +133,25 @@ class Block(Tunable):
         q = self._linear("q", y)
         if angles is not None:
             q = rotate(q, angles[: q.shape[1]])
-        return self.mixed(x, attention(q, k, v, self.heads, causal))
+        return self.mixed(x, attention(q, k, v, self.heads, causal), products)
 
-    def mixed(self, x: Float[Array, "b n d"], mixture: Float[Array, "b n d"]) -> Array:
-        """Returns the tokens x after the block, given what attention mixed for them."""
+    def mixed(
+        self, x: Float[Array, "b n d"], mixture: Float[Array, "b n d"], products: DTypeLike
+    ) -> Array:
+        """Returns the tokens x after the block, given what attention mixed for them.
+
+        `products` is the dtype of the operands of matrix products.
+        """
         a = self._linear("out", mixture if self.ln_out is None else self.ln_out(mixture))
-        x = x + (a if self.scale1 is None else a * self.scale1[...].astype(a.dtype))
-        y = self._norm("ln2", x)
+        a = a.astype(x.dtype)
+        x = x + (a if self.scale1 is None else a * self.scale1[...].astype(x.dtype))
+        y = self._norm("ln2", x, products)
         act = ACTIVATIONS[self.activation]
         h = self._linear("fc1", y)
         h = act(h) if self.gate is None else act(self._linear("gate", y)) * h
         m = self._linear("fc2", h if self.ln_fc2 is None else self.ln_fc2(h))
-        m = m if self.scale2 is None else m * self.scale2[...].astype(m.dtype)
+        if self.scale2 is not None:
+            m = (m.astype(x.dtype) * self.scale2[...].astype(x.dtype)).astype(m.dtype)
         for tuner in self.held:
             m = tuner.mlp(x, m)
-        return x + m
+        return x + m.astype(x.dtype)

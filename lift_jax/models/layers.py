@@ -1,7 +1,7 @@
 """Layers that the towers share: linear, LayerNorm, attention, rotary positions, patch stem.
 
-Weights have the dtype of their tower (bfloat16 on accelerators). Each layer computes in the dtype
-of its input; LayerNorm and softmax compute in float32.
+Each layer computes in the dtype of its input, which `precision` chooses; LayerNorm and softmax
+compute in float32.
 """
 
 import re
@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lift_jax.models import backward, formulas
+from lift_jax.models.precision import HALVES
 
 Normal = nnx.initializers.normal
 
@@ -98,7 +99,7 @@ def attention(
     """
     b, n, width = q.shape
     d = width // heads
-    if n > 1 and q.dtype == jnp.bfloat16 and d % 8 == 0 and d <= 128 and has_fused_attention():
+    if n > 1 and q.dtype in HALVES and d % 8 == 0 and d <= 128 and has_fused_attention():
         return fused_attention(q, k, v, heads, causal)
 
     def fold(x: Array) -> Array:

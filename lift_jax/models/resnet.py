@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models.layers import LayerNorm, Linear, Normal, attention, block_border
+from lift_jax.models.precision import Precision, types_of
 from lift_jax.models.tunable import Tunable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -115,13 +117,15 @@ class Bottleneck(nnx.Module):
         self.down_bn = None if short else BatchNorm(outputs)
         self.pool = stride // step
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b H W o"]:
-        y = jax.nn.relu(self.bn1(self.conv1(x)))
+    def __call__(self, x: Float[Array, "b h w i"], products: DTypeLike) -> Float[Array, "b H W o"]:
+        """Returns the block's output in the dtype of x; `products` is that of convolutions."""
+        stream = x.dtype
+        y = jax.nn.relu(self.bn1(self.conv1(x.astype(products))))
         y = jax.nn.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(_mean_pool(y, self.pool)))
         if self.down is not None and self.down_bn is not None:
-            x = self.down_bn(self.down(_mean_pool(x, self.pool)))
-        return jax.nn.relu(x + y)
+            x = self.down_bn(self.down(_mean_pool(x, self.pool).astype(products)))
+        return jax.nn.relu(x.astype(stream) + y.astype(stream))
 
 
 class Stem(nnx.Module):
@@ -139,7 +143,6 @@ class Stem(nnx.Module):
         self.clip = clip
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b H W d"]:
-        x = x.astype(self.convs[0].kernel[...].dtype)
         for conv, bn in zip(self.convs, self.bns, strict=True):
             x = jax.nn.relu(bn(conv(x)))
         return _mean_pool(x, 2) if self.clip else _max_pool(x)
@@ -157,9 +160,10 @@ class MeanQueryPool(nnx.Module):
         self.out = Linear(width, outputs, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b e"]:
+    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b e"]:
+        """Returns the pooled feature; `products` is the dtype of matrix products."""
         x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
-        x = x + self.positions[...].astype(x.dtype)
+        x = (x + self.positions[...].astype(x.dtype)).astype(products)
         return self.out(attention(self.q(x[:, :1]), self.k(x), self.v(x), self.heads))[:, 0]
 
 
@@ -170,6 +174,7 @@ class ResNet(Tunable):
         c = config
         clip = c.heads > 0
         self.config = config
+        self.precision: Precision | None = None  # None: the dtype of the stem's weights in all
         self.stem = Stem(c.stem, clip, rngs=rngs)
         blocks, inputs = [], c.stem
         for stage, (inner, layers) in enumerate(zip(c.channels, c.layers, strict=True)):
@@ -190,17 +195,23 @@ class ResNet(Tunable):
         """Returns the width of the feature."""
         return self.config.width
 
+    @property
+    def types(self) -> Precision:
+        """Returns the types of the arrays in this tower; its stream is that of feature maps."""
+        return types_of(self.precision, self.stem.convs[0].kernel[...])
+
     def maps(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n H W d"]:
         """Returns the feature maps of the last stage, before the pooling."""
-        x = self.stem(images)
+        own = self.types
+        x = self.stem(images.astype(own.products)).astype(own.stream)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, own.products)
         return x
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Returns the feature of normalised images: attention-pooled, or the mean of the maps.
 
-        The dtype is that of the stem's weights. Raises ValueError unless h and w are
+        The dtype is that of the feature maps. Raises ValueError unless h and w are
         `config.resolution`; a plain ResNet takes any size.
         """
         c = self.config
@@ -210,7 +221,7 @@ class ResNet(Tunable):
             )
         x = self.maps(images)
         x = x.reshape(x.shape[0], -1, x.shape[3])
-        y = x.mean(1) if self.pool is None else self.pool(x)
+        y = x.mean(1) if self.pool is None else self.pool(x, self.types.products).astype(x.dtype)
         for tuner in self.held:
             y = tuner.linear("pool", x, y)
         return y

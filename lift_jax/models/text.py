@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from lift_jax.models.block import Block
 from lift_jax.models.layers import LayerNorm, Linear, Normal, later
+from lift_jax.models.precision import Precision, types_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class TextTransformer(nnx.Module):
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         c = config
         self.config = config
+        self.precision: Precision | None = None  # None: the dtype of the token embeddings in all
         self.tokens = nnx.Param(Normal(0.02)(rngs.params(), (c.vocab, c.width), jnp.float32))
         self.positions = nnx.Param(Normal(0.01)(rngs.params(), (c.context, c.width), jnp.float32))
         self.blocks = nnx.List(
@@ -72,18 +74,19 @@ class TextTransformer(nnx.Module):
         embeddings replace those of the tokens at its positions. Raises ValueError if t is larger
         than `config.context`.
         """
+        own = types_of(self.precision, self.tokens[...])
         n, t = tokens.shape
         if t > self.config.context:
             raise ValueError(f"expected at most {self.config.context} tokens a text, found {t}")
-        x = self.tokens[...][tokens]
+        x = self.tokens[...][tokens].astype(own.stream)
         if context is not None:
             embeddings, positions = context
             x = x.at[jnp.arange(n)[:, None], positions].set(embeddings.astype(x.dtype))
-        x = x + self.positions[...][:t]
+        x = x + self.positions[...][:t].astype(x.dtype)
         prompts = 0  # number of tokens that tuners have inserted behind the first one
         for block in self.blocks:
             x, _, prompts = block.tokens(x, None, prompts)
-            x = block(x, causal=self.head is None)
+            x = block(x, causal=self.head is None, products=own.products)
         if self.head is not None:
-            return self.head(self.ln_final(x[:, -1]))
+            return self.head(self.ln_final(x[:, -1]).astype(own.products))
         return self.ln_final(x[jnp.arange(n), prompts + self.ends(tokens)])

@@ -80,7 +80,10 @@ class Tuner(nnx.Module):
         return y
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Array:
-        """Returns the changed output m of the MLP, which is then added to the residual stream x."""
+        """Returns the changed output m of the MLP, which is then added to the residual stream x.
+
+        Matrix products belong in the dtype of m; that of x may be wider.
+        """
         return m
 
     def tokens(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models.block import Block
@@ -21,6 +22,7 @@ from lift_jax.models.layers import (
     block_border,
     later,
 )
+from lift_jax.models.precision import Precision, types_of
 
 # The values that each block saves for its backward pass (train.remat): its input, or also the
 # results of its matrix products with weights. Everything else is computed again.
@@ -120,10 +122,14 @@ class AttentionPool(nnx.Module):
         self.heads = heads
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b d"]:
+        """Returns the pooled feature in the dtype of x; see `Block` for `products`."""
+        stream, x = x.dtype, x.astype(products)
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = self.out(attention(self.q(probe), self.k(x), self.v(x), self.heads))[:, 0]
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.ln(x))))
+        x = x.astype(stream)
+        y = self.ln(x).astype(products)
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(y))).astype(stream)
 
 
 class QueryPool(nnx.Module):
@@ -143,11 +149,12 @@ class QueryPool(nnx.Module):
         self.out = Linear(feature, feature, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b f"]:
-        x = self.ln_k(x)
-        q = self.q(self.ln_q(self.query[...].astype(x.dtype)))
+    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b f"]:
+        """Returns the pooled feature in the dtype of x; see `Block` for `products`."""
+        y = self.ln_k(x).astype(products)
+        q = self.q(self.ln_q(self.query[...].astype(x.dtype)).astype(products))
         q = jnp.broadcast_to(q, (x.shape[0], *q.shape))
-        return self.out(attention(q, self.k(x), self.v(x), self.heads))[:, 0]
+        return self.out(attention(q, self.k(y), self.v(y), self.heads))[:, 0].astype(x.dtype)
 
 
 class VisionTransformer(nnx.Module):
@@ -163,6 +170,7 @@ class VisionTransformer(nnx.Module):
 
         self.config = config
         self.remat = "none"  # or a key of REMAT
+        self.precision: Precision | None = None  # None: the dtype of the stem's weights in all
         self.stem = PatchStem(c.patch, c.width, bias=c.stem_bias, rngs=rngs)
         self.cls = embedding(c.width) if c.has_class_token else None
         self.positions = embedding(tokens, c.width) if c.has_positions else None
@@ -185,9 +193,14 @@ class VisionTransformer(nnx.Module):
         """Returns the width of the feature."""
         return self.config.feature or self.config.width
 
+    @property
+    def types(self) -> Precision:
+        """Returns the types of the arrays in this tower."""
+        return types_of(self.precision, self.stem.linear.kernel[...])
+
     def _embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Returns the input of the first block: CLS, registers and patches, with positions."""
-        x = self.stem(images.astype(self.stem.linear.kernel[...].dtype))
+        x = self.stem(images.astype(self.types.products)).astype(self.types.stream)
 
         def tokens(param: nnx.Param) -> Array:
             rows = param[...].astype(x.dtype).reshape(-1, x.shape[2])
@@ -208,8 +221,8 @@ class VisionTransformer(nnx.Module):
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Returns the feature of normalised images, as `config.pool` says.
 
-        There is no projection. The dtype is that of the stem's weights. Raises ValueError unless h
-        and w are `config.resolution`.
+        There is no projection. The dtype is that of the residual stream. Raises ValueError unless
+        h and w are `config.resolution`.
         """
         return self.upper(self.lower(images, 0), 0)
 
@@ -234,6 +247,10 @@ class VisionTransformer(nnx.Module):
             return x
         return self._feature(*self._through(x, k, depth))
 
+    def _products(self, x: Array) -> DTypeLike:
+        """Returns the dtype of matrix products in the blocks, for a residual stream x."""
+        return x.dtype if self.precision is None else self.precision.products
+
     def _through(
         self, x: Float[Array, "n t d"], start: int, end: int
     ) -> tuple[Float[Array, "n m d"], int]:
@@ -247,7 +264,8 @@ class VisionTransformer(nnx.Module):
         for i in range(start, end):
             x, angles, prompts = self.blocks[i].tokens(x, angles, prompts)
             last = self.config.pool == "cls" and i == len(self.blocks) - 1
-            block = partial(self.blocks[i], angles=angles, first_only=last)
+            products = self._products(x)
+            block = partial(self.blocks[i], angles=angles, first_only=last, products=products)
             if self.remat != "none":
                 block = jax.checkpoint(block, policy=REMAT[self.remat])
             x = checkpoint_name(block_border(block(x)), BORDER)
@@ -270,7 +288,7 @@ class VisionTransformer(nnx.Module):
             if c.pool == "map" and c.prefix:  # which attends to no class token or register
                 inserted = x[:, start : start + prompts]
                 x = jnp.concatenate([inserted, without(x, start, prompts)[:, c.prefix :]], axis=1)
-            x = self.pool(x)
+            x = self.pool(x, self._products(x))
         else:
             x = without(x, start, prompts)
             x = (x[:, :2] if c.pool == "pair" else x[:, c.prefix :]).mean(axis=1)

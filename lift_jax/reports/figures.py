@@ -299,16 +299,18 @@ def sweep_figure(
     title: str,
     cells: Sequence[str],
     panels: Mapping[str, Mapping[str, Mapping[str, Point]]],
+    axis: str = "",
 ) -> Figure:
     """Draws accuracy by cell, one panel for each way of testing, with error bars over seeds.
 
-    Lines join the cells if the names of all are numbers.
+    Lines join the cells if the names of all are numbers, and `axis` says of what.
 
     Args:
         title: title of the figure, which says what is compared.
         cells: names of the cells, in order.
         panels: mean and deviation by title of the panel, cell and group of classes (overall,
             many, medium, few).
+        axis: the setting of which the names of the cells are the values.
     """
     styles = {"overall": "o", "many": "s", "medium": "D", "few": "^"}
     joined = len(cells) > 1 and all(cell.replace(".", "", 1).isdigit() for cell in cells)
@@ -329,6 +331,7 @@ def sweep_figure(
         turned = {} if short else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(cells)), list(map(figure_text, cells)), **turned)
         axes.set(title=figure_text(name), xlim=(-0.6, len(cells) - 0.4))
+        axes.set_xlabel(axis if joined else "")
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
     all_axes[0].set_ylabel("accuracy (%)")
     handles, labels = all_axes[0].get_legend_handles_labels()

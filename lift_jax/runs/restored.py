@@ -17,6 +17,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
+from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.runs import export, folder
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
@@ -25,7 +26,7 @@ from lift_jax.storage.names import expand_user
 from lift_jax.training import text_classifier
 from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
-from lift_jax.training.placement import stays_float32, uses_bfloat16
+from lift_jax.training.placement import chosen_precision, kept_type, use_precision
 from lift_jax.weights.load import load_backbone
 
 
@@ -70,6 +71,8 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
     visual = nnx.clone(backbone.visual)
     head = empty_head(settings, backbone, class_names)
     model = assemble(visual, head, names, settings.tuner, len(class_names), rngs=nnx.Rngs(0)).model
+    precision = FLOAT32 if exact else chosen_precision(settings.model)
+    use_precision(precision, model.visual, getattr(model.head, "text", None))
     graph, leaves = tree.flatten(model)
     same_backbone = fingerprint(backbone, settings.head) == backbone_fingerprint
     if not same_backbone or not tuned.keys() <= leaves.keys():
@@ -77,8 +80,7 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
             f"The backbone {settings.model.backbone} has other weights than that of {run}: put "
             "those back that the run was made with."
         )
-    half = uses_bfloat16(settings.model.precision) and not exact
-    arrays = {path: restored_leaf(path, leaf, tuned, half) for path, leaf in leaves.items()}
+    arrays = {path: restored_leaf(path, leaf, tuned, precision) for path, leaf in leaves.items()}
     model, checksum = tree.merge(graph, arrays), weights_checksum(tuned)
     return RestoredRun(settings, class_names, backbone, model, checksum)
 
@@ -115,14 +117,13 @@ def empty_head(settings: Settings, backbone: Backbone, class_names: tuple[str, .
 
 
 def restored_leaf(
-    path: str, leaf: nnx.Variable, tuned: Mapping[str, np.ndarray], half: bool
+    path: str, leaf: nnx.Variable, tuned: Mapping[str, np.ndarray], precision: Precision
 ) -> jax.Array:
-    """Returns the value of a leaf: the checkpoint's if tuned, else its own (`half`: bfloat16)."""
+    """Returns the value of a leaf: the checkpoint's if tuned, else its own in its precision."""
     if path in tuned:
         return jnp.asarray(tuned[path])
     frozen = leaf[...]
-    halved = half and frozen.dtype == jnp.float32 and not stays_float32(path)
-    return frozen.astype(jnp.bfloat16) if halved else frozen
+    return frozen.astype(kept_type(path, frozen.dtype, precision))
 
 
 def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str, ...], str]:

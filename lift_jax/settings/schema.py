@@ -272,8 +272,16 @@ class ModelSettings:
     )
     precision: str = setting(
         "auto",
-        "Precision of the frozen weights. auto: float32 on CPUs, bfloat16 on accelerators.",
-        choices=("auto", "float32", "bfloat16"),
+        "Type of the frozen weights and of matrix products. auto: float32 on CPUs, float16 on "
+        "GPUs, bfloat16 on TPUs.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    residual: str = setting(
+        "float32",
+        "Type of the residual stream, of embeddings, biases and norms: float32, or the same as "
+        "model.precision, as in version 0.1.0, where auto was bfloat16 on GPUs.",
+        choices=("float32", "same"),
+        before="same",
     )
 
     @property
@@ -540,10 +548,12 @@ class TrainSettings:
         1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
     )
     remat: str = setting(
-        "none",
+        "auto",
         "What blocks compute again in the backward pass instead of keeping it: none, dots (all "
-        "but matrix products) or blocks (everything). Saves memory, gives the same numbers.",
-        choices=("none", "dots", "blocks"),
+        "but matrix products) or blocks (everything). Saves memory, gives the same numbers. auto: "
+        "dots on a GPU or TPU whose memory the activations are likely to exceed, else none.",
+        choices=("auto", "none", "dots", "blocks"),
+        before="none",
     )
     lr: float = setting(
         0.02,

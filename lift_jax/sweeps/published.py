@@ -64,8 +64,8 @@ LT_SOUPS = {
 FORK = "Published for LIFT, clip_vit_b16: 79.4 (the log of a fork of the authors' code, 20 epochs)."
 # Settings that say where and how fast a run is, not what is trained and tested.
 APART = (
-    "seed", "checkpoint", "mesh", "model.precision", "train.accum", "test.batch", "test.views",
-    "test.adjust", "test.split",
+    "seed", "checkpoint", "mesh", "model.precision", "model.residual", "train.accum",
+    "test.batch", "test.views", "test.adjust", "test.split",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from lift_jax.runs import log
 from lift_jax.runs.folder import CONFIG, METRICS, changed_files, load, open_workdir, writing
 from lift_jax.runs.kept import other_split
 from lift_jax.runs.train_and_test import train_and_test
-from lift_jax.settings.common import common_settings
+from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, same, to_dict
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.reading import RUN_BYTES, read_json
@@ -171,7 +171,8 @@ class Sweep:
         if jax.process_index() == 0 and self.of_features:
             lines += features_of(self.runs, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
-            table.write(self.workdir, self.title, found, lines, self.crossed)
+            axis = varied([next(iter(cell.values())) for cell in self.runs.values()])
+            table.write(self.workdir, self.title, found, lines, self.crossed, axis)
         return found, lines
 
     def show(self) -> list[Row]:
@@ -285,6 +286,13 @@ def _copy(source: str, target: str) -> None:
 
 
 # -- the results
+
+
+def varied(configs: Sequence[ConfigDict]) -> str:
+    """Returns the setting in which alone the configs differ; "" if there are several, or none."""
+    values = [flatten(config.to_dict()) for config in configs]
+    keys = [key for key in values[0] if len({repr(each.get(key)) for each in values}) > 1]
+    return keys[0] if len(keys) == 1 else ""
 
 
 def rows(runs: Runs, published: Published, mode: str = "train") -> list[Row]:

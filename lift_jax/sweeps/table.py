@@ -122,11 +122,13 @@ def rich_table(title: str, table: Sequence[Row]) -> Table:
 
 
 def write(
-    workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str], crossed: str = ""
-) -> None:
+    workdir: Path, title: str, table: Sequence[Row], notes: Sequence[str],
+    crossed: str = "", axis: str = "",
+) -> None:  # fmt: skip
     """Writes sweep.csv and sweep.md, and sweep.png if the table has a row.
 
-    `crossed` says what the sweep crosses with learning rates (`cells.CROSSED`), "" for others.
+    `crossed` says what the sweep crosses with learning rates (`cells.CROSSED`), "" for others;
+    `axis` is the setting in which alone the cells differ, "" if they differ in several.
     """
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
@@ -150,11 +152,14 @@ def write(
         file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
         file.writelines(f"\n{note}\n" for note in notes)
     if table:
-        figure_file.write(figure(title, table, crossed), workdir / "sweep.png")
+        figure_file.write(figure(title, table, crossed, axis), workdir / "sweep.png")
 
 
-def figure(title: str, table: Sequence[Row], crossed: str = "") -> Figure:
-    """Draws a panel for each kind of result; a shared zero-shot result stands in the title."""
+def figure(title: str, table: Sequence[Row], crossed: str = "", axis: str = "") -> Figure:
+    """Draws a panel for each kind of result; a shared zero-shot result stands in the title.
+
+    `write` describes `crossed` and `axis`.
+    """
     cells = list(dict.fromkeys(row.cell for row in table if row.cell))
     panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
     for row in table:
@@ -165,4 +170,4 @@ def figure(title: str, table: Sequence[Row], crossed: str = "") -> Figure:
     full_title = "; ".join([title, *alone])
     if crossed and cells:
         return heat_map(full_title, crossed, cells, panels)
-    return figures.sweep_figure(full_title, cells, panels)
+    return figures.sweep_figure(full_title, cells, panels, axis)

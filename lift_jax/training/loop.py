@@ -78,10 +78,12 @@ def train(
     SystemExit with status 75 after a request to stop.
     """
     start = int(state.step)
+    if setup.remat.why:
+        console.print(f"train.remat: {setup.remat.chosen} ({setup.remat.why}).", soft_wrap=True)
     plan = make_plan(settings, setup, start)
     train_step = step_module.make_train_step(
         setup.graph, setup.vision, loss, setup.optimizer, setup.mesh, settings.accum, source.start,
-        settings.remat, settings.ema,
+        setup.remat.chosen, settings.ema,
     )  # fmt: skip
     with closing(source.batches) as batches, output, StopRequest() as request:
         seconds = output.resume(start)

@@ -1,17 +1,34 @@
-"""The memory that the settings of a run need at least, before anything is allocated."""
+"""The memory that the settings of a run need, estimated before anything is allocated."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.layers import has_fused_attention
 from lift_jax.models.resnet import ResNetConfig
-from lift_jax.parallel.memory import Need
+from lift_jax.models.vit import VisionConfig
+from lift_jax.parallel.memory import Need, amount, device_memory
 from lift_jax.settings.schema import Settings
 from lift_jax.training.optimizer import arrays_per_leaf
-from lift_jax.training.placement import uses_bfloat16
+from lift_jax.training.placement import chosen_precision
 from lift_jax.tuners.rules import chosen_blocks
 
 WITH_DIM = ("adaptformer", "adapter", "lora", "lora_mlp")  # tuners whose width is tuner.dim
 WORKER_BYTES = 20 * 10**6  # what Python with NumPy and Pillow takes at least
+
+# Arrays of the size of a block's output that are kept a block until the backward pass. Measured: 12
+# to 13 on H100 and H200, where attention is cuDNN's, for ViT-B/16 and L/14; about 29 by autodiff
+# with softmax scores, of which 9 are three arrays of scores [heads n n].
+FUSED, PLAIN, SCORES = 13, 20, 3
+SHARE = 0.8  # of a device's memory that activations may take, beside weights and tests
+
+
+class Remat(NamedTuple):
+    """What blocks compute again in the backward pass, and why, "" where the user says it."""
+
+    chosen: str
+    why: str
 
 
 def needed_memory(
@@ -20,21 +37,20 @@ def needed_memory(
     """Returns what data, activations and tuners need at least, before anything is allocated.
 
     Args:
-        settings: of the run.
+        settings: of the run, with train.remat as it was chosen.
         names: of the image tower's tuners.
         backbone: its sizes.
         devices: number of devices, which share the batches.
     """
     s, vision = settings, backbone.vision
-    item = 2 if uses_bfloat16(s.model.precision) else 4
+    item = chosen_precision(s.model).stream.itemsize
     if isinstance(vision, ResNetConfig):  # the first of the maps that the stem gives
-        numbers, blocks, width = (vision.resolution // 2) ** 2 * vision.stem, 1, vision.stem
+        numbers, width = (vision.resolution // 2) ** 2 * vision.stem, vision.stem
+        kept = 1 if names else 0
     else:
         width = vision.width
         numbers = vision.grid**2 * width
-        chosen = chosen_blocks(vision.layers, s.tuner.partial, s.tuner.layers)
-        blocks = vision.layers - min(chosen)  # from the lowest tuned block on
-    kept = max(1, blocks - 1) if names else 0  # the last block works for the CLS token alone
+        kept = kept_blocks(settings, names, vision) * least_arrays(vision, s.train.remat)
     prompts = s.tuner.prompts * width if any(name.startswith("vpt") for name in names) else 0
     rows = s.train.batch // s.train.accum // devices
     crops = {"five": 5, "ten": 10}.get(s.test.crops, 1) if s.test.tte else 1
@@ -60,3 +76,57 @@ def needed_memory(
         Need("test.batch", s.test.batch, seen * crops, activations, True),
         Need("test.views", s.test.views, seen * views, activations, True),
     ]
+
+
+def kept_blocks(settings: Settings, names: Sequence[str], vision: VisionConfig) -> int:
+    """Returns the number of blocks whose activations are kept: from the lowest tuned one on.
+
+    The last block does not count, for it works for the CLS token alone.
+    """
+    if not names:
+        return 0
+    chosen = chosen_blocks(vision.layers, settings.tuner.partial, settings.tuner.layers)
+    return max(1, vision.layers - min(chosen) - 1)
+
+
+def least_arrays(vision: VisionConfig, remat: str) -> int:
+    """Returns how many arrays of the size of its output a block keeps at least.
+
+    Its input; on CPUs, whose compiler computes nothing again of its own accord, also q, k, v and
+    the hidden layers of the MLP, unless `remat` is blocks, and without remat the input of the MLP.
+    """
+    if remat == "blocks" or not backward.is_lean():
+        return 1
+    hidden = vision.mlp * (2 if vision.gated else 1) // vision.width
+    return 4 + hidden + (remat == "none")
+
+
+def choose_remat(
+    settings: Settings, names: Sequence[str], backbone: BackboneConfig, devices: int
+) -> Remat:
+    """Returns the value of train.remat, or what auto chooses.
+
+    The arguments are those of `needed_memory`. What auto chooses on a GPU or TPU rests on an
+    estimate.
+    """
+    chosen, vision = settings.train.remat, backbone.vision
+    if chosen != "auto":
+        return Remat(chosen, "")
+    if isinstance(vision, ResNetConfig):
+        return Remat("none", "a ResNet has no transformer blocks")
+    if backward.is_lean():
+        return Remat("none", "on CPUs the backward passes keep few arrays as they are")
+    held = device_memory()
+    if held is None:
+        return Remat("none", "the device does not tell its memory")
+    precision = chosen_precision(settings.model)
+    products, stream = precision.products.itemsize, precision.stream.itemsize
+    tokens = vision.grid**2
+    arrays = float(FUSED)
+    if not (products == 2 and has_fused_attention()):
+        arrays = PLAIN + SCORES * vision.heads * tokens / vision.width
+    rows = settings.train.batch // settings.train.accum // devices
+    one = arrays * products + 2 * (stream - products)  # bytes; the stream is kept twice a block
+    size = int(rows * kept_blocks(settings, names, vision) * tokens * vision.width * one)
+    why = f"{amount(size)} of activations by estimate, {amount(held)} on the device"
+    return Remat("none" if size <= SHARE * held else "dots", why)

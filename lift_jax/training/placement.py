@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lift_jax.models.backbone import Tower
+from lift_jax.models.precision import Precision
+from lift_jax.models.text import TextTransformer
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import (
     batch_sharding,
@@ -15,19 +18,37 @@ from lift_jax.parallel.mesh import (
     replicated,
     tuned_sharding,
 )
+from lift_jax.settings.schema import ModelSettings
 
 
-def uses_bfloat16(precision: str) -> bool:
-    """Returns True if frozen weights are kept in bfloat16.
-
-    `precision` is model.precision: float32, bfloat16, or auto (bfloat16 on accelerators).
-    """
-    return precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu")
+def chosen_precision(model: ModelSettings) -> Precision:
+    """Returns the precision that model.precision and model.residual say, on the devices here."""
+    kind, same = model.precision, model.residual == "same"
+    if kind == "auto":  # with "same" as in version 0.1.0, which knew no float16
+        on = {"cpu": "float32", "gpu": "bfloat16" if same else "float16"}
+        kind = on.get(jax.default_backend(), "bfloat16")
+    return Precision.of(kind, kind if same else model.residual)
 
 
 def stays_float32(path: str) -> bool:
-    """Returns True for a frozen leaf that is never bfloat16: any of the head but its text tower."""
+    """Returns True for a leaf that no tower holds: any of the head but its text tower."""
     return path.startswith("head/") and not path.startswith("head/text/")
+
+
+def kept_type(path: str, dtype: np.dtype, precision: Precision) -> np.dtype:
+    """Returns the type in which a frozen leaf of a classifier is kept.
+
+    Only float32 leaves of towers change.
+    """
+    is_own = stays_float32(path) or dtype != jnp.float32
+    return dtype if is_own else precision.of_weight(path)
+
+
+def use_precision(precision: Precision, *towers: Tower | TextTransformer | None) -> None:
+    """Sets the types in which towers compute; one with the same in all follows its weights."""
+    for tower in towers:
+        if tower is not None and precision.mixed:
+            tower.precision = precision
 
 
 @dataclass(frozen=True)
@@ -36,12 +57,12 @@ class Placement:
 
     Attributes:
         mesh: the devices.
-        bfloat16: True if frozen weights are kept in bfloat16.
+        precision: types of the frozen weights.
         exact: True if the tower is loaded in float32, because some of its weights are trained.
     """
 
     mesh: Mesh
-    bfloat16: bool
+    precision: Precision
     exact: bool
 
     def loaded(self, path: str, array: np.ndarray) -> jax.Array:
@@ -52,8 +73,8 @@ class Placement:
         """
         if not path.startswith("visual/"):
             return jax.device_put(array.astype(np.float32, copy=False))
-        half = self.bfloat16 and not self.exact
-        array = array.astype(jnp.bfloat16 if half else np.float32, copy=False)
+        dtype = np.float32 if self.exact else self.precision.of_weight(path)
+        array = array.astype(dtype, copy=False)
         return put(array, frozen_sharding(self.mesh, path, array.shape))
 
     def frozen(self, leaves: Tree) -> Tree:
@@ -65,9 +86,9 @@ class Placement:
             return put(leaf, batch_sharding(self.mesh))
         if stays_float32(path):
             return put(leaf, replicated(self.mesh))
-        if self.bfloat16 and leaf.dtype == jnp.float32:
-            sharding = frozen_sharding(self.mesh, path, leaf.shape)
-            return put(leaf.astype(jnp.bfloat16), sharding)
+        dtype = kept_type(path, leaf.dtype, self.precision)
+        if dtype != leaf.dtype:
+            return put(leaf.astype(dtype), frozen_sharding(self.mesh, path, leaf.shape))
         return leaf
 
     def tuned(self, leaves: Tree) -> Tree:

@@ -3,6 +3,7 @@
 `build` calls the steps in order; `training.start` holds each of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -17,16 +18,16 @@ from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
 from lift_jax.evaluation.programs import Programs
-from lift_jax.models.backbone import Classifier, Vision
+from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.tree import Tree
-from lift_jax.parallel import memory
+from lift_jax.parallel import memory, processes
 from lift_jax.parallel.mesh import check_batch, make_mesh
 from lift_jax.settings.schema import MeshSettings, Settings, TestSettings, TrainSettings
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
-from lift_jax.training.needs import needed_memory
-from lift_jax.training.placement import Placement, uses_bfloat16
+from lift_jax.training.needs import Remat, choose_remat, needed_memory
+from lift_jax.training.placement import Placement, chosen_precision, use_precision
 from lift_jax.training.start.backbone import (
     FrozenClassifier,
     agree_on_weights,
@@ -35,7 +36,6 @@ from lift_jax.training.start.backbone import (
     prepare_backbone,
     untuned_classifier,
     use_remat,
-    warn_of_a_leak,
     zero_shot_classifier,
 )
 from lift_jax.training.start.data import prepare_data
@@ -68,6 +68,7 @@ class Setup:
         fingerprint: fingerprint of those weights of the backbone that are used.
         cache: cache of activations.
         programs: programs of the tests.
+        remat: what blocks compute again in the backward pass, and why.
         parameters: all parameters of the classifier.
         steps_per_epoch: number of batches in an epoch.
         rate: learning rate by step, counted from 0.
@@ -85,6 +86,7 @@ class Setup:
     fingerprint: str
     cache: Cache
     programs: Programs
+    remat: Remat
     parameters: list[Parameter]
     steps_per_epoch: int
     rate: optax.Schedule
@@ -104,14 +106,12 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     found = meaning(data, s.data.clean_names, s.head)
     check_named(found, s)
 
-    exact = any(name in PATH_RULES for name in names)
-    placement = Placement(mesh, uses_bfloat16(s.model.precision), exact)
-    warn_of_a_leak(s.model.backbone, s.data, console)
-    backbone = prepare_backbone(s.model, placement, console)
+    placement = Placement(mesh, chosen_precision(s.model), any(n in PATH_RULES for n in names))
+    backbone = prepare_backbone(s.model, s.data, placement, console)
     for line in found.lines(backbone.config.text):
         console.print(line)
     agree_on_weights(backbone, s.model, found.texts)
-    memory.check(needed_memory(s, names, backbone.config, mesh.size))
+    s, remat = fit(s, names, backbone.config, mesh.size)
     cache = Cache(
         s.data.features_gb, backbone.fingerprint, mesh, s.test.batch, s.data.workers, console
     )
@@ -134,6 +134,7 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
         head, in_texts = make_head(s.head, weight), None
     untuned = untuned_classifier(backbone, s.head.kind, zero_shot)
     names = drop_inapplicable(names, backbone.visual, s.model.backbone, console)
+    use_precision(placement.precision, backbone.text)  # class texts were encoded in float32
     assembled = assemble(
         backbone.visual, head, names, s.tuner, len(data.class_names),
         rngs=nnx.Rngs(tuner_key), in_texts=in_texts,
@@ -146,11 +147,10 @@ def build(settings: Settings, console: Console, fresh: bool = True) -> Setup:
     steps = count_steps(len(data.train), s.train)
     rate = optimizers.rate_of(s.train, steps)
     return Setup(
-        mesh=mesh, data=data, vision=backbone.config.vision, graph=graph,
+        mesh=mesh, data=data, vision=backbone.config.vision, graph=graph, remat=remat,
         tuned=placement.tuned(tuned), frozen=frozen, zero_shot=zero_shot, untuned=untuned,
-        fingerprint=fingerprint(backbone, s.head), cache=cache, programs=Programs(),
-        parameters=parameters, steps_per_epoch=steps, rate=rate,
-        optimizer=optimizers.of_run(s, rate, tuned),
+        fingerprint=fingerprint(backbone, s.head), cache=cache, programs=Programs(), rate=rate,
+        parameters=parameters, steps_per_epoch=steps, optimizer=optimizers.of_run(s, rate, tuned),
     )  # fmt: skip
 
 
@@ -163,6 +163,20 @@ def on_subset(setup: Setup, data: Dataset, train: TrainSettings) -> Setup:
     rate = optimizers.rate_of(train, steps)
     optimizer = optimizers.make(train, rate)
     return replace(setup, data=data, steps_per_epoch=steps, rate=rate, optimizer=optimizer)
+
+
+def fit(
+    settings: Settings, names: Sequence[str], backbone: BackboneConfig, devices: int
+) -> tuple[Settings, Remat]:
+    """Returns settings in which train.remat is chosen, and the choice with its reason.
+
+    Process 0 chooses: the device of another may have a little less memory. Raises UserError for
+    sizes that cannot fit.
+    """
+    remat = Remat(*processes.from_first(lambda: choose_remat(settings, names, backbone, devices)))
+    settings = replace(settings, train=replace(settings.train, remat=remat.chosen))
+    memory.check(needed_memory(settings, names, backbone, devices))
+    return settings, remat
 
 
 def count_steps(images: int, train: TrainSettings) -> int:

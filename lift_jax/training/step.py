@@ -27,6 +27,9 @@ exact_products = partial(jax.default_matmul_precision, "highest")
 Forward = Callable[[Tree, Tree, Batch], Float[Array, "b c"]]  # (tuned, frozen, batch) -> logits
 # (tuned, frozen, batch) -> numerator and denominator of the loss, and gradient of the numerator
 Sums = Callable[[Tree, Tree, Batch], tuple[Float[Array, ""], Float[Array, ""], Tree]]
+# gradient of the logits -> (gradient of the tuned leaves,)
+Back = Callable[[Array], tuple[Tree]]
+PullBack = Callable[[Tree, Tree, Back, Array], Tree]  # (tuned, frozen, back, pull) -> gradient
 TrainStep = Callable[[State, Tree, Batch], tuple[State, Float[Array, ""]]]
 
 
@@ -58,9 +61,10 @@ def make_train_step(
         ema: decay of the average, for a state that holds one.
     """
     forward = make_forward(graph, vision, mesh, start, remat)
-    sums = one_pass(forward, loss, accum)
+    pull_back = make_pull_back(graph)
+    sums = one_pass(forward, loss, accum, pull_back)
     if accum > 1 and not loss.additive:
-        sums = two_passes(forward, loss, accum)
+        sums = two_passes(forward, loss, accum, pull_back)
 
     def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, Array]:
         numerator, denominator, grads = sums(state.tuned, frozen, batch)
@@ -99,13 +103,33 @@ def make_forward(
     return jax.checkpoint(forward, policy=policy)
 
 
-def one_pass(forward: Forward, loss: Loss, accum: int) -> Sums:
+def make_pull_back(graph: nnx.GraphDef[Classifier]) -> PullBack:
+    """Returns the function from the gradient of the logits to that of the tuned leaves.
+
+    Where the tower's products are float16, which knows no numbers below 6e-8, it multiplies the
+    gradient of the logits by a power of two, so that its largest number lies in 8 to 16, and
+    divides the result by it. This changes nothing but what would be lost.
+    """
+
+    def pull_back(tuned: Tree, frozen: Tree, back: Back, pull: Array) -> Tree:
+        types = tree.merge(graph, tuned | frozen).visual.types
+        if types.products != jnp.float16:
+            return back(pull)[0]
+        exponent = jnp.frexp(jnp.abs(pull).max())[1]
+        scale = jnp.ldexp(jnp.ones((), jnp.float32), jnp.clip(4 - exponent, -100, 100))
+        return jax.tree.map(lambda g: g / scale, back(pull * scale)[0])
+
+    return pull_back
+
+
+def one_pass(forward: Forward, loss: Loss, accum: int, pull_back: PullBack) -> Sums:
     """Returns a function that adds numerator, denominator and gradient over micro-batches."""
 
-    def terms(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
-        return loss.terms(forward(tuned, frozen, batch), batch["label"], batch["mask"])
-
-    gradient = jax.value_and_grad(terms, has_aux=True)  # of the numerator
+    def gradient(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[tuple[Array, Array], Tree]:
+        logits, back = jax.vjp(lambda tuned: forward(tuned, frozen, batch), tuned)
+        whole = jax.value_and_grad(loss.terms, has_aux=True)
+        terms, pull = whole(logits, batch["label"], batch["mask"])
+        return terms, pull_back(tuned, frozen, back, pull)
 
     def sums(tuned: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array, Tree]:
         def add(total: tuple, micro: Batch) -> tuple[tuple, None]:
@@ -121,7 +145,7 @@ def one_pass(forward: Forward, loss: Loss, accum: int) -> Sums:
     return sums
 
 
-def two_passes(forward: Forward, loss: Loss, accum: int) -> Sums:
+def two_passes(forward: Forward, loss: Loss, accum: int, pull_back: PullBack) -> Sums:
     """Returns the same function as `one_pass`, for losses that need all logits of a batch at once.
 
     It computes all logits first, and then takes their gradient back by micro-batches. This costs a
@@ -138,7 +162,7 @@ def two_passes(forward: Forward, loss: Loss, accum: int) -> Sums:
         def add(total: Tree, part: tuple[Batch, Array]) -> tuple[Tree, None]:
             micro, pull = part
             _, back = jax.vjp(lambda tuned: forward(tuned, frozen, micro), tuned)
-            return jax.tree.map(jnp.add, total, back(pull)[0]), None
+            return jax.tree.map(jnp.add, total, pull_back(tuned, frozen, back, pull)), None
 
         zeros = jax.tree.map(jnp.zeros_like, tuned)
         grads = jax.lax.scan(add, zeros, (parts, split_rows(pulls, accum)))[0]

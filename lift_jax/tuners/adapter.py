@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models import backward
@@ -33,12 +34,13 @@ Weights = tuple[Array, Array]  # of a layer: kernel and bias, or scale and bias
 def bottleneck(
     x: Float[Array, "... d"], norm: Weights, down: Weights, up: Weights, scale: Array
 ) -> Float[Array, "... d"]:
-    """Returns scale Up(relu(Down(LN(x)))).
+    """Returns scale Up(relu(Down(LN(x)))), computed after the LayerNorm in the dtype of `down`.
 
     The bias is scaled by itself, so that the gradient of `scale` reads no array of x's size more.
     """
-    hidden = jax.nn.relu(affine(backward.layer_norm(x, *norm, EPS), *down))
-    kernel, bias, scale = (leaf.astype(x.dtype) for leaf in (*up, scale))
+    y = backward.layer_norm(x, *norm, EPS).astype(down[0].dtype)
+    hidden = jax.nn.relu(affine(y, *down))
+    kernel, bias, scale = (leaf.astype(y.dtype) for leaf in (*up, scale))
     return scale * (hidden @ kernel) + scale * bias
 
 
@@ -64,17 +66,17 @@ class Adapter(Tuner):
         """Returns the width that gives all blocks together about as many weights as the head."""
         return power_of_two(classes / (2 * tuned_blocks))
 
-    def branch(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        """Returns the output of the bottleneck, without the residual connection."""
+    def branch(self, x: Float[Array, "... d"], dtype: DTypeLike) -> Float[Array, "... d"]:
+        """Returns the bottleneck's output, whose matrix products are in `dtype`, without x."""
         norm, down, up = (layer.weights() for layer in (self.norm, self.down, self.up))
-        return bottleneck(x, norm, down, up, self.scaling())
+        return bottleneck(x, norm, (down[0].astype(dtype), down[1]), up, self.scaling())
 
     def scaling(self) -> Float[Array, ""]:
         """Returns the number that multiplies the output of the bottleneck."""
         return jnp.ones((), jnp.float32)
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return m + self.branch(m)
+        return m + self.branch(m, m.dtype)
 
 
 class AdaptFormer(Adapter):
@@ -94,4 +96,4 @@ class AdaptFormer(Adapter):
         return self.scale[...]
 
     def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return m + self.branch(x)
+        return m + self.branch(x, m.dtype)

@@ -178,7 +178,7 @@ def _into_shared_space(
     if matrix is not None:
         features = features @ matrix[...].astype(jnp.float32)
     if adapter is not None:
-        features = features + adapter.branch(features)
+        features = features + adapter.branch(features, features.dtype)
     return l2_normalise(features)
 
 

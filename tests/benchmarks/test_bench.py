@@ -14,11 +14,12 @@ from support.commands import run_command
 from support.runs import train_and_test
 
 from configs import folder
-from lift_jax.benchmarks import against, data
+from lift_jax.benchmarks import against, data, precisions
 from lift_jax.benchmarks.step import make_problem, measure, vision_sizes
 from lift_jax.data import loader
 from lift_jax.errors import UserError
 from lift_jax.models import backward
+from lift_jax.models.precision import FLOAT32
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import cost, mesh
 from lift_jax.runs import log
@@ -36,7 +37,7 @@ def config_of(**changes):
 
 
 def compiled(**changes):
-    made = make_problem(parse(config_of(**changes)), VISION, 24, bfloat16=False)
+    made = make_problem(parse(config_of(**changes)), VISION, 24, FLOAT32)
     told = cost.compile_step(made.step, made.state, made.frozen, made.batch, Console(quiet=True))
     return made, told.step
 
@@ -122,7 +123,7 @@ def test_flops_by_hand():
 
 def test_flops_of_a_step_by_hand():
     """A step costs a forward pass, and the same again backward from the lowest tuner on."""
-    made = make_problem(parse(config_of(tuner__name="none")), VISION, 24, bfloat16=False)
+    made = make_problem(parse(config_of(tuner__name="none")), VISION, 24, FLOAT32)
     n, t, d, hidden = 32, 17, 64, 256
     stem = 2 * n * 16 * (3 * 8 * 8) * d
     whole = 2 * n * t * (4 * d * d + 2 * d * hidden) + 4 * n * t * t * d
@@ -132,7 +133,7 @@ def test_flops_of_a_step_by_hand():
     traced = made.step.trace(made.state, made.frozen, made.batch)
     assert cost.matmul_flops(traced.jaxpr) == forward
     accumulated = make_problem(
-        parse(config_of(tuner__name="none", train__accum=4)), VISION, 24, bfloat16=False
+        parse(config_of(tuner__name="none", train__accum=4)), VISION, 24, FLOAT32
     )
     traced = accumulated.step.trace(*(getattr(made, k) for k in ("state", "frozen", "batch")))
     assert cost.matmul_flops(traced.jaxpr) == forward
@@ -189,11 +190,22 @@ def test_it_runs_both_forms_in_turn():
     assert float(re.findall(r"\d+\.\d+", row)[-1]) < 0.9 and "forward" in table
 
 
+def test_it_compares_the_precisions():
+    """Float16 is closer to float32 than bfloat16, whose residual stream in bfloat16 costs more."""
+    console = Console(record=True, width=300)
+    precisions.measure(parse(config_of(train__batch=16)), VISION, 7, 1, console)
+    rows = re.findall(r"│ (\w+(?: \(same\))?) +│ +(\d\.\de[+-]\d+)", console.export_text())
+    errors = {name: float(error) for name, error in rows}
+    assert list(errors) == ["float32", "float16", "bfloat16", "bfloat16 (same)"]
+    assert 0 == errors.pop("float32") < errors["float16"] < errors["bfloat16"] / 4
+    assert errors["bfloat16"] < errors["bfloat16 (same)"]
+
+
 def test_mistakes():
     with pytest.raises(UserError, match="train.batch is 36"):
-        make_problem(parse(config_of(train__batch=36, mesh__data=8)), VISION, 7, bfloat16=False)
+        make_problem(parse(config_of(train__batch=36, mesh__data=8)), VISION, 7, FLOAT32)
     with pytest.raises(UserError, match="head.kind is 'text'"):
-        make_problem(parse(config_of(tuner__name="coop")), VISION, 7, bfloat16=False)
+        make_problem(parse(config_of(tuner__name="coop")), VISION, 7, FLOAT32)
     with pytest.raises(UserError, match="clip_rn50 is not on this machine"):
         vision_sizes(parse(config_of(model__backbone="clip_rn50")).model)
     assert vision_sizes(parse(config_of(model__backbone="clip_vit_l14")).model).patch == 14

@@ -23,6 +23,7 @@ from lift_jax.data.types import ArrayImages, FileImages, Split
 from lift_jax.evaluation import activations, forward, stream
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
+from lift_jax.models.precision import Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import mesh
@@ -272,15 +273,18 @@ def test_a_good_file_is_found_by_all_that_it_depends_on(tower, folder):
     assert len([*folder.iterdir()]) == 1 and "as they were kept" in cache.console.lines[-1]
     other = split_of()
     other.images.pixels[3, 2, 1] ^= 1
+    half = nnx.clone(tower)  # with weights of the same types, as for full fine-tuning
+    half.precision = Precision.of("float16", "float32")
     for i, changed in enumerate([
-        read(cache_of(fingerprint="others"), tower), read(cache_of(), tower, split=other),
+        read(cache_of(), half), read(cache_of(fingerprint="others"), tower),
+        read(cache_of(), tower, split=other),
         read(cache_of(), tower, view=TestTransform(8, "bilinear")),
         read(cache_of(), tower, view=TestTransform(8, expand=0)),
         read(cache_of(), tower, split=split_of(10)),
         read(cache_of(), tower, tuned=["visual/blocks/2/q/kernel"]),
     ]):  # fmt: skip
         assert changed.start and len([*folder.iterdir()]) >= i + 2
-    assert len([*folder.iterdir()]) == 7
+    assert len([*folder.iterdir()]) == 8
 
 
 def test_files_of_images_are_told_apart_by_size_and_time(tmp_path):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_every_config_runs_in_debug(name, method, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     {"tuner__name": "none"}, {"tuner__name": "full"}, {"tuner__partial": 1}, {"train__accum": 4},
-    {"model__precision": "bfloat16"}, {"head__init": "none"}, {"loss__name": "ce"},
+    {"model__precision": "bfloat16"}, {"model__precision": "float16", "train__accum": 2},
+    {"head__init": "none"}, {"loss__name": "ce"},
     {"test__tte": False}, {"mesh__strategy": "fsdp", "mesh__model": 2}, {"data__workers": 1},
     {"train__remat": "blocks"}, {"train__remat": "dots", "train__accum": 2},
 ], ids=str)  # fmt: skip
@@ -146,6 +148,32 @@ def test_options_run(changes, tmp_path):
     assert (found["test_tte"] is None) == (changes == {"test__tte": False})
     if changes == {"tuner__name": "none"}:
         assert found["tuned_params"] == 0
+
+
+@pytest.mark.parametrize(("precision", "residual"), [("float16", "float32"), ("bfloat16", "same")])
+def test_a_run_in_half_precision_continues(precision, residual, tmp_path):
+    """A run whose config knew no model.residual, as in 0.1.0, goes on as it began ("same")."""
+    new = config_of("demo", train__epochs=2, model__precision=precision)
+    begun = config_of("demo", train__epochs=2, model__precision=precision)
+    if residual == "same":
+        with begun.unlocked():
+            del begun.model.residual
+    straight, other = tmp_path / "straight", tmp_path / "other"
+    train_and_test(
+        config_of("demo", train__epochs=2, model__precision=precision, model__residual=residual),
+        straight,
+    )
+    train_and_test(begun, other)
+    shutil.rmtree(other / "checkpoints" / "4")
+    (other / "metrics.json").unlink()
+    train_and_test(new, other)
+    found, wanted = saved_leaves(other), saved_leaves(straight)
+    assert all(np.array_equal(found[path], leaf) for path, leaf in wanted.items())
+    assert results(other) == results(straight)
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        lift_jax.Predictor(other).logits(images), lift_jax.Predictor(straight).logits(images)
+    )
 
 
 def test_modes(tmp_path):

@@ -145,7 +145,7 @@ def test_defaults_are_those_of_lift_plus():
 
 
 def test_every_setting_is_described_once():
-    assert len(all_entries()) == 107
+    assert len(all_entries()) == 108
     for entry in all_entries().values():
         assert entry.about.meaning and entry.about.meaning[-1] == ".", entry.key
         assert check_value(entry, entry.default) == entry.default or entry.about.by_method

@@ -195,6 +195,15 @@ def test_values_of_sweeps(file, argument, name, values):
     assert list(sweeps.cells(name, config, origin(file))) == list(values)
 
 
+@pytest.mark.parametrize(("name", "axis"), [
+    ("lr", "train.lr"), ("dims", "tuner.dim"), ("expand", "test.expand"), ("partial", ""),
+    ("main", ""),
+])  # fmt: skip
+def test_the_axis_is_the_setting_that_alone_varies(name, axis):
+    found = settled(name, demo.get_config(""), "demo")
+    assert sweep.varied(list(found.values())) == axis
+
+
 def test_margins_are_those_of_the_resolution():
     config = places_lt.get_config()
     config.model.resolution = 112  # where the default, 24, stands for 12

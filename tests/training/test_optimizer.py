@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.paths import ROOT
 from support.runs import saved_leaves, train_and_test
 
 import lift_jax
@@ -154,6 +156,17 @@ def test_without_an_average_a_state_has_the_parts_that_it_had():
     assert plain.weights is plain.tuned and len(jax.tree.leaves(plain)) == 2
     names = [jax.tree_util.keystr(path[:1]) for path, _ in jax.tree.leaves_with_path(averaged)]
     assert names == [".step", ".tuned", ".ema"]
+
+
+def test_only_training_takes_the_weights_as_they_are():
+    """All others ask a state for `weights`, the average where there is one."""
+    package = ROOT / "lift_jax"
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"\bstate\.tuned\b", file.read_text(encoding="utf-8"))
+    }
+    assert found == {"training/step.py", "training/loop.py", "benchmarks/against.py"}
 
 
 @pytest.mark.parametrize(("options", "arrays"), [

@@ -17,6 +17,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
+from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.output.terminal import Terminal
@@ -25,13 +26,14 @@ from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import (
     HeadSettings,
     MeshSettings,
+    ModelSettings,
     TestSettings,
     TrainSettings,
     TunerSettings,
 )
 from lift_jax.training import setup
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
-from lift_jax.training.placement import Placement, stays_float32, uses_bfloat16
+from lift_jax.training.placement import Placement, chosen_precision, stays_float32
 from lift_jax.training.start import backbone as start_backbone
 from lift_jax.training.start import head_init
 from lift_jax.training.start.backbone import encode_class_texts, use_remat, zero_shot_classifier
@@ -41,6 +43,8 @@ from lift_jax.training.start.leaves import drop_inapplicable, place_frozen, spli
 from lift_jax.training.state import split_trainable
 
 SILENT = Console(quiet=True)
+ALL_BFLOAT16 = Precision.of("bfloat16", "bfloat16")
+FLOAT16 = Precision.of("float16", "float32")
 
 
 @pytest.fixture
@@ -158,7 +162,7 @@ def test_only_transformer_blocks_compute_again(resnet):
         use_remat(tower, remat)
         assert tower.remat == remat
     use_remat(resnet, "none")
-    with pytest.raises(UserError, match="train.remat is for transformer blocks.*'none'"):
+    with pytest.raises(UserError, match="train.remat is for transformer blocks.*'auto'"):
         use_remat(resnet, "blocks")
 
 
@@ -287,30 +291,58 @@ def test_blocks_must_exist():
 # -- placement
 
 
-def test_precisions():
-    """The default on CPUs, where the tests run, is float32."""
-    assert uses_bfloat16("bfloat16") and not uses_bfloat16("float32")
-    assert uses_bfloat16("auto") == (jax.default_backend() != "cpu")
+@pytest.mark.parametrize(("precision", "residual", "backend", "expected"), [
+    ("auto", "float32", "cpu", ("float32", "float32")),
+    ("auto", "float32", "gpu", ("float16", "float32")),
+    ("auto", "float32", "tpu", ("bfloat16", "float32")),
+    ("auto", "same", "cpu", ("float32", "float32")),  # as in 0.1.0
+    ("auto", "same", "gpu", ("bfloat16", "bfloat16")),
+    ("auto", "same", "tpu", ("bfloat16", "bfloat16")),
+    ("bfloat16", "same", "cpu", ("bfloat16", "bfloat16")),
+    ("bfloat16", "float32", "gpu", ("bfloat16", "float32")),
+    ("float16", "float32", "cpu", ("float16", "float32")),
+    ("float32", "same", "gpu", ("float32", "float32")),
+])  # fmt: skip
+def test_precisions(precision, residual, backend, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    found = chosen_precision(ModelSettings(precision=precision, residual=residual))
+    assert (found.products, found.stream) == expected
+
+
+def test_a_config_without_residual_means_what_it_meant():
+    """Configs of 0.1.0 lack the setting; then bfloat16 is the type of all weights."""
+    config = base.get_config()
+    config.model.precision = "bfloat16"
+    assert chosen_precision(parse(config).model) == Precision.of("bfloat16", "float32")
+    with config.unlocked():
+        del config.model.residual
+    assert chosen_precision(parse(config).model) == ALL_BFLOAT16
+
+
+def test_leaves_that_stay_float32():
     assert stays_float32("head/weight") and stays_float32("head/image_proj")
     assert not stays_float32("head/text/blocks/0/ln1/scale")
     assert not stays_float32("visual/head/weight")
 
 
-@pytest.mark.parametrize(("bfloat16", "exact", "expected"), [
-    (False, False, "float32"), (True, False, "bfloat16"), (True, True, "float32"),
+@pytest.mark.parametrize(("precision", "exact", "kernel", "bias"), [
+    (FLOAT32, False, "float32", "float32"), (ALL_BFLOAT16, False, "bfloat16", "bfloat16"),
+    (ALL_BFLOAT16, True, "float32", "float32"), (FLOAT16, False, "float16", "float32"),
+    (FLOAT16, True, "float32", "float32"),
 ])  # fmt: skip
-def test_the_image_tower_is_loaded_in_its_precision(bfloat16, exact, expected):
+def test_the_image_tower_is_loaded_in_its_precision(precision, exact, kernel, bias):
     """The tower is on all devices in its precision, and other leaves are float32."""
-    placement = Placement(mesh.make_mesh(), bfloat16, exact)
+    placement = Placement(mesh.make_mesh(), precision, exact)
     array = np.ones((4, 4), np.float16)
     tower = placement.loaded("visual/stem/kernel", array)
-    assert tower.dtype == expected and len(tower.sharding.device_set) == 8
+    assert tower.dtype == kernel and len(tower.sharding.device_set) == 8
+    assert placement.loaded("visual/stem/bias", array).dtype == bias
     assert placement.loaded("text_proj", array).dtype == jnp.float32
 
 
 def test_leaves_of_both_classifiers_are_placed_once():
     """Shared leaves are the same arrays, and those of the heads are float32."""
-    placement = Placement(mesh.make_mesh(), bfloat16=True, exact=True)
+    placement = Placement(mesh.make_mesh(), ALL_BFLOAT16, exact=True)
     tower = {"visual/a": jnp.ones((2, 2)), "visual/b": jnp.arange(2)}
     own = {"visual/tuners/c": jnp.ones(2), "head/bias": jnp.ones(3)}
     bare = tower | {"visual/tuned": jnp.ones(2), "head/weight": jnp.zeros((1, 2))}
@@ -331,7 +363,7 @@ def test_leaves_of_both_classifiers_are_placed_once():
 
 
 def test_placement_without_a_zero_shot_classifier():
-    placement = Placement(mesh.make_mesh(), bfloat16=False, exact=False)
+    placement = Placement(mesh.make_mesh(), FLOAT32, exact=False)
     tower = {"visual/a": jnp.ones(2)}
     zero_shot, untuned, frozen = place_frozen(placement, None, ("bare", tower), tower)
     assert zero_shot is None and frozen["visual/a"].dtype == jnp.float32

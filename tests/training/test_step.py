@@ -17,12 +17,13 @@ from lift_jax.evaluation import forward
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
+from lift_jax.models.precision import Precision
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import mesh
 from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import losses, state
 from lift_jax.training.optimizer import freeze, schedule, sgd
-from lift_jax.training.step import make_train_step
+from lift_jax.training.step import make_pull_back, make_train_step
 from lift_jax.tuners import attach, rules
 
 several = pytest.mark.skipif(jax.device_count() < 2, reason="a single device: nothing is split")
@@ -329,3 +330,26 @@ def test_evaluation_is_exact_under_padding():
     assert found[0]["total"].tolist() == np.bincount(split.labels, minlength=7).tolist()
     for key in ("correct", "total", "predicted", "bin_total", "bin_correct"):
         assert np.array_equal(found[0][key], found[1][key]), key
+
+
+@pytest.mark.parametrize("size", [2.0**-30, 1.0, 2.0**20])
+def test_float16_loses_no_small_gradient(size):
+    """Gradients of any size have the digits of float16; by themselves small ones would be 0."""
+    visual = VisionTransformer(VisionConfig(8, 4, 16, 1, 2, 32), rngs=nnx.Rngs(0))
+    attach.attach(visual, ("lora",), 3, rngs=nnx.Rngs(1))
+    model = Classifier(visual, CosineHead(jax.random.normal(jax.random.key(2), (3, 16))))
+    images = jax.random.normal(jax.random.key(3), (2, 8, 8, 3))
+    pull = size * jax.random.normal(jax.random.key(4), (2, 3))
+
+    def gradient(precision, scaled):
+        visual.precision = precision
+        graph, tuned, frozen = state.split_trainable(model, rules.trainable((), 1))
+        _, back = jax.vjp(lambda tuned: tree.merge(graph, tuned | frozen)(images), tuned)
+        found = make_pull_back(graph)(tuned, frozen, back, pull) if scaled else back(pull)[0]
+        return found["visual/blocks/0/tuners/lora/v/up"] / size
+
+    wanted, half = gradient(None, True), Precision.of("float16", "float32")
+    bound = 3e-3 * jnp.abs(wanted).max()
+    assert jnp.abs(gradient(half, True) - wanted).max() < bound
+    if size != 1:
+        assert not jnp.abs(gradient(half, False) - wanted).max() < bound

@@ -17,7 +17,6 @@ from support.towers import (
     BLOCKS,
     CLASSES,
     CLIP_RESNET,
-    POOLED,
     VIT,
     WIDTH,
     WORDS,
@@ -76,15 +75,21 @@ SIZES = {
     "full": 2 * 2 * 12 + 4 * (12 * 12 + 12) + (12 * 20 + 20) + (20 * 12 + 12),
 }
 # the tiny ResNet: a stem of 2, 2, 4 channels, bottlenecks 4-3-12, 12-3-12, 12-4-16
-NORMS = (2 + 2 + 4) + 2 * (3 + 3 + 12) + (4 + 4 + 16) + (12 + 16)
+NORMS = 2 * (3 + 3 + 12) + (4 + 4 + 16) + (12 + 16)
+STEM_NORMS = 2 + 2 + 4
 STEM = 9 * (3 * 2 + 2 * 2 + 2 * 4)
 BOTTLENECKS = (12 + 81 + 36) + (36 + 81 + 36) + (48 + 144 + 64) + (4 * 12 + 12 * 16)
 POOL = (4 * 4 + 1) * 16 + 3 * (16 * 16 + 16) + (16 * 12 + 12)
 OF_RESNET = {
     "ssf": 2 * 12,
-    "bn": 2 * NORMS,
-    "bitfit": NORMS + 3 * 16 + 12,
-    "full": STEM + BOTTLENECKS + 2 * NORMS + POOL,
+    "bn": 2 * (NORMS + STEM_NORMS),
+    "bitfit": NORMS,  # of the blocks alone, as in LIFT+
+    "full": BOTTLENECKS + 2 * NORMS,
+}
+OF_LIFT = {  # tuner.stem: stem and pooling as well
+    "bn": OF_RESNET["bn"],
+    "bitfit": NORMS + STEM_NORMS + 3 * 16 + 12,
+    "full": STEM + BOTTLENECKS + 2 * (NORMS + STEM_NORMS) + POOL,
 }
 
 
@@ -98,6 +103,12 @@ def stepped(tuned, grads):
     return after
 
 
+@pytest.mark.parametrize("name", OF_LIFT)
+def test_lift_tunes_stem_and_pooling_of_a_resnet_too(name):
+    _, _, (_, tuned, _) = tuned_model((name,), "resnet", stem=True)
+    assert sum(leaf.size for leaf in tuned.values()) - CLASSES * WIDTH == OF_LIFT[name]
+
+
 def through_checkpoint(workdir, tuned, like):
     """Returns leaves after saving and restoring them; `like` are the leaves that are expected."""
     optimizer = sgd(0.1, 0.9, 0.0)
@@ -109,7 +120,7 @@ def through_checkpoint(workdir, tuned, like):
 
 
 # Other poolings meet the tuners of the last block's tokens, and those that insert tokens.
-AT_POOLING = [*(("vpt_deep", kind) for kind in POOLED), ("adaptformer", "avg"), ("full", "query")]
+AT_POOLING = [("full", "pair"), *(("vpt_deep", kind) for kind in ("avg_class", "map", "query"))]
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,8 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(changes, tuned, t
 @pytest.mark.parametrize("changes", [
     {"tuner__name": "coop", "coop__init": "photo", "model__precision": "bfloat16",
      "mesh__strategy": "fsdp", "mesh__model": 2},
-    {"tuner__name": "adaptformer+proj+clip_adapter", "text_tuner__name": "vpt_deep+bitfit"},
+    {"tuner__name": "adaptformer+proj+clip_adapter", "text_tuner__name": "vpt_deep+bitfit",
+     "model__precision": "float16"},
     {"head__kind": "text", "train__accum": 4, "test__tte": False},
 ], ids=str)  # fmt: skip
 def test_options_run(changes, tmp_path):

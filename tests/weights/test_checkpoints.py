@@ -120,18 +120,18 @@ def test_wrapped_parts_of_a_model(tmp_path):
     same(read(tmp_path / "a.safetensors")[0], expected)
 
 
-@pytest.mark.parametrize("kind", ["whole", "shards", "bin"])
+@pytest.mark.parametrize("kind", ["whole", "shards", "bin", "fsdp"])
 def test_a_folder_of_accelerate(tmp_path, kind):
     """Weights with usual names and without a config, beside what training needs to go on."""
     expected = {k: np.array(a, order="C") for k, a in stored(CLIP).items()}
     wrapped = under("module.", expected)
-    for name in ("optimizer.bin", "scheduler.bin"):
+    for name in ("optimizer.bin", "scheduler.bin", "scaler.pt", "training_args.bin"):
         save_torch(MOMENTS, tmp_path / name)
     (tmp_path / "random_states_0.pkl").write_bytes(b"\x80\x02N.")
     if kind == "whole":
         safetensors.numpy.save_file(wrapped, tmp_path / "model.safetensors")
-    elif kind == "bin":
-        save_torch(wrapped, tmp_path / "pytorch_model.bin")
+    elif kind in ("bin", "fsdp"):
+        save_torch(wrapped, tmp_path / f"pytorch_model{'_fsdp' * (kind == 'fsdp')}.bin")
     else:
         names = sorted(wrapped)
         shards = {"a.safetensors": names[:10], "b.safetensors": names[10:]}

@@ -10,7 +10,8 @@ from support.paths import GOLDEN
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights.tokenizer import Tokenizer, find
+from lift_jax.weights import hub
+from lift_jax.weights.tokenizer import OPENAI, Tokenizer, find
 
 TOKENIZERS = GOLDEN / "tokenizers"
 
@@ -110,3 +111,18 @@ def test_a_tokenizer_of_another_family(tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match="no token </s>: expected that of CLIP"):
         Tokenizer(tmp_path, 7)
+
+
+def test_weights_without_a_tokenizer_get_openais(tmp_path, monkeypatch):
+    """Bare weights with its vocabulary do, as a file or in a folder; a model's own folder has its
+    own."""
+    monkeypatch.setattr(hub, "clip_tokenizer", lambda: hub.DEMO)
+    file = tmp_path / "last.ckpt"
+    file.touch()
+    for path in (file, tmp_path):
+        assert lift_jax.load_tokenizer(path, 16, OPENAI)(["a"]).shape == (1, 16)
+        with pytest.raises(UserError, match="has no tokenizer"):
+            lift_jax.load_tokenizer(path, 16, 600)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match="has no tokenizer"):
+        lift_jax.load_tokenizer(tmp_path, 16, OPENAI)

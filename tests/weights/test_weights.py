@@ -192,6 +192,13 @@ def test_heads_by_the_metadata_of_openais_naming(tmp_path, metadata, sizes, note
     assert given == 1
 
 
+def test_heads_of_the_metadata_give_the_features(golden):
+    """The golden CLIP states 2 heads for its texts, where OpenAI's rule says 1."""
+    backbone, expected = lift_jax.load_backbone(GOLDEN / "clip_openai.safetensors"), "text_features"
+    texts = jax.jit(lambda ids: backbone.encode_text(ids, project=True))
+    close(texts(golden("clip_openai")["tokens"]), golden("clip_openai")[expected])
+
+
 def test_metaclip_2(golden, tmp_path):
     """CLIP's towers, with the end token 2 as it is stated, which in CLIP is a wrong value."""
     backbone, expected = lift_jax.load_backbone(GOLDEN / "metaclip2"), golden("metaclip2")

@@ -20,7 +20,7 @@ from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
 from lift_jax.settings.schema import DataSettings, ModelSettings, Settings
 from lift_jax.training.classifier import make_zero_shot_head
-from lift_jax.training.placement import Placement
+from lift_jax.training.placement import Placement, use_precision
 from lift_jax.training.texts import encode
 from lift_jax.weights import seen
 from lift_jax.weights.load import load_backbone, load_tokenizer
@@ -28,12 +28,17 @@ from lift_jax.weights.load import load_backbone, load_tokenizer
 FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
 
 
-def prepare_backbone(model: ModelSettings, placement: Placement, console: Console) -> Backbone:
-    """Loads the backbone and places its image tower; prints the notes of the loading."""
-    return load_backbone(
+def prepare_backbone(
+    model: ModelSettings, data: DataSettings, placement: Placement, console: Console
+) -> Backbone:
+    """Loads the backbone and places its image tower, in its precision; prints notes of loading."""
+    warn_of_a_leak(model.backbone, data, console)
+    backbone = load_backbone(
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+    use_precision(placement.precision, backbone.visual)
+    return backbone
 
 
 def warn_of_a_leak(backbone: str, data: DataSettings, console: Console) -> None:
@@ -81,7 +86,7 @@ def use_remat(visual: Tower, remat: str) -> None:
     if remat == "none":
         return
     if isinstance(visual, ResNet):
-        raise UserError("train.remat is for transformer blocks: leave it at 'none' for a ResNet.")
+        raise UserError("train.remat is for transformer blocks: leave it at 'auto' for a ResNet.")
     visual.remat = remat
 
 

@@ -118,17 +118,16 @@ def _most_columns(held: Int[np.ndarray, " n"]) -> int:
 
 def _widths(lengths: Int[np.ndarray, " n"]) -> list[int]:
     """Returns the widths to which texts are padded, so that padding and compilation cost least."""
-    values, counts = np.unique(lengths, return_counts=True)
-    best: list[tuple[float, list[int]]] = [(0, [])]  # cost and widths of the shortest texts
+    values, counts = (each.tolist() for each in np.unique(lengths, return_counts=True))
+    best: list[tuple[int, list[int]]] = [(0, [])]  # cost and widths of the shortest texts
     for j, width in enumerate(values, 1):
-        costs = [best[i][0] + PROGRAM + counts[i:j].sum() * width for i in range(j)]
-        i = int(np.argmin(costs))
-        best.append((costs[i], [*best[i][1], int(width)]))
+        ways = [(best[i][0] + PROGRAM + sum(counts[i:j]) * width, i) for i in range(j)]
+        cost, i = min(ways)
+        best.append((cost, [*best[i][1], width]))
     return best[-1][1]
 
 
 def _even(counts: list[int], most: int) -> int:
     """Returns the number of rows of parts, at most `most`, that leaves fewest rows empty."""
-    sizes = np.arange(most, most // 2, -1)
-    padded = np.array([sum(-(-count // size) * size for count in counts) for size in sizes])
-    return int(sizes[np.argmin(padded)])
+    sizes = range(most, most // 2, -1)
+    return min(sizes, key=lambda size: sum(-(-count // size) * size for count in counts))

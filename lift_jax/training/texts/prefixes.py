@@ -121,7 +121,7 @@ def _continue(
     v = jnp.concatenate([past[1][prefixes], block.v(y)], axis=1)
     if ends is not None:
         x, y, allowed = (_at(each, ends)[:, None] for each in (x, y, allowed))
-    x = block.mixed(x, _attention(block.q(y), k, v, block.heads, allowed))
+    x = block.mixed(x, _attention(block.q(y), k, v, block.heads, allowed), x.dtype)
     return x if ends is None else x[:, 0]
 
 

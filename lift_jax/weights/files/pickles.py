@@ -58,6 +58,9 @@ class Foreign:
     def __init__(self, name: str):
         self.name = name
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 class _Global(str):
     """A function or class that a pickle names, kept as its name. Nothing is imported."""

@@ -38,6 +38,10 @@ MERGE = (
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # the suffixes of weight files with other names
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
+# what training leaves beside its weights to go on with, by the beginnings of names
+NO_WEIGHTS = (
+    "optimizer", "scheduler", "scaler", "sampler", "rng_state", "random_states", "training_args",
+)  # fmt: skip
 LARGEST_ENTRY = 10_000  # characters of an object in a file's metadata
 
 _DTYPES = {
@@ -153,7 +157,9 @@ def weight_file(folder: Path) -> Path:
             return folder / name
     if (folder / ADAPTER).exists():
         raise UserError(f"{folder} holds an adapter of peft ({ADAPTER}). {MERGE}")
-    others = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
+    others = sorted(
+        p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(NO_WEIGHTS)
+    )
     if len(others) == 1:
         return others[0]
     listed = ", ".join(p.name for p in others) or "none"

@@ -103,8 +103,8 @@ def layout_of(config: BackboneConfig) -> Layout:
                 {MASK: (*UNUSED[kind], v.width)} if kind in UNUSED else {},
             )  # fmt: skip
     raise UserError(
-        "transformers has no class for this backbone, such as a ResNet of CLIP, so it cannot be "
-        "written in Hugging Face's layout."
+        "transformers has no class for this backbone, such as a ResNet of CLIP or a ViT that "
+        "averages its tokens, so it cannot be written in Hugging Face's layout."
     )
 
 
