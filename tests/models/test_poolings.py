@@ -31,8 +31,8 @@ def by_hand(tower, x):
     pooled = {
         "avg": lambda: patches.mean(axis=1),
         "pair": lambda: (x[:, 0] + x[:, 1]) / 2,
-        "map": lambda: tower.pool(patches),
-        "query": lambda: tower.pool(x),
+        "map": lambda: tower.pool(patches, x.dtype),
+        "query": lambda: tower.pool(x, x.dtype),
     }[c.pool]()
     return norm(pooled) if c.last_norm == "after" else pooled
 

@@ -91,6 +91,9 @@ GB = 10**9
         ([], RESNET, False, True, 1, "none", "ResNet"),
         ([], VIT_B16, False, True, None, "none", "memory"),
         # 512 images x 11 blocks x 13 arrays x 196 tokens x 768 numbers x 2 bytes = 22.0 GB
+        # and 2 arrays of a residual stream in float32, of 2 more bytes a number: 25.4 GB
+        ([("train.batch", "512"), ("model.residual", "float32")], VIT_B16, False, True, 28 * GB,
+         "dots", "25.4 GB"),
         ([("train.batch", "512")], VIT_B16, False, True, 28 * GB, "none", "22.0 GB"),
         ([("train.batch", "512")], VIT_B16, False, True, 27 * GB, "dots", "22.0 GB"),
         # 20 + 3 x 12 x 196 / 768 arrays = 29.2
@@ -103,7 +106,8 @@ GB = 10**9
 )  # fmt: skip
 def test_what_auto_computes_again(changes, backbone, lean, fused, held, expected, why, monkeypatch):
     config = settings.load("demo", "debug")
-    override(config, [("model.precision", "bfloat16"), ("tuner.name", "adaptformer"), *changes])
+    half = [("model.precision", "bfloat16"), ("model.residual", "same")]
+    override(config, [*half, ("tuner.name", "adaptformer"), *changes])
     parsed = parse(config)
     monkeypatch.setattr(backward, "is_lean", lambda: lean)
     monkeypatch.setattr(needs, "has_fused_attention", lambda: fused)

@@ -122,7 +122,7 @@ def test_a_tower_without_texts_that_is_tuned_whole(tmp_path, data):
 ])  # fmt: skip
 def test_which_leaves_change_a_feature(paths, changed):
     setup = SimpleNamespace(zero_shot=None, untuned=("graph", {}), graph="tuned", frozen={})
-    state = SimpleNamespace(tuned=dict.fromkeys(paths))
+    state = SimpleNamespace(weights=dict.fromkeys(paths))
     assert set(features.classifiers(setup, state)) == (
         {"after", "before"} if changed else {"after"}
     )

@@ -19,7 +19,7 @@ from configs import demo, imagenet_lt, inat, places_lt
 from lift_jax.data.images import views
 from lift_jax.errors import UserError
 from lift_jax.models.heads import HEADS
-from lift_jax.runs import train_and_test as runs_module
+from lift_jax.runs.phases import training
 from lift_jax.settings.common import flatten
 from lift_jax.settings.parse import to_dict
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
@@ -599,10 +599,8 @@ def test_a_sweep_runs_continues_and_tells(tmp_path, ran, capsys):
 def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypatch):
     config = demo.get_config("debug")
     cells = sweep.settle(config, {"0": {"test.expand": 0}, "ten": {"test.crops": "ten"}})
-    trained, train = [], runs_module.train
-    monkeypatch.setattr(
-        runs_module, "train", lambda *a: trained.append(a[4].parent.name) or train(*a)
-    )
+    trained, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *a: trained.append(a[5].parent.name) or train(*a))
     sweep.run_sweep(cells, tmp_path, title="expand")
     assert trained == ["0"] and ran == ["0/seed_0", "ten/seed_0"]
     a, b = (json.loads((tmp_path / n / "seed_0" / "metrics.json").read_text()) for n in cells)

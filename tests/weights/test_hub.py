@@ -13,7 +13,7 @@ import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
 from lift_jax.settings.schema import DataSettings
-from lift_jax.training import setup
+from lift_jax.training.start.backbone import warn_of_a_leak
 from lift_jax.weights import hub, seen
 
 TIMM = b'{"architecture": "vit_base_patch16_clip_224"}'
@@ -266,6 +266,6 @@ def test_what_a_backbone_has_seen(backbone, data, says):
 def test_a_leak_is_said_in_one_line(capsys):
     for root, lines in (("/data/iNat2018/train", 1), ("/data/flowers", 0)):
         settings = DataSettings(root=root)
-        setup.warn_of_a_leak("imageomics/bioclip", settings, Terminal(width=1000))
+        warn_of_a_leak("imageomics/bioclip", settings, Terminal(width=1000))
         out = capsys.readouterr().out
         assert out.count("\n") == lines and out.startswith("Warning: imageomics/bioclip" * lines)
