@@ -72,20 +72,15 @@ def check_options(s: Settings) -> None:
         group, _, option = entry.key.partition(".")
         return s.written[group].get(option, entry.about.before)
 
-    for entry in entries("loss"):
-        only, value = entry.about.only_for, written(entry)
-        if only and only != s.loss.name and value != entry.default:
-            raise UserError(
-                f"{entry.key} is {value}, but loss.name is {s.loss.name!r}: "
-                f"{entry.key.partition('.')[2]} belongs to {only!r}."
-            )
-    for entry in entries("train"):
-        only, value = entry.about.only_for, written(entry)
-        if only and only != s.train.optimizer and value != entry.default:
-            raise UserError(
-                f"{entry.key} is {value}, but train.optimizer is {s.train.optimizer!r}: "
-                f"{entry.key.partition('.')[2]} belongs to {only!r}."
-            )
+    for group, chosen in (("loss", "name"), ("train", "optimizer")):
+        name = getattr(getattr(s, group), chosen)
+        for entry in entries(group):
+            only, value = entry.about.only_for, written(entry)
+            if only and only != name and value != entry.default:
+                raise UserError(
+                    f"{entry.key} is {value}, but {group}.{chosen} is {name!r}: "
+                    f"{entry.key.partition('.')[2]} belongs to {only!r}."
+                )
     for entry in (*entries("tuner"), *entries("coop"), *entries("clip_adapter")):
         only, value = entry.about.only_for, written(entry)
         if only and only not in s.tuner.names and value != entry.default:
