@@ -6,6 +6,7 @@ disk needs to be reliable.
 
 import shutil
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +41,6 @@ from lift_jax.training.state import State
 UNFINISHED = f"*{ocp.utils.TMP_DIR_SUFFIX}*"  # folders of checkpoints being written
 
 
-@dataclass(frozen=True)
-class Unproven:
-    """A checkpoint that has not been read back yet: step, checksums, and arrays of its shapes."""
-
-    step: int
-    checksums: dict[str, int]
-    like: State
-
-
 @dataclass
 class Checkpoints:
     """The checkpoints of a run folder.
@@ -56,12 +48,14 @@ class Checkpoints:
     Attributes:
         orbax: reads and writes them.
         directory: their folder, by the name that the user knows.
-        unproven: the newest one, until it has been read back.
+        reader: the thread that reads back what was written, so that training goes on meanwhile.
+        proof: the reading of the newest one, until `wait` has seen how it ended.
     """
 
     orbax: ocp.CheckpointManager
     directory: Path
-    unproven: Unproven | None = None
+    reader: futures.ThreadPoolExecutor
+    proof: futures.Future[None] | None = None
 
     def line(self, error: Exception) -> str:
         """Returns the first line of an error's message, with the name that the user knows."""
@@ -111,8 +105,12 @@ def open_manager(
         create=False,
     )
     try:
-        with plain_name(folder) as plain, ocp.CheckpointManager(plain, options=options) as manager:
-            yield Checkpoints(manager, folder)
+        with (
+            plain_name(folder) as plain,
+            ocp.CheckpointManager(plain, options=options) as manager,
+            futures.ThreadPoolExecutor(1, "lift_jax reads a checkpoint") as reader,
+        ):
+            yield Checkpoints(manager, folder, reader)
     finally:
         for unfinished in folder.glob(UNFINISHED):  # one that could not be written
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -123,8 +121,9 @@ def open_manager(
 def save(manager: Manager, state: State, about: dict, score: float | None = None) -> None:
     """Saves a state under its step; returns once the arrays are copied, before they are written.
 
-    Call it in every process. `about` is a JSON description of the run, `score` the validation
-    accuracy of the state. Raises DiskError (a UserError) if an earlier checkpoint, written in the
+    A thread reads the checkpoint back once it is written; `wait` says what it found. Call it in
+    every process. `about` is a JSON description of the run, `score` the validation accuracy of the
+    state. Raises DiskError (a UserError) if an earlier checkpoint, written in the
     background, could not be written.
     """
     host = to_host(state)
@@ -137,22 +136,29 @@ def save(manager: Manager, state: State, about: dict, score: float | None = None
     with _writing(manager):
         manager.orbax.save(step, args=args, metrics=None if score is None else {SCORE: score})
     shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), host)
-    manager.unproven = Unproven(step, sums, shapes)
+    manager.proof = manager.reader.submit(_prove, manager, step, sums, shapes)
 
 
 def wait(manager: Manager) -> None:
-    """Waits until all checkpoints are written, and reads the newest one back.
+    """Waits until all checkpoints are written, and the newest one is read back.
 
     Raises DiskError if one cannot be written, or is not on the disk as it was saved.
     """
-    if manager is None or manager.unproven is None:
+    if manager is None or manager.proof is None:
         return
-    newest, manager.unproven = manager.unproven, None
+    proof, manager.proof = manager.proof, None
+    futures.wait([proof])
     with _writing(manager):
-        manager.orbax.wait_until_finished()
-        state = _read_state(manager, newest.step, newest.like)
-        if checksums(state) != newest.checksums:  # an older one of the same step, not replaced
-            raise ValueError(f"{manager.directory}/{newest.step} does not hold what was saved")
+        manager.orbax.wait_until_finished()  # orbax forgets an error only in the thread that saves
+        proof.result()
+
+
+def _prove(manager: Checkpoints, step: int, expected: dict[str, int], like: State) -> None:
+    """Waits until a checkpoint is written and reads it back. Raises ValueError if it differs."""
+    manager.orbax.wait_until_finished()
+    if checksums(_read_state(manager, step, like)) != expected:
+        # an older one of the same step was not replaced
+        raise ValueError(f"{manager.directory}/{step} does not hold what was saved")
 
 
 def newest_path(manager: Manager) -> str:
