@@ -20,7 +20,8 @@ from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
-from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training import losses
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head

@@ -28,8 +28,8 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import track
 from lift_jax.parallel.mesh import batch_sharding, gather
+from lift_jax.settings.groups.test import TestSettings
 from lift_jax.settings.rules import DEFAULTS
-from lift_jax.settings.schema import TestSettings
 
 EXPAND_RESOLUTION = 224  # resolution in pixels for which the default margin is meant
 

@@ -33,7 +33,8 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.reports import figure_file, figures
-from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.weights import load
 

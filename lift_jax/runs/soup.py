@@ -18,8 +18,8 @@ from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal
 from lift_jax.runs import export, folder, log
 from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import changes, parse
-from lift_jax.settings.schema import DataSettings
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user

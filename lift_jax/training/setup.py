@@ -22,7 +22,10 @@ from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import memory, processes
 from lift_jax.parallel.mesh import check_batch, make_mesh
-from lift_jax.settings.schema import MeshSettings, Settings, TestSettings, TrainSettings
+from lift_jax.settings.groups.mesh import MeshSettings
+from lift_jax.settings.groups.test import TestSettings
+from lift_jax.settings.groups.train import TrainSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head

@@ -8,7 +8,8 @@ from jaxtyping import Int
 
 from lift_jax.data import loader, splits
 from lift_jax.data.types import Dataset
-from lift_jax.settings.schema import LossSettings, Settings
+from lift_jax.settings.groups.loss import LossSettings
+from lift_jax.settings.schema import Settings
 
 WHOLE = -1  # the factor that stands for the whole training set
 BALANCED = 0  # the factor whose subset has as many images of each class, so it needs no adjustment
