@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float16, Int
 from rich.console import Console
 
 from lift_jax.data import loader
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
 from lift_jax.evaluation.activations import Cache, Reading
@@ -302,6 +303,6 @@ class Evaluator:
             process=jax.process_index(), processes=jax.process_count(), workers=reading.workers,
         )  # fmt: skip
         return track(
-            batches, description, total=loader.steps_per_epoch(len(reading.split), self.test.batch),
+            batches, description, total=steps_per_epoch(len(reading.split), self.test.batch),
             console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip

@@ -9,8 +9,8 @@ import jax
 from rich.console import Console
 
 from lift_jax.data import loader
+from lift_jax.data.batches.ahead import Batches
 from lift_jax.data.images import views
-from lift_jax.data.loader import Batches
 from lift_jax.errors import UserError
 from lift_jax.evaluation import activations
 from lift_jax.models import tree

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
-from lift_jax.data import loader
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
@@ -187,7 +187,7 @@ def count_steps(images: int, train: TrainSettings) -> int:
 
     Raises UserError for a run too long to count, or not longer than its warm-up.
     """
-    steps = loader.steps_per_epoch(images, train.batch)
+    steps = steps_per_epoch(images, train.batch)
     if steps * train.epochs > MOST_STEPS:
         raise UserError(
             f"train.epochs={train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "
