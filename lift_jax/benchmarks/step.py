@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.filesize import decimal
 
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
@@ -243,7 +244,7 @@ def measure(
     )
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        console.print(f"Peak memory: {cost.format_bytes(stats['peak_bytes_in_use'])}.")
+        console.print(f"Peak memory: {decimal(stats['peak_bytes_in_use'])}.")
     return rate
 
 

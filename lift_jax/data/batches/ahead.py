@@ -16,6 +16,7 @@ from typing import Protocol
 import grain
 import numpy as np
 from absl import flags, logging
+from rich.filesize import decimal
 
 from lift_jax.data.batches.order import PADDING, Slots
 from lift_jax.data.batches.rows import (
@@ -157,9 +158,9 @@ def useful_workers(views: int, size: int) -> int:
     if workers < wanted and wanted > 1:
         logging.log_first_n(
             logging.WARNING,
-            "%s has %d MiB free, enough for %d of %d worker processes: images may come too slowly. "
+            "%s has %s free, enough for %d of %d worker processes: images may come too slowly. "
             "Start the container with more (docker run --shm-size=8g).",
-            1, SHARED, free >> 20, workers * (workers > 1), wanted,
+            1, SHARED, decimal(free), workers * (workers > 1), wanted,
         )  # fmt: skip
     return workers if workers > 1 else 0
 
@@ -206,7 +207,7 @@ def _prepare_workers(size: int, workers: int) -> None:
     need = WAITING * size * workers
     if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < need:
         raise UserError(
-            f"data.workers={workers} needs {need / 2**20:.0f} MiB of shared memory ({SHARED}), of "
-            f"which {free / 2**20:.0f} MiB are free. Set data.workers=0 (threads), or start the "
+            f"data.workers={workers} needs {decimal(need)} of shared memory ({SHARED}), of "
+            f"which {decimal(free)} are free. Set data.workers=0 (threads), or start the "
             "container with more (docker run --shm-size=8g)."
         )
