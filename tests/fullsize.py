@@ -6,6 +6,7 @@ writes each source, loads it twice and prints time and memory. It fails if loadi
 than the limit.
 """
 
+import argparse
 import json
 import pickle
 import shutil
@@ -272,7 +273,15 @@ def main(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        print(write(sys.argv[2], sys.argv[3], Path(sys.argv[4])))
-    elif not main(Path(sys.argv[1])):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--write", nargs=2, metavar=("SIZE", "LAYOUT"), help="only write this one, print its path"
+    )
+    flags = parser.parse_args()
+    if flags.write:
+        print(write(*flags.write, flags.folder))
+    elif not main(flags.folder):
         sys.exit("error: more memory than allowed")

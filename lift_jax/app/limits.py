@@ -32,8 +32,3 @@ class Limits:
 
     def __post_init__(self):
         assert self.file_bytes <= self.request_bytes
-
-
-def megabytes(size: int) -> str:
-    """Returns a size as people read it."""
-    return f"{size / MEGABYTE:g} MB"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich.filesize import decimal
 
 from lift_jax.app.answerer import Answerer
 from lift_jax.app.limits import BATCH, Limits
@@ -37,7 +38,8 @@ def render(answerer: Answerer, title: str, limits: Limits) -> Page:
     html = environment.get_template("app.html").render(
         title=printable(title), classes=f"{classes:,}", notes=about["notes"],
         calibrated=about["calibrated"], accept=",".join(("image/*", *SUFFIXES)),
-        limits=limits, batch=min(BATCH, limits.files), style=Markup(style), script=Markup(script),
+        limits=limits, file_size=decimal(limits.file_bytes),
+        batch=min(BATCH, limits.files), style=Markup(style), script=Markup(script),
     )  # fmt: skip
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "

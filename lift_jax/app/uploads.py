@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from rich.filesize import decimal
 from starlette.types import Receive
 
-from lift_jax.app.limits import Limits, megabytes
+from lift_jax.app.limits import Limits
 from lift_jax.output.plain import printable
 
 LONGEST_NAME = 200  # characters of a file's name
@@ -92,7 +93,7 @@ async def _feed(parts: "Parts", receive: Receive, limits: Limits) -> None:
 
 
 def _too_large(limits: Limits) -> Refusal:
-    return Refusal(413, f"A request may hold {megabytes(limits.request_bytes)}, not more.")
+    return Refusal(413, f"A request may hold {decimal(limits.request_bytes)}, not more.")
 
 
 class Parts:
@@ -154,7 +155,7 @@ class Parts:
         if upload is None or upload.error:
             return
         if len(upload.content) + end - start > self._limits.file_bytes:
-            upload.error = f"the file has more than {megabytes(self._limits.file_bytes)}"
+            upload.error = f"the file has more than {decimal(self._limits.file_bytes)}"
             upload.content = bytearray()
         else:
             upload.content += data[start:end]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks import step
@@ -14,7 +15,7 @@ from lift_jax.benchmarks.step import Problem
 from lift_jax.evaluation.forward import make_predict
 from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
-from lift_jax.parallel.cost import format_bytes, scratch_bytes
+from lift_jax.parallel.cost import scratch_bytes
 from lift_jax.settings.schema import Settings
 from lift_jax.training.placement import chosen_precision
 
@@ -54,7 +55,7 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
         scratch = [program.scratch for program in programs]
         table.add_row(
             name, f"{lean_ms:.1f}", f"{plain_ms:.1f}", f"{ratio:.3f}",
-            *map(format_bytes, scratch), f"{scratch[0] / scratch[1]:.3f}",
+            *map(decimal, scratch), f"{scratch[0] / scratch[1]:.3f}",
         )  # fmt: skip
     console.print(table)
 

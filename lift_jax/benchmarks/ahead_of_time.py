@@ -3,6 +3,7 @@
 import time
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks.step import make_problem
@@ -57,6 +58,6 @@ def estimate(
     console.print(table)
     console.print(
         f"The model: {flops / 1e9:.1f} GFLOP an image, forward and backward, at {REACHED:.0%} of "
-        f"the peak; then {cost.format_bytes(sent)} over the links, there and back; data arrive in "
+        f"the peak; then {decimal(sent)} over the links, there and back; data arrive in "
         "time."
     )

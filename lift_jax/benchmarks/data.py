@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks.results import Seconds
@@ -58,7 +59,8 @@ def measure(console: Console, seconds: Seconds | None = None) -> dict[str, float
     with tempfile.TemporaryDirectory() as name:
         files = photographs(Path(name))
         size = sum(len(files.content(i)) for i in range(COUNT)) / COUNT
-        about = f"one core: {COUNT} JPEGs of {size / 1000:.0f} kB, half 500x375 and half 800x600"
+        each = decimal(round(size), precision=0)
+        about = f"one core: {COUNT} JPEGs of {each}, half 500x375 and half 800x600"
         fast = FileImages(files.root, files.paths, how=Decoding(fast=True))
         whole = {"data.decode=exact": files, "data.decode=fast": fast}
         for title, before, view, ways in (

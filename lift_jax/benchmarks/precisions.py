@@ -5,12 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks import against, step
 from lift_jax.models.backbone import Vision
 from lift_jax.models.precision import FLOAT32, Precision
-from lift_jax.parallel.cost import device_bytes, format_bytes
+from lift_jax.parallel.cost import device_bytes
 from lift_jax.settings.schema import Settings
 
 PRECISIONS = {
@@ -53,7 +54,7 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
         same = (logits.argmax(1) == exact.argmax(1)).mean()
         table.add_row(
             name, f"{np.sqrt(np.square(error).mean()):.1e}", f"{error.max():.1e}", f"{same:.1%}",
-            format_bytes(device_bytes(made.frozen)), format_bytes(own.scratch), f"{ms:.1f}",
+            decimal(device_bytes(made.frozen)), decimal(own.scratch), f"{ms:.1f}",
             f"{ratio:.3f}",
         )  # fmt: skip
     console.print(table)

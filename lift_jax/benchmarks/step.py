@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.filesize import decimal
 
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.errors import UserError
@@ -20,7 +21,8 @@ from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
-from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training import losses
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
@@ -242,7 +244,7 @@ def measure(
     )
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        console.print(f"Peak memory: {cost.format_bytes(stats['peak_bytes_in_use'])}.")
+        console.print(f"Peak memory: {decimal(stats['peak_bytes_in_use'])}.")
     return rate
 
 

@@ -5,6 +5,7 @@ import platform
 from importlib import metadata
 
 import jax
+from rich.filesize import decimal
 
 import lift_jax
 from lift_jax.parallel.memory import machine_memory
@@ -29,6 +30,6 @@ def describe_system() -> str:
 
 
 def memory() -> str:
-    """Returns the size of the main memory in GB, "not known" if the system does not tell it."""
+    """Returns the size of the main memory, "not known" if the system does not tell it."""
     size = machine_memory()
-    return "not known" if size is None else f"{size / 1e9:.1f} GB"
+    return "not known" if size is None else decimal(size)

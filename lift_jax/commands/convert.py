@@ -49,7 +49,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.errors import unknown
     from lift_jax.models.layers import ACTIVATIONS
     from lift_jax.output.terminal import Terminal
-    from lift_jax.settings.schema import three_numbers
+    from lift_jax.settings.values import three_numbers
     from lift_jax.tuners.parameters import Parameter, parameter_table
     from lift_jax.weights import load
     from lift_jax.weights.native import NAME

@@ -15,7 +15,7 @@ from lift_jax.data.sources import cifar, folders, inaturalist, lists, tables, tf
 from lift_jax.data.sources.in_memory import digits, fake
 from lift_jax.data.types import Dataset, with_reading
 from lift_jax.errors import UserError, unknown
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage import addresses
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from lift_jax.data.images.decode import Decoding, Picture, open_image, read_bytes
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 
 
 class Images(Protocol):

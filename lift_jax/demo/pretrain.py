@@ -7,6 +7,7 @@ a batch that show the same character share the target of its captions. No photog
 handwriting is used, so LIFT still has to adapt the model from glyphs to real digits.
 """
 
+import argparse
 import time
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -23,6 +23,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Vision
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
+from lift_jax.output.lines import say
 from lift_jax.weights.load import load_backbone, load_tokenizer, save_backbone
 
 BATCH = 256
@@ -140,22 +141,27 @@ def pretrain(folder: Path, steps: int, seed: int, size: int = BATCH) -> None:
         weights, moments, loss = update(weights, moments, *batch(seed, step, size, table))
         if step % 100 == 99 or step == steps - 1:
             seconds = time.monotonic() - start
-            logging.info("step %d loss %.3f, %.0f s", step + 1, float(loss), seconds)
+            say(f"step {step + 1} loss {float(loss):.3f}, {seconds:.0f} s")
 
     save_backbone(tree.merge(graph, weights), folder, np.float16)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    folder = Path(flags.FLAGS.out)
-    pretrain(folder, flags.FLAGS.steps, flags.FLAGS.seed)
-    clip = load_backbone(folder)
-    logging.info("zero-shot on rendered digits: %.1f %%", accuracy(clip, caption_table(folder)))
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `python -m lift_jax.demo.pretrain`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lift_jax.demo.pretrain", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--steps", default=900, type=int, help=f"steps of {BATCH} pictures")
+    parser.add_argument("--seed", default=0, type=int, help="seed of weights and pictures")
+    flags = parser.parse_args(arguments)
+    if flags.steps < 1 or flags.seed < 0:
+        parser.error("expected --steps of at least 1 and --seed of at least 0")
+    pretrain(flags.out, flags.steps, flags.seed)
+    right = accuracy(load_backbone(flags.out), caption_table(flags.out))
+    say(f"zero-shot on rendered digits: {right:.1f} %")
 
 
-if __name__ == "__main__":  # importing the module defines no flags
-    flags.DEFINE_string("out", None, "Folder to write, in Hugging Face's layout.", required=True)
-    flags.DEFINE_integer("steps", 900, "Steps of 256 pictures.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of weights and pictures.", lower_bound=0)
-    app.run(main)
+if __name__ == "__main__":
+    main()

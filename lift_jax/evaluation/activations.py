@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lift_jax.data import loader
@@ -346,7 +347,7 @@ class RowFile:
     def summary(self) -> str:
         """Returns the numbers of images and values, and the size, for messages."""
         count, *row = self.shape
-        return f"{count:,} images, {math.prod(row):,} numbers each: {self.size / 1e6:,.1f} MB"
+        return f"{count:,} images, {math.prod(row):,} numbers each: {decimal(self.size)}"
 
     def read(self) -> np.ndarray | None:
         """Returns the memory-mapped rows; None if the file is absent, damaged or of another key."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float16, Int
 from rich.console import Console
 
 from lift_jax.data import loader
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
 from lift_jax.evaluation.activations import Cache, Reading
@@ -28,8 +29,8 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import track
 from lift_jax.parallel.mesh import batch_sharding, gather
+from lift_jax.settings.groups.test import TestSettings
 from lift_jax.settings.rules import DEFAULTS
-from lift_jax.settings.schema import TestSettings
 
 EXPAND_RESOLUTION = 224  # resolution in pixels for which the default margin is meant
 
@@ -302,6 +303,6 @@ class Evaluator:
             process=jax.process_index(), processes=jax.process_count(), workers=reading.workers,
         )  # fmt: skip
         return track(
-            batches, description, total=loader.steps_per_epoch(len(reading.split), self.test.batch),
+            batches, description, total=steps_per_epoch(len(reading.split), self.test.batch),
             console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lift_jax.models.layers import LayerNorm, Linear
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 
 
 class Tuned(nnx.Param):

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 from rich.console import Console
+from rich.filesize import decimal
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
@@ -107,8 +108,8 @@ def compile_step(
     traced = step.trace(state, frozen, batch)
     flops = matmul_flops(traced.jaxpr) / jax.device_count()
     compiled = traced.lower().compile()
-    held, tuned, rows = (format_bytes(device_bytes(leaves)) for leaves in (frozen, state, batch))
-    scratch = format_bytes(scratch_bytes(compiled))
+    held, tuned, rows = (decimal(device_bytes(leaves)) for leaves in (frozen, state, batch))
+    scratch = decimal(scratch_bytes(compiled))
     console.print(
         f"Per device: frozen {held}, tuned with optimizer {tuned}, batch {rows}, activations and "
         f"scratch {scratch}; {flops / 1e12:.3f} TFLOP a step."
@@ -116,7 +117,7 @@ def compile_step(
     sent: Counter[str] = Counter()
     if jax.device_count() > 1:
         sent = collective_bytes(compiled.as_text())
-        by_kind = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in sorted(sent.items()))
+        by_kind = ", ".join(f"{kind} {decimal(size)}" for kind, size in sorted(sent.items()))
         console.print(f"Per step over the network, of each device: {by_kind or 'nothing'}.")
     return StepCost(compiled, flops, sent.total())
 
@@ -124,11 +125,3 @@ def compile_step(
 def scratch_bytes(compiled: Any) -> int:
     """Returns the bytes that a program takes on one device beside arguments and results."""
     return compiled.memory_analysis().temp_size_in_bytes
-
-
-def format_bytes(size: int) -> str:
-    """Returns a number of bytes with a unit, such as "1.50 GB"."""
-    for smallest, unit, name in ((1e9, 1e9, "GB"), (1e5, 1e6, "MB")):
-        if size >= smallest:
-            return f"{size / unit:.2f} {name}"
-    return f"{size / 1e3:.2f} kB"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
+from rich.filesize import decimal
 
 from lift_jax.errors import UserError
 
@@ -39,8 +40,8 @@ def check(needs: Iterable[Need]) -> None:
         if held is not None and need.size > held:
             own = need.on_device and jax.default_backend() != "cpu"
             raise UserError(
-                f"{need.key}={need.value} needs at least {amount(need.size)} for {need.purpose}; "
-                f"this {'device' if own else 'machine'} has {amount(held)}. Give a smaller "
+                f"{need.key}={need.value} needs at least {decimal(need.size)} for {need.purpose}; "
+                f"this {'device' if own else 'machine'} has {decimal(held)}. Give a smaller "
                 f"{need.key}."
             )
 
@@ -63,11 +64,3 @@ def device_memory() -> int | None:
         return None if held is None else held // jax.local_device_count()
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")
-
-
-def amount(size: int) -> str:
-    """Returns a number of bytes with a unit, such as "5.6 TB"."""
-    for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}"
-    return f"{size / 1e6:,.1f} MB"

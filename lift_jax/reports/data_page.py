@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,7 +34,8 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.reports import figure_file, figures
-from lift_jax.settings.schema import ModelSettings, Settings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.weights import load
 
@@ -363,4 +365,4 @@ def prepare_split(settings: Settings, size: int, console: Console) -> None:
     prepare.prepare(split, target_folder, size=size, workers=os.cpu_count() or 1, console=console)
     total = sum(path.stat().st_size for path in target_folder.iterdir())
     flag = f" Give --config.data.prepared={target} for it." if target else ""
-    console.print(f"Prepared, {total / 1e9:.2f} GB. Training with this config uses it.{flag}")
+    console.print(f"Prepared, {decimal(total)}. Training with this config uses it.{flag}")

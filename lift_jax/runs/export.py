@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError
-from lift_jax.settings.schema import fixed_scale
+from lift_jax.settings.values import fixed_scale
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json

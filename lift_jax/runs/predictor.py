@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lift_jax.data import loader
+from lift_jax.data.batches.rows import Batch as HostBatch
 from lift_jax.data.images import decode, views
 from lift_jax.data.images.formats import SUFFIXES
 from lift_jax.data.sources import folder_index
@@ -281,9 +282,7 @@ class Predictor:
         if waiting:
             yield _fetched(*waiting)
 
-    def _read(
-        self, images: Iterator[Given], skip: bool
-    ) -> Iterator[tuple[list[str], loader.Batch]]:
+    def _read(self, images: Iterator[Given], skip: bool) -> Iterator[tuple[list[str], HostBatch]]:
         """Yields for each batch why an image is unreadable, else "", and the batch."""
         first = size = 0
         while given := list(itertools.islice(images, READ_AHEAD * self._batch)):

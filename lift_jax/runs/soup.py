@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lift_jax.data import datasets, loader
+from lift_jax.data import datasets
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics, tables
@@ -18,8 +19,8 @@ from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal
 from lift_jax.runs import export, folder, log
 from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import changes, parse
-from lift_jax.settings.schema import DataSettings
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.storage.names import expand_user
@@ -132,7 +133,7 @@ def describe_finished(run: folder.Run) -> dict[str, Any]:
     Raises UserError if the run is not finished.
     """
     train_config = run.config["train"]
-    per_epoch = loader.steps_per_epoch(int(run.train_counts.sum()), train_config["batch"])
+    per_epoch = steps_per_epoch(int(run.train_counts.sum()), train_config["batch"])
     total = per_epoch * train_config["epochs"]
     with checkpoint.open_manager(run.workdir, run.config["checkpoint"]["keep"]) as manager:
         about = checkpoint.read_about(manager)

@@ -15,7 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lift_jax.errors import UserError, near, shown, unknown
-from lift_jax.settings.schema import GROUPS, TYPE_NAMES, all_entries
+from lift_jax.settings.schema import GROUPS, all_entries
+from lift_jax.settings.values import TYPE_NAMES
 
 PACKAGE = Path(__file__).parent.parent
 # inside the installed package, or beside it in a checkout

@@ -4,7 +4,9 @@ import json
 import textwrap
 
 from lift_jax.settings.methods import METHODS
-from lift_jax.settings.schema import GROUPS, TYPE_NAMES, Entry, entries
+from lift_jax.settings.schema import GROUPS, entries
+from lift_jax.settings.setting import Entry
+from lift_jax.settings.values import TYPE_NAMES
 
 INTRODUCTION = """# Settings
 

@@ -9,13 +9,8 @@ from ml_collections import ConfigDict
 
 from lift_jax.errors import UserError, shown, unknown
 from lift_jax.settings.rules import check_rules, tuners_of_texts
-from lift_jax.settings.schema import (
-    GROUPS,
-    Settings,
-    all_entries,
-    check_value,
-    entries,
-)
+from lift_jax.settings.schema import GROUPS, Settings, all_entries, entries
+from lift_jax.settings.values import check_value
 
 ABSENT = "absent"  # in place of the value of a setting that a config lacks
 

@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.errors import UserError, near, shown
+from lift_jax.settings.groups.head import HeadSettings
+from lift_jax.settings.groups.tuner import BLOCK_PARTS
 from lift_jax.settings.methods import METHODS
-from lift_jax.settings.schema import (
-    BLOCK_PARTS,
-    Entry,
-    HeadSettings,
-    Settings,
-    all_entries,
-    entries,
-)
+from lift_jax.settings.schema import Settings, all_entries, entries
+from lift_jax.settings.setting import Entry
 
 # Tuners of what the texts give: they need CLIP's own classifier (head.kind=text).
 TEXT_FEATURE_TUNERS = ("coop", "clip_adapter", "proj")

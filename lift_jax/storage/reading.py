@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from rich.filesize import decimal
 
 from lift_jax.errors import UserError
 from lift_jax.storage import addresses
@@ -80,10 +81,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _check_size(path: Path, size: int, most_bytes: int) -> None:
     if size > most_bytes:
-        raise UserError(
-            f"{path} has {size / MEGABYTE:,.0f} MB; expected at most "
-            f"{most_bytes / MEGABYTE:,.0f} MB."
-        )
+        raise UserError(f"{path} has {decimal(size)}; expected at most {decimal(most_bytes)}.")
 
 
 def read_text(path: Path, most_bytes: int = CONFIG_BYTES, remedy: str = "") -> str:

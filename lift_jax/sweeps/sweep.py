@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax.data import loader
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation import tables
 from lift_jax.output.terminal import Terminal
@@ -238,7 +238,7 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
         about = read_json(folder / CONFIG, most_bytes=RUN_BYTES)
         found = read_json(folder / METRICS, most_bytes=RUN_BYTES)
         images = sum(about.pop("data_summary")["counts"])
-        steps = loader.steps_per_epoch(images, config.train.batch) * config.train.epochs
+        steps = steps_per_epoch(images, config.train.batch) * config.train.epochs
         trained = found["steps"] == steps and found["test"] is not None
         whole = trained if mode == "train" else found["zero_shot"] is not None
     except (UserError, OSError, KeyError, TypeError, AttributeError):

@@ -13,8 +13,10 @@ from lift_jax.errors import unknown
 from lift_jax.models.backbone import Backbone, Classifier, Tower
 from lift_jax.models.heads import HEADS, Head, ZeroShotHead
 from lift_jax.models.resnet import ResNet
+from lift_jax.settings.groups.head import HeadSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
-from lift_jax.settings.schema import HeadSettings, Settings, TunerSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training import losses, text_classifier
 from lift_jax.tuners.attach import attach, parse_names
 from lift_jax.tuners.rules import Path, trainable

@@ -9,15 +9,16 @@ import jax
 from rich.console import Console
 
 from lift_jax.data import loader
+from lift_jax.data.batches.ahead import Batches
 from lift_jax.data.images import views
-from lift_jax.data.loader import Batches
 from lift_jax.errors import UserError
 from lift_jax.evaluation import activations
 from lift_jax.models import tree
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import put_batch
 from lift_jax.parallel.signals import STOPPED, StopRequest
-from lift_jax.settings.schema import CheckpointSettings, TrainSettings
+from lift_jax.settings.groups.checkpoint import CheckpointSettings
+from lift_jax.settings.groups.train import TrainSettings
 from lift_jax.training import checkpoint, optimizer
 from lift_jax.training import step as step_module
 from lift_jax.training.losses import Loss

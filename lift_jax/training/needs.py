@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rich.filesize import decimal
+
 from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.layers import has_fused_attention
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.vit import VisionConfig
-from lift_jax.parallel.memory import Need, amount, device_memory
+from lift_jax.parallel.memory import Need, device_memory
 from lift_jax.settings.schema import Settings
 from lift_jax.training.optimizer import arrays_per_leaf
 from lift_jax.training.placement import chosen_precision
@@ -128,5 +130,5 @@ def choose_remat(
     rows = settings.train.batch // settings.train.accum // devices
     one = arrays * products + 2 * (stream - products)  # bytes; the stream is kept twice a block
     size = int(rows * kept_blocks(settings, names, vision) * tokens * vision.width * one)
-    why = f"{amount(size)} of activations by estimate, {amount(held)} on the device"
+    why = f"{decimal(size)} of activations by estimate, {decimal(held)} on the device"
     return Remat("none" if size <= SHARE * held else "dots", why)

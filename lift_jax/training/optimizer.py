@@ -8,7 +8,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Float32
 
-from lift_jax.settings.schema import Settings, TrainSettings
+from lift_jax.settings.groups.train import TrainSettings
+from lift_jax.settings.schema import Settings
 
 LARGE_FOR_ADAMW = 0.01  # the papers' rates for SGD begin here
 WARMUP_START = 1e-6  # share of the learning rate at step 0 of a warm-up

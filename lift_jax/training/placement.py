@@ -18,7 +18,7 @@ from lift_jax.parallel.mesh import (
     replicated,
     tuned_sharding,
 )
-from lift_jax.settings.schema import ModelSettings
+from lift_jax.settings.groups.model import ModelSettings
 
 
 def chosen_precision(model: ModelSettings) -> Precision:

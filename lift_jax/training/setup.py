@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
-from lift_jax.data import loader
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
@@ -22,7 +22,10 @@ from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import memory, processes
 from lift_jax.parallel.mesh import check_batch, make_mesh
-from lift_jax.settings.schema import MeshSettings, Settings, TestSettings, TrainSettings
+from lift_jax.settings.groups.mesh import MeshSettings
+from lift_jax.settings.groups.test import TestSettings
+from lift_jax.settings.groups.train import TrainSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
@@ -184,7 +187,7 @@ def count_steps(images: int, train: TrainSettings) -> int:
 
     Raises UserError for a run too long to count, or not longer than its warm-up.
     """
-    steps = loader.steps_per_epoch(images, train.batch)
+    steps = steps_per_epoch(images, train.batch)
     if steps * train.epochs > MOST_STEPS:
         raise UserError(
             f"train.epochs={train.epochs} of {steps:,} steps are more than {MOST_STEPS:,} steps, "

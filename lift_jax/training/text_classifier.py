@@ -11,7 +11,7 @@ from lift_jax.data import class_prompts
 from lift_jax.errors import UserError
 from lift_jax.models.backbone import Backbone
 from lift_jax.models.text import TextTransformer
-from lift_jax.settings.schema import (
+from lift_jax.settings.groups.tuner import (
     ClipAdapterSettings,
     CoopSettings,
     TextTunerSettings,

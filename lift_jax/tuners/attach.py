@@ -11,7 +11,7 @@ from flax import nnx
 
 from lift_jax.errors import UserError, unknown
 from lift_jax.models.tunable import Site, Tunable, Tuner
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.tuners.adapter import Adapter, AdaptFormer
 from lift_jax.tuners.lora import LoRA, LoRAMLP
 from lift_jax.tuners.prompts import Prompts, ShallowPrompts

@@ -18,7 +18,7 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.models.layers import Normal
 from lift_jax.models.text import TextTransformer
 from lift_jax.models.tunable import Fixed, Site, Tuned
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.tuners.adapter import Adapter
 
 # Number of tokens that a device encodes at once. 8,142 classes then train in a few GB.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lift_jax.models import tree
-from lift_jax.settings.schema import BLOCK_PARTS
+from lift_jax.settings.groups.tuner import BLOCK_PARTS
 from lift_jax.tuners.rules import PATH_RULES
 from lift_jax.weights.author_names import BLOCK, TABLES, fill
 

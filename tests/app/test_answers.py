@@ -92,7 +92,7 @@ def test_a_bad_image_does_not_spoil_the_others(port, answerer, images):
         "empty.png": (b"", "The file is empty."),
         "cut.png": (good[:100], ""),
         "bomb.png": (bomb.getvalue(), " pixels"),
-        "large.png": (bytes(20_000_001), "The file has more than 20 MB."),
+        "large.png": (bytes(20_000_001), "The file has more than 20.0 MB."),
     }
     files = [("good.png", good), *((name, content) for name, (content, _) in bad.items())]
     status, found = ask(port, [*files, ("again.png", good)])

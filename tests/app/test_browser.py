@@ -112,7 +112,7 @@ def test_chosen_files_are_answered(page, files, answerer):
         near.last.scroll_into_view_if_needed()
         sync_api.expect(near.last).to_have_js_property("naturalWidth", 32)
     bad = page.locator("section.bad .verdict").all_inner_texts()
-    assert "no image in a known format" in bad[0] and bad[1] == "The file has more than 0.3 MB."
+    assert "no image in a known format" in bad[0] and bad[1] == "The file has more than 300.0 kB."
     assert page.locator("h1").inner_text() == "Try <b>digits</b>"
 
 

@@ -128,7 +128,7 @@ def test_a_large_file_has_its_own_line(port):
     sizes = (20_000_000, 20_000_001, 5)
     status, found = ask(port, [(str(size), bytes(size)) for size in sizes])
     assert status == 200
-    told = "the file has more than 20 MB"
+    told = "the file has more than 20.0 MB"
     assert found["images"] == [["20000000", 20_000_000, ""], ["20000001", 0, told], ["5", 5, ""]]
 
 

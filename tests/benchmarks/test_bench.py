@@ -154,7 +154,7 @@ def test_it_times_the_step_here():
     rate = measure(parse(config_of(mesh__data=8)), VISION, 7, 3, console)
     said = console.export_text()
     assert f"{rate:,.1f} images/s" in said and "8 x cpu" in said
-    assert "Per device: frozen 0.4" in said
+    assert "Per device: frozen 454.7 kB" in said
 
 
 def test_it_times_the_program_of_training(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Tests of the command line: help, one line for each mistake, and modules that are no commands."""
 
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -78,6 +79,25 @@ def test_help_of_a_started_module_is_quick(module):
     seconds = time.monotonic() - begin
     assert done.returncode == 0 and done.stdout and not done.stderr
     assert seconds < 5  # 0.1 s on a free machine
+
+
+PROGRAMS = sorted(
+    str(file.relative_to(ROOT))
+    for folder in ("lift_jax", "tests")
+    for file in (ROOT / folder).rglob("*.py")
+    if not file.name.startswith("test_") and '\nif __name__ == "__main__":' in file.read_text()
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_has_help(program, capsys, monkeypatch):
+    assert "lift_jax/demo/pretrain.py" in PROGRAMS and "tests/browser.py" in PROGRAMS
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # some put the repository there
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / program), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (exit.value.code, err) == (0, "") and out.startswith("usage: ")
 
 
 def test_version(capsys):

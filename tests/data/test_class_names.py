@@ -8,7 +8,7 @@ from lift_jax.data.names import same, words
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.models.text import TextConfig
-from lift_jax.settings.schema import HeadSettings
+from lift_jax.settings.groups.head import HeadSettings
 
 CLIP = TextConfig(vocab=49_408, context=77, width=8, layers=1, heads=1, mlp=8)
 SIGLIP2 = replace(CLIP, vocab=256_000)

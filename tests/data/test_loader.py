@@ -16,6 +16,8 @@ from rich.console import Console
 from support.paths import ROOT
 
 from lift_jax.data import loader
+from lift_jax.data.batches import ahead
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.errors import UserError
@@ -68,7 +70,7 @@ def seen(batches):
     ("n", "batch", "steps"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (37, 8, 5), (115_846, 128, 906)]
 )
 def test_steps_per_epoch(n, batch, steps):
-    assert loader.steps_per_epoch(n, batch) == steps
+    assert steps_per_epoch(n, batch) == steps
 
 
 def test_shapes_types_and_masks_never_change_but_in_number(whole):
@@ -179,7 +181,7 @@ def test_no_epochs_no_batches(split):
 @pytest.mark.parametrize("batch", [1, 36, 37, 38, 64])
 def test_batches_of_any_size_hold_every_image_once(split, batch):
     batches = train(split, batch=batch, epochs=1)
-    assert len(batches) == loader.steps_per_epoch(N, batch)
+    assert len(batches) == steps_per_epoch(N, batch)
     assert sorted(seen(batches)) == list(range(N))
     assert {b["image"].shape for b in batches} == {(batch, RES, RES, 3)}
 
@@ -278,7 +280,7 @@ def test_impossible_places_are_refused(split, options):
 
 def test_little_shared_memory_is_said_beforehand(split, monkeypatch):
     nearly_full = SimpleNamespace(free=100)
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: nearly_full)
+    monkeypatch.setattr(ahead.shutil, "disk_usage", lambda path: nearly_full)
     with pytest.raises(UserError, match="data.workers=2.*shared memory.*data.workers=0"):
         train(split, workers=2)
 
@@ -289,15 +291,15 @@ def test_the_number_of_useful_workers(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(entry, "_IS_COMMAND", False)
     entry.mark_as_command()
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000))
-    monkeypatch.setattr(loader, "SHARED", Path("/"))
+    monkeypatch.setattr(ahead.shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000))
+    monkeypatch.setattr(ahead, "SHARED", Path("/"))
 
     def sized(cpus, views=10**6, size=1):
-        monkeypatch.setattr(loader, "_cpus", lambda: cpus)
-        return loader._useful_workers(views, size)
+        monkeypatch.setattr(ahead, "_cpus", lambda: cpus)
+        return ahead.useful_workers(views, size)
 
     told = []
-    monkeypatch.setattr(loader.logging, "log_first_n", lambda level, text, *args: told.append(args))
+    monkeypatch.setattr(ahead.logging, "log_first_n", lambda level, text, *args: told.append(args))
     assert [sized(cpus) for cpus in (1, 4, 7, 8, 16, 96)] == [0, 0, 0, 2, 4, 24]
     assert sized(16, views=19_999) == 0 and not told
     assert sized(96, size=1000) == 12  # 50,000 bytes of shared memory, 4 batches each
@@ -310,7 +312,7 @@ def test_the_number_of_useful_workers(monkeypatch):
 @pytest.mark.slow
 def test_batches_of_useful_workers(split, whole, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(loader, "_useful_workers", lambda *args: asked.append(args) or 2)
+    monkeypatch.setattr(ahead, "useful_workers", lambda *args: asked.append(args) or 2)
     assert_same(train(split, workers=-1), whole)
     assert asked == []  # nothing is decoded
     for i in range(N):
@@ -369,9 +371,9 @@ def test_a_run_that_stops_early_leaves_no_shared_memory(tmp_path):
 @pytest.mark.parametrize("size", [1, 10**6, 2**29, 2**40])
 @pytest.mark.parametrize("readers", [1, 3, 64])
 def test_reading_ahead_is_bounded(size, readers):
-    options = loader._read_options(size, readers)
+    options = ahead.read_options(size, readers)
     assert 1 <= options.num_threads <= options.prefetch_buffer_size
-    assert options.prefetch_buffer_size <= max(2, loader.MAX_BUFFER // (size * readers))
+    assert options.prefetch_buffer_size <= max(2, ahead.MAX_BUFFER // (size * readers))
 
 
 def test_user_errors_survive_the_way_between_processes():

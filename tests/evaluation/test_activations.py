@@ -29,7 +29,7 @@ from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import mesh
 from lift_jax.runs import results
 from lift_jax.runs.kept import examples
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import loop, state
 from lift_jax.tuners import attach, rules
 

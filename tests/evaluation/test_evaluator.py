@@ -7,7 +7,7 @@ import pytest
 from lift_jax.evaluation.evaluate import evaluate
 from lift_jax.evaluation.evaluator import ensemble_view, margin
 from lift_jax.parallel import mesh
-from lift_jax.settings.schema import TestSettings
+from lift_jax.settings.groups.test import TestSettings
 
 
 @pytest.mark.parametrize(("expand", "resolution", "pixels"), [

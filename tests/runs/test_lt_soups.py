@@ -9,7 +9,8 @@ import pytest
 from support.runs import saved_leaves, train_and_test
 
 from configs import demo
-from lift_jax.data import loader, splits
+from lift_jax.data import splits
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.runs import export, log, results
@@ -63,7 +64,7 @@ def test_the_plan_by_hand():
 def test_a_model_has_at_least_so_many_steps(images, epochs):
     settings = parse(config_of("method=lt_soups", train__epochs=10, train__batch=32))
     assert plan.epochs(settings, images) == epochs
-    assert loader.steps_per_epoch(images, 32) * epochs >= 100
+    assert steps_per_epoch(images, 32) * epochs >= 100
 
 
 def test_every_model_has_its_own_seed_and_factor_0_plain_cross_entropy():

@@ -8,15 +8,11 @@ import pytest
 from configs import base, demo
 from lift_jax.errors import UserError
 from lift_jax.settings import Settings, parse
+from lift_jax.settings.groups.head import HeadSettings
+from lift_jax.settings.groups.soups import SoupsSettings
+from lift_jax.settings.groups.tuner import TextTunerSettings, TunerSettings
 from lift_jax.settings.parse import as_begun, differences, to_dict
-from lift_jax.settings.schema import (
-    GROUPS,
-    HeadSettings,
-    SoupsSettings,
-    TextTunerSettings,
-    TunerSettings,
-    all_entries,
-)
+from lift_jax.settings.schema import GROUPS, all_entries
 
 
 def changed(**changes) -> dict:

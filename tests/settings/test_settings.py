@@ -10,7 +10,8 @@ from lift_jax.settings.argument import parse_argument
 from lift_jax.settings.methods import METHODS
 from lift_jax.settings.parse import differences, parse
 from lift_jax.settings.rules import check_shots
-from lift_jax.settings.schema import all_entries, check_value
+from lift_jax.settings.schema import all_entries
+from lift_jax.settings.values import check_value
 
 CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
 

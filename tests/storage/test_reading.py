@@ -78,5 +78,5 @@ def test_a_large_file_is_not_read(tmp_path):
     file = tmp_path / "spaces.json"
     with open(file, "wb") as sparse:
         sparse.truncate(10**9)
-    with pytest.raises(UserError, match="has 1,000 MB; expected at most 64 MB"):
+    with pytest.raises(UserError, match="has 1.0 GB; expected at most 64.0 MB"):
         read_json(file)

@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_text_reaches_the_terminal_in_one_way():
             if isinstance(node, ast.ImportFrom) and node.module in ("rich.progress", "rich.markup"):
                 imported = {alias.name for alias in node.names}
                 assert not imported & {"track", "escape"}, f"{file}:{node.lineno}"
+
+
+def test_sizes_of_files_and_memory_have_one_form():
+    """Sizes in bytes are written by rich.filesize.decimal: "1.5 GB", never by an own format."""
+    own = re.compile(r"(\}|%[\d.]*[dfgs]) ?[kMGTP]i?B\b")
+    for file in sources():
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            assert not own.search(line), f"{file}:{number}: use rich.filesize.decimal"
 
 
 def test_every_folder_is_installed():

@@ -14,7 +14,7 @@ from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig, TextTransformer
 from lift_jax.models.vit import VisionConfig, VisionTransformer
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import state
 from lift_jax.tuners import attach, rules
 

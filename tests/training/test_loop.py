@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lift_jax.errors import UserError
-from lift_jax.settings.schema import CheckpointSettings, TrainSettings
+from lift_jax.settings.groups.checkpoint import CheckpointSettings
+from lift_jax.settings.groups.train import TrainSettings
 from lift_jax.training.loop import Saver, make_plan
 from lift_jax.training.monitor import Plan
 from lift_jax.training.optimizer import schedule, sgd

@@ -20,8 +20,8 @@ from lift_jax.parallel import mesh
 from lift_jax.runs import export
 from lift_jax.runs.kept import features, predictions
 from lift_jax.runs.soup import soup
+from lift_jax.settings.groups.train import TrainSettings
 from lift_jax.settings.parse import parse
-from lift_jax.settings.schema import TrainSettings
 from lift_jax.training import checkpoint, optimizer, setup
 from lift_jax.training.optimizer import schedule
 from lift_jax.training.state import State, create_state, moving_average, state_shardings

@@ -22,15 +22,13 @@ from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import mesh
+from lift_jax.settings.groups.head import HeadSettings
+from lift_jax.settings.groups.mesh import MeshSettings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.groups.test import TestSettings
+from lift_jax.settings.groups.train import TrainSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.parse import parse
-from lift_jax.settings.schema import (
-    HeadSettings,
-    MeshSettings,
-    ModelSettings,
-    TestSettings,
-    TrainSettings,
-    TunerSettings,
-)
 from lift_jax.training import setup
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
 from lift_jax.training.placement import Placement, chosen_precision, stays_float32

@@ -20,7 +20,7 @@ from lift_jax.models.heads import CosineHead
 from lift_jax.models.precision import Precision
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.parallel import mesh
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import losses, state
 from lift_jax.training.optimizer import freeze, schedule, sgd
 from lift_jax.training.step import make_pull_back, make_train_step

@@ -15,7 +15,7 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.models.text import TextConfig, TextTransformer
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training.texts import encode, groups, prefixes
 from lift_jax.tuners.attach import attach
 

@@ -15,8 +15,8 @@ from lift_jax.models import tree
 from lift_jax.models.tunable import Site
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.runs import export, restored
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.parse import parse
-from lift_jax.settings.schema import TunerSettings
 from lift_jax.training.start.leaves import read_tuned
 from lift_jax.training.state import split_trainable
 from lift_jax.tuners import attach, rules

@@ -34,8 +34,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.tunable import Tunable
 from lift_jax.runs import export
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
-from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import checkpoint, state
 from lift_jax.training.optimizer import sgd
 from lift_jax.tuners import attach

@@ -22,7 +22,7 @@ from lift_jax.models.text import TextConfig
 from lift_jax.models.vit import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings import parse
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import losses, setup, state
 from lift_jax.training.classifier import check_names, make_zero_shot_head
 from lift_jax.training.optimizer import schedule, sgd

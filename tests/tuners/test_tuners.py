@@ -26,8 +26,8 @@ from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.tunable import Site
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.settings import parse
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.methods import METHODS
-from lift_jax.settings.schema import TunerSettings
 from lift_jax.training import losses, state
 from lift_jax.tuners import adapter, attach
 from lift_jax.tuners.adapter import AdaptFormer

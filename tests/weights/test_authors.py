@@ -24,7 +24,7 @@ from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit import VisionConfig, VisionTransformer
 from lift_jax.runs import export
-from lift_jax.settings.schema import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import state
 from lift_jax.tuners import attach, rules
 from lift_jax.weights import authors

@@ -12,7 +12,7 @@ from support.local_hub import CLIP, NEW, OLD, REPOSITORY, running
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.training.start.backbone import warn_of_a_leak
 from lift_jax.weights import hub, seen
 

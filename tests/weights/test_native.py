@@ -220,7 +220,7 @@ def test_memory_of_loading_at_full_size(cache, tmp_path):
     Separate processes write the weights and load them. This test has one size and layout; `python
     tests/fullsize.py FOLDER` measures all.
     """
-    command = [sys.executable, str(ROOT / "tests" / "fullsize.py"), "write"]
+    command = [sys.executable, str(ROOT / "tests" / "fullsize.py"), "--write"]
     source = subprocess.run(
         [*command, "b16", "hugging_face_bin", str(tmp_path)],
         capture_output=True, text=True, check=True,

@@ -19,7 +19,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import Source
-from lift_jax.weights.formats import timm
+from lift_jax.weights.formats.timm import config, names
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -151,15 +151,15 @@ def test_traits_by_name():
         name, width = row["name"], int(row["width"] or 768)
         images = {"mean": [0.5] * 3, "std": [0.5] * 3}
         source = Source(Path(), name, config={"architecture": name, "pretrained_cfg": images})
-        heads, eps = timm._heads(source, width), timm._trait(source, "eps", 1e-6)
+        heads, eps = names.heads_of(source, width), names.trait_of(source, "eps", 1e-6)
         if not row["width"]:
             with pytest.raises(UserError, match=f"{name}', which may compute other features"):
-                timm._check_settings(source, ("avg",))
+                config._check_settings(source, ("avg",))
             continue
-        timm._check_settings(source, ("avg",))
+        config._check_settings(source, ("avg",))
         assert (heads, eps) == (int(row["heads"]), float(row["eps"])), name
         # silu is that of gated MLPs, which shapes show
-        assert row["activation"] in (timm._trait(source, "activation", "gelu"), "silu"), name
+        assert row["activation"] in (names.trait_of(source, "activation", "gelu"), "silu"), name
 
 
 @pytest.mark.parametrize("name", [

@@ -44,8 +44,7 @@ function add(files) {
     group.append(place);
     asked += 1;
     if (file.size > FILE) {
-      const most = FILE / 1e6;
-      show(place, { name: file.name, error: `The file has more than ${most} MB.` });
+      show(place, { name: file.name, error: `The file has more than ${app.dataset.fileSize}.` });
     } else {
       waiting.push({ file, place });
     }

@@ -7,7 +7,7 @@ from lift_jax.data import class_prompts
 from lift_jax.data.names import words
 from lift_jax.data.types import Dataset
 from lift_jax.models.text import TextConfig
-from lift_jax.settings.schema import HeadSettings
+from lift_jax.settings.groups.head import HeadSettings
 
 ENGLISH_ALONE = (
     100_000  # tokens; towers that read many languages know more, as SigLIP 2 and mSigLIP

@@ -18,7 +18,7 @@ from lift_jax.data.sources.download import Archive, fetch
 from lift_jax.data.splits import long_tail_count
 from lift_jax.data.types import ArrayImages, Dataset, Split
 from lift_jax.errors import UserError
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 
 SIDE = 32
 PAGE = "https://www.cs.toronto.edu/~kriz"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lift_jax.errors import DiskError, UserError
@@ -86,7 +87,7 @@ def fetch(archive: Archive) -> Path:
         ) from e
     except DiskError as e:
         raise DiskError(
-            f"{e} The download takes {archive.size / 1e6:,.0f} MB; XDG_CACHE_HOME may be a folder "
+            f"{e} The download takes {decimal(archive.size)}; XDG_CACHE_HOME may be a folder "
             f"on another disk. {_by_hand(archive)}"
         ) from e
     return place

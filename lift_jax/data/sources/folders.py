@@ -14,7 +14,7 @@ from lift_jax.data.sources.layouts import doubts
 from lift_jax.data.sources.layouts.division import divide
 from lift_jax.data.sources.paths import file, given
 from lift_jax.data.types import Dataset, Fault, FileImages, Split
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 
 
 def folder(settings: DataSettings, seed: int) -> Dataset:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lift_jax.data import splits
 from lift_jax.data.types import ArrayImages, Dataset, Split
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_FILE = ("datasets", "data", "digits.csv.gz")  # in scikit-learn

@@ -14,7 +14,7 @@ from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.paths import file, folder, read_text
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError, unknown
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage.reading import parse_json
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")

@@ -11,7 +11,7 @@ from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.paths import file, folder, read_lines
 from lift_jax.data.types import Dataset, Fault
 from lift_jax.errors import UserError
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 
 DIGITS = 9  # the longest label, which still fits into 32 bits
 

@@ -16,7 +16,7 @@ from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.lists import checked_label, count_classes, first_label
 from lift_jax.data.types import Dataset, Fault
 from lift_jax.errors import UserError
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage.reading import parse_json
 
 COLUMNS = ("path", "label", "class", "split")

@@ -19,7 +19,7 @@ from lift_jax.data.sources import paths
 from lift_jax.data.types import Dataset, EncodedImages, Split
 from lift_jax.errors import DiskError, UserError, unknown
 from lift_jax.output.terminal import Terminal, track
-from lift_jax.settings.schema import DataSettings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
-from lift_jax.data import loader, splits
+from lift_jax.data import splits
+from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.types import Dataset
-from lift_jax.settings.schema import LossSettings, Settings
+from lift_jax.settings.groups.loss import LossSettings
+from lift_jax.settings.schema import Settings
 
 WHOLE = -1  # the factor that stands for the whole training set
 BALANCED = 0  # the factor whose subset has as many images of each class, so it needs no adjustment
@@ -90,7 +92,7 @@ def models(stage: Stage, count: int) -> Iterator[Model]:
 
 def epochs(settings: Settings, images: int) -> int:
     """Returns train.epochs, or as many whole epochs as soups.least_steps needs."""
-    steps = loader.steps_per_epoch(images, settings.train.batch)
+    steps = steps_per_epoch(images, settings.train.batch)
     return max(settings.train.epochs, -(-settings.soups.least_steps // steps))
 
 

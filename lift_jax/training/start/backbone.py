@@ -18,7 +18,9 @@ from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
-from lift_jax.settings.schema import DataSettings, ModelSettings, Settings
+from lift_jax.settings.groups.data import DataSettings
+from lift_jax.settings.groups.model import ModelSettings
+from lift_jax.settings.schema import Settings
 from lift_jax.training.classifier import make_zero_shot_head
 from lift_jax.training.placement import Placement, use_precision
 from lift_jax.training.texts import encode

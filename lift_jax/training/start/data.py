@@ -11,7 +11,8 @@ from lift_jax.data.images import traits
 from lift_jax.data.types import Dataset, EncodedImages
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
-from lift_jax.settings.schema import DataSettings, TestSettings
+from lift_jax.settings.groups.data import DataSettings
+from lift_jax.settings.groups.test import TestSettings
 from lift_jax.storage import addresses
 
 

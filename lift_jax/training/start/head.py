@@ -9,8 +9,8 @@ from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations import Cache
 from lift_jax.models.backbone import Backbone
+from lift_jax.settings.groups.head import HeadSettings
 from lift_jax.settings.rules import check_shots
-from lift_jax.settings.schema import HeadSettings
 from lift_jax.training.start import head_init
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 from rich.console import Console
+from rich.filesize import decimal
 
 from lift_jax.data.images import views
 from lift_jax.data.types import Split
@@ -98,8 +99,8 @@ def head_from_linear_probe(
         raise UserError(
             "head.init is 'linear_probe', but all images are of one class: give class_mean."
         )
-    gigabytes = 2 * len(rows) * len(present) * 8 / 1e9  # logits and their gradient
-    memory = f", in about {gigabytes:.0f} GB of memory" if gigabytes >= 1 else ""
+    needed = 2 * len(rows) * len(present) * 8  # bytes of logits and their gradient
+    memory = f", in about {decimal(needed)} of memory" if needed >= 1e9 else ""
     console.print(
         f"Head: fitting a linear probe to {len(rows):,} images of {len(present):,} classes{memory}."
     )

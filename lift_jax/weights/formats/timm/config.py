@@ -1,14 +1,4 @@
-"""timm's format: its ViTs and ResNets, as a folder from its hub or as bare weights.
-
-Names and shapes of a ViT's weights (also of EVA-02 and DINOv3) show its tokens, their positions,
-its norms and biases, and most of its pooling. Heads, activation and epsilon follow from timm's name
-of the model (`_trait`).
-
-A folder has a config.json with the mean and standard deviation of the images. For bare weights
-these are taken by their family (families.py): DINO, iBOT, MAE, MoCo and DeiT name a ViT in the same
-way. Images for a ResNet are normalised by ImageNet's statistics at 224 pixels. torchvision's
-ResNets have the same names and can be read too.
-"""
+"""timm's config.json, and the sizes of a model by it, its name, and its names and shapes."""
 
 import math
 import re
@@ -23,46 +13,32 @@ from lift_jax.models.vit import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare, declared, families
 from lift_jax.weights.formats.huggingface import says
-from lift_jax.weights.rename import Table, ignored, linear, norm, parts
+from lift_jax.weights.formats.timm.names import (
+    DINOV3_NAMES,
+    EVA2_NAMES,
+    OWN_NAMES,
+    RESNET_NAMES,
+    architecture,
+    arguments_of,
+    heads_of,
+    is_eva,
+    is_known,
+    named,
+    trait_of,
+)
+from lift_jax.weights.formats.timm.tensors import (
+    IGNORED,
+    head_width,
+    is_gated,
+    is_resnet,
+    is_vit,
+    registers_name,
+    table,
+)
+from lift_jax.weights.rename import ignored
 
 # the sizes that names and shapes of a ViT's weights do not show
 SIZES = ("heads", "eps", "activation")
-# Classifiers, and what pre-training by masks needs.
-IGNORED = (
-    r"head(_dist)?\..*", r"fc\..*", r"pre_logits\..*", "mask_token", "masked_embed", r"decoder_.*",
-    bare.COUNTS,
-)  # fmt: skip
-
-# timm's names of ViTs whose weights, heads, activation and epsilon show all that they compute
-_VIT_NAMES = (
-    r"(vit|deit|deit3)_(tiny|wee|little|xsmall|small|mediumd?|betwixt|base|large|huge|giant(opt)?|"
-    r"gigantic|so150m2?|so400m|intern300m)(_distilled)?_patch\d+(_(\d+|\d+x1|reg\d+|gap|map|clip|"
-    r"quickgelu|plus|siglip|dinov2|tipsv2|radio|v\d|miil|in21k|in12k|in1k|ft|sam|laion2b|dino))*|"
-    r"flexivit_(small|base|large)|beit3_(base|large|giant)_patch\d+_\d+|test_vit2?"
-)
-_EVA2_NAMES = r"eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
-_DINOV3_NAMES = r"vit_(tiny|small(_plus)?|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
-_EVA_NAMES = rf"eva_giant_patch14_(clip_)?\d+|{_EVA2_NAMES}|{_DINOV3_NAMES}"
-# timm's names of models, many of which have the weights of others and compute other features
-_OWN_NAMES = (
-    r"(vit|deit3?|eva|eva02|beit|beit3|beitv2|flexivit|aimv2|cait|xcit|samvit)_.*|test_vit.*"
-)
-_RESNET_NAMES = r"(tv_|gluon_|ssl_|swsl_)?resnet(26|50|101|152|200)(_v1b)?"
-# The number of heads by width: that of a ViT without a name, and further ones of _VIT_NAMES.
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-_NAMED_HEADS = _HEADS | {
-    64: 2, 256: 4, 320: 5, 512: 8, 640: 10, 832: 13, 896: 14, 1152: 16, 1536: 24,
-    4096: 32,
-}  # fmt: skip
-# (what differs from other ViTs, pattern of the names that it is so in, value)
-_TRAITS = (
-    ("heads", r"vit_base_patch16_gap_224|vit_giantopt_.*", 16),
-    ("heads", r"vit_huge_plus_.*", 20),
-    ("eps", rf"vit_.*_clip_.*|beit3_.*|{_DINOV3_NAMES}", 1e-5),
-    ("activation", r".*_quickgelu_.*", "quick_gelu"),
-    ("activation", r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip_.*|"
-     r"vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
-)  # fmt: skip
 # the names of activations in a config -> ours
 _ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
 # the pooling in timm's words -> ours
@@ -88,131 +64,7 @@ def recognises(source: Source) -> bool:
     """Returns True for timm's config, and for the names of its ViT or ResNet."""
     if "attnpool.positional_embedding" in source.tensors:
         return False  # CLIP's ResNet
-    return "architecture" in source.config or _is_vit(source) or _is_resnet(source)
-
-
-def is_eva(source: Source) -> bool:
-    """Returns True for a known EVA or DINOv3 by timm's name of the model."""
-    return _named(source, _EVA_NAMES)
-
-
-def _is_known(source: Source) -> bool:
-    """Returns True for a name of timm's that, with the weights, shows all that a ViT computes."""
-    return _named(source, f"{_VIT_NAMES}|{_EVA_NAMES}")
-
-
-def _named(source: Source, names: str) -> bool:
-    name = source.config.get("architecture")
-    return isinstance(name, str) and re.fullmatch(names, name) is not None
-
-
-def _is_vit(source: Source) -> bool:
-    return any(name.startswith(("patch_embed.", "blocks.")) for name in source.tensors)
-
-
-def _is_resnet(source: Source) -> bool:
-    return any(name.startswith("layer1.") for name in source.tensors)
-
-
-_BLOCK, _POOL = r"visual/blocks/(\d+)", "visual/pool"
-_VIT: Table = [
-    *linear("visual/stem/linear", "patch_embed.proj")[1:],
-    ("visual/stem/linear/kernel", "patch_embed.proj.weight", "stem"),
-    ("visual/cls", "cls_token", "lead2"),
-    ("visual/positions", "pos_embed", "lead1"),
-    *norm("visual/ln_pre", "norm_pre"),
-    *norm(rf"{_BLOCK}/ln(\d)", r"blocks.\1.norm\2"),
-    *norm(f"{_BLOCK}/ln_out", r"blocks.\1.attn.norm"),
-    *linear(f"{_BLOCK}/out", r"blocks.\1.attn.proj"),
-    *norm(f"{_BLOCK}/ln_fc2", r"blocks.\1.mlp.norm"),
-    *linear(f"{_BLOCK}/fc2", r"blocks.\1.mlp.fc2"),
-    (f"{_POOL}/probe", "attn_pool.latent", "lead2"),
-    *linear(f"{_POOL}/q", "attn_pool.q"),
-    *parts(f"{_POOL}/k", "attn_pool.kv", 0, 2),
-    *parts(f"{_POOL}/v", "attn_pool.kv", 1, 2),
-    *linear(f"{_POOL}/out", "attn_pool.proj"),
-    *norm(f"{_POOL}/ln", "attn_pool.norm"),
-    *linear(f"{_POOL}/fc1", "attn_pool.mlp.fc1"),
-    *linear(f"{_POOL}/fc2", "attn_pool.mlp.fc2"),
-]
-_RESNET: Table = [
-    ("visual/stem/convs/0/kernel", "conv1.weight", "conv"),
-    *bare.batch_norm("visual/stem/bns/0", "bn1"),
-]
-
-
-def table(source: Source) -> Table:
-    """Returns the rename table of this ViT, or of this ResNet."""
-    if _is_resnet(source):
-        return [*_RESNET, *bare.bottlenecks(source)]
-    scale = r"ls\2.gamma"
-    if "blocks.0.gamma_1" in source.tensors:  # EVA's, DINOv3's and DeiT III's own names
-        scale = r"gamma_\2"
-    return [
-        *_VIT,
-        *_attention(source),
-        *_mlp(source),
-        (rf"{_BLOCK}/scale(\d)", rf"blocks.\1.{scale}", "same"),
-        *norm("visual/ln_post", "fc_norm" if "fc_norm.weight" in source.tensors else "norm"),
-        ("visual/registers", _registers(source), "lead1"),
-    ]
-
-
-def _attention(source: Source) -> Table:
-    """Returns the rules of queries, keys and values, in one matrix or three."""
-    rules: Table = []
-    attn, one = r"blocks.\1.attn", "blocks.0.attn.q_proj.weight" not in source.tensors
-    pairs = f"~{_head(source)}" if _named(source, _EVA2_NAMES) else ""
-    for i, a in enumerate("qkv"):
-        how = pairs if a != "v" else ""
-        if one:
-            kernel, bias = parts(f"{_BLOCK}/{a}", f"{attn}.qkv", i, 3, how)
-            if "blocks.0.attn.q_bias" in source.tensors:  # keys have none
-                bias = (bias[0], f"{attn}.{a}_bias", f"same{how}")
-            rules += [kernel, bias]
-        else:
-            name = f"{attn}.{a}_proj"
-            rules.append((f"{_BLOCK}/{a}/kernel", f"{name}.weight", f"linear{how}"))
-            rules.append((f"{_BLOCK}/{a}/bias", f"{name}.bias", f"same{how}"))
-    return rules
-
-
-def _head(source: Source) -> int:
-    """Returns the width of a head of an EVA-02, which its name states, or else its config."""
-    width = bare.shape(source, "ViT of timm", "patch_embed.proj.weight", 4)[0]
-    heads = _arguments(source).get("num_heads", _heads(source, width))
-    return width // bare.known_heads(source, width, heads, _architecture(source))
-
-
-def _mlp(source: Source) -> Table:
-    """Returns the rules of an MLP's first layer, which is one, or two with a gate."""
-    fc1 = r"blocks.\1.mlp.fc1"
-    if "blocks.0.mlp.fc1_g.weight" in source.tensors:
-        return [*linear(f"{_BLOCK}/gate", f"{fc1}_g"), *linear(f"{_BLOCK}/fc1", f"{fc1}_x")]
-    if _is_gated(source):
-        return [*parts(f"{_BLOCK}/gate", fc1, 0, 2), *parts(f"{_BLOCK}/fc1", fc1, 1, 2)]
-    return linear(f"{_BLOCK}/fc1", fc1)
-
-
-def _registers(source: Source) -> str:
-    """Returns the name of the tokens behind the class token: registers, or that of a teacher."""
-    return "dist_token" if "dist_token" in source.tensors else "reg_token"
-
-
-def _is_gated(source: Source) -> bool:
-    """Returns True if an MLP has two hidden layers (SwiGLU), in one matrix or in two."""
-    if "blocks.0.mlp.fc1_g.weight" in source.tensors:
-        return True
-    shapes = [
-        tensor.shape
-        for name in ("fc1", "fc2")
-        if (tensor := source.tensors.get(f"blocks.0.mlp.{name}.weight")) is not None
-    ]
-    return (
-        len(shapes) == 2
-        and len(shapes[0]) == len(shapes[1]) == 2
-        and (shapes[0][0] == 2 * shapes[1][1])
-    )
+    return "architecture" in source.config or is_vit(source) or is_resnet(source)
 
 
 def resize(source: Source) -> str:
@@ -229,10 +81,10 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
     config.json or of timm's plain ViT of the same width. Raises UserError if the number of heads is
     unknown, and for models that our towers do not support.
     """
-    resnet = _is_resnet(source)
-    if not resnet and not _is_vit(source):
+    resnet = is_resnet(source)
+    if not resnet and not is_vit(source):
         raise UserError(
-            f"{source.where} holds timm's {shown(_architecture(source))}, which is not supported"
+            f"{source.where} holds timm's {shown(architecture(source))}, which is not supported"
             ". Give a plain ViT or ResNet."
         )
     _check_settings(source, ("avg",) if resnet else _poolings(source))
@@ -242,13 +94,6 @@ def read_config(source: Source, **sizes: Any) -> BackboneConfig:
         return BackboneConfig(_resnet(source), notes=_assumed(source))
     vision = _vit(source, **sizes)
     return BackboneConfig(vision, notes=_taken(source, vision, sizes))
-
-
-def _arguments(source: Source) -> dict[str, Any]:
-    """Returns the constructor's arguments that config.json states."""
-    c = source.config
-    stated = {"global_pool": c["global_pool"]} if "global_pool" in c else {}
-    return stated | declared.part(says(source), c, "model_args")
 
 
 def _poolings(source: Source) -> tuple[str, ...]:
@@ -263,7 +108,7 @@ def _poolings(source: Source) -> tuple[str, ...]:
         return ("token",)
     if "cls_token" not in tensors:
         return ("avg",)
-    mean = "fc_norm.weight" in tensors or _named(source, _DINOV3_NAMES)
+    mean = "fc_norm.weight" in tensors or named(source, DINOV3_NAMES)
     return ("avg", "token") if mean else ("token", "avg")
 
 
@@ -272,13 +117,13 @@ def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
 
     `pools` are the poolings that the weights allow, in timm's words.
     """
-    where, arguments = says(source), _arguments(source)
+    where, arguments = says(source), arguments_of(source)
     if (pooled := arguments.get("global_pool")) not in (None, "", *pools):
         raise UserError(
             f"{where} the feature is pooled by {shown(pooled)}; expected "
             f"{' or '.join(map(repr, pools))}, which fit its weights."
         )
-    allowed = _SHOWN | (set() if _is_resnet(source) else {"act_layer"})
+    allowed = _SHOWN | (set() if is_resnet(source) else {"act_layer"})
     allowed |= {name for name in ("pool_include_prefix",) if not arguments.get(name)}
     allowed |= _SHOWN_OF_EVA if is_eva(source) else set()
     if unknown := sorted(set(arguments) - allowed):
@@ -292,14 +137,14 @@ def _check_settings(source: Source, pools: tuple[str, ...]) -> None:
             f"{where} the model was built with act_layer {shown(act)}; expected one of "
             f"{', '.join(_ACTIVATIONS)}."
         )
-    name = _architecture(source)
-    if not _is_resnet(source) and _named(source, _OWN_NAMES) and not _is_known(source):
+    name = architecture(source)
+    if not is_resnet(source) and named(source, OWN_NAMES) and not is_known(source):
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a ViT of "
             "timm with the same weights. Give a plain ViT, or one of DINOv2, DINOv3, DeiT, SigLIP, "
             "CLIP, EVA-02 or gap; or state the name of the one that it is in config.json."
         )
-    if _is_resnet(source) and name and not re.fullmatch(_RESNET_NAMES, name):
+    if is_resnet(source) and name and not re.fullmatch(RESNET_NAMES, name):
         raise UserError(
             f"{where} the model is {shown(name)}, which may compute other features than a plain "
             "ResNet with the same weights; expected resnet50, resnet101 or resnet152."
@@ -322,14 +167,9 @@ def _pretrained(source: Source) -> dict[str, Any]:
     return declared.part(says(source), source.config, "pretrained_cfg") or source.config
 
 
-def _architecture(source: Source) -> str:
-    """Returns timm's name of the model, "" without one."""
-    return declared.read(says(source), source.config, {"architecture": ""})["architecture"]
-
-
 def _pixels(source: Source) -> int:
     """Returns the side of the images in pixels, where no weight shows it."""
-    if (side := _arguments(source).get("img_size")) is not None:
+    if (side := arguments_of(source).get("img_size")) is not None:
         return declared.side(says(source), "img_size", side)
     size = _pretrained(source).get("input_size", (3, 224, 224))
     sides = size[1:] if isinstance(size, list | tuple) and len(size) == 3 else ()
@@ -348,7 +188,7 @@ def _assumed(source: Source) -> tuple[str, ...]:
         f"{source.where} is taken as a plain ResNet, which its weights alone do not show: it "
         "strides in its 3x3 convolutions, without anti-aliasing or dilation."
     )
-    return () if _architecture(source) else (note,)
+    return () if architecture(source) else (note,)
 
 
 def _resnet(source: Source) -> ResNetConfig:
@@ -370,35 +210,30 @@ def _resnet(source: Source) -> ResNetConfig:
     )
 
 
-def _trait(source: Source, trait: str, default: Any) -> Any:
-    """Returns a trait of a ViT by timm's name of the model; `default` where the name has none."""
-    name = _architecture(source)
-    found = (value for kind, names, value in _TRAITS if kind == trait and re.fullmatch(names, name))
-    return next(found, default)
-
-
 def _vit(source: Source, **sizes: Any) -> VisionConfig:
     """Returns the sizes of a ViT. Raises UserError if nothing states the number of heads."""
     kind, tensors = "ViT of timm", source.tensors
     stated = source.metadata | sizes
     width, _, patch, _ = bare.shape(source, kind, "patch_embed.proj.weight", 4)
     _, hidden = bare.shape(source, kind, "blocks.0.mlp.fc2.weight", 2)
-    arguments, gated, tokens = _arguments(source), _is_gated(source), _tokens(source, patch)
-    heads = stated.get("heads", arguments.get("num_heads", _heads(source, width)))
+    arguments, gated, tokens = arguments_of(source), is_gated(source), _tokens(source, patch)
+    heads = stated.get("heads", arguments.get("num_heads", heads_of(source, width)))
     if heads is None:
         _check_names(source)
     pre = "norm_pre.weight" in tensors  # as in CLIP
-    if _named(source, _EVA2_NAMES) and heads != width // _head(source):
-        raise UserError(f"{source.where} has heads {_head(source)} wide; leave out heads={heads}.")
-    act = _ACTIVATIONS[arguments.get("act_layer") or _trait(source, "activation", "gelu")]
+    if named(source, EVA2_NAMES) and heads != width // head_width(source):
+        raise UserError(
+            f"{source.where} has heads {head_width(source)} wide; leave out heads={heads}."
+        )
+    act = _ACTIVATIONS[arguments.get("act_layer") or trait_of(source, "activation", "gelu")]
     return VisionConfig(
         patch=patch,
         width=width,
         layers=bare.depth(source, "blocks."),
-        heads=bare.known_heads(source, width, heads, _architecture(source)),
+        heads=bare.known_heads(source, width, heads, architecture(source)),
         mlp=hidden,
         activation=bare.checked_activation(stated.get("activation", "silu" if gated else act)),
-        eps=bare.checked_eps(stated.get("eps", 1e-5 if pre else _trait(source, "eps", 1e-6))),
+        eps=bare.checked_eps(stated.get("eps", 1e-5 if pre else trait_of(source, "eps", 1e-6))),
         **_statistics(source, **families.statistics(source)),
         stem_bias="patch_embed.proj.bias" in tensors or not pre,
         ln_pre=pre,
@@ -413,17 +248,6 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
         **_rotary(source),
         **tokens,
     )
-
-
-def _heads(source: Source, width: int) -> int | None:
-    """Returns the number of heads by the model's name, its family or its width, None if unknown."""
-    name = _architecture(source)
-    if name and not _is_known(source):
-        return None
-    family = None if families.stated(source) else families.family(source)
-    known = (_NAMED_HEADS if name else _HEADS).get(width)
-    known = dict(family[0].heads).get(width, known) if family else known
-    return _trait(source, "heads", known)
 
 
 def _unbiased(source: Source) -> tuple[str, ...]:
@@ -442,11 +266,11 @@ def _rotary(source: Source) -> dict[str, Any]:
 
     Raises UserError for an EVA-02 whose grid of rotary positions is no square.
     """
-    if _named(source, _DINOV3_NAMES):
+    if named(source, DINOV3_NAMES):
         return {"rope": _DINOV3_BASE}
-    if not _named(source, _EVA2_NAMES):
+    if not named(source, EVA2_NAMES):
         return {}
-    grid = _arguments(source).get("ref_feat_shape", _EVA2_GRID)
+    grid = arguments_of(source).get("ref_feat_shape", _EVA2_GRID)
     return {
         "rope": _EVA2_BASE, "rope_grid": declared.side(says(source), "ref_feat_shape", grid)
     }  # fmt: skip
@@ -457,10 +281,10 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
 
     Raises UserError if the number of positions does not fit the tokens.
     """
-    tensors, arguments = source.tensors, _arguments(source)
-    cls, own = "cls_token" in tensors, tensors.get(_registers(source))
+    tensors, arguments = source.tensors, arguments_of(source)
+    cls, own = "cls_token" in tensors, tensors.get(registers_name(source))
     registers = own.shape[1] if own is not None and own.ndim == 3 else 0
-    if _named(source, _DINOV3_NAMES):
+    if named(source, DINOV3_NAMES):
         side, _ = declared.whole_patches(says(source), _pixels(source), patch)
         return _pooling(source) | {"resolution": side, "registers": registers}
     _, places, _ = bare.shape(source, "ViT of timm", "pos_embed", 3)
@@ -472,7 +296,7 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
     if len(fitting) == 2 and cls + registers:
         del fitting["all" if arguments.get("no_embed_class") else "none"]
     if not fitting:
-        held = [name for name in ("cls_token", _registers(source)) if name in tensors]
+        held = [name for name in ("cls_token", registers_name(source)) if name in tensors]
         raise UserError(
             f"{source.where} holds pos_embed of {places} places and {cls + registers} tokens "
             f"before the patches ({' and '.join(held) or 'neither cls_token nor reg_token'}); "
@@ -491,10 +315,10 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
 
 def _pooling(source: Source) -> dict[str, Any]:
     """Returns the sizes that say how the feature is taken."""
-    tensors, arguments = source.tensors, _arguments(source)
+    tensors, arguments = source.tensors, arguments_of(source)
     cls, pool = "cls_token" in tensors, _POOLS[arguments.get("global_pool") or _poolings(source)[0]]
     last = "after" if "fc_norm.weight" in tensors and pool != "cls" else "before"
-    name, normed = _architecture(source), {"norm.weight", "fc_norm.weight"} & tensors.keys()
+    name, normed = architecture(source), {"norm.weight", "fc_norm.weight"} & tensors.keys()
     if not normed and (arguments.get("final_norm") is False or re.search("radio|intern", name)):
         last = "none"
     return {
@@ -506,8 +330,8 @@ def _pooling(source: Source) -> dict[str, Any]:
 
 def _taken(source: Source, vision: VisionConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns notes on what the weights of a ViT do not show, if its name does not either."""
-    name = _architecture(source)
-    if _is_known(source):
+    name = architecture(source)
+    if is_known(source):
         return ()
     known = {"eps": vision.eps, "activation": vision.activation}
     taken = [f"{size} {value}" for size, value in known.items() if size not in given]
@@ -518,7 +342,7 @@ def _taken(source: Source, vision: VisionConfig, given: Mapping[str, Any]) -> tu
             f"{source.where}: {said} not say which activation and epsilon it has. Taken: "
             f"{', '.join(taken)}. For others give activation= and eps= (--activation, --eps)."
         )
-    if vision.pool == "avg" and not _arguments(source).get("global_pool"):
+    if vision.pool == "avg" and not arguments_of(source).get("global_pool"):
         notes.append(
             f"{source.where} does not say how its tokens are pooled. Taken: the mean of the "
             "patches, as in timm's ViTs with such weights."

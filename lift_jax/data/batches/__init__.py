@@ -1,0 +1,1 @@
+"""Batches: their order, their rows, and the reading ahead of them."""
