@@ -244,8 +244,8 @@ def test_a_run_from_before_says_how_to_get_the_rest(tmp_path):
     page = Page(report.write(tmp_path / "w"))
     assert page.sections["answers"] == [
         "Single answers",
-        "This run keeps no answers to single images. The run's command with --mode=evaluate makes "
-        "it anew.",
+        "This run keeps no answers to single images. The run's command with --mode=evaluate writes "
+        "all kept files anew.",
     ]
     assert "pairs" not in page.sections
 
