@@ -12,7 +12,7 @@ from lift_jax.data.sources.download import offline
 from lift_jax.data.types import Images
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import neighbours
-from lift_jax.runs.kept import features
+from lift_jax.runs.kept import features, kept_file
 from lift_jax.settings.schema import Settings
 
 NEAREST = 5  # images that are shown
@@ -43,16 +43,17 @@ class TrainingImages:
     def _read(self, workdir: Path, weights: int) -> features.Features | None:
         """Returns the features of the checkpoint that is used; without any, notes why."""
         lacking = "so the training images most like an image are not shown."
-        remedy = "The run's command with --mode=evaluate makes them anew."
         try:
             found = features.read(workdir)
         except UserError as error:
             self.notes.append(f"The features of training images cannot be read, {lacking} {error}")
             return None
         if found is None:
-            self.notes.append(f"The run holds no {features.NAME}, {lacking} {remedy}")
+            self.notes.append(f"The run holds no {features.NAME}, {lacking} {kept_file.REMEDY}")
         elif found.weights != weights:
-            self.notes.append(f"{features.NAME} is of another checkpoint, {lacking} {remedy}")
+            self.notes.append(
+                f"{features.NAME} is of another checkpoint, {lacking} {kept_file.REMEDY}"
+            )
             return None
         return found
 

@@ -19,6 +19,7 @@ from lift_jax.settings.config_file import (
     split_argument,
 )
 from lift_jax.settings.schema import all_entries
+from lift_jax.storage import cache
 
 PREFIX, NEGATED = "--config.", "--noconfig."
 
@@ -73,6 +74,7 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
     flags.assignments = assignments
     entry.mark_as_command()
     with errors_as_lines():
+        cache.remove_left()
         module.run(flags)
 
 

@@ -9,6 +9,7 @@ from lift_jax.errors import UserError
 from lift_jax.reports import figures, page
 from lift_jax.runs import folder
 from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.folder import Run
 
 NOTE = (
     "On the validation split, in percent. ECE: expected calibration error over 15 bins, lower is "
@@ -43,6 +44,24 @@ def part(workdir: Path, out: Path) -> Part | None:
     drawn = figures.reliability_figure(*_reliability(view))
     figure = page.image(drawn, out / "report_calibration.png", "Accuracy by confidence")
     return Part(figure, _table(view), _facts(content, view, crops))
+
+
+def missing(run: Run) -> str:
+    """Returns a sentence for a run without a part: why there is none, and what to do.
+
+    It is "" for a run that has tested nothing but the classifier before tuning.
+    """
+    if run.metrics.get("test") is None:
+        return ""
+    command = f"`lift-jax calibrate --run={run.workdir}`"
+    if calibration_file.NAME in run.changed:
+        return f"{calibration_file.NAME} is not what the run wrote; {command} writes it anew."
+    data = run.config.get("data", {})
+    if run.metrics.get("validation") or data.get("val_share") or data.get("val_list"):
+        return f"Not calibrated; {command} does it by the validation split."
+    if (run.workdir / folder.SUMS).exists():  # it would have been calibrated
+        return f"Not calibrated: {calibration_file.NO_SPLIT}."
+    return f"Not calibrated; {command} does it where the data have a validation split."
 
 
 def _reliability(view: Mapping[str, Any]) -> list[dict[str, Mapping[str, Any]]]:

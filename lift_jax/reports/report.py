@@ -99,6 +99,7 @@ def _write(run: Run, out: Path) -> Path:
         "frequency": changes_part.frequency(run, key, out),
         "changes": changes_part.against_zero_shot(run, key), "insight": insight,
         "missing": missing, "calibration": calibration_part.part(run.workdir, out),
+        "uncalibrated": calibration_part.missing(run),
         "consistency": consistency_part.part(run, out),
         "classes": class_table.table(run, key), "training_figure": training_figure,
     }  # fmt: skip

@@ -125,7 +125,7 @@ def stored_metrics(
         if changed := changed_files(workdir):
             raise UserError(told(workdir, changed))
     except UserError as e:
-        warn(f"{e} The run is tested again, which makes it anew.")
+        warn(f"{e} The run is tested again, which writes all of its results anew.")
         return None
     alike = same(run.config.get("test", {}), written["test"], ("split",))
     alike &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]

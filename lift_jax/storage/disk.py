@@ -5,8 +5,10 @@ Every OSError of these kinds becomes a DiskError here, and nowhere else.
 
 import errno
 import os
+import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from lift_jax.errors import DiskError, UserError
 
 Name = str | os.PathLike[str]
 
+DAY = 24 * 60 * 60.0  # seconds
 _WRITABLE = "Make it writable, or give another place"
 REMEDIES = {  # what to do, by the kind of error
     errno.ENOSPC: "Make room on the disk",
@@ -58,29 +61,62 @@ def disk_errors(place: Name = "") -> Iterator[None]:
         ) from error
 
 
-def temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path, more: str = "") -> Path:
     """Returns a path beside another under which this process may write it first.
 
-    `remove_temporary` and `remove_stale` know the name. It is short, for that of `path` may be as
-    long as can be.
+    `remove_temporary`, `remove_stale` and `remove_dead` know the name, also with a few letters
+    `more`. It is short, for that of `path` may be as long as can be.
     """
-    return path.with_name(f"{_start_of_temporary(path)}{os.getpid()}.tmp")
+    end = f"{_process_table()}_{os.getpid()}{more and '.'}{more}.tmp"
+    return path.with_name(f"{_start_of_temporary(path)}{end}")
 
 
 def _start_of_temporary(path: Path) -> str:
-    host = "".join(c for c in socket.gethostname() if c.isalnum())[:20]
-    return f".{path.name.lstrip('.')[:40]}.{host}_"
+    return f".{path.name.lstrip('.')[:40]}.{_host()}_"
+
+
+def _host() -> str:
+    return "".join(c for c in socket.gethostname() if c.isalnum())[:20]
+
+
+def _process_table() -> str:
+    """Returns the number of the process table, of which containers on one host have their own."""
+    try:
+        return "".join(c for c in os.readlink("/proc/self/ns/pid") if c.isdigit())
+    except OSError:
+        return "0"
 
 
 def remove_stale(path: Path) -> None:
     """Removes what killed processes of this machine left under their temporary names of `path`."""
-    start = _start_of_temporary(path)
     with disk_errors(path):
-        for left in path.parent.iterdir() if path.parent.is_dir() else ():
-            if left.name.startswith(start) and left.suffix == ".tmp":
-                process = left.name[len(start) :].partition(".")[0]
-                if process.isdecimal() and not _lives(int(process)):
-                    remove(left)
+        remove_dead(path.parent, _start_of_temporary(path))
+
+
+def remove_dead(folder: Path, start: str = ".") -> None:
+    """Removes what killed processes of this machine left under temporary names in a folder.
+
+    Processes of another container cannot be seen: what one of them left goes after a day.
+
+    Args:
+        folder: may have other writers.
+        start: the beginning of the names.
+    """
+    owners = re.compile(rf"\.{re.escape(_host())}_(?:(\d+)_)?(\d+)(?=\.)")
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if left.name.startswith(start) and left.suffix == ".tmp":
+            # a writer that was given a temporary name added its own
+            found = owners.findall(left.name)
+            if found and all(_is_dead(table, int(process), left) for table, process in found):
+                remove(left)
+
+
+def _is_dead(table: str, process: int, left: Path) -> bool:
+    if table == _process_table():
+        return not _lives(process)
+    with suppress(OSError):
+        return time.time() - left.lstat().st_mtime > DAY
+    return False
 
 
 def _lives(process: int) -> bool:

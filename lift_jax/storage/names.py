@@ -2,14 +2,15 @@
 
 import os
 import re
-import shutil
 import tempfile
 import unicodedata
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lift_jax.errors import UserError
+from lift_jax.errors import DiskError, UserError
+from lift_jax.storage import atomic, disk
 from lift_jax.storage.cache import cache_folder
 
 # Names in which no library sees a pattern, an address or a format. Orbax looks for its files by
@@ -51,22 +52,30 @@ def plain_name(folder: Path) -> Iterator[Path]:
         yield folder
         return
     place = _place_of_links(folder)
+    atomic.UNFINISHED.add(place)
     try:
         link = place / "folder"
         link.symlink_to(folder, target_is_directory=True)
         yield link
     finally:
-        shutil.rmtree(place, ignore_errors=True)  # the link, not what it leads to
+        disk.remove(place)  # the link, not what it leads to
+        atomic.UNFINISHED.discard(place)
 
 
 def _place_of_links(folder: Path) -> Path:
-    """Makes a new folder with a plain path, outside of those that systems empty if it can be."""
+    """Makes a new folder with a plain path, outside of those that systems empty if it can be.
+
+    What killed processes left there is removed.
+    """
     for parent in (cache_folder() / "links", Path(tempfile.gettempdir()), Path("/tmp")):
         if is_plain(parent.absolute()):
             try:
                 parent.mkdir(parents=True, exist_ok=True)
-                return Path(tempfile.mkdtemp(dir=parent.absolute()))
-            except OSError:
+                place = disk.temporary_beside(parent.absolute() / "link", uuid.uuid4().hex[:8])
+                place.mkdir(mode=0o700)
+                disk.remove_stale(parent / "link")
+                return place
+            except (OSError, DiskError):
                 continue
     raise UserError(
         f"{str(folder)!r} has letters in its name that orbax, which saves checkpoints, gives a "

@@ -16,6 +16,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.reports import report
 from lift_jax.runs import folder
 from lift_jax.runs.kept import predictions
+from lift_jax.storage import atomic
 
 LABELS = {"zero_shot": "zero-shot", "test": "LIFT+", "test_tte": "LIFT+ with TTE"}
 
@@ -244,10 +245,54 @@ def test_a_run_from_before_says_how_to_get_the_rest(tmp_path):
     page = Page(report.write(tmp_path / "w"))
     assert page.sections["answers"] == [
         "Single answers",
-        "This run keeps no answers to single images. The run's command with --mode=evaluate makes "
-        "it anew.",
+        "This run keeps no answers to single images. The run's command with --mode=evaluate writes "
+        "all kept files anew.",
     ]
     assert "pairs" not in page.sections
+
+
+NO_SPLIT = (
+    "Not calibrated: there is no validation split, and the test split must not calibrate. Train "
+    "with --config.data.val_share=0.1, which holds that share of the training images out."
+)
+COMMAND = "`lift-jax calibrate --run={}`"
+
+
+@pytest.mark.parametrize(
+    "metrics_more, data_more, sealed, damaged, expected",
+    [
+        ({}, {}, True, False, NO_SPLIT),
+        ({}, {"val_share": 0.0, "val_list": ""}, True, False, NO_SPLIT),
+        ({}, {"val_share": 0.1}, True, False,
+         f"Not calibrated; {COMMAND} does it by the validation split."),
+        ({"validation": {"test": 1.0, "test_tte": 2.0}}, {}, True, False,
+         f"Not calibrated; {COMMAND} does it by the validation split."),
+        ({}, {}, False, False,
+         f"Not calibrated; {COMMAND} does it where the data have a validation split."),
+        ({}, {"val_share": 0.1}, True, True,
+         f"calibration.json is not what the run wrote; {COMMAND} writes it anew."),
+        ({"test": None, "test_tte": None}, {}, True, False, None),
+    ],
+)  # fmt: skip
+def test_a_run_without_calibration_says_why(
+    tmp_path, metrics_more, data_more, sealed, damaged, expected
+):
+    w = tmp_path / "w"
+    make_run(w, results=("zero_shot",) if "test" in metrics_more else ("zero_shot", "test"))
+    for name, more in (("metrics.json", metrics_more), ("config.json", {"data": data_more})):
+        content = json.loads((w / name).read_text())
+        if name == "config.json":
+            more = {"data": content["data"] | data_more}
+        atomic.write_json(w / name, content | more)
+    if damaged:
+        (w / "calibration.json").write_text("{}")
+    if sealed:
+        folder.seal(w)
+    sections = Page(report.write(w)).sections
+    if expected is None:
+        assert "trust" not in sections
+    else:
+        assert sections["trust"] == ["Trust in answers", expected.format(w)]
 
 
 @pytest.mark.parametrize("name", ["predictions.safetensors", "examples.safetensors"])

@@ -66,6 +66,26 @@ def test_config_of_a_run(run, key, value):
     assert "\n" not in message and len(message) < 1500
 
 
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        (["calibration.json"], "calibration.json is not what the run wrote."),
+        (
+            ["metrics.json", "per_class.csv"],
+            "metrics.json, per_class.csv are not what the run wrote.",
+        ),
+    ],
+)
+def test_one_changed_file_and_several(run, changed, says, monkeypatch):
+    workdir, told = run(), []
+    monkeypatch.setattr(folder, "load", lambda workdir: None)
+    monkeypatch.setattr(folder, "changed_files", lambda workdir: changed)
+    assert folder.stored_metrics(workdir, {}, told.append) is None
+    assert told == [
+        f"{workdir}: {says} The run is tested again, which writes all of its results anew."
+    ]
+
+
 @pytest.mark.parametrize("content", ["[]", "null", "{", "", "[" * 200_000, '{"a": NaN}'])
 def test_files_that_hold_no_object(run, content):
     workdir = run()

@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from support.full_disk import full_disk
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.storage import atomic, csv_files, disk, lock
+from lift_jax.storage import atomic, cache, csv_files, disk, lock
 
 KINDS = (
     "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE",
@@ -125,6 +126,50 @@ def test_a_write_removes_what_a_killed_one_left_of_the_file(tmp_path, name):
         each.write_text("half")
     atomic.write_bytes(path, b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, living, left_by(ended.pid, other)])
+
+
+HOST, TABLE = disk._host(), disk._process_table()
+
+
+@pytest.mark.parametrize(
+    "name, hours, kept",
+    [
+        (f".a.rows.{HOST}_{TABLE}_DEAD.tmp", 0, False),
+        (f".link.{HOST}_{TABLE}_DEAD.1f2e.tmp", 0, False),
+        (f".link.{HOST}_{TABLE}_LIVING.1f2e.tmp", 99, True),
+        (f".a.{HOST}_{TABLE}_LIVING.tmp.{HOST}_{TABLE}_DEAD.tmp", 0, True),
+        (f".a.rows.{HOST}_{TABLE}1_DEAD.tmp", 23, True),  # of another container
+        (f".a.rows.{HOST}_{TABLE}1_DEAD.tmp", 25, False),
+        (f".a.rows.{HOST}_DEAD.tmp", 23, True),  # by an earlier version
+        (f".a.rows.{HOST}_DEAD.tmp", 25, False),
+        (f".a.rows.{HOST}x_{TABLE}_DEAD.tmp", 99, True),  # of another machine
+        (f"a.rows.{HOST}_{TABLE}_DEAD.tmp", 99, True),
+        ("tmp1234", 99, True),
+        (".a.tmp", 99, True),
+    ],
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_the_cache_folder_keeps_nothing_of_the_dead(
+    name, hours, kept, is_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    name = name.replace("DEAD", str(ended.pid)).replace("LIVING", str(os.getpid()))
+    left = tmp_path / "lift_jax" / "some" / name
+    left.parent.mkdir(parents=True)
+    outside = tmp_path / "run" / "file"
+    outside.parent.mkdir()
+    outside.touch()
+    if is_folder:
+        left.mkdir()
+        (left / "folder").symlink_to(outside.parent, target_is_directory=True)
+    else:
+        left.touch()
+    then = time.time() - 3600 * hours
+    os.utime(left, (then, then))
+    cache.remove_left()
+    assert left.exists() == kept and outside.exists()
 
 
 def test_a_new_folder_is_complete_or_absent(tmp_path):

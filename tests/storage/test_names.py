@@ -1,6 +1,8 @@
 """Names are data: whatever the system allows in a path is taken letter by letter."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from support.paths import ROOT
 
+from lift_jax.commands.line import dispatch
 from lift_jax.errors import DiskError
-from lift_jax.storage import names
+from lift_jax.storage import cache, names
 from lift_jax.training import checkpoint, optimizer, state
 
 LEGAL = [
@@ -61,6 +65,36 @@ def test_a_name_that_is_not_plain_gets_a_link_that_goes_again(tmp_path):
     with names.plain_name(tmp_path) as plain:
         assert plain == tmp_path
     assert not names.is_plain(Path("/s3/bucket")) and names.is_plain(Path("/s3x/bucket"))
+
+
+HOLDS = """
+import pathlib, sys, time
+from lift_jax.storage import cache, names
+with names.plain_name(pathlib.Path(sys.argv[1])) as plain:
+    print(plain, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_the_link_of_a_killed_process_goes_with_the_next_command(tmp_path, monkeypatch):
+    odd = tmp_path / "exp[1]"
+    odd.mkdir()
+    (odd / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(odd)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        link = Path(process.stdout.readline().strip())
+        cache.remove_left()
+        assert link.samefile(odd)
+        process.kill()
+    assert link.samefile(odd)
+    with pytest.raises(SystemExit):
+        dispatch.main(["settings", "train.lr", "--no_such_option"])
+    assert link.samefile(odd)  # a mistake does nothing
+    dispatch.main(["settings", "train.lr"])
+    assert not link.parent.exists() and list(link.parent.parent.iterdir()) == []
+    assert (odd / "file").exists()
 
 
 @pytest.mark.parametrize("typed, expected", [

@@ -32,9 +32,7 @@ from lift_jax.errors import UserError
 from lift_jax.parallel.entry import is_command
 
 MAX_THREADS = 32  # Pillow decodes outside the interpreter's lock; the rest holds it
-# The rest takes 0.6 ms for each view, so the threads of one process make at most 1,600 views a
-# second. Two cores make 500.
-THREADS_A_WORKER = 4
+THREADS_A_WORKER = 4  # with many more, threads wait for the lock
 MANY_VIEWS = 20_000  # least number of views for which worker processes, which take 5 s, pay off
 # Workers hand batches over in shared memory: one in the making, two waiting, one in use. If it is
 # full, the system kills the worker without a message.

@@ -22,7 +22,7 @@ from lift_jax.parallel.mesh import put
 from lift_jax.runs import export, folder, restored, results
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.answers.answering import asked_share
-from lift_jax.runs.answers.calibration_file import VERSION, packed
+from lift_jax.runs.answers.calibration_file import NO_SPLIT, VERSION, packed
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import disk
 from lift_jax.training.checkpoint import weights_checksum
@@ -31,10 +31,6 @@ from lift_jax.training.state import State
 from lift_jax.training.step import exact_products
 
 KEEP, COVERAGE = 0.95, 0.9
-NO_SPLIT = (
-    "there is no validation split, and the test split must not calibrate. Train with "
-    "--config.data.val_share=0.1, which holds that share of the training images out"
-)
 
 
 def calibrate(run: Path, keep: float, coverage: float, console: Console) -> Path:

@@ -23,6 +23,10 @@ from lift_jax.storage import atomic
 from lift_jax.storage.reading import RUN_BYTES, read_json
 
 NAME, CHECKSUM, VERSION = "calibration.json", "checksum", 1
+NO_SPLIT = (
+    "there is no validation split, and the test split must not calibrate. Train with "
+    "--config.data.val_share=0.1, which holds that share of the training images out"
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lift_jax.storage.tensors import write_tensors
 CHECKSUM = "checksum"
 # Of all files that a run keeps so.
 NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")
-REMEDY = "The run's command with --mode=evaluate makes it anew."
+REMEDY = "The run's command with --mode=evaluate writes all kept files anew."
 
 Arrays = dict[str, np.ndarray]
 
