@@ -171,7 +171,7 @@ class Sweep:
         if jax.process_index() == 0 and self.of_features:
             lines += features_of(self.runs, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
-            axis = varied([next(iter(cell.values())) for cell in self.runs.values()])
+            axis = varied({name: next(iter(cell.values())) for name, cell in self.runs.items()})
             table.write(self.workdir, self.title, found, lines, self.crossed, axis)
         return found, lines
 
@@ -288,10 +288,15 @@ def _copy(source: str, target: str) -> None:
 # -- the results
 
 
-def varied(configs: Sequence[ConfigDict]) -> str:
-    """Returns the setting in which alone the configs differ; "" if there are several, or none."""
-    values = [flatten(config.to_dict()) for config in configs]
+def varied(configs: Mapping[str, ConfigDict]) -> str:
+    """Returns the setting in which the configs differ, "" if there are several, or none.
+
+    Of several settings it is the one whose values are the names of the configs, if there is one.
+    """
+    values = [flatten(config.to_dict()) for config in configs.values()]
     keys = [key for key in values[0] if len({repr(each.get(key)) for each in values}) > 1]
+    if len(keys) > 1:
+        keys = [key for key in keys if [str(each.get(key)) for each in values] == list(configs)]
     return keys[0] if len(keys) == 1 else ""
 
 

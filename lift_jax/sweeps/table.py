@@ -128,7 +128,7 @@ def write(
     """Writes sweep.csv and sweep.md, and sweep.png if the table has a row.
 
     `crossed` says what the sweep crosses with learning rates (`cells.CROSSED`), "" for others;
-    `axis` is the setting in which alone the cells differ, "" if they differ in several.
+    `axis` is the setting in which the cells differ, "" if there is no such one.
     """
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]

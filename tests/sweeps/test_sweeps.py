@@ -196,12 +196,12 @@ def test_values_of_sweeps(file, argument, name, values):
 
 
 @pytest.mark.parametrize(("name", "axis"), [
-    ("lr", "train.lr"), ("dims", "tuner.dim"), ("expand", "test.expand"), ("ablation", ""),
-    ("main", ""),
+    ("lr", "train.lr"), ("dims", "tuner.dim"), ("expand", "test.expand"),
+    ("epochs", "train.epochs"), ("ablation", ""), ("main", ""),
 ])  # fmt: skip
-def test_the_axis_is_the_setting_that_alone_varies(name, axis):
+def test_the_axis_is_the_setting_that_names_the_cells(name, axis):
     found = settled(name, demo.get_config(""), "demo")
-    assert sweep.varied(list(found.values())) == axis
+    assert sweep.varied(found) == axis
 
 
 def test_margins_are_those_of_the_resolution():
