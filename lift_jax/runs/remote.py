@@ -17,7 +17,7 @@ from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 from rich.console import Console
 
 from lift_jax.errors import UserError
-from lift_jax.storage import disk, lease
+from lift_jax.storage import atomic, disk, lease
 from lift_jax.storage.addresses import file_system, is_remote
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
@@ -40,19 +40,14 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
         yield str(expand_user(address))
         return
     parent = disk.make_folder(cache_folder() / "remote", "XDG_CACHE_HOME")
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    if jax.process_index() != 0:
-        yield str(folder)
-        shutil.rmtree(folder)
-        return
-    mirror = Mirror(address, folder)
-    if not writes:
-        try:
-            mirror.pull()
+    if jax.process_index() != 0 or not writes:
+        with atomic.passing_folder(parent, "copy") as folder:
+            if jax.process_index() == 0:
+                Mirror(address, folder).pull()
             yield str(folder)
-        finally:
-            shutil.rmtree(folder)
         return
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    mirror = Mirror(address, folder)
     with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
         mirror.pull()
         console.print(f"{address} is worked on in {folder}.")

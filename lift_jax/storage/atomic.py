@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from lift_jax.errors import DiskError
 from lift_jax.output.lines import say_error
 from lift_jax.storage import disk
 
@@ -83,6 +85,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         finally:
             disk.remove(temporary)
             UNFINISHED.discard(temporary)
+
+
+@contextmanager
+def passing_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yields an empty folder in another, which is removed when the block ends.
+
+    What killed processes left of that name is removed as well. Raises OSError if there is no room.
+    """
+    folder = disk.temporary_beside(parent / name, uuid.uuid4().hex[:8])
+    folder.mkdir(mode=0o700)
+    UNFINISHED.add(folder)
+    try:
+        with suppress(DiskError):  # of folders that cannot be listed
+            disk.remove_stale(parent / name)
+        yield folder
+    finally:
+        disk.remove(folder)
+        UNFINISHED.discard(folder)
 
 
 def sync(path: Path) -> None:

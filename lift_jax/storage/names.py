@@ -4,13 +4,12 @@ import os
 import re
 import tempfile
 import unicodedata
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lift_jax.errors import DiskError, UserError
-from lift_jax.storage import atomic, disk
+from lift_jax.errors import UserError
+from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 
 # Names in which no library sees a pattern, an address or a format. Orbax looks for its files by
@@ -51,31 +50,23 @@ def plain_name(folder: Path) -> Iterator[Path]:
     if is_plain(folder):
         yield folder
         return
-    place = _place_of_links(folder)
-    atomic.UNFINISHED.add(place)
-    try:
-        link = place / "folder"
+    with ExitStack() as stack:
+        link = _place_of_links(folder, stack) / "folder"
         link.symlink_to(folder, target_is_directory=True)
         yield link
-    finally:
-        disk.remove(place)  # the link, not what it leads to
-        atomic.UNFINISHED.discard(place)
 
 
-def _place_of_links(folder: Path) -> Path:
-    """Makes a new folder with a plain path, outside of those that systems empty if it can be.
+def _place_of_links(folder: Path, stack: ExitStack) -> Path:
+    """Makes a folder with a plain path, outside of those that systems empty if it can be.
 
-    What killed processes left there is removed.
+    The end of `stack` removes it.
     """
     for parent in (cache_folder() / "links", Path(tempfile.gettempdir()), Path("/tmp")):
         if is_plain(parent.absolute()):
             try:
                 parent.mkdir(parents=True, exist_ok=True)
-                place = disk.temporary_beside(parent.absolute() / "link", uuid.uuid4().hex[:8])
-                place.mkdir(mode=0o700)
-                disk.remove_stale(parent / "link")
-                return place
-            except (OSError, DiskError):
+                return stack.enter_context(atomic.passing_folder(parent.absolute(), "link"))
+            except OSError:
                 continue
     raise UserError(
         f"{str(folder)!r} has letters in its name that orbax, which saves checkpoints, gives a "

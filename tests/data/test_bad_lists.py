@@ -167,23 +167,20 @@ def test_a_path_with_two_labels_written_in_two_ways(tmp_path, other):
     assert "list.txt, line 3" in said and "list.txt, line 1" in said and repr(other) in said
 
 
-def test_names_that_prompts_read_alike_are_told(tmp_path):
-    draw(tmp_path / "a.png")
-
-    (tmp_path / "list.txt").write_text("a.png 0\n")
-    (tmp_path / "names.txt").write_text("red fox\nred_fox\n")
-    lists = dict(train_list="list.txt", test_list="list.txt", class_names="names.txt")
-    (said,) = load("list", root=tmp_path, **lists).notes
-    assert "'red fox' and 'red_fox' of the labels 0, 1" in said
-
-
-def test_names_that_two_classes_share_are_told(tmp_path):
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        ("red fox\nred_fox\n", "'red fox' and 'red_fox' of the labels 0, 1"),
+        ("missile\nfox\nmissile\n", "'missile' of the labels 0, 2"),
+    ],
+)
+def test_names_that_two_classes_share_are_told(names, told, tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "list.txt").write_text("a.png 0\n")
-    (tmp_path / "names.txt").write_text("missile\nfox\nmissile\n")
+    (tmp_path / "names.txt").write_text(names)
     lists = dict(train_list="list.txt", test_list="list.txt", class_names="names.txt")
     (said,) = load("list", root=tmp_path, **lists).notes
-    assert "'missile' of the labels 0, 2" in said
+    assert told in said
 
 
 def test_a_label_of_thousands_of_digits(tmp_path):

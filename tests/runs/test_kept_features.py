@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from support.paths import GOLDEN
 from support.runs import train_and_test
+from support.small_sets import draw_noise
 
 from configs import demo
 from lift_jax import Predictor
@@ -178,10 +178,7 @@ def test_an_unreadable_image_is_passed_over(tmp_path, capsys):
     root = tmp_path / "data"
     for split in ("train", "test"):
         for name in ("cat", "dog"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(4):
-                image = np.random.default_rng(i).integers(0, 255, (20, 20, 3), np.uint8)
-                Image.fromarray(image).save(root / split / name / f"{i}.png")
+            draw_noise(root / split / name, 4, size=(20, 20))
     config = config_of(**{"data.name": "folder", "data.root": str(root)})
     train_and_test(config, tmp_path / "run")
     (root / "train" / "cat" / "2.png").write_bytes(b"no image")

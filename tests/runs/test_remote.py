@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from etils import epath
 from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
 from rich.console import Console
 from support.commands import run_command
 from support.runs import train_and_test
-from support.small_sets import load
+from support.small_sets import draw_noise, load
 
 from configs import folder
 from lift_jax.errors import UserError
@@ -67,10 +66,7 @@ def photos(bucket):
     """Makes folders of images and a list of them, at an address and the same here."""
     for place in (bucket / "photos", bucket.parent / "photos"):
         for number, name in enumerate(("cat", "dog", "fox 10", "fox 9")):
-            (place / name).mkdir(parents=True)
-            for i in range(4):
-                pixels = np.random.default_rng((number, i)).integers(0, 255, (41, 53, 3), np.uint8)
-                Image.fromarray(pixels).save(place / name / f"{i}.png")
+            draw_noise(place / name, 4, seed=(number,))
         lines = [f"cat/{i}.png 0\ndog/{i}.png 1\n" for i in range(4)]
         (place / "list.txt").write_text("".join(lines))
     return "gs://photos", str(bucket.parent / "photos")

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from support.paths import ROOT
 from support.runs import saved_leaves, train_and_test
+from support.small_sets import draw_noise
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -217,10 +218,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_
 def test_a_folder_of_images_and_an_unreadable_one(tmp_path):
     root = tmp_path / "photos"
     for name in ("cat", "dog"):
-        (root / name).mkdir(parents=True)
-        for i in range(9):
-            pixels = np.random.default_rng(i).integers(0, 255, (41, 53, 3), np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
+        draw_noise(root / name, 9)
     changes = {"data__name": "folder", "data__root": str(root)}
     found = train_and_test(config_of("folder", **changes), tmp_path / "run")
     assert found["test"]["images"] == 4
@@ -235,10 +233,7 @@ def test_unreadable_images_are_skipped_by_the_head_as_well(tmp_path, head):
     root = tmp_path / "photos"
     for split in ("train", "test"):
         for name in ("cat", "dog"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(3):
-                pixels = np.random.default_rng(i).integers(0, 255, (41, 53, 3), np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+            draw_noise(root / split / name, 3)
     bad = root / "train" / "cat" / "1.png"
     bad.write_bytes(bad.read_bytes()[:300])
     changes = {"data__name": "folder", "data__root": str(root), "data__on_bad_image": "skip"}

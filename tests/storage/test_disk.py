@@ -172,6 +172,20 @@ def test_the_cache_folder_keeps_nothing_of_the_dead(
     assert left.exists() == kept and outside.exists()
 
 
+def test_a_passing_folder_goes_with_its_end_and_with_the_dead(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".copy.{HOST}_{TABLE}_{ended.pid}.1f2e.tmp"
+    (left / "run").mkdir(parents=True)
+    with pytest.raises(KeyError), atomic.passing_folder(tmp_path, "copy") as folder:
+        assert not left.exists() and folder in atomic.UNFINISHED  # which Ctrl-C removes
+        with atomic.passing_folder(tmp_path, "copy") as other:
+            (other / "a").touch()
+        assert list(tmp_path.iterdir()) == [folder]
+        raise KeyError
+    assert not list(tmp_path.iterdir()) and folder not in atomic.UNFINISHED
+
+
 def test_a_new_folder_is_complete_or_absent(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

@@ -37,6 +37,14 @@ def draw(path, colour=(10, 20, 30), size=(5, 7)):
     return path
 
 
+def draw_noise(folder, count, size=(41, 53), seed=()):
+    """Writes images 0.png, 1.png, ... of (height, width), each of its own noise."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        drawn = np.random.default_rng((*seed, i)).integers(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(drawn).save(folder / f"{i}.png")
+
+
 def all_names(split):
     return [split.images.name(i) for i in range(len(split))]
 

@@ -178,7 +178,8 @@ def tiny(weight):
     return Classifier(visual, CosineHead(jnp.asarray(weight))), rules.trainable((), 1)
 
 
-def one_step(batch, accum=1, loss="la", build=classifier):
+def placed_step(batch, accum=1, loss="la", build=classifier):
+    """Returns a training step of a small model and its arguments, placed on all devices."""
     rng = np.random.default_rng(1)
     model, is_trainable = build(rng.normal(size=(7, 128)).astype(np.float32))
     graph, tuned, frozen = state.split_trainable(model, is_trainable)
@@ -190,7 +191,12 @@ def one_step(batch, accum=1, loss="la", build=classifier):
         devices, accum,
     )  # fmt: skip
     start = jax.device_put(state.create_state(tuned, optimizer), everywhere)
-    after, loss = step(start, jax.device_put(frozen, everywhere), mesh.put_batch(devices, batch))
+    return step, start, jax.device_put(frozen, everywhere), mesh.put_batch(devices, batch)
+
+
+def one_step(*given, **options):
+    step, *arguments = placed_step(*given, **options)
+    after, loss = step(*arguments)
     return float(loss), after
 
 
@@ -272,24 +278,14 @@ def test_only_tuned_gradients_cross_the_devices():
     """The compiled data-parallel step's collectives move the tuned gradients and three scalars."""
     import re
 
-    rng = np.random.default_rng(1)
-    model, is_trainable = classifier(rng.normal(size=(7, 128)).astype(np.float32))
-    graph, tuned, frozen = state.split_trainable(model, is_trainable)
-    devices = mesh.make_mesh()
-    everywhere = mesh.replicated(devices)
-    optimizer = sgd(schedule(0.1, 1, 1), 0.9, 5e-4)
-    step = make_train_step(
-        graph, model.visual.config, losses.make("la", [9, 4, 2, 2, 1, 1, 1]), optimizer, devices
-    )
-    start = jax.device_put(state.create_state(tuned, optimizer), everywhere)
-    batch = mesh.put_batch(devices, random_batch(16, 16))
-    text = step.lower(start, jax.device_put(frozen, everywhere), batch).compile().as_text()
+    step, start, *rest = placed_step(random_batch(16, 16))
+    text = step.lower(start, *rest).compile().as_text()
     assert not re.search(r"all-gather|all-to-all|collective-permute", text)
     moved = 0
     for line in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text):
         for dims in re.findall(r"f32\[([\d,]*)\]", line):
             moved += int(np.prod([int(d) for d in dims.split(",") if d]))
-    wanted = sum(leaf.size for leaf in tuned.values())
+    wanted = sum(leaf.size for leaf in start.tuned.values())
     assert wanted <= moved <= wanted + 250
 
 
