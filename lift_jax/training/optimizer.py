@@ -59,9 +59,9 @@ def rates(
 ) -> Float32[np.ndarray, " steps"]:
     """Returns the learning rate of every step of a run, for people and the log."""
     if train.schedule == "epoch" and not train.warmup:
-        of_epochs = [np.asarray(rate(e * steps_per_epoch)) for e in range(train.epochs)]
-        return np.repeat(np.stack(of_epochs), steps_per_epoch)
-    return np.asarray(rate(jnp.arange(train.epochs * steps_per_epoch)))
+        first_steps = steps_per_epoch * np.arange(train.epochs)
+        return np.repeat(np.asarray(jax.jit(rate)(first_steps)), steps_per_epoch)
+    return np.asarray(jax.jit(rate)(np.arange(train.epochs * steps_per_epoch)))
 
 
 def note(train: TrainSettings) -> str:
