@@ -31,5 +31,5 @@ def get_config(argument: str | None = None):
     # 390 images are 4 batches of 128 an epoch: smaller batches and more epochs give enough steps.
     c.train.batch = 32
     c.train.epochs = 40
-    c.checkpoint.every_steps = 50
+    c.checkpoint.every_steps = 130  # ten epochs
     return settings.finish(c, argument)
