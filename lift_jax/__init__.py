@@ -8,6 +8,7 @@ Names are imported when they are first used, so that processes that only decode 
 without JAX.
 """
 
+import atexit
 import importlib
 import os
 import signal
@@ -47,9 +48,10 @@ if _program == "-m" and "-m" in sys.orig_argv:
 if _module.partition(".")[0] == "lift_jax" or _program.replace("\\", "/").endswith(PROGRAMS):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # until the import is done
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from lift_jax.commands.line.ending import handle_interrupts
+    from lift_jax.commands.line import ending
 
-    handle_interrupts()
+    ending.handle_interrupts()
+    atexit.register(ending.skip_teardown)
 if _module.partition(".")[0] == "lift_jax" and _module not in RUNNABLE:
     from lift_jax.commands.line.dispatch import redirect
 

@@ -1,5 +1,6 @@
 """Tests of the ends of commands: mistakes, Ctrl-C, lack of memory, and faults of lift_jax."""
 
+import contextlib
 import os
 import random
 import signal
@@ -96,6 +97,25 @@ def test_a_second_ctrl_c_and_one_during_imports_end_at_once(left, monkeypatch, t
     with pytest.raises(Left):
         import interrupted_here  # type: ignore[import-not-found]  # noqa: F401
     assert [status for status, _ in left] == [130, 130]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_interpreters_own_end_is_skipped_after_a_good_command_alone(monkeypatch):
+    ended = []
+    monkeypatch.setattr(ending.os, "_exit", ended.append)
+    for error in (None, SystemExit(3), UserError("x is 3."), None):
+        with contextlib.suppress(SystemExit), ending.errors_as_lines():
+            if error:
+                raise error
+        ending.skip_teardown()
+    assert ended == [0, 0]
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        full.write("not written")
+        patch.setattr(sys, "stdout", full)
+        ending.skip_teardown()
+        assert ended == [0, 0]  # the interpreter reports the error
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_the_command_line_uses_it():
