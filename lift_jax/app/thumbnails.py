@@ -14,8 +14,8 @@ def jpeg(picture: Picture) -> bytes:
     """Returns a small JPEG of a whole image. Raises UserError if its pixels cannot be decoded."""
     width, height = picture.width, picture.height
     scale = min(1.0, SIDE / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = picture.resized((0, 0, width, height), *size, "bicubic")
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = picture.resized((0, 0, width, height), size, "bicubic")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -18,6 +18,7 @@ from rich.table import Table
 from lift_jax.benchmarks.results import Seconds
 from lift_jax.data import prepare
 from lift_jax.data.images.decode import Decoding, open_image
+from lift_jax.data.images.resize import compile_filters
 from lift_jax.data.images.views import Cut, FiveCrop, TestTransform, TrainTransform, View
 from lift_jax.data.prepare import PreparedImages
 from lift_jax.data.types import FileImages, Images, Split
@@ -52,8 +53,9 @@ def measure(console: Console, seconds: Seconds | None = None) -> dict[str, float
     All ways draw the same crops, of training (MDA in the middle epoch, half of them mirrored) and
     of tests, and take turns in `ROUNDS` rounds. Each image counts with its shortest time, because
     longer ones come from other work on the machine. `seconds` is given the times of the images by
-    way.
+    way. Filters are compiled before, as in a process that has read many images.
     """
+    compile_filters()
     train = TrainTransform(RES, "mda", "bicubic", "convex", 0.08, True, 3)
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -291,7 +291,7 @@ def _record(images: EncodedImages, i: int, size: int) -> bytes:
         height, width = short_side_to(height, width, size)
         whole = (0, 0, picture.width, picture.height)
         exact = Picture.of(pixels)
-        pixels = np.ascontiguousarray(exact.resized(whole, width, height, "bicubic"))
+        pixels = np.ascontiguousarray(exact.resized(whole, (height, width), "bicubic"))
     return header + simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", COLOURS, fastdct=False)
 
 

@@ -213,7 +213,7 @@ def test_views_have_the_pixels_of_pillow():
     content = encoded(smooth(375, 500))
     image, picture = Image.open(io.BytesIO(content)), decode.open_image(content, "x")
     box = (31, 12, 331, 312)
-    view = picture.resized(box, 224, 224, "bicubic")
+    view = picture.resized(box, (224, 224), "bicubic")
     wanted = image.crop(box).resize((224, 224), Image.Resampling.BICUBIC)
     assert np.array_equal(view, np.asarray(wanted))
     for transform in (views.TestTransform(224), views.TenCrop(224, 24)):
@@ -227,8 +227,8 @@ def test_fast_views_are_near():
         content = encoded(photo.resize((width, width * 2 // 3)), quality=90)
         fast = decode.open_image(content, "x", decode.Decoding(fast=True))
         assert fast.load(224 / (box[2] - box[0]), 1.0).shape[1] == found
-        exact = decode.open_image(content, "x").resized(box, 224, 224, "bicubic")
-        error = np.abs(fast.resized(box, 224, 224, "bicubic") - exact.astype(int))
+        exact = decode.open_image(content, "x").resized(box, (224, 224), "bicubic")
+        error = np.abs(fast.resized(box, (224, 224), "bicubic") - exact.astype(int))
         assert 0.1 < error.mean() < 4 and np.percentile(error, 99) < 25
 
 
@@ -237,11 +237,13 @@ def test_boxes_are_those_of_the_image_as_it_was_taken():
     rng = np.random.default_rng(0)
     third = rng.integers(0, 256, (20, 30, 3), np.uint8)
     picture = decode.Picture(60, 90, lambda *_: third)
-    assert np.array_equal(picture.resized((30, 15, 60, 45), 10, 10, "bicubic"), third[5:15, 10:20])
-    mirrored = picture.mirrored().resized((30, 15, 60, 45), 10, 10, "bicubic")
+    assert np.array_equal(
+        picture.resized((30, 15, 60, 45), (10, 10), "bicubic"), third[5:15, 10:20]
+    )
+    mirrored = picture.mirrored().resized((30, 15, 60, 45), (10, 10), "bicubic")
     assert np.array_equal(mirrored, third[5:15, 19:9:-1])
     # a box that ends inside of pixels: column c of a slope is 4 c + 2 at its middle
     columns = (8 * np.arange(30) + 4).astype(np.uint8)[None, :, None]
     slope = decode.Picture(60, 60, lambda *_: np.tile(columns, (30, 1, 3)))
-    view = slope.resized((7, 7, 47, 47), 20, 20, "bilinear")[10, 2:-2, 0].astype(int)
+    view = slope.resized((7, 7, 47, 47), (20, 20), "bilinear")[10, 2:-2, 0].astype(int)
     assert np.abs(view - (4 * (7 + 2 * np.arange(20)[2:-2] + 1))).max() <= 1

@@ -43,7 +43,7 @@ def test_a_view_is_a_random_resized_crop_and_half_are_mirrored():
     for views in (VIEWS(PIXELS[0], rng) for _ in range(40)):
         for view in views:
             box = rrc_box(20, 26, 0.2, again)
-            expected = image.resized(box, 8, 8, "bilinear")
+            expected = image.resized(box, (8, 8), "bilinear")
             flip = again.random() < 0.5
             mirrored += flip
             assert np.array_equal(view, expected[:, ::-1] if flip else expected)

@@ -21,7 +21,7 @@ def picture(height, width, seed=0):
 )
 def test_the_fast_way_is_near(interpolation, box):
     exact, fast = (
-        resize.resize(picture(70, 90), box, 32, 40, interpolation, fast=way).astype(int)
+        resize.resize(picture(70, 90), box, (40, 32), interpolation, fast=way).astype(int)
         for way in (False, True)
     )
     error = np.abs(exact - fast)
@@ -33,14 +33,17 @@ def test_the_fast_way_is_near(interpolation, box):
 def test_an_even_image_stays_even(size, level):
     for fast in (False, True):
         pixels = np.full((*size, 3), level, np.uint8)
-        found = resize.resize(pixels, (0, 0, *size[::-1]), 24, 24, "bicubic", fast)
+        found = resize.resize(pixels, (0, 0, *size[::-1]), (24, 24), "bicubic", fast=fast)
         assert (found == level).all()
 
 
 def test_without_the_library_pillow_resizes(monkeypatch):
     monkeypatch.setattr(resize, "quick", None)
     pixels = picture(50, 60)
-    exact, fast = (resize.resize(pixels, (5, 5, 45, 45), 24, 24, "bicubic", w) for w in (0, 1))
+    exact, fast = (
+        resize.resize(pixels, (5, 5, 45, 45), (24, 24), "bicubic", fast=way)
+        for way in (False, True)
+    )
     assert np.array_equal(exact, fast)
 
 

@@ -22,7 +22,7 @@ def encoded(mode="RGB", **options):
 
 
 def shown(content, box=(3, 5, 43, 45)):
-    return decode.open_image(content, "a name").resized(box, 20, 20, "bicubic")
+    return decode.open_image(content, "a name").resized(box, (20, 20), "bicubic")
 
 
 @pytest.mark.parametrize("options", [

@@ -106,10 +106,10 @@ def test_resized_sizes_are_torchvisions(stored, images, i):
 def test_crop_then_resize_is_torchvisions(stored, images, row):
     i, top, left, height, width = stored["crop_boxes"][row]
     box = (left, top, left + width, top + height)
-    found = Picture.of(images[i]).resized(box, RES, RES, "bicubic")
+    found = Picture.of(images[i]).resized(box, (RES, RES), "bicubic")
     assert_same(found, stored["crop_bicubic"][row])
     if row < len(stored["crop_bilinear"]):
-        found = Picture.of(images[i]).resized(box, RES, RES, "bilinear")
+        found = Picture.of(images[i]).resized(box, (RES, RES), "bilinear")
         assert_same(found, stored["crop_bilinear"][row])
 
 

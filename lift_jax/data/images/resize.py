@@ -1,6 +1,15 @@
-"""Cutting and resizing of pixels: Pillow's exact levels, or nearly those four times as fast."""
+"""Cutting and resizing of pixels: Pillow's exact levels, or nearly those four times as fast.
 
+A process that resizes many images compiles Pillow's filters (`compiled`), which then give the same
+levels sooner.
+"""
+
+import contextlib
+import importlib
+import itertools
 import math
+import threading
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,26 +24,66 @@ except ImportError:  # without a wheel for Linux on 64-bit Arm, where Pillow doe
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 ALIKE = {"bicubic": "catmull_rom", "bilinear": "bilinear"}  # their names in `quick`
 
+COMPILE_AFTER = 5_000  # images; on as many more, compiled filters save what compiling them costs
+THREAD = "lift_jax compiles filters"
+
 Pixels = UInt8[np.ndarray, "h w c"]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Part = tuple[float, float, float, float]  # the same, with borders inside of pixels
 
+_resized = itertools.count(1)
+_compiled: ModuleType | None = None
+
 
 def resize(
-    pixels: Pixels, box: Part, width: int, height: int, interpolation: str, fast: bool = False
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Cuts out a box of pixels with three channels and resizes it; a fourth channel is ignored.
+    pixels: Pixels, box: Part, size: tuple[int, int], interpolation: str,
+    window: Box | None = None, fast: bool = False,
+) -> UInt8[np.ndarray, "y x 3"]:  # fmt: skip
+    """Cuts out a box of pixels, resizes it, and returns a part of the result.
 
     The crop comes first because Pillow's `resize(box=...)` also reads pixels outside the box.
-    Pixels at the border are read whole. With `fast`, SIMD code computes the same filters with fewer
-    bits, so that a fifth of the grey levels differ, nearly all by one.
+    Pixels at the border are read whole.
+
+    Args:
+        pixels: an image with three channels, or with a fourth one that is ignored.
+        box: what to cut out, in pixels of the image.
+        size: height and width to which the box is resized.
+        interpolation: a key of `FILTERS`.
+        window: the part of the resized box to return; None: all of it.
+        fast: compute the same filters with fewer bits by SIMD code, so that a fifth of the grey
+            levels differ, nearly all by one.
     """
+    height, width = size
+    shown = window or (0, 0, width, height)
     left, top, right, bottom = int(box[0]), int(box[1]), math.ceil(box[2]), math.ceil(box[3])
     inside = box[0] - left, box[1] - top, box[2] - left, box[3] - top
     if fast and quick is not None:
-        return _quickly(pixels[top:bottom, left:right, :3], inside, width, height, interpolation)
-    part = _cut(pixels, left, top, right, bottom)
-    return np.asarray(part.resize((width, height), FILTERS[interpolation], box=inside))
+        part = pixels[top:bottom, left:right, :3]
+        whole = _quickly(part, inside, width, height, interpolation)
+    elif (filters := _filters()) and pixels.shape[2] == 4:
+        part = np.ascontiguousarray(pixels)[top:bottom, left:right]
+        return filters.resize(part, inside, size, shown, interpolation == "bicubic")
+    else:
+        part = _cut(pixels, left, top, right, bottom)
+        whole = np.asarray(part.resize((width, height), FILTERS[interpolation], box=inside))
+    return whole[shown[1] : shown[3], shown[0] : shown[2]]
+
+
+def _filters() -> ModuleType | None:
+    """Counts an image; returns the compiled filters as soon as there are some."""
+    if next(_resized) == COMPILE_AFTER:
+        threading.Thread(target=compile_filters, name=THREAD).start()
+    return _compiled
+
+
+def compile_filters() -> None:
+    """Compiles the filters, which takes one to two seconds; later calls of `resize` use them.
+
+    Without Numba, which has no wheel for some machines, Pillow goes on resizing.
+    """
+    global _compiled
+    with contextlib.suppress(ImportError):
+        _compiled = importlib.import_module("lift_jax.data.images.compiled")
 
 
 def _cut(pixels: Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:

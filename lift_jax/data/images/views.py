@@ -161,8 +161,11 @@ def squares(
     """Resizes a box of an image to `size` (h, w) and cuts the res x res square at each place."""
     height, width = size
     if max(size) <= STRIP * min(size):
-        pixels = image.resized(box, width, height, interpolation)
-        return [pixels[top : top + res, left : left + res] for top, left in places]
+        tops, lefts = zip(*places, strict=True)
+        top, left = min(tops), min(lefts)
+        window = left, top, max(lefts) + res, max(tops) + res
+        pixels = image.resized(box, size, interpolation, window)
+        return [pixels[y - top :, x - left :][:res, :res] for y, x in places]
     # A resized 1 x 10,000 strip would fill gigabytes, so only the squares are computed. They are
     # equal up to rounding. Other images are resized whole, because Pillow chooses the order of its
     # two passes by size and rounds in between, which shows on sharp edges.

@@ -136,7 +136,7 @@ def thumbnail(split: Split, row: int) -> bytes | None:
         share = min(1.0, SIDE / max(picture.height, picture.width))
         width, height = (max(1, round(share * side)) for side in (picture.width, picture.height))
         box = (0, 0, picture.width, picture.height)
-        pixels = picture.resized(box, width, height, "bilinear")
+        pixels = picture.resized(box, (height, width), "bilinear")
     except UserError:
         return None
     content = io.BytesIO()
