@@ -74,7 +74,7 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
     flags.assignments = assignments
     entry.mark_as_command()
     with errors_as_lines():
-        cache.remove_left()
+        cache.remove_leftovers()
         module.run(flags)
 
 
