@@ -34,14 +34,15 @@ from lift_jax.tuners.prompt_learning import encode_texts_once
 def test(
     settings: Settings, setup: Setup, state: State | None, workdir: Path, console: Console
 ) -> dict[str, Any]:
-    """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
+    """Tests the zero-shot classifier, if there is one, and the tuned classifier of a state.
 
-    With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
-    chosen on the validation split before the test split is read. Writes metrics.json, per_class.csv
-    and the kept files (`kept/`), prints the table, and returns what metrics.json holds.
+    With test.adjust the tuned classifier is also tested after post-hoc logit adjustment. The
+    strength is chosen on the validation split before the test split is read. Writes metrics.json,
+    per_class.csv and the kept files (`kept/`), prints the table, and returns what metrics.json
+    holds.
     """
     trained = state is not None and (workdir / log.LOG).exists()
-    records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
+    records = log.read_log(workdir / log.LOG) if trained else []  # first: a broken log is an error
     counts, choices = measure(settings, setup, state, console)
     data = setup.data
     found = summarise(counts, data) | choices
@@ -139,7 +140,7 @@ def compile_ahead(
 ) -> Iterator[Job]:
     """Yields the jobs that compile what `test` will use, as far as it is known before training.
 
-    After the adjustment of logits, and for a head of texts, the tuned classifier is known later.
+    With logit adjustment, and with a head of texts, the tuned classifier is known only later.
     """
     evaluator, data, tte = make_evaluator(settings, setup, console), setup.data, settings.test.tte
     once: dict[str, Candidate] = {}
@@ -175,8 +176,8 @@ def tuned_candidate(setup: Setup, state: State) -> Candidate:
 def choose_adjustment(
     evaluator: Evaluator, tuned: Candidate, paths: Tree, data: Dataset, console: Console
 ) -> dict[str, Any]:
-    """Returns the strength of the adjustment that is best on the validation split, and what each
-    strength gives there."""
+    """Returns the best strength of the adjustment on the validation split, and the mean accuracy
+    of each strength."""
     assert data.val is not None
     shifts = adjustment.shifts(adjustment.TAUS, data.counts)
     trials = {"val": tuned._replace(shifts=shifts)}
@@ -217,8 +218,10 @@ def compare_crops(
 
 
 def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
-    """Returns a function from a state to its mean accuracy over the classes of the validation
-    split, in percent. Raises UserError if there is no such split."""
+    """Returns the function from a state to its score: the mean accuracy over the classes.
+
+    The score is in percent, on the validation split. Raises UserError if there is no such split.
+    """
     val = setup.data.val
     if val is None:
         raise UserError(

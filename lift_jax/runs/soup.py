@@ -82,9 +82,10 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
 
 
 def is_begun(workdir: Path, label: str, mean: Tree) -> bool:
-    """Returns True if a folder holds the checkpoint of this soup, as a kill or a full disk leaves.
+    """Returns True if a folder holds the checkpoint of this soup already.
 
-    Raises UserError if it holds another run.
+    A kill or a full disk before the test leaves it so. Raises UserError if the folder holds another
+    run.
     """
     if not checkpoint.best_first(workdir):
         if not (workdir / folder.METRICS).exists():
@@ -165,7 +166,10 @@ def check_alike(first: Path, wanted: dict[str, Any], path: Path, about: dict[str
 
 
 def check_images(data: DataSettings, seeds: Sequence[int]) -> None:
-    """Raises UserError if the seeds draw other images from the data, for a soup could cheat."""
+    """Raises UserError if the seeds draw different images from the data.
+
+    The soup would be tested on images that some of its runs have learned.
+    """
     first, *others = (images(datasets.load(data, seed)) for seed in dict.fromkeys(seeds))
     if any(other != first for other in others):
         raise UserError(
@@ -176,5 +180,6 @@ def check_images(data: DataSettings, seeds: Sequence[int]) -> None:
 
 
 def images(data: Dataset) -> list[list[str]]:
+    """Returns the names of the images of each split."""
     splits = (data.train, data.val, data.test)
     return [[split.images.name(i) for i in range(len(split))] for split in splits if split]
