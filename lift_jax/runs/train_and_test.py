@@ -16,7 +16,7 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
 from lift_jax.runs.answers import calibrate
-from lift_jax.runs.kept import other_split
+from lift_jax.runs.kept import other_split, result_files
 from lift_jax.runs.phases import stages, training
 from lift_jax.runs.phases.training import warn
 from lift_jax.settings.common import common_settings
@@ -166,7 +166,7 @@ def show_finished(
 
 def lacks_only_split(settings: Settings, workdir: Path) -> bool:
     """Returns True if another split is to be tested and the test split has been."""
-    return settings.test.split != "test" and (workdir / folder.METRICS).exists()
+    return settings.test.split != "test" and (workdir / result_files.METRICS).exists()
 
 
 def check_zero_shot(settings: Settings, setup: Setup) -> None:
