@@ -86,7 +86,7 @@ def run(flags: argparse.Namespace) -> None:
     except UserError as e:
         status = fail(e)
         if isinstance(e, DiskError) or exchange.count() > 1:
-            # else libraries tell of the same disk on their way out, or JAX waits for the others
+            # otherwise libraries report the same disk again at exit, or JAX waits for the others
             ending.leave(status)
         raise SystemExit(status) from None
     except KeyboardInterrupt:

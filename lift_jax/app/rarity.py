@@ -7,7 +7,8 @@ import numpy as np
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
-from lift_jax.runs import folder
+from lift_jax.runs import finished_run
+from lift_jax.runs.kept import result_files
 from lift_jax.storage.reading import RUN_BYTES, read_json
 
 
@@ -22,7 +23,7 @@ class Rarity:
 def read(workdir: Path, classes: int) -> Rarity | None:
     """Returns the rarity of a run's classes, None if its folder does not say it."""
     try:
-        run = folder.load(workdir)
+        run = finished_run.load(workdir)
         found = Rarity(run.train_counts.tolist(), run.groups)
     except UserError:  # it has no results yet
         found = _of_config(workdir)
@@ -31,12 +32,10 @@ def read(workdir: Path, classes: int) -> Rarity | None:
 
 def _of_config(workdir: Path) -> Rarity | None:
     try:
-        summary = read_json(workdir / folder.CONFIG, most_bytes=RUN_BYTES).get("data_summary")
+        summary = read_json(workdir / result_files.CONFIG, most_bytes=RUN_BYTES).get("data_summary")
     except UserError:
         return None
     counts = summary.get("counts") if isinstance(summary, dict) else None
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         return None
-    members = metrics.groups(np.asarray(counts)).items()
-    groups = [next(name for name, inside in members if inside[c]) for c in range(len(counts))]
-    return Rarity(counts, groups)
+    return Rarity(counts, metrics.group_of_each(np.asarray(counts)))

@@ -3,12 +3,12 @@
   lift-jax app --run=runs/photos
   lift-jax app --run=runs/photos --port=0
 
-Drop images on the page, choose or paste them. Each gets its likeliest classes with their
-probabilities, how rare they were in training, the set that holds the true class, "unknown" where
-it is of none, and the training images most like it. Images stay in memory: nothing is written, and
-nothing leaves this machine. Ctrl-C ends it.
+Drop images on the page, choose or paste them. For each image it shows the likeliest classes with
+their probabilities and how rare they were in training, the set that holds the true class,
+"unknown" for an image of no known class, and the most similar training images. Images stay in
+memory: nothing is written, and nothing leaves this machine. Ctrl-C ends it.
 
-Programs ask it, too: curl -F image=@a.jpg http://127.0.0.1:8000/api/predict
+Programs can ask it as well: curl -F image=@a.jpg http://127.0.0.1:8000/api/predict
 """
 
 import argparse
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Runs the command. Raises UserError if the page cannot be served, or the run not be read."""
+    """Runs the command. Raises UserError if the page cannot be served or the run cannot be read."""
     from lift_jax.app import serving
     from lift_jax.app.limits import Limits
 

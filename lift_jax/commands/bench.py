@@ -20,9 +20,13 @@ those that --json wrote another time.
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from lift_jax.commands import shared
 from lift_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 USAGE = "Give a config: lift-jax bench --config=inat --classes=8142"
 
@@ -93,7 +97,7 @@ def run(flags: argparse.Namespace) -> None:
         run_timed(flags, console)
 
 
-def run_timed(flags: argparse.Namespace, console) -> None:
+def run_timed(flags: argparse.Namespace, console: "Console") -> None:
     """Times the step or the reading; writes and compares the times where that is asked.
 
     Raises UserError before the work for a file that cannot be compared with or written.
@@ -121,7 +125,7 @@ def run_timed(flags: argparse.Namespace, console) -> None:
 
 
 def run_step(
-    flags: argparse.Namespace, console, seconds: dict[str, list[float]]
+    flags: argparse.Namespace, console: "Console", seconds: dict[str, list[float]]
 ) -> dict[str, object]:
     """Times or compiles the training step, fills `seconds` and returns what was timed.
 

@@ -21,7 +21,7 @@ onnx and stablehlo hold the classifier as one model of uint8 images [batch, reso
 and resizes them itself. onnx has a script that needs onnxruntime, numpy and Pillow alone.
 
 huggingface holds the merged backbone as `transformers` loads it, the classifier beside it, and a
-script that uses both. It takes runs whose tuners can be merged, and every backbone but ResNets.
+script that uses both. It needs tuners that can be merged, and a backbone that is not a ResNet.
 
 adapters holds the tuned weights without the backbone, in a few MB. It stands in for the run:
 `lift-jax predict --run=FOLDER`.

@@ -14,7 +14,10 @@ the default loss treats all classes as equally frequent. Where the run has a cal
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lift_jax.commands import shared
@@ -74,9 +77,7 @@ def share(text: str) -> bool | float:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Runs the command. Raises UserError if images could not be read, after naming the others."""
-    from pathlib import Path
-
+    """Runs the command. Raises UserError at the end if some images could not be read."""
     from lift_jax.data.sources.folder_index import not_taken
     from lift_jax.output.terminal import Terminal, track
     from lift_jax.runs.answers import output, sorting
@@ -103,12 +104,12 @@ def run(flags: argparse.Namespace) -> None:
         all_probabilities=every,
     )  # fmt: skip
     sorter = sorting.Sorter(into, classes, unknown, flags.link) if into else None
-    report = Seen(sorter)
+    summary = Summary(sorter)
     progress = Terminal(stderr=True)
     hidden = not progress.is_terminal or len(given) <= flags.batch
     answers = track(answers, "Looking", len(given), console=progress, disable=hidden)
     names = [str(image) for image in given]
-    passing = report.passing(zip(names, answers, strict=True))
+    passing = summary.watch(zip(names, answers, strict=True))
     if to:
         ranks = min(flags.top_k, len(classes))
         columns = output.Columns(ranks, unknown, sets, classes if every else ())
@@ -116,19 +117,19 @@ def run(flags: argparse.Namespace) -> None:
     else:
         for _ in passing:
             pass
-    show(names, report.first, console)
+    show(names, summary.first, console)
     if said := not_taken(others):
         console.print(said)
     if to:
         console.print(f"Written: {to}")
     if into:
-        console.print(f"Sorted: {report.sorted:,} images into {Path(into)}")
-    if report.bad:
-        lines = "\n  ".join(report.bad[:5] + ["..."] * (len(report.bad) > 5))
-        raise UserError(f"{len(report.bad)} of {len(names)} images could not be read:\n  {lines}")
+        console.print(f"Sorted: {summary.sorted:,} images into {into}")
+    if bad := summary.bad:
+        lines = "\n  ".join(bad[:5] + ["..."] * (len(bad) > 5))
+        raise UserError(f"{len(bad)} of {len(names)} images could not be read:\n  {lines}")
 
 
-class Seen:
+class Summary:
     """A summary of the answers, made while they pass on their way into a file.
 
     Attributes:
@@ -143,10 +144,8 @@ class Seen:
         self.sorted = 0
         self._sorter = sorter
 
-    def passing(self, answers: Iterable[Named]) -> Iterator[Named]:
-        """Yields the answers, and sorts the images on the way."""
-        from pathlib import Path
-
+    def watch(self, answers: Iterable[Named]) -> Iterator[Named]:
+        """Yields the answers unchanged, and sorts the images on the way."""
         from lift_jax.runs import predictor
 
         for name, one in answers:
@@ -172,9 +171,6 @@ def with_standard_input(images: list[str]) -> list[str]:
 
     Raises UserError if those hold no name.
     """
-    import os
-    import sys
-
     if STDIN not in images:
         return images
     lines = sys.stdin.buffer.read().splitlines()

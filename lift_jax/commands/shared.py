@@ -74,7 +74,7 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
     flags.assignments = assignments
     entry.mark_as_command()
     with errors_as_lines():
-        cache.remove_left()
+        cache.remove_leftovers()
         module.run(flags)
 
 
@@ -115,7 +115,7 @@ def take_assignments(
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds --config, of commands that take a config and its settings."""
+    """Adds --config, for commands that take a config and its settings."""
     parser.add_argument(
         "--config",
         metavar="NAME_OR_FILE",
@@ -129,7 +129,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tuner_file(parser: argparse.ArgumentParser) -> None:
-    """Adds --config, of commands that read a run folder, for tuners of the user's own."""
+    """Adds --config, for commands that read a run folder: its file may define tuners."""
     parser.add_argument(
         "--config", metavar="FILE.py", help="config file of the run, if it defines tuners"
     )
@@ -160,7 +160,7 @@ def define_tuners(file: str | None) -> None:
 def use_compile_cache() -> None:
     """Keeps compiled programs under the user's cache folder: a second run starts at once.
 
-    Without one that can be written a run goes on as well.
+    If no such folder can be written, nothing is kept.
     """
     import warnings
 
@@ -181,9 +181,10 @@ def use_compile_cache() -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences orbax, which warns of what it does not need; real errors reach us as exceptions.
+    """Silences orbax, which warns of parts that it does not need; its real errors are exceptions.
 
-    So does asyncio, which shows the other errors of a checkpoint that orbax gave up at the first.
+    Silences asyncio as well. When orbax gives up a checkpoint at the first error, asyncio would
+    print the others.
     """
     import logging
 

@@ -1,8 +1,8 @@
 """Post-hoc logit adjustment: logits minus tau log pi (arXiv 2007.07314, section 4.1).
 
-A classifier learns the prior pi of the training images as well. Post-hoc adjustment subtracts this
-prior from the logits; the loss `la` prevents that it is learned at all. So a tau near 0 is expected
-after training with `la`, and one near 1 after `ce`.
+A classifier also learns the prior pi of the training images. Post-hoc adjustment subtracts this
+prior from the logits. The loss `la` keeps the classifier from learning it. So the best tau should
+be near 0 after training with `la`, and near 1 after `ce`.
 
 The strength tau is chosen on the validation split, never on the test split. It is the tau with the
 best mean accuracy over the classes, and the smallest among equals.

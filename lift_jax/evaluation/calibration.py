@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy  # which imports its parts where they are used, for they take long
+import scipy  # loads its slow submodules at their first use
 from jaxtyping import Bool, Float, Int
 
 from lift_jax.evaluation import metrics
 
 BINS = 15  # of equal width, (lo, hi]; those of metrics.json are ten
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures that are tried
-NUMBERS = 2**22  # that are worked on at once, in float64
+NUMBERS = 2**22  # numbers of a block of rows (`by_rows`), in float64
 
 
 class Temperature(NamedTuple):
@@ -34,9 +34,10 @@ class Temperature(NamedTuple):
 
     @property
     def applied(self) -> float:
-        """Returns T for new images: 1 at the lowest bound, where every answer is right, or nearly.
+        """Returns T for new images: 1 at the lowest bound, otherwise `value`.
 
-        Those images cannot tell it, and T there would call every answer certain.
+        At the lowest bound nearly every answer is right. Such images do not determine T, and that
+        bound would call every answer certain.
         """
         return 1.0 if self.at_bound == "lowest" else self.value
 
@@ -66,7 +67,7 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " 
         return Temperature(LOWEST, "lowest")
     if at_highest >= 0:
         return Temperature(HIGHEST, "highest")
-    from scipy.optimize import root_scalar  # inside, for it takes long to import
+    from scipy.optimize import root_scalar  # here, because the import takes long
 
     bracket = math.log(LOWEST), math.log(HIGHEST)
     found = root_scalar(
@@ -133,9 +134,9 @@ def reliability_by_group(
 
 
 def by_rows(work: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
-    """Returns the results of `work` on some rows after others, so that few are in float64 at once.
+    """Returns the joined results of `work` on blocks of rows, the first array in float64.
 
-    The first array is handed over in float64.
+    So only a block at a time needs the memory of float64.
     """
     return np.concatenate([work(*parts) for parts in _parts(*arrays)])
 

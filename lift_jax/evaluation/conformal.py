@@ -5,25 +5,26 @@ classifier was not trained on, is the threshold q: the set of a new image holds 
 score is at most q. The true class is then in the set for at least the asked share of images like
 those of the calibration (Vovk et al., 2005; Sadinle et al., JASA 2019).
 
-Rare classes are the first to miss what is asked. Two remedies of Ding, Fermanian and Salmon
-(arXiv 2507.06867), who made them for long tails:
+Rare classes are the first to get less than the asked share. Ding, Fermanian and Salmon
+(arXiv 2507.06867) give two remedies for long tails:
 
-- Score `pas`, prevalence-adjusted softmax: 1 minus the softmax divided by the prior of the training
-  images and normalised, where `softmax` is 1 minus the softmax as it is. In the paper p / prior is
-  not normalised. With the losses `la`, `bs` and `lade` the softmax is p / prior already, normalised
-  (arXiv 2007.07314), and with the class weights of `cb` and `grw` it is so about. There `softmax`
-  is the adjusted score and `pas` would adjust twice. With other losses `pas` is that quantity.
+- Score `pas`, prevalence-adjusted softmax. Score `softmax` is 1 - p, where p is the softmax. `pas`
+  is 1 - p / prior, with p / prior normalised to sum 1 (in the paper it is not normalised) and the
+  prior of the training images. With the losses `la`, `bs` and `lade` the softmax itself is p /
+  prior, normalised (arXiv 2007.07314), and with the class weights of `cb` and `grw` approximately.
+  So for these losses `softmax` is the adjusted score, and `pas` would adjust twice. For other
+  losses `pas` is the adjusted score.
 - Thresholds between those of each class (t = 1) and the one of all images (t = 0):
   q_c = t q_class + (1 - t) q_all. A class with too few images for a quantile of its own has
-  q_class = 1, the largest score. At t = 0 what is asked holds over all images, at t = 1 in each
-  class. Between them 1 - 2a holds over all images at least where 1 - a is asked, and in practice
-  about 1 - a: a class that is missed there is missed by one of both ends.
+  q_class = 1, the largest score. The asked share 1 - a holds over all images at t = 0, and in each
+  class at t = 1. In between at least 1 - 2a holds over all images, because an image that is missed
+  there is missed at t = 0 or at t = 1; in practice it is about 1 - a.
 """
 
 import math
 
 import numpy as np
-import scipy  # which imports its parts where they are used, for they take long
+import scipy  # loads its slow submodules at their first use
 from jaxtyping import ArrayLike, Float, Int
 
 from lift_jax.data.prior import fill, log_prior
@@ -45,8 +46,8 @@ def class_scores(
 ) -> Float[np.ndarray, "n c"]:
     """Returns the score of each class for each image, float32 in [0, 1].
 
-    In float32, in which scores are kept, so that a comparison gives the same later. The temperature
-    plays no part: it is fitted to the calibration images, from which the scores must not learn.
+    Kept scores are float32 too, so a later comparison with them gives the same. The temperature is
+    not used: it is fitted to the calibration images, from which the scores must not learn.
     """
     shift = _shift(score, train_counts)
 
@@ -73,14 +74,14 @@ def true_scores(
 
 
 def _shift(score: str, train_counts: ArrayLike) -> Float[np.ndarray, " c"] | float:
-    """Returns what a score takes from the logits: the log prior for `pas`."""
+    """Returns what a score subtracts from the logits: the log prior for `pas`, otherwise 0."""
     return log_prior(fill(train_counts)) if score == "pas" else 0.0
 
 
 def quantile(scores: Float[np.ndarray, " n"], coverage: float) -> float:
     """Returns the threshold for a coverage 1 - a: the ceil((n + 1) (1 - a))-th smallest score.
 
-    It is `FULL`, the whole set, where there are fewer scores than that.
+    If there are fewer scores than that it is `FULL`, so that every class is in the set.
     """
     place = rank(len(scores), coverage)
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else FULL
@@ -95,7 +96,7 @@ def rank(n: int, coverage: float) -> int:
 
 
 def fewest(coverage: float) -> int:
-    """Returns the number of calibration images from which a coverage has a quantile."""
+    """Returns the smallest number of calibration images for which a coverage has a quantile."""
     return max(1, math.ceil(round(coverage / (1 - coverage), 9)))
 
 

@@ -55,8 +55,8 @@ def make_embed(
 ) -> Callable[[Tree, Batch], Float[Array, "b e"]]:
     """Returns `(leaves, batch) -> embedding`; see `feature` for `start`.
 
-    Of several crops it is the mean of their embeddings, which gives the mean of their logits, for
-    logits are affine in the embedding. Crops are a vmapped axis, or rows for a ResNet, so that the
+    For several crops it is the mean of their embeddings. Logits are affine in the embedding, so it
+    gives the mean of their logits. Crops are a vmapped axis, or rows for a ResNet, so that the
     batch axis stays sharded.
     """
 

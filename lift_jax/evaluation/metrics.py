@@ -92,6 +92,13 @@ def groups(train_counts: ArrayLike) -> dict[str, np.ndarray]:
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
 
 
+def group_of_each(train_counts: ArrayLike) -> list[str]:
+    """Returns the name of the group of each class (see `groups`)."""
+    members = groups(train_counts)
+    names = np.select(list(members.values()), list(members), "")
+    return names.tolist()
+
+
 def class_accuracy(counts: Counts) -> np.ndarray:
     """Returns the accuracy of each class in percent, float64[c]; NaN without test images."""
     correct = np.asarray(counts["correct"], np.float64)

@@ -10,7 +10,7 @@ import jax
 from jaxtyping import PyTree
 
 MOST = 32  # programs that are kept; a head of texts has others at each validation
-THREAD = "lift_jax compiles"  # its name, by which the end of a command knows it
+THREAD = "lift_jax compiles"  # name of the thread, for which a command must not wait at its end
 
 Job = Callable[[], Any]  # compiles one program
 
@@ -27,7 +27,7 @@ class Program:
             return self._jitted(*arguments)
 
     def compile(self, *arguments: PyTree) -> None:
-        """Compiles the program for arguments, of which shapes with shardings are enough.
+        """Compiles the program for arguments, or for their shapes with shardings.
 
         JAX keeps it with the function, so that a call with such arguments finds it.
         """
@@ -46,7 +46,7 @@ class Programs:
     ) -> Program:
         """Returns the program for graphs of classifiers and a key; `make` gives its function.
 
-        Graphs are told apart as objects: users' own modules may hold what has no hash.
+        Graphs are compared by identity, because a user's modules may hold values without a hash.
         """
         whole = *map(id, graphs), *key
         if whole not in self._made:
@@ -59,9 +59,9 @@ class Programs:
 class Ahead:
     """A thread that compiles programs while other work goes on, for as long as a block runs.
 
-    Nothing waits for it but a use of the program that it is compiling. When the block ends, however
-    it does, no further program is begun. An error of a job is dropped: who needs the program meets
-    it again. After the programs come the jobs `last`.
+    Only a caller of the program that is being compiled waits for the thread. When the block ends,
+    also by an exception, no further program is begun. An error of a job is dropped: the caller of
+    the program meets it again. The jobs `last` are done after the programs.
     """
 
     def __init__(self, last: Iterable[Job] = ()):
@@ -74,7 +74,7 @@ class Ahead:
         self._ended.set()
 
     def start(self, jobs: Iterable[Job]) -> None:
-        """Does the jobs in order in a thread, where one may compile ahead."""
+        """Does the jobs in order in a thread, if compiling ahead is possible here."""
         if not may_compile_ahead():
             return
         whole = itertools.chain(jobs, self._last)
@@ -86,14 +86,14 @@ class Ahead:
                     with contextlib.suppress(Exception):
                         job()
 
-        # no daemon, for the interpreter would crash if it ended while XLA compiles
+        # not a daemon: the interpreter would crash if it ended while XLA compiles
         threading.Thread(target=work, name=THREAD).start()
 
 
 def may_compile_ahead() -> bool:
     """Returns True if a thread may compile while training goes on.
 
-    On a GPU, compiling tries kernels on the device, whose times the training steps would change,
-    and with them the choice. Several processes may compile together, all in the same order.
+    On a GPU, compiling measures kernels on the device, and training steps would disturb the
+    measurement. Several processes must compile in the same order.
     """
     return jax.process_count() == 1 and jax.default_backend() != "gpu"

@@ -1,4 +1,4 @@
-"""A stream of what a jitted function gives for the images of a split, in their order."""
+"""A stream of the results of a jitted function for the images of a split, in their order."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any

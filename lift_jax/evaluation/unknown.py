@@ -7,28 +7,28 @@ image counts as unknown.
     cosine           the largest cosine between the feature and a class mean of the validation
                      images; an image is left out of the mean of its own class
 
-A validation split holds no unknown image, so the score is chosen by classes that play unknown. The
-classes are dealt into `FOLDS` parts. Each part in turn is held out: the logits and means of its
-classes are struck out, its images are the unknown ones and all others the known ones. The score
-with the largest area under the ROC curve, on average over the parts, is taken, and the first of the
-list among equals. This flatters all scores, for the network was trained on the classes held out;
-it compares them all the same. The test split plays no part.
+A validation split holds no unknown image, so the score is chosen with classes that are treated as
+unknown. The classes are divided into `FOLDS` parts. Each part in turn is held out: the logits and
+means of its classes are removed, its images count as unknown and all others as known. The chosen
+score has the largest area under the ROC curve, on average over the parts; among equal ones it is
+the first of the list. All areas are too large, because the network was trained on the held-out
+classes, but the comparison between scores stays fair. The test split is not used.
 
-The threshold keeps the asked share of the validation images that are named rightly.
+The threshold keeps the asked share of the correctly classified validation images.
 """
 
 import math
 
 import numpy as np
-import scipy  # which imports its parts where they are used, for they take long
+import scipy  # loads its slow submodules at their first use
 from jaxtyping import Bool, Float, Int
 
 from lift_jax.evaluation.calibration import by_rows
 
 SCORES = ("max_logit", "energy", "max_probability", "cosine")
 FOLDS = 5
-FEWEST = 3  # classes, so that two are left where one is held out
-MOST_MEANS = 10**6  # numbers of all class means; with more of them `cosine` is not tried
+FEWEST = 3  # classes: two are left when one is held out
+MOST_MEANS = 10**6  # numbers in all class means, above which `cosine` is not tried
 
 
 def scores_of_logits(
@@ -37,7 +37,7 @@ def scores_of_logits(
     temperature: float,
     known: Bool[np.ndarray, " c"] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Returns a score of each image by its logits, in float32, in which scores are kept.
+    """Returns a score of each image by its logits, in float32 as scores are kept.
 
     `known` are the classes that count; None for all.
     """
@@ -96,7 +96,7 @@ def cosines_left_out(
 
 def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
     """Returns the share of pairs in which the known image has the larger score; equal ones half."""
-    from scipy.stats import rankdata  # inside, for it takes long to import
+    from scipy.stats import rankdata  # here, because the import takes long
 
     ranks = rankdata(np.concatenate([known, unknown]))[: len(known)]
     return float((ranks.sum() - len(known) * (len(known) + 1) / 2) / (len(known) * len(unknown)))

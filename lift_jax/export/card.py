@@ -15,7 +15,7 @@ from lift_jax.export import rendered
 from lift_jax.export.deployed import Deployed
 from lift_jax.export.licences import on_the_hub
 from lift_jax.reports.page import number
-from lift_jax.runs import export, folder
+from lift_jax.runs import export, finished_run
 from lift_jax.weights.hub import NAMES
 
 NAME, TEMPLATE = "README.md", "card.md"
@@ -62,20 +62,20 @@ def write(deployed: Deployed, to: Path, kind: str) -> None:
     rendered.write_card(to / NAME, TEMPLATE, values)
 
 
-def tested_run(run: Path) -> folder.Run | None:
+def tested_run(run: Path) -> finished_run.Run | None:
     """Returns the contents of a run folder, None for one that is not tested."""
     try:
-        return folder.load(run)
+        return finished_run.load(run)
     except UserError:
         return None
 
 
-def groups_of(run: Path, tested: folder.Run | None) -> list[list[str]]:
+def groups_of(run: Path, tested: finished_run.Run | None) -> list[list[str]]:
     """Returns classes and training images of many-, medium- and few-shot classes, as texts."""
     counts = np.array(export.read_checkpoint(run)[1]["data_summary"]["counts"])
     groups = metrics.groups(counts)
     if tested:  # some data sets are divided by other counts
-        groups = {name: np.array(tested.groups) == name for name in folder.GROUPS}
+        groups = {name: np.array(tested.groups) == name for name in finished_run.GROUPS}
     rows = [(f"{name}-shot", counts[members]) for name, members in groups.items()]
     return [[name, f"{len(n):,}", f"{n.sum():,}"] for name, n in (*rows, ("all", counts))]
 

@@ -19,7 +19,7 @@ from lift_jax.export.licences import licence
 from lift_jax.models import tree
 from lift_jax.runs import restored
 from lift_jax.runs.answers.calibration_file import View, view_of
-from lift_jax.runs.folder import TITLE
+from lift_jax.runs.finished_run import TITLE
 from lift_jax.runs.restored import RestoredRun
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning

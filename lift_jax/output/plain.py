@@ -2,12 +2,12 @@
 
 import re
 
-# Python calls a character printable if it is visible, or a plain space. These are others that
-# scripts need: joiners of letters (U+200C, U+200D) and spaces of other widths.
+# `str.isprintable` accepts visible characters and the plain space. Some scripts also need joiners
+# of letters (U+200C, U+200D) and spaces of other widths.
 JOINERS = "\u200c\u200d"
 LONGEST = 80  # characters in a line of a figure
-# An underscore inside a word is no mark.
-MARKS = re.compile(r"[\\|`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# Characters that mean something in Markdown. An underscore inside a word does not.
+MARKDOWN = re.compile(r"[\\|`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 
 
@@ -15,7 +15,7 @@ def printable(text: str, kept: str = "") -> str:
     """Returns a text whose control characters and lone surrogates are shown as escapes.
 
     So a name cannot move the cursor, begin a line, reorder the text around it or fail to be
-    written. `kept` are control characters that stay, such as line breaks of a whole message.
+    written. The control characters in `kept` stay, such as the line breaks of a message.
     """
     if text.isprintable():
         return text
@@ -33,7 +33,7 @@ def _escape(character: str) -> str:
 def markdown_cell(text: str) -> str:
     """Returns a text for a cell of a Markdown table, in which its characters mean themselves."""
     plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return MARKS.sub(r"\\\g<0>", plain)
+    return MARKDOWN.sub(r"\\\g<0>", plain)
 
 
 def figure_text(text: str) -> str:

@@ -22,7 +22,7 @@ class Terminal(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Returns a text for printing, also that of a table's cell; without any markup."""
+        """Returns a text, or that of a table's cell, in the form to print: without markup."""
         plain = printable(text, kept="\n").encode(self.encoding, "backslashreplace")
         options |= {"markup": False, "emoji": False, "highlight": False}
         return super().render_str(plain.decode(self.encoding), **options)

@@ -166,7 +166,7 @@ def _accept(server: socket.socket, token: str, links: _Links) -> None:
 
 
 def _keep_alive(link: socket.socket) -> None:
-    """Lets a host that is cut off count as dead after a minute."""
+    """Ends a connection whose host has been cut off for a minute."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):  # Linux

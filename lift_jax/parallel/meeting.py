@@ -65,7 +65,7 @@ def read_line(link: socket.socket, seconds: float) -> str:
 
 
 def _receive(coordinator: str, port: int, count: int, seconds: float) -> None:
-    """Waits, as process 0, for all others, and tells them to go on; or tells all why not."""
+    """Waits, as process 0, for all others; tells them to go on, or why the run cannot start."""
     try:
         server = listen(port)
     except OSError as error:
@@ -84,12 +84,13 @@ def _receive(coordinator: str, port: int, count: int, seconds: float) -> None:
                 missing = ", ".join(str(i) for i in range(1, count) if i not in came)
                 _refuse(
                     came.values(),
-                    f"Of {count} processes (--process_count) these did not come to {coordinator} "
-                    f"(--coordinator) in {seconds:g} s (--connect_seconds): {missing}. Start all "
+                    f"{count} processes (--process_count) were expected at {coordinator} "
+                    f"(--coordinator); missing after {seconds:g} s (--connect_seconds): {missing}. "
+                    "Start all "
                     "at the same time, or give --connect_seconds a larger number, and see that "
                     "the port can be reached from their machines.",
                 )
-            # those that have ended come before their successors
+            # a process that has ended leaves before another takes its number
             for key, _ in sorted(ready, key=lambda one: one[0].fileobj is server):
                 if key.fileobj is server:
                     _admit(server.accept()[0], came, count, selector)

@@ -1,4 +1,4 @@
-"""The memory that sizes need at least, held against the memory that there is.
+"""The memory that sizes need at least, compared with the memory that there is.
 
 The estimates are lower bounds: a size that is refused cannot work on this machine, one that passes
 may still be too large.

@@ -23,8 +23,8 @@ from lift_jax.parallel import exchange, meeting
 
 # Seconds after which a silent process counts as dead; the others then end and name its number.
 HEARTBEAT = 60
-# Seconds that JAX waits for the processes of an environment that it knows, whose machines may start
-# minutes apart and are started again if that fails. It takes up to twice as long.
+# Seconds that JAX waits for the processes of an environment that it knows. Their machines may start
+# minutes apart, and the environment starts them again if they fail. JAX may wait twice as long.
 ENVIRONMENT_SECONDS = 300
 
 
@@ -157,7 +157,7 @@ def _bytes_from_first(make: Callable[[], bytes]) -> bytes:
 
 
 def _fill_in_from_launcher(process_id: int, process_count: int) -> tuple[int, int]:
-    """Returns number and count of processes, where not given from SLURM's srun or Open MPI."""
+    """Returns number and count of processes as given, or else as SLURM's srun or Open MPI says."""
     for number, count in (
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),

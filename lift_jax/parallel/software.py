@@ -10,7 +10,7 @@ import jax
 
 from lift_jax.errors import UserError
 
-# Those that the numbers of a run, or what processes send to each other, depend on.
+# The libraries on which the numbers of a run depend, or the messages between its processes.
 LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "simplejpeg",
 )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Any
 
 from lift_jax.errors import UserError
 from lift_jax.reports import figures, page
-from lift_jax.runs import folder
+from lift_jax.runs import finished_run
 from lift_jax.runs.answers import calibration_file
-from lift_jax.runs.folder import Run
+from lift_jax.runs.finished_run import Run
+from lift_jax.runs.kept import result_files
 
 NOTE = (
     "On the validation split, in percent. ECE: expected calibration error over 15 bins, lower is "
@@ -31,7 +32,7 @@ class Part:
 def part(workdir: Path, out: Path) -> Part | None:
     """Returns the part of a run and writes its figure into `out`; None without calibration.json.
 
-    A damaged one counts as none: `folder.changed_files` has named it.
+    A damaged one counts as none: `result_files.changed_files` has named it.
     """
     try:
         content = calibration_file.read(workdir)
@@ -59,7 +60,7 @@ def missing(run: Run) -> str:
     data = run.config.get("data", {})
     if run.metrics.get("validation") or data.get("val_share") or data.get("val_list"):
         return f"Not calibrated; {command} does it by the validation split."
-    if (run.workdir / folder.SUMS).exists():  # it would have been calibrated
+    if (run.workdir / result_files.SUMS).exists():  # it would have been calibrated
         return f"Not calibrated: {calibration_file.NO_SPLIT}."
     return f"Not calibrated; {command} does it where the data have a validation split."
 
@@ -67,7 +68,7 @@ def missing(run: Run) -> str:
 def _reliability(view: Mapping[str, Any]) -> list[dict[str, Mapping[str, Any]]]:
     """Returns the reliability of all images and of each group, before and after."""
     found = view["reliability"]
-    names = ("overall", *folder.GROUPS)
+    names = ("overall", *finished_run.GROUPS)
     return [{name: found[when][name] for name in names} for when in ("before", "after")]
 
 

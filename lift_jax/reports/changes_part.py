@@ -12,7 +12,7 @@ from lift_jax.evaluation.insight.class_changes import Band, bands, changes
 from lift_jax.reports import figures, page
 from lift_jax.reports.class_table import gain
 from lift_jax.reports.figures import PALETTE
-from lift_jax.runs.folder import Run
+from lift_jax.runs.finished_run import Run
 
 MOST = 10  # classes that gain, and that lose
 

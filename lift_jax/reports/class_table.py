@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from lift_jax.output.plain import printable
 from lift_jax.reports import page
-from lift_jax.runs.folder import Run
+from lift_jax.runs.finished_run import Run
 
 # Most classes that the page holds as rows. Of more it holds the lowest, and all as data.
 WHOLE = 1000

@@ -11,8 +11,8 @@ from lift_jax.evaluation.insight import consistency
 from lift_jax.evaluation.insight.consistency import Consistency
 from lift_jax.reports import consistency_figures as figures
 from lift_jax.reports import page
-from lift_jax.runs import folder
-from lift_jax.runs.folder import Run
+from lift_jax.runs import finished_run
+from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
 
 NOTE = (
@@ -83,7 +83,7 @@ def measure(run: Run) -> Measured | None:
     before = after
     if found.tuned:
         before = consistency.measure(found.before, found.test_before, *labels, classes)
-    numbers = consistency.summary(before, after, run.groups, folder.GROUPS)
+    numbers = consistency.summary(before, after, run.groups, finished_run.GROUPS)
     return Measured(before, after, found.tuned, numbers)
 
 
@@ -108,15 +108,15 @@ def draw(
     `run` has their classes. Writes PREFIX_similarity.png and PREFIX_distances.png into `out`, the
     latter if any distance is known, and returns them by name.
     """
-    height = {name: i for i, name in enumerate(folder.GROUPS)}
+    height = {name: i for i, name in enumerate(finished_run.GROUPS)}
     any_state = next(iter(states.values()))
     there = np.flatnonzero(any_state.means.any(axis=1)).tolist()
     order = sorted(there, key=lambda c: (height[run.groups[c]], -run.train_counts[c], c))
-    sizes = {name: sum(run.groups[c] == name for c in order) for name in folder.GROUPS}
+    sizes = {name: sum(run.groups[c] == name for c in order) for name in finished_run.GROUPS}
     maps = {name: consistency.similarity_map(each.means[order]) for name, each in states.items()}
     drawn = {"similarity": figures.similarity_figure(maps, sizes, [run.names[c] for c in order])}
-    gaps = consistency.by_group(any_state.test - any_state.train, run.groups, folder.GROUPS)
-    if shown := [name for name in folder.GROUPS if np.isfinite(gaps[name])]:
+    gaps = consistency.by_group(any_state.test - any_state.train, run.groups, finished_run.GROUPS)
+    if shown := [name for name in finished_run.GROUPS if np.isfinite(gaps[name])]:
         distances = {name: (each.train, each.test) for name, each in states.items()}
         drawn["distances"] = figures.distance_figure(distances, run.groups, shown)
     alt = {"similarity": "Cosines of the class means", "distances": "Distances to the class"}

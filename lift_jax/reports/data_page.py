@@ -139,16 +139,14 @@ def write_classes(data: Dataset, splits: dict[str, Split], workdir: Path) -> Non
         name: np.bincount(split.labels, minlength=len(data.class_names))
         for name, split in splits.items()
     }
-    group = np.full(len(data.class_names), "", dtype=object)
-    for name, members in metrics.groups(data.group_counts).items():
-        group[members] = name
+    group = metrics.group_of_each(data.group_counts)
     write_csv(
         workdir / "classes.csv",
         ("class", "name", "group", *counts),
         ((c, name, group[c], *(int(n[c]) for n in counts.values()))
          for c, name in enumerate(data.class_names)),
     )  # fmt: skip
-    figure = figures.frequency_figure(counts, group.tolist(), data.class_names)
+    figure = figures.frequency_figure(counts, group, data.class_names)
     figure_file.write(figure, workdir / "classes.png")
 
 

@@ -9,7 +9,7 @@ from lift_jax.evaluation.insight.confusions import Pair
 from lift_jax.evaluation.insight.label_errors import FEWEST, Doubts
 from lift_jax.output.plain import figure_text
 from lift_jax.reports import page
-from lift_jax.runs.folder import Run
+from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import findings
 from lift_jax.runs.kept.examples import Examples
 from lift_jax.runs.kept.findings import DOUBTFUL, PairImages

@@ -19,9 +19,9 @@ from lift_jax.reports import (
     insight_part,
     page,
 )
-from lift_jax.runs import folder
-from lift_jax.runs.folder import Run
-from lift_jax.runs.kept import examples, kept_file, predictions
+from lift_jax.runs import finished_run
+from lift_jax.runs.finished_run import Run
+from lift_jax.runs.kept import examples, kept_file, predictions, result_files
 from lift_jax.runs.progress import WAIT_HINT
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
@@ -68,10 +68,10 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     They are written into `out`, by default the run folder. Raises UserError if a file of the run is
     missing or broken, if `out` cannot be made, or if another process writes there.
     """
-    run = folder.load(workdir)
+    run = finished_run.load(workdir)
     if run.changed:
-        told = folder.told(run.workdir, run.changed)
-        atomic.warn(f"{told} The run's command, run again, mends that.")
+        note = result_files.changed_note(run.workdir, run.changed)
+        atomic.warn(f"{note} The run's command, run again, mends that.")
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):
@@ -140,7 +140,7 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     """
     paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
-    runs = {path.name if unique else str(path): folder.load(path) for path in paths}
+    runs = {path.name if unique else str(path): finished_run.load(path) for path in paths}
     standing = {name: headline(run)[0] for name, run in runs.items()}
     bars = {
         f"{name}: {run.labels[standing[name]]}": run.results[standing[name]]
@@ -222,8 +222,8 @@ def _validation_means(run: Run) -> dict[str, float] | None:
     keys = ("test", "test_tte")
     if not isinstance(means, dict) or not all(isinstance(means.get(k), int | float) for k in keys):
         raise UserError(
-            f"{run.workdir / folder.METRICS}: expected validation to hold the numbers test and "
-            f"test_tte, found {means!r}. Test again: --mode=evaluate."
+            f"{run.workdir / result_files.METRICS}: expected validation to hold the numbers test "
+            f"and test_tte, found {means!r}. Test again: --mode=evaluate."
         )
     return means
 

@@ -74,12 +74,14 @@ def read_tuned(run: Path) -> dict[str, np.ndarray]:
 
 
 def read_checkpoint(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the tuned leaves of a run's best checkpoint by validation, without scores the newest,
-    and its description of the run: the settings and a summary of the data.
+    """Returns the tuned leaves in a run's checkpoint, and its description of the run.
 
-    If it is damaged, a warning says so and the one before is read. Nothing in the folder is
-    changed, so the run may be under way. A folder of `--format=adapters` holds no checkpoints but
-    one file in their place. Raises UserError if there is no checkpoint or none can be read.
+    The description holds the settings and a summary of the data. The checkpoint is the best by
+    validation, or the newest if none was validated. If it is damaged, a warning says so and the one
+    before it is read. Nothing in the folder is changed, so the run may still be training. A folder
+    of `--format=adapters` has one file in place of checkpoints.
+
+    Raises UserError if there is no checkpoint, or none can be read.
     """
     if not run.is_dir():
         raise UserError(f"{run}: expected a run folder (--run), found none.")

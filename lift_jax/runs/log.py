@@ -58,9 +58,9 @@ class RunLog:
         with open_replacement(path) as file:
             file.writelines(_line(record) for record in kept)
         self._file = open(path, "a", encoding="utf-8")
-        # Not a SummaryWriter, whose thread dies of a full disk and then lets this one wait.
-        # The path is absolute, for tensorboardX sends what begins with "gs:" or "s3:" elsewhere.
-        # The suffix keeps two files that are begun in the same second apart.
+        # Not a SummaryWriter: a full disk ends its thread, and then this one waits for ever.
+        # The path is absolute, because tensorboardX sends paths like "gs:x" and "s3:x" elsewhere.
+        # The suffix gives two files that begin in the same second different names.
         self._events = EventsWriter(str(self.workdir.absolute() / "events"), f".{step}")
         start = Event(step=step + 1, wall_time=time.time())
         start.session_log.status = SessionLog.START  # TensorBoard hides what was logged from here
@@ -97,7 +97,7 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files; a later write opens them again."""
-        with contextlib.ExitStack() as both:  # even if the disk is full for the first
+        with contextlib.ExitStack() as both:  # closes the second even if the first cannot be
             for file in filter(None, (self._file, self._events)):
                 both.callback(file.close)
             self._file = self._events = None
@@ -132,7 +132,7 @@ def read_log(path: str | os.PathLike[str]) -> list[StepRecord]:
 def mend_log(path: Path, warn: Callable[[str], None]) -> None:
     """Moves a damaged training log aside and keeps the lines of it that can be read.
 
-    A log that is missing becomes an empty one, for its lines cannot be made again. `warn` says so.
+    A missing log becomes an empty one, because its lines cannot be made again. `warn` says so.
     """
     if not path.exists():
         warn(f"{path}, the training log, is missing. The run goes on without what it held.")

@@ -102,7 +102,7 @@ class Progress:
         return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds % 60:02}s"
 
     def _hint(self) -> None:
-        """Prints the hint about data once, if the device waits for them."""
+        """Prints the hint about data once, if the device waits for data."""
         if self._hinted or len(self._waits) < WAIT_STEPS:
             return
         share = sum(self._waits) / len(self._waits)

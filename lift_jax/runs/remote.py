@@ -41,7 +41,7 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
         return
     parent = disk.make_folder(cache_folder() / "remote", "XDG_CACHE_HOME")
     if jax.process_index() != 0 or not writes:
-        with atomic.passing_folder(parent, "copy") as folder:
+        with atomic.temporary_folder(parent, "copy") as folder:
             if jax.process_index() == 0:
                 Mirror(address, folder).pull()
             yield str(folder)

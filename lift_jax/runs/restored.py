@@ -18,7 +18,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
 from lift_jax.models.precision import FLOAT32, Precision
-from lift_jax.runs import export, folder
+from lift_jax.runs import export, finished_run, folder
+from lift_jax.runs.kept import result_files
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
 from lift_jax.storage import atomic
@@ -132,8 +133,8 @@ def read_settings(run: Path, saved: dict[str, Any]) -> tuple[Settings, tuple[str
     `saved` is the description in its checkpoint, which is taken if config.json is damaged. Raises
     UserError if that is damaged, too, or was written by another version.
     """
-    file = run / folder.CONFIG
-    about, summary = folder.checked_config(file, folder.mend_config(run, saved, atomic.warn))
+    file = run / result_files.CONFIG
+    about, summary = finished_run.checked_config(file, folder.mend_config(run, saved, atomic.warn))
     backbone_fingerprint = summary.get("backbone_fingerprint")
     if not isinstance(backbone_fingerprint, str):
         raise UserError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from lift_jax.data.types import Dataset, Split
@@ -16,8 +15,15 @@ from lift_jax.evaluation.metrics import Counts
 from lift_jax.evaluation.programs import Job
 from lift_jax.models.tree import Tree
 from lift_jax.parallel.mesh import replicated
-from lift_jax.runs import folder, log, unreadable
-from lift_jax.runs.kept import examples, features, other_split, predictions
+from lift_jax.runs import finished_run, folder, log
+from lift_jax.runs.kept import (
+    examples,
+    features,
+    other_split,
+    predictions,
+    result_files,
+    unreadable,
+)
 from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
@@ -34,14 +40,15 @@ from lift_jax.tuners.prompt_learning import encode_texts_once
 def test(
     settings: Settings, setup: Setup, state: State | None, workdir: Path, console: Console
 ) -> dict[str, Any]:
-    """Tests the zero-shot classifier, where there is one, and the tuned one, given a state.
+    """Tests the zero-shot classifier, if there is one, and the tuned classifier of a state.
 
-    With test.adjust the tuned one is also tested after post-hoc logit adjustment, whose strength is
-    chosen on the validation split before the test split is read. Writes metrics.json, per_class.csv
-    and the kept files (`kept/`), prints the table, and returns what metrics.json holds.
+    With test.adjust the tuned classifier is also tested after post-hoc logit adjustment. The
+    strength is chosen on the validation split before the test split is read. Writes metrics.json,
+    per_class.csv and the kept files (`kept/`), prints the table, and returns what metrics.json
+    holds.
     """
     trained = state is not None and (workdir / log.LOG).exists()
-    records = log.read_log(workdir / log.LOG) if trained else []  # a broken log is told first
+    records = log.read_log(workdir / log.LOG) if trained else []  # first: a broken log is an error
     counts, choices = measure(settings, setup, state, console)
     data = setup.data
     found = summarise(counts, data) | choices
@@ -54,7 +61,7 @@ def test(
     }  # fmt: skip
     warn_of_absent_classes(next(iter(counts.values())), data, console)
     features.keep(settings, setup, state, make_evaluator(settings, setup, console), workdir)
-    counts = {row: counts[row] for row in folder.RESULTS if row in counts}
+    counts = {row: counts[row] for row in finished_run.RESULTS if row in counts}
     weights = {} if state is None else state.weights
     answered = predictions.of_counts(counts, weights_checksum(weights))
     if jax.process_index() == 0:
@@ -63,8 +70,8 @@ def test(
         examples.keep(workdir, data, answered, stands, features.read(workdir), console)
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
-        atomic.write_json(workdir / folder.METRICS, found)
-        folder.seal(workdir)
+        atomic.write_json(workdir / result_files.METRICS, found)
+        result_files.seal(workdir)
     unreadable.record_unreadable(data, workdir, jax.process_index(), console, anew=("test",))
     show(found, settings, console)
     return found
@@ -139,7 +146,7 @@ def compile_ahead(
 ) -> Iterator[Job]:
     """Yields the jobs that compile what `test` will use, as far as it is known before training.
 
-    After the adjustment of logits, and for a head of texts, the tuned classifier is known later.
+    With logit adjustment, and with a head of texts, the tuned classifier is known only later.
     """
     evaluator, data, tte = make_evaluator(settings, setup, console), setup.data, settings.test.tte
     once: dict[str, Candidate] = {}
@@ -175,8 +182,8 @@ def tuned_candidate(setup: Setup, state: State) -> Candidate:
 def choose_adjustment(
     evaluator: Evaluator, tuned: Candidate, paths: Tree, data: Dataset, console: Console
 ) -> dict[str, Any]:
-    """Returns the strength of the adjustment that is best on the validation split, and what each
-    strength gives there."""
+    """Returns the best strength of the adjustment on the validation split, and the mean accuracy
+    of each strength."""
     assert data.val is not None
     shifts = adjustment.shifts(adjustment.TAUS, data.counts)
     trials = {"val": tuned._replace(shifts=shifts)}
@@ -217,8 +224,10 @@ def compare_crops(
 
 
 def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
-    """Returns a function from a state to its mean accuracy over the classes of the validation
-    split, in percent. Raises UserError if there is no such split."""
+    """Returns the function from a state to its score: the mean accuracy over the classes.
+
+    The score is in percent, on the validation split. Raises UserError if there is no such split.
+    """
     val = setup.data.val
     if val is None:
         raise UserError(
@@ -242,7 +251,7 @@ def summarise(counts: Mapping[str, Counts], data: Dataset) -> dict[str, Any]:
     """Returns the accuracies of each result; None for a result that was not measured."""
     return {
         row: metrics.summarise(counts[row], data.group_counts) if row in counts else None
-        for row in folder.RESULTS
+        for row in finished_run.RESULTS
     }
 
 
@@ -269,23 +278,23 @@ def describe(written: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
 
 def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) -> None:
     """Writes per_class.csv: accuracies in percent, empty for classes without test images."""
-    group = np.full(len(data.class_names), "", dtype=object)
-    for name, members in metrics.groups(data.group_counts).items():
-        group[members] = name
-    accuracy = {row: metrics.class_accuracy(counts[row]) for row in folder.RESULTS if row in counts}
-    header = folder.class_columns(accuracy)
-    results = header[len(folder.CLASS_COLUMNS) :]
+    group = metrics.group_of_each(data.group_counts)
+    accuracy = {
+        row: metrics.class_accuracy(counts[row]) for row in finished_run.RESULTS if row in counts
+    }
+    header = finished_run.class_columns(accuracy)
+    results = header[len(finished_run.CLASS_COLUMNS) :]
     images = next(iter(counts.values()))["total"]
     rows = (
         (c, name, data.counts[c], group[c], images[c])
         + tuple(float(accuracy[row][c]) if row in accuracy else None for row in results)
         for c, name in enumerate(data.class_names)
     )
-    write_csv(workdir / folder.PER_CLASS, header, rows)
+    write_csv(workdir / result_files.PER_CLASS, header, rows)
 
 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:
     """Prints the table of results."""
     tuner = settings.tuner.name if found["tuned_params"] else "none"
     names = tables.result_names(tuner, settings.label, settings.text_tuner.name)
-    console.print(tables.results_table({names[row]: found[row] for row in folder.RESULTS}))
+    console.print(tables.results_table({names[row]: found[row] for row in finished_run.RESULTS}))

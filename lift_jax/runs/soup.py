@@ -17,7 +17,8 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics, tables
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal
-from lift_jax.runs import export, folder, log
+from lift_jax.runs import export, finished_run, folder, log
+from lift_jax.runs.kept import result_files
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import changes, parse
@@ -53,7 +54,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise UserError("A soup is made of two runs or more, each of them once.")
     workdir = folder.open_workdir(workdir)
-    members = [folder.load(path) for path in paths]
+    members = [finished_run.load(path) for path in paths]
     abouts = [describe_finished(member) for member in members]
     for path, about in zip(paths, abouts, strict=True):
         check_alike(paths[0], abouts[0], path, about)
@@ -82,12 +83,13 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
 
 
 def is_begun(workdir: Path, label: str, mean: Tree) -> bool:
-    """Returns True if a folder holds the checkpoint of this soup, as a kill or a full disk leaves.
+    """Returns True if a folder holds the checkpoint of this soup already.
 
-    Raises UserError if it holds another run.
+    A kill or a full disk before the test leaves it so. Raises UserError if the folder holds another
+    run.
     """
     if not checkpoint.best_first(workdir):
-        if not (workdir / folder.METRICS).exists():
+        if not (workdir / result_files.METRICS).exists():
             return False
     else:
         leaves, about = export.read_checkpoint(workdir)
@@ -127,7 +129,7 @@ def write_results(workdir: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     Terminal().print(tables.results_table(table))
 
 
-def describe_finished(run: folder.Run) -> dict[str, Any]:
+def describe_finished(run: finished_run.Run) -> dict[str, Any]:
     """Returns the config of a run with its data summary: classes, images and backbone.
 
     Raises UserError if the run is not finished.
@@ -165,7 +167,10 @@ def check_alike(first: Path, wanted: dict[str, Any], path: Path, about: dict[str
 
 
 def check_images(data: DataSettings, seeds: Sequence[int]) -> None:
-    """Raises UserError if the seeds draw other images from the data, for a soup could cheat."""
+    """Raises UserError if the seeds draw different images from the data.
+
+    The soup would be tested on images that some of its runs have learned.
+    """
     first, *others = (images(datasets.load(data, seed)) for seed in dict.fromkeys(seeds))
     if any(other != first for other in others):
         raise UserError(
@@ -176,5 +181,6 @@ def check_images(data: DataSettings, seeds: Sequence[int]) -> None:
 
 
 def images(data: Dataset) -> list[list[str]]:
+    """Returns the names of the images of each split."""
     splits = (data.train, data.val, data.test)
     return [[split.images.name(i) for i in range(len(split))] for split in splits if split]

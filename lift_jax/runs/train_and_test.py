@@ -16,7 +16,7 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.runs import folder, log, results
 from lift_jax.runs.answers import calibrate
-from lift_jax.runs.kept import other_split
+from lift_jax.runs.kept import other_split, result_files
 from lift_jax.runs.phases import stages, training
 from lift_jax.runs.phases.training import warn
 from lift_jax.settings.common import common_settings
@@ -34,10 +34,16 @@ def train_and_test(
 ) -> dict[str, Any]:
     """Trains (or continues) and tests; returns what metrics.json holds.
 
-    `mode` evaluate tests the newest checkpoint of `workdir` (with another test.split on that alone,
-    if it is tested, and returns its results), zero_shot the untuned CLIP. The jobs `meanwhile` are
-    done in a thread while it trains. Raises UserError for anything in the settings, the data, the
-    weights or the folder that the user can mend, and in all processes if these differ.
+    Args:
+        settings: of the run.
+        workdir: the run folder.
+        mode: train; evaluate, which tests the newest checkpoint of `workdir` (if the run is tested
+            and test.split is another split: on that split alone, whose results are returned); or
+            zero_shot, which tests the untuned backbone.
+        meanwhile: jobs that are done in a thread during training.
+
+    Raises UserError for anything in the settings, the data, the weights or the folder that the user
+    can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
     workdir = folder.open_workdir(workdir)
@@ -55,7 +61,7 @@ def train_and_test(
         check_mode(mode, workdir, has_checkpoint=saved is not None, tuned=settings.model.tuned)
         begun = stages.about(workdir) if saved is None and mode == "train" else saved
         if begun is not None:  # before anything slow
-            # by process 0, since places of files may be others elsewhere
+            # by process 0, because other processes may keep their files elsewhere
             processes.from_first(lambda: folder.check_config(begun, settings.written, workdir))
             settings = as_begun(settings, begun)
         setup = build(settings, console, fresh=begun is None and mode != "zero_shot")
@@ -160,7 +166,7 @@ def show_finished(
 
 def lacks_only_split(settings: Settings, workdir: Path) -> bool:
     """Returns True if another split is to be tested and the test split has been."""
-    return settings.test.split != "test" and (workdir / folder.METRICS).exists()
+    return settings.test.split != "test" and (workdir / result_files.METRICS).exists()
 
 
 def check_zero_shot(settings: Settings, setup: Setup) -> None:

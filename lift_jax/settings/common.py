@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# What may differ between processes: places of files, which may lie elsewhere on each machine and
-# are compared by their content, and how many CPUs read images, which changes no batch.
-OWN = (
+# Settings that may differ between processes: paths, because each machine may keep its files
+# elsewhere (their contents are compared), and the number of CPUs that read images.
+MAY_DIFFER = (
     "data.root", "data.train_list", "data.test_list", "data.val_list", "data.class_names",
     "data.prepared", "data.workers", "head.descriptors", "model.backbone", "model.tuned",
 )  # fmt: skip
@@ -14,7 +14,7 @@ OWN = (
 
 def common_settings(written: Mapping[str, Any]) -> dict[str, str]:
     """Returns the values of a config as JSON, by dotted key, without those that may differ."""
-    return {k: json.dumps(v) for k, v in flatten(written).items() if k not in OWN}
+    return {k: json.dumps(v) for k, v in flatten(written).items() if k not in MAY_DIFFER}
 
 
 def flatten(written: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

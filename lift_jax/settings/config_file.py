@@ -28,7 +28,7 @@ class ConfigFile:
     """A config file, its argument, and the config that they give.
 
     Attributes:
-        path: of the file.
+        path: the file.
         argument: the text after the colon, "" for none.
         config: what the file gives for the argument.
         get_config: the file's own function.
@@ -86,7 +86,7 @@ def run_file(path: Path) -> ModuleType:
 def split_argument(text: str) -> tuple[str, str]:
     """Returns the name or path and the argument of `NAME_OR_PATH:ARGUMENT`.
 
-    A path with colons of its own is taken as far as there is such a file.
+    Where the path itself may hold colons, it is the longest part of the text that is a file.
     """
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
@@ -114,7 +114,9 @@ def open_config(text: str) -> ConfigFile:
     except Exception as e:  # whatever the file does
         raise UserError(f"get_config of {path} (--config) failed: {e!r}") from e
     if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config of {path} (--config) gave {config!r}; expected a ConfigDict.")
+        raise UserError(
+            f"get_config of {path} (--config) gave {shown(config)}; expected a ConfigDict."
+        )
     return ConfigFile(path, argument, config.lock(), get_config)  # type: ignore[arg-type]
 
 
@@ -152,7 +154,7 @@ def override(config: ConfigDict, assignments: Sequence[tuple[str, str | None]]) 
 
 
 def parse_text(text: str, kind: type) -> bool | int | float | str | None:
-    """Returns a text as a value of the type, None if it is not such."""
+    """Returns the value of the type that a text stands for, None if it stands for none."""
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower())
     try:

@@ -22,7 +22,7 @@ def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
     for settings that do not go together.
     """
     written = to_dict(config)
-    resolved = resolve(typed(written), written)
+    resolved = resolve(typed(written))
     check_rules(resolved)
     return resolved
 
@@ -82,10 +82,15 @@ def typed(written: Mapping[str, Any]) -> Settings:
 
 
 def as_begun(settings: Settings, saved: Mapping[str, Any]) -> Settings:
-    """Returns the settings of a run that continues, by the config that it began with.
+    """Returns the settings with which a run continues.
 
-    A setting that came after the run began keeps the meaning that it had then (`About.before`), and
-    one that the config at hand lacks has the value of the run. How it is tested is free.
+    A setting that was added to the program after the run began keeps the meaning that it had then
+    (`About.before`). A setting that `settings` lacks takes the value of the run. The group `test`
+    stays as it is given, because a run may be tested in any way.
+
+    Args:
+        settings: what the user gives now.
+        saved: the config that the run began with.
     """
     written = {**settings.written}
     for key in _came_later():
@@ -108,7 +113,7 @@ def _came_later() -> list[str]:
     return [key for key, entry in all_entries().items() if entry.about.before is not None]
 
 
-def resolve(settings: Settings, written: Mapping[str, Any]) -> Settings:
+def resolve(settings: Settings) -> Settings:
     """Replaces automatic values that depend on other settings alone."""
     s = settings
     kind = s.head.kind
@@ -130,8 +135,8 @@ def differences(
 ) -> list[str]:
     """Lists "key: saved -> current" for each value that differs between two configs as dicts.
 
-    A setting that came after one of the two was written counts as a difference if the other one
-    gives it a value that is neither the default nor what runs did before.
+    A setting that only one of them has, because the other was written before the setting came,
+    counts as a difference if its value is neither the default nor what runs did before.
     """
     lines = []
     for key in sorted(saved.keys() | current.keys()):
@@ -139,28 +144,28 @@ def differences(
         groups = [each for each in (a, b) if isinstance(each, dict)]
         if groups and len(groups) == 2 - (ABSENT in (a, b)):  # a whole group may have come later
             lines += differences(*({} if g == ABSENT else g for g in (a, b)), f"{prefix}{key}.")
-        elif a != b and not (ABSENT in (a, b) and _stands_for_nothing(f"{prefix}{key}", a, b)):
+        elif a != b and not (ABSENT in (a, b) and _means_the_same(f"{prefix}{key}", a, b)):
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
 
 
-def _stands_for_nothing(key: str, *values: Any) -> bool:
-    """Returns True if a config that lacks a setting may mean the value of another config."""
+def _means_the_same(key: str, *values: Any) -> bool:
+    """Returns True if a config without a setting may mean the value that another config gives."""
     if key not in _came_later():
         return False
     entry = all_entries()[key]
     return all(value in (ABSENT, entry.about.before, entry.default) for value in values)
 
 
-def same(a: Mapping[str, Any], b: Mapping[str, Any], but: tuple[str, ...]) -> bool:
-    """Returns True if two configs differ in nothing but these groups and keys."""
-    return not changes(a, b, but)
+def same(a: Mapping[str, Any], b: Mapping[str, Any], ignored: tuple[str, ...]) -> bool:
+    """Returns True if two configs are the same outside the ignored groups and keys."""
+    return not changes(a, b, ignored)
 
 
-def changes(a: Mapping[str, Any], b: Mapping[str, Any], but: tuple[str, ...]) -> list[str]:
-    """Returns the `differences` of two configs outside these groups and keys."""
+def changes(a: Mapping[str, Any], b: Mapping[str, Any], ignored: tuple[str, ...]) -> list[str]:
+    """Returns the `differences` of two configs outside the ignored groups and keys."""
     return [
         line
         for line in differences(a, b)
-        if not any(line.startswith((f"{key}:", f"{key}.")) for key in but)
+        if not any(line.startswith((f"{key}:", f"{key}.")) for key in ignored)
     ]

@@ -26,8 +26,8 @@ class About:
         by_method: True if LIFT and LIFT+ differ in it.
         only_for: the value of the group's `name` (or one of several tuners), or of train.optimizer,
             that has this option.
-        before: for a setting that came later, the value that says what runs did before. A config
-            of theirs lacks the setting, and goes on to mean this value.
+        before: for a setting that a later version added, the value that stands for what earlier
+            versions did. A config without the setting means this value.
         settable: False for a field that is not a setting of its group.
     """
 

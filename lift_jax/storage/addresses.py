@@ -26,9 +26,10 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.url_to_fs(address)
     except ImportError as error:
+        library = LIBRARIES.get(kind)
+        remedy = f"pip install {library}" if library else "install the one that is named here"
         raise UserError(
-            f"{address} needs a library that is not installed: pip install "
-            f"{LIBRARIES.get(kind, 'what is named here')} ({error})."
+            f"{address} needs a library that is not installed: {remedy} ({error})."
         ) from error
     except ValueError as error:
         raise UserError(

@@ -15,7 +15,8 @@ from lift_jax.errors import DiskError
 from lift_jax.output.lines import say_error
 from lift_jax.storage import disk
 
-UNFINISHED: set[Path] = set()  # files and folders of this moment, for a program that ends at once
+# Temporary files and folders that are being written now. A program that ends at once removes them.
+UNFINISHED: set[Path] = set()
 
 
 def warn(line: str) -> None:
@@ -24,7 +25,7 @@ def warn(line: str) -> None:
 
 
 def move_aside(path: Path, aside: Path) -> Path:
-    """Renames a damaged file or folder in place of an earlier one of that name; returns `aside`."""
+    """Renames a damaged file or folder to `aside`, replaces what lies there, returns `aside`."""
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     else:
@@ -45,8 +46,8 @@ def replacement(path: str | os.PathLike[str], clean: bool = False) -> Iterator[P
     """Yields a path to write to, by any library; it replaces `path` when the block ends.
 
     If the block raises, `path` stays as it was and nothing else is left. A folder of that name is
-    moved aside, and the folder of `path` is made. What a killed process left of `path` is removed,
-    unless the folder is known to be `clean`: looking through a large one takes its time.
+    moved aside, and the folder of `path` is made. What a killed process left of `path` is removed.
+    Pass `clean` if the folder holds no such thing: a search of a large folder takes long.
     Raises DiskError if it cannot be written.
     """
     path = Path(path)
@@ -88,10 +89,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def passing_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yields an empty folder in another, which is removed when the block ends.
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yields an empty folder in `parent`, which is removed when the block ends.
 
-    What killed processes left of that name is removed as well. Raises OSError if there is no room.
+    What killed processes left under that name is removed as well. Raises OSError if the folder
+    cannot be made.
     """
     folder = disk.temporary_beside(parent / name, uuid.uuid4().hex[:8])
     folder.mkdir(mode=0o700)
@@ -106,7 +108,10 @@ def passing_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file is on the disk, else a crash may keep its new name and lose the data."""
+    """Waits until a file is on the disk: otherwise a crash could keep its name and lose its data.
+
+    Call it before the file is renamed.
+    """
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

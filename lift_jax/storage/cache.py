@@ -12,8 +12,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lift_jax"
 
 
-def remove_left() -> None:
-    """Removes what killed processes left half-written in the cache folder, as far as it can be."""
+def remove_leftovers() -> None:
+    """Removes what killed processes left half-written in the cache folder, where it is allowed."""
     with suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
         for folder in cache_folder().iterdir():
             disk.remove_dead(folder)

@@ -13,8 +13,9 @@ from lift_jax.errors import UserError
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.reading import RUN_BYTES, decode, read_bytes
 
-# Spreadsheets compute a cell that begins so; a quote before it makes it text (OWASP, "CSV
-# Injection"). A text that looks like one that has got its quote gets another.
+# A spreadsheet evaluates a cell that begins with one of these characters; a quote before it makes
+# the cell text (OWASP, "CSV Injection"). A text that already begins with such a quote gets one
+# more, so that reading can take exactly one away.
 LIVE = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -46,7 +47,7 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _line(row: Sequence[Any]) -> str:
     buffer = io.StringIO()
-    # with this end of lines the writer quotes cells that hold \\r
+    # only with \r\n as the end of lines does the writer quote cells that hold \r
     csv.writer(buffer, lineterminator="\r\n").writerow([_cell(item) for item in row])
     return buffer.getvalue()[:-2] + "\n"
 
@@ -56,7 +57,7 @@ def _cell(item: Any) -> Any:
         return ""
     if not isinstance(item, str):
         return item
-    text = item.encode(errors="backslashreplace").decode()  # half a character has no UTF-8
+    text = item.encode(errors="backslashreplace").decode()  # lone surrogates have no UTF-8
     return f"'{text}" if LIVE.match(text) else text
 
 

@@ -39,7 +39,7 @@ REMEDIES = {  # what to do, by the kind of error
 
 @contextmanager
 def disk_errors(place: Name = "") -> Iterator[None]:
-    """Turns errors of the disk into DiskError; errors of other kinds pass, as of a network.
+    """Turns errors of the disk into DiskError; other errors pass, such as those of a network.
 
     Wrap it around code that writes to `place`, a file or folder. Without one the message names the
     file that the system names.
@@ -48,7 +48,7 @@ def disk_errors(place: Name = "") -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in REMEDIES or type(error).__module__ != "builtins":
-            raise  # libraries number errors of other kinds otherwise: 1 is also ssl's
+            raise  # subclasses in libraries number their errors differently: ssl has a 1 too
         named = error.filename2 or error.filename
         named = "" if not isinstance(named, str | bytes) else os.fsdecode(named)
         if not named or named.endswith(".tmp"):
@@ -64,8 +64,8 @@ def disk_errors(place: Name = "") -> Iterator[None]:
 def temporary_beside(path: Path, more: str = "") -> Path:
     """Returns a path beside another under which this process may write it first.
 
-    `remove_temporary`, `remove_stale` and `remove_dead` know the name, also with a few letters
-    `more`. It is short, for that of `path` may be as long as can be.
+    `remove_temporary`, `remove_stale` and `remove_dead` recognise the name, also with a few letters
+    `more`. Only the first letters of `path` are in it, because that may be as long as is allowed.
     """
     end = f"{_process_table()}_{os.getpid()}{more and '.'}{more}.tmp"
     return path.with_name(f"{_start_of_temporary(path)}{end}")
@@ -80,7 +80,7 @@ def _host() -> str:
 
 
 def _process_table() -> str:
-    """Returns the number of the process table, of which containers on one host have their own."""
+    """Returns the number of the PID namespace: each container on a host has its own."""
     try:
         return "".join(c for c in os.readlink("/proc/self/ns/pid") if c.isdigit())
     except OSError:
@@ -113,13 +113,14 @@ def remove_dead(folder: Path, start: str = ".") -> None:
 
 def _is_dead(table: str, process: int, left: Path) -> bool:
     if table == _process_table():
-        return not _lives(process)
+        return not is_alive(process)
     with suppress(OSError):
         return time.time() - left.lstat().st_mtime > DAY
     return False
 
 
-def _lives(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Returns False if no process of this machine and container has the number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,9 +1,9 @@
 """One writer an address: claims that processes lay there and renew as long as they live.
 
 Object stores have no locks. So each process writes a small file of its own, .writers/NAME.json, and
-then looks for those of others. One that has not been renewed for `STALE` seconds belongs to a
-process that is gone. Their age is taken from the times that the store gives, of which all are by
-the same clock, so that the clocks of the machines do not matter.
+then looks for those of others. A claim that has not been renewed for `STALE` seconds belongs to a
+process that is gone. Ages are differences of the store's own times, so the clocks of the machines
+do not matter.
 """
 
 import json
@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError
+from lift_jax.storage.disk import is_alive
 from lift_jax.storage.lock import describe, this_process
 
 CLAIMS = ".writers"  # the folder of the claims, which is no part of the run
 RENEW = 30.0  # seconds between two renewals of a claim
-STALE = 300.0  # seconds without renewal after which a claim counts no more
+STALE = 300.0  # seconds without renewal after which a claim is ignored
 
 
 @contextmanager
 def one_writer(fs: Any, root: str, address: str) -> Iterator[Callable[[], bool]]:
-    """Keeps other processes from writing at an address, and yields a function that returns True as
-    long as this process may write there.
+    """Keeps other processes from writing at an address.
 
-    Of two that begin in the same second both may be refused. Raises UserError at once, naming the
-    holder, if another process writes there, and if the address cannot be written.
+    Yields a function that returns True as long as this process may write there. If two processes
+    begin in the same second, both may be refused. Raises UserError at once, naming the holder, if
+    another process writes there, and if the address cannot be written.
 
     Args:
         fs, root: fsspec's file system of the address, and the path in it.
@@ -63,7 +64,7 @@ def one_writer(fs: Any, root: str, address: str) -> Iterator[Callable[[], bool]]
 
 
 def _living(fs: Any, root: str, own: str) -> dict[str, Any] | None:
-    """Returns who else writes at an address, None for nobody. Removes the claims of the dead."""
+    """Returns who else writes at an address, None for nobody. Removes claims of dead processes."""
     fs.invalidate_cache()
     now = fs.modified(own)
     for path in map(str, fs.ls(f"{root}/{CLAIMS}", detail=False)):
@@ -86,7 +87,7 @@ def _living(fs: Any, root: str, own: str) -> dict[str, Any] | None:
 def _renew(fs: Any, own: str, claim: bytes, done: threading.Event, renewed: list[float]) -> None:
     """Renews a claim until `done` is set, and appends each time to `renewed`.
 
-    Ends early if another process has removed the claim, which it does with a stale one.
+    Ends early if another process has removed the claim because it was stale.
     """
     while not done.wait(RENEW):
         now = time.monotonic()
@@ -109,7 +110,10 @@ def _remove(fs: Any, path: str) -> None:
 
 
 def _machine() -> str:
-    """Returns what processes share that see each other: boot of the machine, and process table."""
+    """Returns this boot of the machine and the PID namespace, "" where the system does not tell.
+
+    Processes for which it is the same can see each other's numbers.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -118,13 +122,7 @@ def _machine() -> str:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Returns True if a holder ran on this machine and does no more; False if that is unknown."""
-    if not holder.get("machine") or holder["machine"] != _machine():
-        return False
-    try:
-        os.kill(int(holder["process"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError, KeyError):
-        return False
-    return False
+    """Returns True if a holder ran on this machine and has ended; False if that is unknown."""
+    is_here = bool(holder.get("machine")) and holder["machine"] == _machine()
+    process = holder.get("process")
+    return is_here and isinstance(process, int) and not is_alive(process)

@@ -29,7 +29,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
 
     Args:
         folder: must exist.
-        part: of the folder that is written, for processes that share it by agreement.
+        part: the name of what this process writes there, if others may write the rest; "" for all.
 
     Raises UserError at once, naming the holder, if another process writes there.
     """
@@ -49,7 +49,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
             f"{folder} is being written by {describe(_read(about))}. Wait until it ends, stop it, "
             "or give another folder."
         ) from None
-    except (OSError, NotImplementedError) as error:  # filelock's word for no flock is the latter
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a system without flock
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         atomic.warn(
@@ -68,7 +68,7 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
         _HELD.discard(place)
         with suppress(OSError):  # a disk that has become read-only; both files may stay
             about.unlink(missing_ok=True)
-            file.unlink(missing_ok=True)  # filelock sees that a file it waited for is no more
+            file.unlink(missing_ok=True)  # a process that waits for it notices that it is gone
         lock.release()
 
 
@@ -86,7 +86,7 @@ def describe(holder: dict[str, Any]) -> str:
 
 
 def _read(about: Path) -> dict[str, Any]:
-    """Returns who holds a lock; {} if that has not been written yet."""
+    """Returns who holds a lock; {} if that is not written yet, or cannot be read."""
     try:
         holder = json.loads(about.read_text(encoding="utf-8"))
         return holder if holder.keys() >= {"host", "process", "since"} else {}

@@ -1,4 +1,4 @@
-"""Names of files and folders as data: any name that the system allows is taken by the letter."""
+"""Names of files and folders as data: any name that the system allows is taken literally."""
 
 import os
 import re
@@ -17,8 +17,7 @@ from lift_jax.storage.cache import cache_folder
 PLAIN = re.compile(r"(/[\w.+=,@ -]+)+")
 ADDRESSES = re.compile(r"/(gs|s3|az|hf)(/|$)")
 
-# Characters that no name of a folder may hold on one of the usual systems, and names that Windows
-# keeps for devices.
+# Characters that some usual system forbids in names of folders, and names that Windows reserves.
 ILLEGAL = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 LONGEST = 200  # bytes; file systems allow 255
@@ -27,24 +26,24 @@ LONGEST = 200  # bytes; file systems allow 255
 def expand_user(given: str | os.PathLike[str]) -> Path:
     """Returns a path that a user typed, with ~ and ~user at its start replaced by the home folder.
 
-    A ~ that names nobody's home is a letter like others, and so is that of "./~".
+    A ~ that names nobody's home stays as it is, and so does that of "./~".
     """
     path = Path(os.path.expanduser(given))
-    # `Path` drops "./", so the path is made absolute lest it be expanded a second time
+    # `Path` drops "./"; an absolute path cannot be expanded a second time
     return path.absolute() if str(path).startswith("~") else path
 
 
 def is_plain(path: Path) -> bool:
-    """Returns True if no library reads more into an absolute path than its letters."""
+    """Returns True if every library takes an absolute path literally."""
     return bool(PLAIN.fullmatch(str(path))) and not ADDRESSES.match(str(path))
 
 
 @contextmanager
 def plain_name(folder: Path) -> Iterator[Path]:
-    """Yields an absolute path of a folder in which no library sees anything but letters.
+    """Yields an absolute path of a folder that every library takes literally.
 
-    That is its own path, or a link to the folder, which is removed at the end. Raises UserError if
-    there is no place for such a link.
+    It is the folder's own path, or a link to the folder, which is removed at the end. Raises
+    UserError if there is no place for such a link.
     """
     folder = folder.absolute()
     if is_plain(folder):
@@ -57,15 +56,15 @@ def plain_name(folder: Path) -> Iterator[Path]:
 
 
 def _place_of_links(folder: Path, stack: ExitStack) -> Path:
-    """Makes a folder with a plain path, outside of those that systems empty if it can be.
+    """Makes a folder with a plain path, and returns it. The end of `stack` removes it.
 
-    The end of `stack` removes it.
+    The cache folder comes first, because systems may empty the folders of temporary files.
     """
     for parent in (cache_folder() / "links", Path(tempfile.gettempdir()), Path("/tmp")):
         if is_plain(parent.absolute()):
             try:
                 parent.mkdir(parents=True, exist_ok=True)
-                return stack.enter_context(atomic.passing_folder(parent.absolute(), "link"))
+                return stack.enter_context(atomic.temporary_folder(parent.absolute(), "link"))
             except OSError:
                 continue
     raise UserError(
@@ -76,14 +75,14 @@ def _place_of_links(folder: Path, stack: ExitStack) -> Path:
 
 
 def folder_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """Returns a name of a folder for each text, legal on all usual systems and none twice.
+    """Returns a different name of a folder for each text, legal on all usual systems.
 
-    A text that is legal is taken as it is. In others what is illegal becomes "_", and a number is
-    added where another has the name, or one of `taken`; case makes no difference there.
+    A legal text is its own name. In others, illegal characters become "_", and a number is added if
+    another text or `taken` has the name. Names that differ in case alone count as the same.
     """
     plain = [_legal(text) for text in texts]
     found, used = [""] * len(texts), {_alike(name) for name in taken}
-    # those that are legal come first, so that no other takes their name
+    # legal texts come first, so that no other text takes their name
     for i in sorted(range(len(texts)), key=lambda i: plain[i] != texts[i]):
         name, number = plain[i], 2
         while _alike(name) in used:
@@ -94,12 +93,12 @@ def folder_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
 
 
 def _legal(text: str) -> str:
-    """Returns a text without what makes it no name of a folder, or one that is hidden or a path."""
+    """Returns the legal name of a folder, neither hidden nor a path, that is nearest to a text."""
     name = ILLEGAL.sub("_", text).encode()[:LONGEST].decode(errors="ignore")
     name = re.sub(r"^[.\s~-]|[.\s]$", "_", name) or "_"
     return f"{name}_" if DEVICES.fullmatch(name) else name
 
 
 def _alike(name: str) -> str:
-    """Returns a form that is the same for names that some system takes for one."""
+    """Returns a form that is equal for names that some system does not tell apart."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())

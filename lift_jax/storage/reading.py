@@ -127,12 +127,12 @@ def parse_json(content: str | bytes, where: str, kind: type = dict, remedy: str 
         kind: the expected type, dict or list; object for any.
         remedy: the last sentence of messages: what to do.
 
-    Raises UserError for what is no JSON, for a value of another type, for a key that an object has
-    twice, NaN and infinity, an integer beyond 64 bits and nesting beyond `DEEPEST`.
+    Raises UserError for a text that is not JSON, a value of another type, a key that an object has
+    twice, NaN and infinity, an integer beyond 64 bits, and nesting beyond `DEEPEST`.
     """
     raw = content.encode(errors="replace") if isinstance(content, str) else content
     text = decode(content, where, remedy) if isinstance(content, bytes) else content
-    if _deeper(raw):
+    if _nests_too_deep(raw):
         raise UserError(
             f"{where} is not JSON: lists or objects nest more than {DEEPEST} deep. {remedy}".strip()
         )
@@ -141,7 +141,7 @@ def parse_json(content: str | bytes, where: str, kind: type = dict, remedy: str 
             text, parse_int=_integer, parse_float=_number, parse_constant=_number,
             object_pairs_hook=_object,
         )  # fmt: skip
-        if b"\\ud" in raw or b"\\uD" in raw:  # halves of a character, which nothing can print
+        if b"\\ud" in raw or b"\\uD" in raw:  # lone surrogates, which nothing can print
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "half a character (\\ud...)" if isinstance(error, UnicodeEncodeError) else error
@@ -153,14 +153,14 @@ def parse_json(content: str | bytes, where: str, kind: type = dict, remedy: str 
     return value
 
 
-def _deeper(content: bytes) -> bool:
+def _nests_too_deep(content: bytes) -> bool:
     """Returns True if brackets outside of strings nest deeper than `DEEPEST`."""
-    # brackets in strings can make it look deeper, so strings are taken out where it matters
+    # brackets in strings count in the quick first look, so a deep text is looked at without strings
     return _depth(content) > DEEPEST and _depth(STRINGS.sub(b"", content)) > DEEPEST
 
 
 def _depth(content: bytes) -> int:
-    """Returns how many more brackets are open than closed, where these are most."""
+    """Returns how deep brackets nest, at most."""
     most = depth = 0
     for start in range(0, len(content), CHUNK):
         brackets = content[start : start + CHUNK].translate(None, NO_BRACKETS)

@@ -27,8 +27,10 @@ from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.reports import consistency_comparison, report
 from lift_jax.runs import log
-from lift_jax.runs.folder import CONFIG, METRICS, changed_files, load, open_workdir, writing
+from lift_jax.runs.finished_run import load
+from lift_jax.runs.folder import open_workdir, writing
 from lift_jax.runs.kept import other_split
+from lift_jax.runs.kept.result_files import CONFIG, METRICS, changed_files
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, same, to_dict

@@ -22,7 +22,7 @@ from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.errors import UserError
 from lift_jax.parallel import entry
-from lift_jax.runs import unreadable
+from lift_jax.runs.kept import unreadable
 
 RES = 4
 N = 37  # prime: a partial last batch for every batch size

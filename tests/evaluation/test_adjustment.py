@@ -18,7 +18,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import adjustment, forward, metrics
 from lift_jax.parallel import mesh
 from lift_jax.reports import report
-from lift_jax.runs import folder, log, results
+from lift_jax.runs import finished_run, log, results
 from lift_jax.settings.parse import parse
 from lift_jax.training.setup import build
 from lift_jax.training.state import create_state
@@ -125,10 +125,10 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
 
     # what is written and read again
     assert json.loads((tmp_path / "metrics.json").read_text()) == first
-    run = folder.load(tmp_path)
-    assert list(run.results) == [row for row in folder.RESULTS if row != "zero_shot"]
+    run = finished_run.load(tmp_path)
+    assert list(run.results) == [row for row in finished_run.RESULTS if row != "zero_shot"]
     assert run.labels["test_tte_adjusted"] == "LIFT+ with TTE, adjusted"
-    for row in folder.ADJUSTED:
+    for row in finished_run.ADJUSTED:
         assert np.nanmean(run.accuracy[row]) == pytest.approx(first[row]["mean"])
     assert "LIFT+, adjusted" in report.write(tmp_path).read_text()
 
@@ -144,7 +144,9 @@ def test_the_test_split_is_not_looked_at(tmp_path, monkeypatch, capsys):
     assert chosen == [tuple(first["adjustment"].values())]
     assert first["test"] != second["test"] and second["test_tte_adjusted"] is None
     rarest = np.arange(7) == setup.data.counts.argmin()
-    assert folder.load(tmp_path).accuracy["test_adjusted"].tolist() == (100.0 * rarest).tolist()
+    assert (
+        finished_run.load(tmp_path).accuracy["test_adjusted"].tolist() == (100.0 * rarest).tolist()
+    )
 
 
 def test_there_must_be_a_validation_split(tmp_path):

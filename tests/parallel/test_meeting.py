@@ -61,7 +61,7 @@ def test_nobody_at_the_address_is_an_error(port):
 
 def test_a_missing_process_is_named_to_all_that_came(port):
     errors = meet(port, [(0, 4), (2, 4)], seconds=0.5)
-    assert errors[0] == errors[1] and "in 0.5 s (--connect_seconds): 1, 3." in errors[0]
+    assert errors[0] == errors[1] and "missing after 0.5 s (--connect_seconds): 1, 3." in errors[0]
 
 
 @pytest.mark.parametrize(("processes", "words"), [

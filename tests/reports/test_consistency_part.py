@@ -9,7 +9,7 @@ from PIL import Image
 
 from lift_jax.reports import consistency_comparison, consistency_part
 from lift_jax.reports.consistency_part import ABSENT, ADVICE, NOTE, verdict
-from lift_jax.runs.folder import Run
+from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
 
 COLLAPSED = "tuning pulled the training images together but not the test images"

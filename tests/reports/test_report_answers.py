@@ -14,8 +14,8 @@ from support.pages import Page
 
 from lift_jax.evaluation import metrics
 from lift_jax.reports import report
-from lift_jax.runs import folder
-from lift_jax.runs.kept import predictions
+from lift_jax.runs import finished_run
+from lift_jax.runs.kept import predictions, result_files
 from lift_jax.storage import atomic
 
 LABELS = {"zero_shot": "zero-shot", "test": "LIFT+", "test_tte": "LIFT+ with TTE"}
@@ -53,7 +53,7 @@ def text(value):
 
 def test_the_results_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    train = folder.load(workdir).train_counts
+    train = finished_run.load(workdir).train_counts
     rows = {row[0]: row for row in page.tables[0][1][1:]}
     heads = page.tables[0][1][0]
     for key, (answered, confidence) in by_result(kept).items():
@@ -69,7 +69,7 @@ def test_the_results_follow_from_the_answers(shown):
 
 def test_the_classes_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    run, expected = folder.load(workdir), accuracies(kept, 40)
+    run, expected = finished_run.load(workdir), accuracies(kept, 40)
     rows = page.table("Accuracy of each class in percent")
     assert {row["class"] for row in rows} == set(run.names)
     values = [float(row["LIFT+ with TTE"].replace("–", "inf")) for row in rows]
@@ -86,7 +86,7 @@ def test_the_classes_follow_from_the_answers(shown):
 
 def test_gains_and_losses_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    run, expected = folder.load(workdir), accuracies(kept, 40)
+    run, expected = finished_run.load(workdir), accuracies(kept, 40)
     change = np.round(np.array(expected["test_tte"]) - expected["zero_shot"], 9)
     for caption, sign in (("Largest gains", 1), ("Largest losses", -1)):
         order = [c for c in np.argsort(-sign * np.nan_to_num(change), kind="stable")]
@@ -103,7 +103,7 @@ def test_gains_and_losses_follow_from_the_answers(shown):
 
 def test_means_by_frequency_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    run, expected = folder.load(workdir), accuracies(kept, 40)
+    run, expected = finished_run.load(workdir), accuracies(kept, 40)
     rows = page.table("Mean accuracy by number of training images")
     assert sum(int(row["classes"]) for row in rows) == 39
     for row in rows:
@@ -117,7 +117,7 @@ def test_means_by_frequency_follow_from_the_answers(shown):
 
 def test_confused_pairs_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    names, (answered, _) = folder.load(workdir).names, by_result(kept)["test_tte"]
+    names, (answered, _) = finished_run.load(workdir).names, by_result(kept)["test_tte"]
     wrong = Counter(
         (a, b) for a, b in zip(kept.labels.tolist(), answered.tolist(), strict=True) if a != b
     )
@@ -138,7 +138,7 @@ def test_confused_pairs_follow_from_the_answers(shown):
 
 def test_sure_mistakes_follow_from_the_answers(shown):
     page, kept, workdir = shown
-    names, (answered, sure) = folder.load(workdir).names, by_result(kept)["test_tte"]
+    names, (answered, sure) = finished_run.load(workdir).names, by_result(kept)["test_tte"]
     wrong = np.flatnonzero(answered != kept.labels)
     order = wrong[np.argsort(-sure[wrong], kind="stable")][:12]
     alts = [a["alt"] for tag, a in page.elements if tag == "img" and "answered" in a["alt"]]
@@ -154,7 +154,7 @@ def test_sure_mistakes_follow_from_the_answers(shown):
 def test_doubtful_labels_follow_from_the_answers(shown):
     """Recomputed image by image: thresholds are means of what images give their own label."""
     page, kept, workdir = shown
-    names, one = folder.load(workdir).names, kept.answers["test_tte"]
+    names, one = finished_run.load(workdir).names, kept.answers["test_tte"]
     thresholds = {c: one.label[kept.labels == c].mean() for c in set(kept.labels.tolist())}
     found = {}
     for i, label in enumerate(kept.labels.tolist()):
@@ -231,7 +231,7 @@ def test_thousands_of_classes_are_data_of_the_page(tmp_path):
     by_name = {row[0]: row for row in rows}
     assert by_name.keys() >= {hostile[0], "=1+2", "a\\rb\\u202ec", "<!--<script>"}
     expected = accuracies(predictions.read(tmp_path / "w"), 8142)
-    run = folder.load(tmp_path / "w")
+    run = finished_run.load(tmp_path / "w")
     for c in (5, 77, 4000, 8141):
         assert by_name[run.names[c]][1] == text(expected["test_tte"][c])
     assert len(page.table("Accuracy of each class in percent")) == 50
@@ -287,7 +287,7 @@ def test_a_run_without_calibration_says_why(
     if damaged:
         (w / "calibration.json").write_text("{}")
     if sealed:
-        folder.seal(w)
+        result_files.seal(w)
     sections = Page(report.write(w)).sections
     if expected is None:
         assert "trust" not in sections
@@ -327,7 +327,7 @@ def test_runs_are_compared_by_class(tmp_path):
     page = Page(path)
     first, second = (accuracies(predictions.read(tmp_path / name), 30)["test_tte"] for name in "ab")
     change = np.array(second) - first
-    names = folder.load(tmp_path / "a").names
+    names = finished_run.load(tmp_path / "a").names
     best = int(np.nanargmax(change))
     row = page.table("Largest gains")[0]
     assert (row["class"], row["change"]) == (names[best], f"{change[best]:+.2f}")

@@ -19,8 +19,8 @@ from lift_jax.data import datasets
 from lift_jax.errors import UserError
 from lift_jax.evaluation import calibration, conformal, unknown
 from lift_jax.reports import report
-from lift_jax.runs import folder
 from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.kept import result_files
 from lift_jax.settings import parse
 
 NAME = calibration_file.NAME
@@ -69,7 +69,7 @@ def copied(run, tmp_path):
 def test_training_calibrates_and_calibrate_gives_the_same_bytes(run, tmp_path, capsys):
     first, copy = (run / NAME).read_bytes(), copied(run, tmp_path)
     run_command("calibrate", f"--run={copy}")
-    assert (copy / NAME).read_bytes() == first and not folder.changed_files(copy)
+    assert (copy / NAME).read_bytes() == first and not result_files.changed_files(copy)
     (copy / NAME).write_bytes(first[: len(first) // 2])  # a damaged one is made anew
     run_command("calibrate", f"--run={copy}")
     assert (copy / NAME).read_bytes() == first
@@ -185,7 +185,7 @@ def test_a_damaged_one_is_refused(damage, words, run, images, tmp_path, capsys):
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     said = fails(capsys, "predict", f"--run={copy}", tmp_path / "a.png")
     assert words in said and f"lift-jax calibrate --run={copy}" in said and said.count("\n") == 1
-    assert folder.changed_files(copy) == [NAME]
+    assert result_files.changed_files(copy) == [NAME]
     report.write(copy)  # with a warning
     assert NAME in capsys.readouterr().err
 

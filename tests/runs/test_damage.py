@@ -11,8 +11,7 @@ import lift_jax
 from configs import demo
 from lift_jax.errors import UserError
 from lift_jax.reports import report
-from lift_jax.runs import folder
-from lift_jax.runs.kept import kept_file
+from lift_jax.runs.kept import kept_file, result_files
 
 pytestmark = [
     pytest.mark.slow,  # whole runs, or many compilations
@@ -117,13 +116,13 @@ def test_a_run_survives_damage_to_any_of_its_files(request, tmp_path, how, best)
             in_a_line(lambda workdir=workdir: report.write(workdir))
         if not name.name.startswith("report"):
             assert continued(workdir, best) == wanted, name
-            assert not folder.changed_files(workdir)
+            assert not result_files.changed_files(workdir)
         shutil.rmtree(workdir)
 
 
 def test_a_digit_of_the_results_that_flipped_is_seen(run, tmp_path, capsys):
     first, found = run
-    for name in (folder.METRICS, folder.PER_CLASS):
+    for name in (result_files.METRICS, result_files.PER_CLASS):
         workdir = shutil.copytree(first, tmp_path / name)
         text = (workdir / name).read_text()
         place = text.index(".") + 1
@@ -145,7 +144,7 @@ def test_a_kept_file_of_another_test_is_not_shown(run, tmp_path, capsys, name):
     assert kept is not None
     arrays, about = kept
     kept_file.write(workdir / name, arrays, about | {"of": "another test"})
-    assert folder.changed_files(workdir) == [name]
+    assert result_files.changed_files(workdir) == [name]
     page = report.write(workdir).read_text()
     assert f"{name} is not what the run wrote" in capsys.readouterr().err
     assert page != (first / "report.html").read_text()
@@ -154,7 +153,7 @@ def test_a_kept_file_of_another_test_is_not_shown(run, tmp_path, capsys, name):
     assert continued(workdir) == {key: found[key] for key in RESULTS}
     assert (workdir / name).read_bytes() == (first / name).read_bytes()
     (workdir / name).unlink()  # to save space
-    assert not folder.changed_files(workdir)
+    assert not result_files.changed_files(workdir)
 
 
 def test_a_broken_score_leaves_the_others_in_use(best_run, tmp_path, capsys):
@@ -200,6 +199,6 @@ def test_a_file_where_the_checkpoints_belong(run, tmp_path):
 
 def test_a_run_of_an_earlier_version_has_no_checksums(run, tmp_path, capsys):
     workdir = shutil.copytree(run[0], tmp_path / "w")
-    os.unlink(workdir / folder.SUMS)
+    os.unlink(workdir / result_files.SUMS)
     train_and_test(config_of(), workdir)
     assert "is finished" in " ".join(capsys.readouterr().out.split())

@@ -19,8 +19,9 @@ from lift_jax.errors import UserError
 from lift_jax.parallel import meeting, signals
 from lift_jax.parallel.processes import start
 from lift_jax.runs import log
-from lift_jax.runs.folder import METRICS, RESULTS
+from lift_jax.runs.finished_run import RESULTS
 from lift_jax.runs.kept import features, predictions
+from lift_jax.runs.kept.result_files import METRICS
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

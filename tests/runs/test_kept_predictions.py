@@ -17,7 +17,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward, metrics
 from lift_jax.evaluation.insight import label_errors
 from lift_jax.reports import report
-from lift_jax.runs import folder as run_folder
+from lift_jax.runs import finished_run
 from lift_jax.runs.kept import examples, features, kept_file, predictions
 from lift_jax.settings import parse
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_results_follow_from_the_predictions(run):
-    kept, made = predictions.read(run), run_folder.load(run)
+    kept, made = predictions.read(run), finished_run.load(run)
     data = datasets.load(parse(config_of()).data, 0)
     assert np.array_equal(kept.rows, np.arange(len(data.test)))
     assert np.array_equal(kept.labels, data.test.labels)
@@ -108,7 +108,7 @@ def test_all_doubtful_labels_are_listed(run):
     splits = [row["split"] for row in rows]
     assert splits.count("train") == len(found.doubts.places)
     assert splits.count("test") == len(of_test.places)
-    names = run_folder.load(run).names
+    names = finished_run.load(run).names
     for row, i in zip([r for r in rows if r["split"] == "test"], of_test.places, strict=True):
         assert row["class"] == names[kept.labels[i]] and "test image" in row["image"]
 

@@ -13,7 +13,7 @@ from lift_jax.data import datasets
 from lift_jax.errors import UserError
 from lift_jax.evaluation.tables import SPLITS
 from lift_jax.reports import report
-from lift_jax.runs import folder
+from lift_jax.runs import finished_run
 from lift_jax.runs.kept import other_split
 from lift_jax.settings import parse
 from lift_jax.storage import atomic
@@ -70,7 +70,7 @@ def test_another_split_leaves_the_results_on_test(mode, split, run, capsys):
     assert found["test"]["mean"] == pytest.approx(100 * np.mean(classes))
 
     # the report has a line for it, and it is not measured twice
-    assert folder.load(run).splits == {split: found["test"]}
+    assert finished_run.load(run).splits == {split: found["test"]}
     assert f"on {SPLITS[split]} images" in report.write(run).read_text()
     capsys.readouterr()
     train_and_test(config_of(split), run)

@@ -7,7 +7,8 @@ import pytest
 from configs import base
 from lift_jax.errors import UserError
 from lift_jax.evaluation.metrics import NAMES
-from lift_jax.runs import folder, log
+from lift_jax.runs import finished_run, folder, log
+from lift_jax.runs.kept import result_files
 from lift_jax.runs.restored import read_settings
 from lift_jax.settings.parse import to_dict
 
@@ -20,11 +21,11 @@ def run(tmp_path):
     """
     summary = {"class_names": ["a", "b"], "backbone_fingerprint": "f"}
     about = to_dict(base.get_config()) | {"data_summary": summary}
-    found = dict.fromkeys(folder.RESULTS) | dict.fromkeys(folder.FACTS, 1)
+    found = dict.fromkeys(finished_run.RESULTS) | dict.fromkeys(finished_run.FACTS, 1)
     found |= {"test": dict.fromkeys(NAMES, 50.0)}
 
     def write(config=None, metrics=None):
-        contents = (folder.CONFIG, about, config), (folder.METRICS, found, metrics)
+        contents = (result_files.CONFIG, about, config), (result_files.METRICS, found, metrics)
         for name, content, changed in contents:
             content = json.loads(json.dumps(content))
             for key, value in (changed or {}).items():
@@ -62,7 +63,7 @@ def test_config_of_a_run(run, key, value):
     with pytest.raises(UserError) as caught:
         read_settings(run({key: value}), {})
     message = str(caught.value)
-    assert folder.CONFIG in message and key.rpartition(".")[2] in message
+    assert result_files.CONFIG in message and key.rpartition(".")[2] in message
     assert "\n" not in message and len(message) < 1500
 
 
@@ -78,7 +79,7 @@ def test_config_of_a_run(run, key, value):
 )
 def test_one_changed_file_and_several(run, changed, says, monkeypatch):
     workdir, told = run(), []
-    monkeypatch.setattr(folder, "load", lambda workdir: None)
+    monkeypatch.setattr(finished_run, "load", lambda workdir: None)
     monkeypatch.setattr(folder, "changed_files", lambda workdir: changed)
     assert folder.stored_metrics(workdir, {}, told.append) is None
     assert told == [
@@ -89,11 +90,11 @@ def test_one_changed_file_and_several(run, changed, says, monkeypatch):
 @pytest.mark.parametrize("content", ["[]", "null", "{", "", "[" * 200_000, '{"a": NaN}'])
 def test_files_that_hold_no_object(run, content):
     workdir = run()
-    for name in (folder.CONFIG, folder.METRICS):
+    for name in (result_files.CONFIG, result_files.METRICS):
         run()
         (workdir / name).write_text(content)
         with pytest.raises(UserError, match=name) as caught:
-            folder.load(workdir)
+            finished_run.load(workdir)
         assert "\n" not in str(caught.value)
         assert folder.stored_metrics(workdir, {}, lambda line: None) is None
 
@@ -107,9 +108,9 @@ def test_files_that_hold_no_object(run, content):
 )  # fmt: skip
 def test_metrics_of_a_run(run, key, value):
     with pytest.raises(
-        UserError, match=rf"{folder.METRICS}: .*({key.rpartition('.')[2]}|one result)"
+        UserError, match=rf"{result_files.METRICS}: .*({key.rpartition('.')[2]}|one result)"
     ):
-        folder.load(run(metrics={key: value}))
+        finished_run.load(run(metrics={key: value}))
 
 
 def test_a_log_of_other_values(tmp_path):

@@ -19,7 +19,8 @@ from support.runs import train_and_test
 from configs import folder as folder_config
 from lift_jax.errors import UserError
 from lift_jax.parallel import signals
-from lift_jax.runs import folder, log, results
+from lift_jax.runs import finished_run, log, results
+from lift_jax.runs.kept import result_files
 from lift_jax.training import checkpoint, optimizer, state
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
@@ -67,8 +68,8 @@ def test_stopped_by_a_signal_it_saves_and_continues(tmp_path):
     straight.communicate(timeout=200)
     assert len(losses(tmp_path / "W")) == 40
     assert losses(tmp_path / "W") == losses(tmp_path / "V")
-    found, wanted = (json.loads((tmp_path / w / folder.METRICS).read_text()) for w in "WV")
-    assert all(found[row] == wanted[row] for row in folder.RESULTS)
+    found, wanted = (json.loads((tmp_path / w / result_files.METRICS).read_text()) for w in "WV")
+    assert all(found[row] == wanted[row] for row in finished_run.RESULTS)
 
 
 def test_the_second_interrupt_stops_at_once(capfd):

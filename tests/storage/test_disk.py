@@ -82,7 +82,8 @@ def test_a_folder_that_vanishes_meanwhile(tmp_path):
         atomic.open_replacement(tmp_path / "w" / "a") as file,
     ):
         file.write("x")
-        (tmp_path / "w" / f".a.{os.getpid()}.tmp").unlink()
+        [temporary] = (tmp_path / "w").iterdir()
+        temporary.unlink()
         (tmp_path / "w").rmdir()
 
 
@@ -168,18 +169,18 @@ def test_the_cache_folder_keeps_nothing_of_the_dead(
         left.touch()
     then = time.time() - 3600 * hours
     os.utime(left, (then, then))
-    cache.remove_left()
+    cache.remove_leftovers()
     assert left.exists() == kept and outside.exists()
 
 
-def test_a_passing_folder_goes_with_its_end_and_with_the_dead(tmp_path):
+def test_a_temporary_folder_is_removed_at_its_end_or_by_the_next_process(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left = tmp_path / f".copy.{HOST}_{TABLE}_{ended.pid}.1f2e.tmp"
     (left / "run").mkdir(parents=True)
-    with pytest.raises(KeyError), atomic.passing_folder(tmp_path, "copy") as folder:
+    with pytest.raises(KeyError), atomic.temporary_folder(tmp_path, "copy") as folder:
         assert not left.exists() and folder in atomic.UNFINISHED  # which Ctrl-C removes
-        with atomic.passing_folder(tmp_path, "copy") as other:
+        with atomic.temporary_folder(tmp_path, "copy") as other:
             (other / "a").touch()
         assert list(tmp_path.iterdir()) == [folder]
         raise KeyError

@@ -1,4 +1,4 @@
-"""Names are data: whatever the system allows in a path is taken letter by letter."""
+"""Names are data: whatever the system allows in a path is taken literally."""
 
 import os
 import subprocess
@@ -85,7 +85,7 @@ def test_the_link_of_a_killed_process_goes_with_the_next_command(tmp_path, monke
         [sys.executable, "-c", HOLDS, str(odd)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         link = Path(process.stdout.readline().strip())
-        cache.remove_left()
+        cache.remove_leftovers()
         assert link.samefile(odd)
         process.kill()
     assert link.samefile(odd)

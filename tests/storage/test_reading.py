@@ -2,12 +2,15 @@
 
 import json
 import os
+import socket
+from pathlib import Path
 
 import pytest
 
+from lift_jax.data.images import decode
 from lift_jax.errors import UserError
 from lift_jax.storage import reading
-from lift_jax.storage.reading import parse_json, read_json
+from lift_jax.storage.reading import open_regular, parse_json, read_bytes, read_json
 
 BROKEN = {
     "deep list": (b"[" * 200_000, "100 deep"),
@@ -67,11 +70,8 @@ def test_what_is_no_readable_file(tmp_path):
         read_json(tmp_path / "absent.json")
     with pytest.raises(UserError, match="Cannot read"):
         read_json(tmp_path / "a\0b.json")
-    with pytest.raises(UserError, match="expected a regular file"):
+    with pytest.raises(UserError, match="expected a regular file, found a folder"):
         read_json(tmp_path)
-    os.mkfifo(tmp_path / "pipe")  # would wait for ever
-    with pytest.raises(UserError, match="expected a regular file"):
-        read_json(tmp_path / "pipe")
 
 
 def test_a_large_file_is_not_read(tmp_path):
@@ -80,3 +80,32 @@ def test_a_large_file_is_not_read(tmp_path):
         sparse.truncate(10**9)
     with pytest.raises(UserError, match="has 1.0 GB; expected at most 64.0 MB"):
         read_json(file)
+
+
+def test_a_regular_file_and_a_link_to_it_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("a")
+    with open_regular(tmp_path / "a") as file:
+        assert file.read() == b"content"
+    assert read_bytes(tmp_path / "link", 7) == b"content"
+
+
+def test_other_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "link.jpg").symlink_to("fifo.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, kind in (("fifo.jpg", "a FIFO"), ("link.jpg", "a FIFO"), ("folder.jpg", "a folder")):
+        with pytest.raises(UserError, match=f"{name}: expected a regular file, found {kind}"):
+            open_regular(tmp_path / name)
+        with pytest.raises(UserError, match=name):
+            decode.read_image(tmp_path / name)
+    with pytest.raises(UserError, match="/dev/zero: expected a regular file, found a character"):
+        read_bytes(Path("/dev/zero"), 10)
+
+
+def test_a_socket_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        with pytest.raises((UserError, OSError)):
+            open_regular("socket.png")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lift_jax.evaluation import metrics
-from lift_jax.runs import folder
+from lift_jax.runs import finished_run
 from lift_jax.runs.kept import examples, findings, kept_file, predictions
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -66,7 +66,7 @@ def answer(workdir, each=13, seed=0):
     atomic.write_json(workdir / "metrics.json", found)
     groups = metrics.groups(train)
     images = np.bincount(labels, minlength=classes)
-    write_csv(workdir / "per_class.csv", folder.class_columns(found), [
+    write_csv(workdir / "per_class.csv", finished_run.class_columns(found), [
         [c, names[c], train[c], next(g for g in groups if groups[g][c]), images[c],
          *(float(accuracy[key][c]) if images[c] else None for key in accuracy)]
         for c in range(classes)

@@ -66,9 +66,9 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def stop(message: str = "Stopped. Everything that was complete stays.") -> NoReturn:
-    """Ends the program after Ctrl-C with a line and status 130, without the usual cleaning up.
+    """Ends the program after Ctrl-C with a line and status 130, without Python's usual clean-up.
 
-    That could crash if XLA was compiling, and could wait for threads.
+    The clean-up could crash while XLA compiles, and could wait for threads.
     """
     leave(INTERRUPTED, f"\n{message}\n")
 
@@ -121,7 +121,7 @@ def errors_as_lines() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         stop()
-    except DiskError as error:  # libraries would tell of the same disk on their way out
+    except DiskError as error:  # libraries would report the same disk again at exit
         leave(fail(error))
     except UserError as error:
         status = fail(error)

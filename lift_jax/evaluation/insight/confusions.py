@@ -27,8 +27,8 @@ class Pair:
 def pairs(labels: Int[np.ndarray, " n"], answered: Int[np.ndarray, " n"], most: int) -> list[Pair]:
     """Returns at most `most` pairs of classes, those with the most confused images first.
 
-    Both directions of a pair count together. Among equals the pair comes first whose images are a
-    larger share of their classes, and then the one with the smaller class numbers.
+    Both directions of a pair count together. Among equal pairs, the one whose confused images are a
+    larger share of its classes comes first, and then the one with the smaller class numbers.
     """
     labels, answered = labels.astype(np.int64), answered.astype(np.int64)
     wrong = labels != answered

@@ -1,9 +1,9 @@
 """The consistency of classes between training and test images (LIFT, section 3).
 
-Heavy fine-tuning draws the few training images of a tail class together, while the test images of
-that class stay where they are: what the classifier has learned does not hold for them. Two numbers
-show it, by the cosines of features: the distance of images to the mean of their class, in training
-and in test, and how alike the means of the classes are.
+Heavy fine-tuning draws the few training images of a tail class together. The test images of that
+class stay where they are, so the classifier is wrong about them. Two numbers show this by cosines
+of features: the distance of training and of test images to the mean of their class, and how
+similar the means of different classes are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,9 +46,9 @@ def measure(
 
     A distance is 1 minus the cosine. Each image is compared with the mean of all but one of the
     training images of its class, and never with itself: a training image with the mean of the
-    others, a test image with each mean that lacks one of them (`LEFT_OUT` of these at most). So
-    the distances of a class are equal on average if its training and test images are alike, however
-    few they are. Classes with a single training image, or without a test image, have none.
+    others, a test image with each mean that lacks one of them (`LEFT_OUT` of these at most). So if
+    training and test images of a class are alike, their distances are equal on average, however few
+    images there are. A class with one training image, or without a test image, has no distances.
     """
     known = np.full((2, classes), np.nan)
     means = np.zeros((classes, train.shape[1]), np.float32)
@@ -98,8 +98,8 @@ def similarity_map(
 ) -> Float[np.ndarray, "b b"]:
     """Returns the cosines between class means, in the order given.
 
-    More than `most` classes are taken together in as many bins: a value is the mean over pairs of
-    different classes. A class with itself has 1.
+    More than `most` classes are joined into `most` bins: a value is the mean over pairs of
+    different classes. The value of a class with itself is 1.
     """
     edges = np.linspace(0, len(means), min(most, len(means)) + 1).round().astype(int)[:-1]
     sizes = np.diff(np.append(edges, len(means)))

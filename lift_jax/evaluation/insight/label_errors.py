@@ -1,15 +1,16 @@
 """Labels that are probably wrong, by confident learning (Northcutt et al., arXiv 1911.00068).
 
-An image is doubtful if the probability of another class reaches the threshold of that class, which
-is the mean probability that images labelled so give it, and is larger than that of its own label by
-`CLEAR` or more. The probabilities must come from a classifier that has not seen the image's label.
+The label of an image is doubtful if another class has a probability that reaches the threshold of
+that class and exceeds the probability of the label by `CLEAR` or more. The threshold of a class is
+the mean probability of the class over the images with that label. The probabilities must come from
+a classifier that has not seen the image's label.
 
-Test images: the run's own answers are such. Training images: the tuned classifier knows their
-labels by heart. So each is judged by the labels of the `NEIGHBOURS` training images most like it
-before tuning, itself left out. The weight of a neighbour is exp(cosine / t); t is the one by which
-the labels are most likely. Nothing is drawn at random.
+For test images these are the run's own answers. The tuned classifier knows the labels of the
+training images by heart, so each of these is judged by the labels of the `NEIGHBOURS` other
+training images most like it before tuning. A neighbour has the weight exp(cosine / t), with the t
+that makes the labels most likely. Nothing is drawn at random.
 
-A class with fewer than `FEWEST` images has no threshold to speak of: its images are not judged.
+A class with fewer than `FEWEST` images has no reliable threshold: its images are not judged.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ FEWEST = 3  # images of a class
 CLEAR = 0.25
 NEIGHBOURS = 20
 TEMPERATURES = tuple(0.005 * 10 ** (i / 10) for i in range(21))  # up to 0.5
-SURE = 0.9  # share of a probability that is from the neighbours; the rest is the same for all
+SURE = 0.9  # share of a probability that the neighbours give; the rest is equal for all classes
 BLOCK = 4096  # images at a time
 
 
@@ -84,7 +85,7 @@ def by_neighbours(
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """Returns the arguments of `doubts` after the labels, by the neighbours of each image.
 
-    It takes time by the square of n. Raises ValueError for fewer than two images.
+    The time grows with the square of n. Raises ValueError for fewer than two images.
     """
     if len(labels) < 2:
         raise ValueError("one image has no neighbours")
@@ -115,7 +116,7 @@ def by_neighbours(
 def without_itself(
     places: Int[np.ndarray, "n k"], cosines: Float[np.ndarray, "n k"]
 ) -> tuple[Int[np.ndarray, "n j"], Float[np.ndarray, "n j"]]:
-    """Returns neighbours without the image itself; the last goes where it is not among them."""
+    """Returns neighbours without the image itself, or without the last if it is not among them."""
     own: Bool[np.ndarray, "n k"] = places == np.arange(len(places))[:, None]
     own[~own.any(axis=1), -1] = True
     shape = len(places), places.shape[1] - 1

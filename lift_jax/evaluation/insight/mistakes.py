@@ -39,9 +39,9 @@ def typical(
     probability: Float[np.ndarray, " n"],
     wanted: int,
 ) -> int | None:
-    """Returns the place of the image of a class that is named rightly and most surely.
+    """Returns the place of the image of a class that is classified correctly and most surely.
 
-    Returns None if none of the class is named rightly.
+    Returns None if no image of the class is classified correctly.
     """
     right = np.flatnonzero((labels == wanted) & (answered == wanted))
     return int(right[np.argmax(probability[right])]) if len(right) else None

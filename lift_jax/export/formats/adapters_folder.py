@@ -12,6 +12,7 @@ from lift_jax.export.golden import Probabilities
 from lift_jax.runs import export
 from lift_jax.runs import folder as run_folder
 from lift_jax.runs.answers import calibration_file
+from lift_jax.runs.kept import result_files
 from lift_jax.settings.schema import all_entries
 from lift_jax.storage import atomic
 from lift_jax.training.checkpoint import alone
@@ -29,7 +30,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
     summary = about["data_summary"]
     facts = deployed.about | {key: summary[key] for key in ("backbone_fingerprint", "counts")}
     alone.write(folder, leaves, about, as_texts(facts))
-    atomic.write_json(folder / run_folder.CONFIG, about)
+    atomic.write_json(folder / result_files.CONFIG, about)
     calibration = calibration_file.read(deployed.run)
     if calibration is not None and calibration.get("weights") == deployed.found.weights:
         content = (deployed.run / calibration_file.NAME).read_bytes()

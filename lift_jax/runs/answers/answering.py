@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy  # which imports its parts where they are used, for they take long
+import scipy  # loads its slow submodules at their first use
 from jaxtyping import Float, Int
 
 from lift_jax.errors import UserError

@@ -70,7 +70,7 @@ def stands(results: Sequence[str], validation: Mapping[str, float] | None) -> st
 def of_counts(counts: Mapping[str, Counts], weights: int) -> Predictions:
     """Returns the predictions that the counts of the test hold (see `forward.answers`).
 
-    `counts` are by result, in the order of `folder.RESULTS`.
+    `counts` are by result, in the order of `finished_run.RESULTS`.
     """
     last = list(counts)[-1]
     kept = [key for key in counts if key in (last, ONE_CROP.get(last))]

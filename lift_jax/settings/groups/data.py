@@ -90,7 +90,8 @@ class DataSettings:
     )
     expected: str = setting(
         "",
-        "Training/validation/test images/classes of the papers. The run says if the data differ.",
+        "Numbers of images and classes in the papers, as training/validation/test/classes. The run "
+        "says if the data differ.",
     )
     features_gb: float = setting(
         8.0,

@@ -12,7 +12,11 @@ class LossSettings:
     name: str = setting("la", "la, bs, ce, focal, ldam, cb, grw or lade.")
     tau: float = setting(1.0, "Strength of the logit adjustment.", only_for="la", low=0, high=10**6)
     gamma: float = setting(
-        2.0, "How much less rows count that are already right.", only_for="focal", low=0, high=10**6
+        2.0,
+        "How strongly the weight of an image falls with the probability of its class.",
+        only_for="focal",
+        low=0,
+        high=10**6,
     )
     max_margin: float = setting(
         0.5, "Margin of the smallest class.", only_for="ldam", low=0, high=10**6
@@ -29,7 +33,13 @@ class LossSettings:
         exclusive="high",
     )
     exponent: float = setting(1.0, "Exponent of 1 / images.", only_for="grw", low=0, high=10**6)
-    weight: float = setting(0.1, "Weight of the second term.", only_for="lade", low=0, high=10**6)
+    weight: float = setting(
+        0.1,
+        "Weight of LADE's regularizer.",
+        only_for="lade",
+        low=0,
+        high=10**6,
+    )
 
     @property
     def options(self) -> dict[str, float]:
