@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import train_and_test
+from support.runs import saved_leaves, train_and_test
 
 from configs import folder
 from lift_jax.errors import UserError
@@ -125,6 +125,58 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):
     assert len(losses[0]) == 40
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert all(found[row] == alone[row] for row in RESULTS)
+
+
+KILL_AT_STEP_8 = """
+import os, signal
+from lift_jax.training import monitor
+add = monitor.Monitor.add
+def add_or_die(self, step, loss):
+    if step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, step, loss)
+monitor.Monitor.add = add_or_die
+"""
+
+
+def test_sampling_in_two_processes_is_that_of_one_also_after_a_kill(tmp_path):
+    """Two processes draw as one does. Killed within an epoch, they go on to the same bytes."""
+    sampled = {
+        **CHANGES, "train.sampling": "balanced", "train.epochs": 4, "checkpoint.every_steps": 3
+    }  # fmt: skip
+    flags = [f"--config.{key}={value}" for key, value in sampled.items()]
+
+    def run(name, before=""):
+        processes = start_processes(tmp_path / name, 2, 4, *flags, before=before)
+        said = [process.communicate(timeout=300)[0] for process in processes]
+        return said[0], [process.returncode for process in processes]
+
+    def losses(name):
+        return [step.loss for step in log.read_log(tmp_path / name / log.LOG)]
+
+    said, ended = run("two")
+    assert ended == [0, 0], said
+    said, ended = run("killed", KILL_AT_STEP_8)
+    assert ended == [-signal.SIGKILL] * 2, said
+    assert len(losses("killed")) < 16
+    said, ended = run("killed")
+    assert ended == [0, 0] and "Continuing" in said, said
+    config = folder.get_config("debug")
+    config.update_from_flattened_dict(sampled)
+    alone = train_and_test(config, tmp_path / "one")
+    config.train.sampling = "natural"
+    train_and_test(config, tmp_path / "natural")
+
+    assert len(losses("one")) == 16
+    assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
+    assert losses("two") != pytest.approx(losses("natural"), rel=1e-2)  # so sampling shows at all
+    assert losses("killed") == losses("two")
+    leaves, expected = (saved_leaves(tmp_path / name) for name in ("killed", "two"))
+    assert leaves.keys() == expected.keys()
+    assert all(leaves[path].tobytes() == expected[path].tobytes() for path in leaves)
+    for name in ("two", "killed"):
+        found = json.loads((tmp_path / name / METRICS).read_text())
+        assert all(found[row] == alone[row] for row in RESULTS), name
 
 
 def test_one_that_dies_ends_the_other_by_its_name(tmp_path):
