@@ -32,7 +32,7 @@ from flax import nnx  # noqa: E402
 from lift_jax.models.backbone import BackboneConfig  # noqa: E402
 from lift_jax.models.resnet import ResNetConfig  # noqa: E402
 from lift_jax.models.text import TextConfig  # noqa: E402
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig  # noqa: E402
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig  # noqa: E402
 from lift_jax.weights import load, rename  # noqa: E402
 from lift_jax.weights.files.source import Source  # noqa: E402
 from lift_jax.weights.formats import huggingface, openai, written  # noqa: E402

@@ -18,7 +18,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import batch_sharding, check_batch, frozen_sharding, make_mesh, put
 from lift_jax.settings.groups.model import ModelSettings

@@ -22,7 +22,7 @@ from lift_jax.demo import captions, glyphs
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Vision
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.output.lines import say
 from lift_jax.weights.load import load_backbone, load_tokenizer, save_backbone
 

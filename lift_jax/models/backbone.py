@@ -11,7 +11,8 @@ from lift_jax.models.heads import Head
 from lift_jax.models.layers import Normal
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig, TextTransformer
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 
 Vision = VisionConfig | ResNetConfig
 Tower = VisionTransformer | ResNet

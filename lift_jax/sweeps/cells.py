@@ -22,7 +22,7 @@ from lift_jax.data.sources.inaturalist import LEVELS
 from lift_jax.errors import UserError, unknown
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.models.heads import HEADS
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.settings.common import flatten
 from lift_jax.settings.methods import (
     EXPAND_OF_PATCH_14,

@@ -9,7 +9,7 @@ from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.layers import has_fused_attention
 from lift_jax.models.resnet import ResNetConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel.memory import Need, device_memory
 from lift_jax.settings.schema import Settings
 from lift_jax.training.optimizer import arrays_per_leaf

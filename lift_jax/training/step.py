@@ -15,7 +15,7 @@ from lift_jax.evaluation.forward import Batch, logits_of, pixels
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier, Vision
 from lift_jax.models.tree import Tree
-from lift_jax.models.vit import BORDER, REMAT
+from lift_jax.models.vit.tower import BORDER, REMAT
 from lift_jax.parallel.mesh import GATHERED, gather, replicated
 from lift_jax.training.losses import Loss
 from lift_jax.training.state import State, moving_average, state_shardings

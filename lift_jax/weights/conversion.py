@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from lift_jax.errors import UserError, shown
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel import memory
 from lift_jax.parallel.memory import Need

@@ -14,7 +14,7 @@ from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import WORDS, VisionConfig
+from lift_jax.models.vit.config import WORDS, VisionConfig
 
 # The smallest and largest value of every size, far beyond all published backbones.
 LIMITS = {

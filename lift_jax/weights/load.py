@@ -20,7 +20,7 @@ from lift_jax.errors import DiskError, UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer

@@ -22,7 +22,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.reading import parse_json

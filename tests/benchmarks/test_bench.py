@@ -20,7 +20,7 @@ from lift_jax.data import loader
 from lift_jax.errors import UserError
 from lift_jax.models import backward
 from lift_jax.models.precision import FLOAT32
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import cost, mesh
 from lift_jax.runs import log
 from lift_jax.settings import parse

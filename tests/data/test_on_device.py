@@ -9,7 +9,7 @@ from lift_jax.data.images import on_device
 from lift_jax.data.images.views import FiveCrop, RandomCrops, TenCrop, TestTransform, TrainTransform
 from lift_jax.data.types import ArrayImages, FileImages, Split
 from lift_jax.evaluation import forward
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel.mesh import make_mesh, put_batch
 
 HIGH, WIDE, RES = 13, 17, 29  # primes, and no square

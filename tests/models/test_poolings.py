@@ -10,7 +10,7 @@ from flax import nnx
 from support.towers import CLASSES, POOLED, VIT, close, filled, run
 
 from lift_jax.models import tree
-from lift_jax.models.vit import VisionTransformer
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.tuners import attach
 from lift_jax.weights import native

@@ -10,7 +10,8 @@ from lift_jax.models import tree
 from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig, TextTransformer
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.training.placement import kept_type
 from lift_jax.tuners.attach import TUNERS, attach
 from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES, trainable

@@ -19,7 +19,7 @@ from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import BatchNorm, ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.weights import rename
 from lift_jax.weights.files.source import open_source

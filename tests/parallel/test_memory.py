@@ -9,7 +9,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import memory
 from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse

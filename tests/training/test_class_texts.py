@@ -9,7 +9,7 @@ from rich.console import Console
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.storage.cache import cache_folder
 from lift_jax.training.texts import encode, kept
 

@@ -24,7 +24,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.evaluation.activations import Cache
 from lift_jax.models.heads import l2_normalise
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings.parse import parse
 from lift_jax.training import setup

@@ -19,7 +19,8 @@ from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.precision import FLOAT32, Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import mesh
 from lift_jax.settings.groups.head import HeadSettings

@@ -13,7 +13,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.text import TextConfig, TextTransformer
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training.texts import encode, groups, prefixes

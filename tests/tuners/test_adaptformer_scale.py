@@ -13,7 +13,8 @@ from support.runs import train_and_test
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.tunable import Site
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.runs import export, restored
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.parse import parse

@@ -19,7 +19,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import mesh
 from lift_jax.settings import parse
 from lift_jax.settings.groups.tuner import TunerSettings

@@ -24,7 +24,8 @@ from lift_jax.models.block import Block
 from lift_jax.models.heads import CosineHead, l2_normalise
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.tunable import Site
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.settings import parse
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.methods import METHODS

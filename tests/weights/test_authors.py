@@ -22,7 +22,8 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
-from lift_jax.models.vit import VisionConfig, VisionTransformer
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.tower import VisionTransformer
 from lift_jax.runs import export
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import state

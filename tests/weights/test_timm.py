@@ -17,7 +17,7 @@ from support.towers import close
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats.timm import config, names
 

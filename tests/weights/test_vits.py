@@ -14,7 +14,7 @@ from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.models.vit import rotary_angles
+from lift_jax.models.vit.rotary import rotary_angles
 from lift_jax.weights import load, rename
 from lift_jax.weights.files.source import Source, open_source
 from lift_jax.weights.formats import vits

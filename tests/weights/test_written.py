@@ -12,7 +12,7 @@ import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import BackboneConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights import load
 from lift_jax.weights.formats import written
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare, families
 from lift_jax.weights.rename import Table, linear, norm

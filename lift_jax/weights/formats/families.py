@@ -13,7 +13,7 @@ from typing import Any
 
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD
 from lift_jax.weights.files.source import CONFIG, WEIGHTS, Source
 
 Triple = tuple[float, float, float]

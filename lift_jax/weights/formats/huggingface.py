@@ -9,7 +9,7 @@ from typing import Any
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, Source
 from lift_jax.weights.formats import declared
 from lift_jax.weights.rename import Table, linear, norm

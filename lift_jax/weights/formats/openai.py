@@ -12,7 +12,7 @@ import numpy as np
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare
 from lift_jax.weights.rename import Table, linear, norm

@@ -12,7 +12,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig, Vision
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import CLIP_MEAN, CLIP_STD, VisionConfig
+from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import OPEN_CLIP, Source
 from lift_jax.weights.formats import declared, openai
 from lift_jax.weights.rename import Table, linear, norm

@@ -11,7 +11,7 @@ from typing import Any
 from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import declared
 from lift_jax.weights.formats.huggingface import (

@@ -11,7 +11,7 @@ import numpy as np
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import declared, families
 from lift_jax.weights.formats.huggingface import ACTIVATIONS, image_statistics, says

@@ -16,7 +16,7 @@ import safetensors.numpy
 from lift_jax.errors import UserError
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.text import TextConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.storage import atomic
 from lift_jax.weights.files.source import CONFIG, PREPROCESSOR, WEIGHTS, Source
 from lift_jax.weights.formats import huggingface, siglip, vits

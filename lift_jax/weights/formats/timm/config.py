@@ -9,7 +9,7 @@ from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.layers import ACTIVATIONS
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
-from lift_jax.models.vit import VisionConfig
+from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare, declared, families
 from lift_jax.weights.formats.huggingface import says

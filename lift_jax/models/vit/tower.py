@@ -1,28 +1,20 @@
 """The ViT image tower: CLIP, SigLIP, DINOv2, DINOv3 and other plain ViTs."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lift_jax.models.block import Block
-from lift_jax.models.layers import (
-    ACTIVATIONS,
-    LayerNorm,
-    Linear,
-    Normal,
-    PatchStem,
-    attention,
-    block_border,
-    later,
-)
+from lift_jax.models.layers import LayerNorm, Normal, PatchStem, block_border
 from lift_jax.models.precision import Precision, types_of
+from lift_jax.models.vit.config import VisionConfig
+from lift_jax.models.vit.pooling import pooling
+from lift_jax.models.vit.rotary import rotary_angles
 
 # The values that each block saves for its backward pass (train.remat): its input, or also the
 # results of its matrix products with weights. Everything else is computed again.
@@ -31,130 +23,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 BORDER = "border"  # the name, for such policies, of the activations between two blocks
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# the values of VisionConfig's fields that are words
-WORDS = {
-    "pool": ("cls", "avg", "pair", "map", "query"),
-    "positioned": ("cls", "all", "none"),
-    "last_norm": ("before", "after", "none"),
-}
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of a ViT. The defaults are CLIP's; the fields after `std` are how other ViTs differ.
-
-    `resolution` and `patch` are in pixels; `mean` and `std` are of RGB values in 0..1. `layers` is
-    the number of blocks, `mlp` the width of their hidden layer. `pool` says what the feature is:
-
-    cls    the class token
-    avg    the mean of the patches
-    pair   the mean of the class token and the first register (a distilled DeiT)
-    map    the output of SigLIP's `AttentionPool`
-    query  the output of OpenCLIP's `QueryPool` (CoCa)
-    """
-
-    resolution: int
-    patch: int
-    width: int
-    layers: int
-    heads: int
-    mlp: int
-    activation: str = "quick_gelu"
-    eps: float = 1e-5
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    pool: str = "cls"
-    stem_bias: bool = False
-    ln_pre: bool = True
-    registers: int = 0  # number of learned tokens behind CLS (DINOv2, DINOv3)
-    rope: float = 0.0  # base of rotary positions (DINOv3, EVA-02); 0: learned positions alone
-    layer_scale: bool = False
-    gated: bool = False
-    unbiased: tuple[str, ...] = ()  # names of the blocks' linear layers without bias
-    class_token: bool | None = later(None)  # None: with the pools "cls" and "pair" alone
-    positioned: str = later("cls")  # tokens with a position beside patches: CLS, or all, or none
-    last_norm: str = later("before")  # ln_post acts before the pooling, or after it; none: no norm
-    feature: int = later(0)  # width of the feature of pool "query"; 0: `width`
-    pool_heads: int = later(0)  # of pool "query"; 0: `heads`
-    rope_grid: int = later(0)  # side in EVA-02's rotary positions, beside learned ones; 0: DINOv3's
-    inner_norms: tuple[str, ...] = later(())  # the blocks' linear layers with a LayerNorm before
-
-    @property
-    def grid(self) -> int:
-        """Returns the number of patches along a side."""
-        return self.resolution // self.patch
-
-    @property
-    def has_class_token(self) -> bool:
-        """Returns True if there is a class token, which is then the first token."""
-        return self.pool in ("cls", "pair") if self.class_token is None else self.class_token
-
-    @property
-    def prefix(self) -> int:
-        """Returns the number of tokens before the patches: class token and registers."""
-        return self.has_class_token + self.registers
-
-    @property
-    def has_positions(self) -> bool:
-        """Returns True if there are learned positions."""
-        return not self.rope or self.rope_grid > 0
-
-    @property
-    def placed(self) -> int:
-        """Returns the number of tokens before the patches that have a position."""
-        return {"none": 0, "cls": int(self.has_class_token), "all": self.prefix}[self.positioned]
-
-
-class AttentionPool(nnx.Module):
-    """SigLIP's pooling: a learned probe attends to all tokens, then x += MLP(LN x)."""
-
-    def __init__(self, width: int, heads: int, mlp: int, activation: str, eps: float, *, rngs):
-        self.probe = nnx.Param(Normal(width**-0.5)(rngs.params(), (width,), jnp.float32))
-        self.q = Linear(width, width, rngs=rngs)
-        self.k = Linear(width, width, rngs=rngs)
-        self.v = Linear(width, width, rngs=rngs)
-        self.out = Linear(width, width, rngs=rngs)
-        self.ln = LayerNorm(width, eps=eps)
-        self.fc1 = Linear(width, mlp, rngs=rngs)
-        self.fc2 = Linear(mlp, width, rngs=rngs)
-        self.heads = heads
-        self.activation = activation
-
-    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b d"]:
-        """Returns the pooled feature in the dtype of x; see `Block` for `products`."""
-        stream, x = x.dtype, x.astype(products)
-        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
-        x = self.out(attention(self.q(probe), self.k(x), self.v(x), self.heads))[:, 0]
-        x = x.astype(stream)
-        y = self.ln(x).astype(products)
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(y))).astype(stream)
-
-
-class QueryPool(nnx.Module):
-    """OpenCLIP's attentional pooling: one learned query attends to all tokens.
-
-    Its LayerNorms have PyTorch's eps, whatever the tower's. Of the queries of a CoCa, the feature
-    is the first one's; the others serve its captions.
-    """
-
-    def __init__(self, width: int, feature: int, heads: int, *, rngs: nnx.Rngs):
-        self.query = nnx.Param(Normal(1.0)(rngs.params(), (1, feature), jnp.float32))
-        self.ln_q = LayerNorm(feature)
-        self.ln_k = LayerNorm(width)
-        self.q = Linear(feature, feature, rngs=rngs)
-        self.k = Linear(width, feature, rngs=rngs)
-        self.v = Linear(width, feature, rngs=rngs)
-        self.out = Linear(feature, feature, rngs=rngs)
-        self.heads = heads
-
-    def __call__(self, x: Float[Array, "b n d"], products: DTypeLike) -> Float[Array, "b f"]:
-        """Returns the pooled feature in the dtype of x; see `Block` for `products`."""
-        y = self.ln_k(x).astype(products)
-        q = self.q(self.ln_q(self.query[...].astype(x.dtype)).astype(products))
-        q = jnp.broadcast_to(q, (x.shape[0], *q.shape))
-        return self.out(attention(q, self.k(y), self.v(y), self.heads))[:, 0].astype(x.dtype)
 
 
 class VisionTransformer(nnx.Module):
@@ -186,7 +54,7 @@ class VisionTransformer(nnx.Module):
         )  # fmt: skip
         after_pool = self.width if c.last_norm == "after" else c.width
         self.ln_post = None if c.last_norm == "none" else LayerNorm(after_pool, eps=c.eps)
-        self.pool = _pool(c, rngs)
+        self.pool = pooling(c, rngs)
 
     @property
     def width(self) -> int:
@@ -295,37 +163,6 @@ class VisionTransformer(nnx.Module):
         return norm(x) if c.last_norm == "after" else x
 
 
-def _pool(c: VisionConfig, rngs: nnx.Rngs) -> AttentionPool | QueryPool | None:
-    """Returns the pooling that has weights of its own, if there is one."""
-    if c.pool == "map":
-        return AttentionPool(c.width, c.heads, c.mlp, c.activation, c.eps, rngs=rngs)
-    if c.pool == "query":
-        return QueryPool(c.width, c.feature or c.width, c.pool_heads or c.heads, rngs=rngs)
-    return None
-
-
 def without(x: Float[Array, "n t d"], start: int, count: int) -> Float[Array, "n m d"]:
     """Returns the tokens without `count` of them from `start` on."""
     return jnp.concatenate([x[:, :start], x[:, start + count :]], axis=1) if count else x
-
-
-def rotary_angles(config: VisionConfig) -> Float[Array, "n h"]:
-    """Returns the rotary angles of all tokens for one head, f32[tokens width/heads].
-
-    CLS and registers have the angle 0. The centre (y, x) of a patch is multiplied by the d/4
-    frequencies rope^(-4 i / d), where d is the width of a head. DINOv3's centres are in -2 pi to
-    2 pi, EVA-02's are the patch's place in a grid with `rope_grid` places a side. The second half
-    of the angles repeats the first.
-    """
-    c = config
-    size = c.width // c.heads
-    if c.rope_grid:
-        centres = np.arange(c.grid) * (c.rope_grid / c.grid)
-        frequencies = 1 / c.rope ** (4 * np.arange(size // 4) / size)
-    else:
-        centres = (np.arange(c.grid) + 0.5) / c.grid * 2 - 1
-        frequencies = 2 * np.pi / c.rope ** (4 * np.arange(size // 4) / size)
-    patches = np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
-    angles = (patches[:, :, None] * frequencies).reshape(len(patches), size // 2)
-    angles = np.concatenate([np.zeros((c.prefix, size // 2)), angles])
-    return jnp.asarray(np.tile(angles, 2), jnp.float32)
