@@ -222,6 +222,7 @@ def settle(config: ConfigDict, cells: Mapping[str, Changes]) -> dict[str, Config
 
 
 def seeded(config: ConfigDict, seed: int) -> ConfigDict:
+    """Returns a config with another seed."""
     changed = deepcopy(config)
     changed.seed = seed
     return changed
@@ -282,7 +283,7 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
 
 
 def _copy(source: str, target: str) -> None:
-    """Copies a file. Raises DiskError, where shutil's own way hides the cause in a list."""
+    """Copies a file. Raises DiskError; shutil.copytree alone would hide the cause in a list."""
     with disk.disk_errors(target):
         shutil.copyfile(source, target)
 
