@@ -19,6 +19,7 @@ from lift_jax.parallel import processes
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.kept import kept_file, other_split
 from lift_jax.runs.log import LOG, read_log
+from lift_jax.settings import words
 from lift_jax.settings.parse import changes, same
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage import atomic, disk, lock
@@ -240,15 +241,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Returns the settings that tell runs apart: data, backbone, tuner and loss."""
-        return " · ".join(str(self.config[group][key]) for group, key in TITLE)
+        """Returns the settings that tell runs apart: data, backbone, tuner, loss and training."""
+        always = [self.config[group][key] for group, key in TITLE]
+        return " · ".join(always + (words.unlike_the_papers(self.config) if self.steps else []))
 
     @property
     def labels(self) -> dict[str, str]:
         """Returns the name of each result."""
         tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
         texts = self.config.get("text_tuner", {"name": "none"})["name"]
-        return result_names(tuner, self.config["label"], texts)
+        models = self.config.get("soups", {}).get("models", 0)
+        return result_names(tuner, self.config["label"], texts, models)
 
     @property
     def tuned_share(self) -> float:
