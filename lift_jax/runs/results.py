@@ -103,7 +103,7 @@ def test_other_split(
     if jax.process_index() == 0:
         other_split.write(workdir, split, found)
     unreadable.record_unreadable(setup.data, workdir, jax.process_index(), console, anew=(split,))
-    names = tables.result_names(settings.tuner.name, settings.label, settings.text_tuner.name)
+    names = _names(settings, settings.tuner.name)
     rows = {tables.on_split(names[row], split): found[row] for row in ("zero_shot", "test")}
     console.print(tables.results_table(rows))
     return found
@@ -296,5 +296,12 @@ def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:
     """Prints the table of results."""
     tuner = settings.tuner.name if found["tuned_params"] else "none"
-    names = tables.result_names(tuner, settings.label, settings.text_tuner.name)
+    names = _names(settings, tuner)
     console.print(tables.results_table({names[row]: found[row] for row in finished_run.RESULTS}))
+
+
+def _names(settings: Settings, tuner: str) -> dict[str, str]:
+    """Returns the names of the results of a run whose tuner is told as `tuner`."""
+    return tables.result_names(
+        tuner, settings.label, settings.text_tuner.name, settings.soups.models
+    )

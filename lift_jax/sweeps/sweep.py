@@ -355,6 +355,5 @@ def unfinished(runs: Runs, mode: str = "train") -> list[str]:
 
 def called(name: str, config: ConfigDict) -> str:
     """Returns a cell's name in the table; the only cell of a seed study has its method's name."""
-    return (
-        name or tables.result_names(config.tuner.name, config.label, config.text_tuner.name)["test"]
-    )
+    tuners, models = (config.tuner.name, config.text_tuner.name), config.soups.models
+    return name or tables.result_names(tuners[0], config.label, tuners[1], models)["test"]
