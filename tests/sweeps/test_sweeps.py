@@ -510,7 +510,7 @@ def test_the_page_lists_every_sweep_with_its_runs():
             tuple(
                 value
                 for key, value in sorted(flatten(c.to_dict()).items())
-                if key not in sweep.TESTED
+                if key not in finished_runs.TESTED
             )
             for c in cells.values()
         }
