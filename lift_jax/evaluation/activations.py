@@ -47,7 +47,7 @@ def lowest_tuned_block(visual: Tower, tuned: Iterable[str]) -> int:
 
     `tuned` holds the paths of tuned leaves in a classifier; those of the head count as above the
     tower. Returns the number of blocks if nothing in the tower is tuned, and 0 if its first block
-    or its stem is. Returns 0 for a ResNet with a tuned leaf, for ResNets do not run in parts.
+    or its stem is. Returns 0 for a ResNet with a tuned leaf: ResNets do not run in parts.
     """
     depth = len(visual.blocks)
     inside = [tree.parts(path)[1:] for path in tuned if path.startswith("visual/")]
@@ -164,7 +164,9 @@ class Cache:
         k = lowest_tuned_block(visual, tuned)
         image_fingerprint = fingerprint_images(split.images)
         if not _on_all_processes(image_fingerprint is not None):
-            self.console.print("Activations: not kept, for the images have no files of their own.")
+            self.console.print(
+                "Activations: not kept, because the images have no files of their own."
+            )
             return images
 
         file = self._file(visual, k, split, view, image_fingerprint)

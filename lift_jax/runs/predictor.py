@@ -172,8 +172,8 @@ class Predictor:
         view, threshold, limits = self.calibration, None, None
         if (unknown or sets) and view is None:
             raise UserError(
-                f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
-                f"unknown images and gives sets. Run `lift-jax calibrate --run={self._workdir}`, "
+                f"{self._workdir} holds no {calibration_file.NAME} for these answers: it is needed "
+                f"for unknown images and for sets. Run `lift-jax calibrate --run={self._workdir}`, "
                 "which needs a validation split."
             )
         if view is not None:
@@ -257,6 +257,6 @@ def _fetched(errors: list[str], sent: Sent) -> tuple[list[str], Outputs]:
 
 
 def _answered(answering: Answering, errors: list[str], outputs: Outputs) -> list[Prediction]:
-    """Returns the answers to a batch of images, of which some could not be read."""
+    """Returns the answers to a batch of images; those with an error could not be read."""
     found = answering.answers(outputs)
     return [Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)]

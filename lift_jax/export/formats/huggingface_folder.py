@@ -45,7 +45,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
     """
     about = deployed.about
     try:
-        layout_of(deployed.found.backbone.config)  # first: without a layout merging is in vain
+        layout_of(deployed.found.backbone.config)  # raises before the slow merging
         backbone, merged = merge.merge_run(deployed.run)
         layout = save_for_transformers(
             backbone, folder, about["backbone"], short=about["short_side"],

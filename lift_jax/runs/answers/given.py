@@ -51,12 +51,14 @@ class GivenImages:
         return array
 
     def name(self, i: int) -> str:
+        """Returns the path of an image, or its number if it has none."""
         image = self.given[i]
         return (
             os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {self.first + i}"
         )
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "GivenImages":
+        """Returns the images with these indices."""
         return GivenImages([self.given[i] for i in rows.tolist()], self.how, self.first)
 
 
