@@ -18,7 +18,8 @@ LICENCES = {
     ),
     "not verified": ("bioclip2_5_h14",),
     "Apache-2.0": (
-        "siglip_b16", "siglip2_b16", "vit_b16_in21k", "vit_b16_in21k_ft_in1k",
+        "siglip_b16", "siglip2_b16", "pe_core_b16", "pe_core_l14", "tipsv2_b14",
+        "vit_b16_in21k", "vit_b16_in21k_ft_in1k",
         "vit_b16_augreg2_in21k_ft_in1k", "vit_b16_384_in21k_ft_in1k", "vit_l16_in21k",
         "vit_l16_in21k_ft_in1k", "vit_l16_384_in21k_ft_in1k", "resnet50", "resnet101", "resnet152",
         "dinov2_s14", "dinov2_b14", "dinov2_l14", "dinov2_b14_reg", "demo",

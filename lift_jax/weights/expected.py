@@ -23,7 +23,8 @@ LIMITS = {
     "context": (1, 10**5), "head": (0, 2**17), "embed": (0, 2**17), "stem": (1, 2**17),
     "channels": (1, 2**17), "eot": (0, 2**31 - 1), "eps": (0, 1), "rope": (0, 10**9),
     "mean": (-(10**6), 10**6), "std": (1e-6, 10**6), "feature": (0, 2**17),
-    "pool_heads": (0, 2**17), "rope_grid": (0, 16_384),
+    "pool_heads": (0, 2**17), "rope_grid": (0, 16_384), "rope_start": (0, 16_384),
+    "pool_mlp": (0, 2**20),
 }  # fmt: skip
 # A difference up to here is left to the comparison of the tensors, which names them.
 FEW_BLOCKS, FEW_NUMBERS = 100, 10**7
@@ -81,7 +82,7 @@ def _check_pool(sizes: VisionConfig, where: str) -> None:
                 f"{', '.join(words)}. Get file and config again, from one source."
             )
     width, heads = sizes.feature or sizes.width, sizes.pool_heads or sizes.heads
-    if sizes.pool == "query" and width % heads:
+    if sizes.pool in ("query", "map", "map_all") and width % heads:
         raise UserError(
             f"{where} declares {heads} heads of the attentional pooling; expected a divisor of its "
             f"width {width}."

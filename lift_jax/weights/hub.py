@@ -54,6 +54,11 @@ NAMES = {
     # images and texts with a sigmoid loss
     "siglip_b16": "google/siglip-base-patch16-224",
     "siglip2_b16": "google/siglip2-base-patch16-224",
+    # the Perception Encoder, with its text tower
+    "pe_core_b16": "timm/PE-Core-B-16",
+    "pe_core_l14": "timm/PE-Core-L-14-336",
+    # the image tower of TIPSv2
+    "tipsv2_b14": "timm/vit_base_patch14_reg1_tipsv2.webli",
     # supervised
     "vit_b16_in21k": "timm/vit_base_patch16_224.augreg_in21k",
     "vit_b16_in21k_ft_in1k": "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",

@@ -30,7 +30,8 @@ def key_paths(config: dict, before: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 @pytest.mark.parametrize("name", [
     "clip_hf", "siglip_hf", "siglip2", "dinov2_hf", "dinov3", "hf_vit", "timm/timm_vit",
-    "timm/timm_resnet", "timm/timm_eva02", "open_clip", "open_clip_rn", "open_clip_coca",
+    "timm/timm_resnet", "timm/timm_eva02", "timm/timm_pe", "open_clip", "open_clip_rn",
+    "open_clip_coca", "open_clip_pe",
 ])  # fmt: skip
 def test_a_wrong_value_anywhere_is_a_users_mistake(name, tmp_path):
     folder = Path(shutil.copytree(GOLDEN / name, tmp_path / "model"))

@@ -3,11 +3,14 @@
 import errno
 import json
 import re
+import shutil
+from pathlib import Path
 
 import huggingface_hub.constants as constants
 import numpy as np
 import pytest
 from support.local_hub import CLIP, NEW, OLD, REPOSITORY, running
+from support.paths import GOLDEN
 
 import lift_jax
 from lift_jax.errors import UserError
@@ -261,6 +264,46 @@ def test_what_a_backbone_has_seen(backbone, data, says):
     found = seen.warning(backbone, data)
     assert says in found if says else found == ""
     assert "\n" not in found
+
+
+def test_what_a_backbone_has_seen_however_it_is_named(tmp_path, monkeypatch):
+    """By its path, a link, its config, its place in the hub's cache, or an adapter's base."""
+    stated = tmp_path / "stated"
+    stated.mkdir()
+    (stated / "config.json").write_text('{"_name_or_path": "imageomics/bioclip"}')
+    snapshot = tmp_path / "models--imageomics--bioclip" / "snapshots" / NEW
+    snapshot.mkdir(parents=True)
+    weights = tmp_path / "bioclip" / "model.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"")
+    (tmp_path / "linked").symlink_to(weights.parent)
+    (tmp_path / "weights.safetensors").symlink_to(weights)
+    for name in ("stated", "linked", "weights.safetensors", str(snapshot), str(weights)):
+        adapter = Path(
+            shutil.copytree(GOLDEN / "peft" / "lora", tmp_path / f"lora {Path(name).name}")
+        )
+        about = json.loads((adapter / "adapter_config.json").read_text())
+        about["base_model_name_or_path"] = str(tmp_path / name)
+        (adapter / "adapter_config.json").write_text(json.dumps(about))
+        for given in (tmp_path / name, adapter, adapter / "adapter_model.safetensors"):
+            found = seen.warning(str(given), ["inaturalist"])
+            assert found.startswith(f"{str(given)} has seen iNaturalist 2021 in training")
+            assert seen.warning(str(given), ["flowers"]) == ""
+    monkeypatch.chdir(weights.parent)
+    assert "has seen iNaturalist" in seen.warning(".", ["iNat2018"])
+    assert "has seen iNaturalist" in seen.warning("model.pt", ["iNat2018"])
+    for other in (GOLDEN / "peft" / "lora", GOLDEN / "clip_hf", GOLDEN / "timm_vit.safetensors"):
+        assert seen.warning(str(other), ["inaturalist"]) == ""
+
+
+def test_an_adapter_of_a_hub_name_has_seen_what_its_base_has(tmp_path):
+    adapter = Path(shutil.copytree(GOLDEN / "peft" / "lora", tmp_path / "mine"))
+    about = json.loads((adapter / "adapter_config.json").read_text())
+    for base, says in (("imageomics/bioclip", "has seen iNaturalist 2021"),
+                       ("imageomics/bioclip-2", "perhaps iNaturalist 2021")):  # fmt: skip
+        about["base_model_name_or_path"] = base
+        (adapter / "adapter_config.json").write_text(json.dumps(about))
+        assert says in seen.warning(str(adapter), ["inaturalist"])
 
 
 def test_a_leak_is_said_in_one_line(capsys):

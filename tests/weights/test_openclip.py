@@ -44,6 +44,7 @@ def features(model, images, tokens):
 
 @pytest.mark.parametrize("name", [
     "open_clip", "open_clip_gelu", "open_clip_scaled", "open_clip_avg", "open_clip_pool",
+    "open_clip_pe",
 ])  # fmt: skip
 def test_features_and_logits(golden, name):
     expected, images = golden(name), golden("clip_openai")["images"]
@@ -61,6 +62,39 @@ def test_of_a_coca_the_image_tower_is_read(golden):
     notes = " ".join(model.config.notes)
     assert "differs from CLIP's in text_cfg.embed_cls = True, which is not read" in notes
     assert "The image tower alone is taken: there is no zero-shot classifier" in notes
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [
+    ("timm_pool", "avg", "vision_cfg.timm_pool is 'avg'; expected 'map'"),
+    ("timm_pool", None, "vision_cfg.timm_pool is None; expected 'map'"),
+    ("timm_proj", "linear", "vision_cfg.timm_proj is 'linear'; expected null"),
+    ("timm_model_name", "vit_base_patch16_siglip_224", "differs from CLIP's ViT .*timm_model_name"),
+    ("timm_model_name", "vit_pe_spatial_base_patch16_512", "differs from CLIP's .*timm_model_name"),
+])  # fmt: skip
+def test_other_image_towers_of_timm_are_refused(tmp_path, option, value, words):
+    shutil.copytree(GOLDEN / "open_clip_pe", tmp_path, dirs_exist_ok=True)
+    change_json(tmp_path / CONFIG, lambda m: m["vision_cfg"].update({option: value}))
+    with pytest.raises(UserError, match=words) as error:
+        lift_jax.load_backbone(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_projection_of_pe_core_has_no_bias(tmp_path):
+    shutil.copytree(GOLDEN / "open_clip_pe", tmp_path, dirs_exist_ok=True)
+    stored = safetensors.numpy.load_file(tmp_path / WEIGHTS)
+    stored["visual.trunk.head.bias"] += 1
+    safetensors.numpy.save_file(stored, tmp_path / WEIGHTS)
+    with pytest.raises(UserError, match="holds visual.trunk.head.bias that is not zero"):
+        lift_jax.load_backbone(tmp_path)
+
+
+def test_of_pe_core_with_other_texts_the_image_tower_is_read(golden, tmp_path):
+    shutil.copytree(GOLDEN / "open_clip_pe", tmp_path, dirs_exist_ok=True)
+    change_json(tmp_path / CONFIG, lambda m: m["text_cfg"].update(no_causal_mask=True))
+    model = lift_jax.load_backbone(tmp_path)
+    found = nnx.jit(model.visual)(golden("clip_openai")["images"])
+    close(found, golden("open_clip_pe")["image_features_pre"])
+    assert model.text is None and "no_causal_mask" in str(model.config.notes)
 
 
 def test_a_resnet(golden, tmp_path):

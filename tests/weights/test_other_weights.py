@@ -160,6 +160,8 @@ REFUSED = {
     "Swin": (VIT, {"layers.0.blocks.0.norm1.weight": X}),
     "ConvNeXt": (None, {"stages.0.blocks.0.conv_dw.weight": X, "stem.0.weight": X}),
     "a Perception Encoder": (VIT, {"attn_pool.latent": X, "norm_pre.weight": X}),
+    "naming of its own code": (None, {"visual.attn_pool.probe": X, "visual.conv1.weight": X}),
+    "TIPS or TIPSv2": (None, {"vision_encoder.patch_embed.proj.weight": X, "text_encoder.a": X}),
     "stem": (None, {"patch_embed.proj.0.weight": X, "blocks.0.norm1.weight": X}),
     "CLIP of OpenCLIP with an image tower of timm": (None, {"visual.trunk.a": X, "text.a": X}),
     "XCiT": (VIT, {"blocks.0.gamma1": X}),

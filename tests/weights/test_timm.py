@@ -19,6 +19,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import Source
+from lift_jax.weights.formats import families
 from lift_jax.weights.formats.timm import config, names
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -77,6 +78,10 @@ KINDS = {
     "timm_eva": ("avg", True, 0, "cls", "after", "gelu", 1e-6),
     "timm_eva02": ("cls", True, 0, "cls", "before", "silu", 1e-6),
     "timm_eva02_small": ("avg", True, 0, "cls", "after", "silu", 1e-6),
+    "timm_pe": ("map_all", True, 0, "cls", "before", "gelu", 1e-5),
+    "timm_pe_gigantic": ("map_all", False, 0, "cls", "before", "gelu", 1e-5),
+    "timm_tipsv2": ("cls", True, 1, "none", "before", "gelu", 1e-6),
+    "timm_tipsv2_giant": ("cls", True, 1, "none", "before", "silu", 1e-6),
     "timm_dinov3": ("avg", True, 2, "cls", "before", "silu", 1e-5),
 }
 
@@ -97,7 +102,8 @@ def test_vits_of_other_kinds(golden, name):
 
 
 @pytest.mark.parametrize("name", [
-    "timm_gap", "timm_so150m", "timm_distilled", "timm_map", "timm_eva02",
+    "timm_gap", "timm_so150m", "timm_distilled", "timm_map", "timm_eva02", "timm_pe",
+    "timm_tipsv2",
 ])  # fmt: skip
 def test_other_kinds_at_another_resolution(golden, name):
     expected, images = golden(f"timm/{name}"), golden("clip_openai")["images"]
@@ -146,7 +152,7 @@ def test_traits_by_name():
     """All ViTs of timm 1.0.31; those without numbers differ from our tower, so no name is known."""
     with open(GOLDEN / "timm" / "names.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 270 and sum(bool(row["width"]) for row in rows) == 180
+    assert len(rows) == 270 and sum(bool(row["width"]) for row in rows) == 185
     for row in rows:
         name, width = row["name"], int(row["width"] or 768)
         images = {"mean": [0.5] * 3, "std": [0.5] * 3}
@@ -163,7 +169,7 @@ def test_traits_by_name():
 
 
 @pytest.mark.parametrize("name", [
-    "vit_base_patch16_rope_ape_224", "vit_pe_core_base_patch16_224", "vit_base_patch16_rpn_224",
+    "vit_base_patch16_rope_ape_224", "vit_pe_spatial_base_patch16_512", "vit_base_patch16_rpn_224",
 ])  # fmt: skip
 def test_timms_names_of_other_computations_on_the_same_weights(folder, tmp_path, name):
     path = folder("vit")
@@ -174,6 +180,38 @@ def test_timms_names_of_other_computations_on_the_same_weights(folder, tmp_path,
     file = shutil.copy(path / "model.safetensors", tmp_path / f"{name}.safetensors")
     with pytest.raises(UserError, match="in its name stands for a ViT with the weights of another"):
         lift_jax.load_backbone(file, heads=4)
+
+
+def test_pe_core_by_its_config(folder):
+    sizes = {"pool_heads": 2, "pool_mlp": 96, "rope_grid": 5, "rope_order": "xy", "rope_start": 1}
+    path = folder("pe")
+    vision = lift_jax.load_backbone(path).config.vision
+    assert {name: getattr(vision, name) for name in sizes} == sizes
+    change_config(path, lambda c: [c["model_args"].pop(k) for k in ("ref_feat_shape",)])
+    assert lift_jax.load_backbone(path).config.vision.rope_grid == 14  # by the name, 224 / 16
+    for option in ({"attn_pool_num_heads": 5}, {"attn_pool_num_heads": "2"}):
+        change_config(path, lambda c, option=option: c["model_args"].update(option))
+        with pytest.raises(UserError, match="heads"):
+            lift_jax.load_backbone(path)
+    change_config(path, lambda c: c["model_args"].update(rope_grid_offset=0))
+    with pytest.raises(UserError, match="built with rope_grid_offset, which is not supported"):
+        lift_jax.load_backbone(path)
+    (path / "config.json").unlink()
+    with pytest.raises(UserError, match="which is not read. Give PE-Core as timm's folder"):
+        lift_jax.load_backbone(path)
+
+
+def test_bare_weights_of_tipsv2_by_their_name(folder, tmp_path):
+    """They look like DINOv2's, whose images are normalised otherwise."""
+    file = tmp_path / "vit_base_patch14_reg1_tipsv2.safetensors"
+    shutil.copy(folder("tipsv2") / "model.safetensors", file)
+    config = lift_jax.load_backbone(file, heads=3).config
+    assert (config.vision.mean, config.vision.std) == ((0, 0, 0), (1, 1, 1))
+    assert "as in weights of TIPSv2" in str(config.notes)
+    signs = {"mask_token": np.zeros((1, 24)), "blocks.0.ls1.gamma": np.ones(24)}
+    for name, title in (("tips_b14.pth", "TIPSv2"), ("tipster.pth", "DINOv2")):
+        found = families.family(Source(Path(name), name, tensors=signs))
+        assert found and found[0].title == title
 
 
 def test_an_eva_without_its_name_is_refused(folder):

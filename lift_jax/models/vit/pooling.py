@@ -10,7 +10,7 @@ from lift_jax.models.vit.config import VisionConfig
 
 
 class AttentionPool(nnx.Module):
-    """SigLIP's pooling: a learned probe attends to all tokens, then x += MLP(LN x)."""
+    """The pooling of SigLIP and PE: a learned probe attends to the tokens, then x += MLP(LN x)."""
 
     def __init__(self, width: int, heads: int, mlp: int, activation: str, eps: float, *, rngs):
         self.probe = nnx.Param(Normal(width**-0.5)(rngs.params(), (width,), jnp.float32))
@@ -61,8 +61,10 @@ class QueryPool(nnx.Module):
 
 def pooling(c: VisionConfig, rngs: nnx.Rngs) -> AttentionPool | QueryPool | None:
     """Returns the pooling that has weights of its own, if there is one."""
-    if c.pool == "map":
-        return AttentionPool(c.width, c.heads, c.mlp, c.activation, c.eps, rngs=rngs)
+    heads = c.pool_heads or c.heads
+    if c.pool in ("map", "map_all"):
+        mlp = c.pool_mlp or c.mlp
+        return AttentionPool(c.width, heads, mlp, c.activation, c.eps, rngs=rngs)
     if c.pool == "query":
-        return QueryPool(c.width, c.feature or c.width, c.pool_heads or c.heads, rngs=rngs)
+        return QueryPool(c.width, c.feature or c.width, heads, rngs=rngs)
     return None

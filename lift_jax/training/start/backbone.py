@@ -34,11 +34,11 @@ def prepare_backbone(
     model: ModelSettings, data: DataSettings, placement: Placement, console: Console
 ) -> Backbone:
     """Loads the backbone and places its image tower, in its precision; prints notes of loading."""
-    warn_of_a_leak(model.backbone, data, console)
     backbone = load_backbone(
         model.backbone, place=placement.loaded, **model.loading,
         tell=lambda note: console.print(f"Backbone: {note}"),
     )  # fmt: skip
+    warn_of_a_leak(model.backbone, data, console)  # by names that the loaded files state
     use_precision(placement.precision, backbone.visual)
     return backbone
 

@@ -124,6 +124,7 @@ FAMILIES = (
         sign=_satellite,
     ),
     Family("DINOv3", words="dinov3", sign=_named(r"rope_embed\.periods", "storage_tokens")),
+    Family("TIPSv2", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), words="tips(v2)?"),
     Family("DINOv2", words="dinov2", sign=_dinov2, resize="offset"),
     Family(
         "MoCo v3", words=r"moco[-_.]?v?3", sign=_under("base_encoder", "momentum_encoder"),
@@ -153,6 +154,7 @@ FAMILIES = (
     Family("timm's ViT trained with SAM", HALF, HALF, words="sam_in1k"),
     Family("MAE or DeiT", sign=_model, weak=True, resize="plain"),
 )  # fmt: skip
+_TIPS = next(one for one in FAMILIES if one.title == "TIPSv2")
 _BOUNDS = r"(?<![a-z0-9])(?:{})(?![a-z])"  # a word in a name of a file
 
 
@@ -169,7 +171,10 @@ def family(source: Source) -> tuple[Family, str] | None:
 
 
 def _by_name_among(source: Source, found: list[tuple[Family, str]]) -> tuple[Family, str]:
-    """Returns the first family that a sign shows, but SAT-493M's for a name of DINOv3 with it."""
+    """Returns the first family that a sign shows, unless a name tells it from one with that sign.
+
+    DINOv3 of SAT-493M has the signs of the other DINOv3, and TIPSv2 those of DINOv2.
+    """
     first, sign = found[0]
     for name in names(source):
         satellite = FAMILIES[0]
@@ -177,6 +182,8 @@ def _by_name_among(source: Source, found: list[tuple[Family, str]]) -> tuple[Fam
             return satellite, f"its name is {name[:80]!r}"
         if first is satellite and "lvd1689m" in name.lower():
             return FAMILIES[1], f"its name is {name[:80]!r}"
+        if first.title == "DINOv2" and re.search(_BOUNDS.format(_TIPS.words), name.lower()):
+            return _TIPS, f"its name is {name[:80]!r}"
     return first, sign
 
 

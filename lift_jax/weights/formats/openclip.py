@@ -1,7 +1,7 @@
 """OpenCLIP's format: `open_clip_config.json`, and weights in OpenAI's naming.
 
 Of a model whose text tower is another than CLIP's (CoCa, CLIPA, texts of Hugging Face) the image
-tower alone is read, which a note says.
+tower alone is read, which a note says. The image tower may be timm's PE-Core.
 """
 
 from typing import Any
@@ -14,11 +14,12 @@ from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from lift_jax.weights.files.source import OPEN_CLIP, Source
-from lift_jax.weights.formats import declared, openai
+from lift_jax.weights.formats import declared, openai, timm
 from lift_jax.weights.rename import Table, linear, norm
 
 SIZES: tuple[str, ...] = ()
-IGNORED = (*openai.IGNORED, r"text_decoder\..*")  # which writes the captions of a CoCa
+# the captions' tower of a CoCa, and PE-Core's projection, of which the bias is zero
+IGNORED = (*openai.IGNORED, r"text_decoder\..*", r"visual\.trunk\.head\..*")
 # the names beside an image tower, which are left out with the text tower
 TEXTS = (
     r"(text|transformer|token_embedding|ln_final)\..*", "positional_embedding",
@@ -68,7 +69,10 @@ def recognises(source: Source) -> bool:
 
 
 def table(source: Source) -> Table:
-    """Returns OpenAI's rename table, with "text." before the text tower if the source has it."""
+    """Returns OpenAI's rename table, with "text." before the text tower if the source has it.
+
+    The rules of a PE-Core are timm's.
+    """
     prefix = "text." if "text.positional_embedding" in source.tensors else ""
     scales = [
         (rf"{ours}/blocks/(\d+)/scale(\d)", rf"{theirs}.resblocks.\1.ls_\2.gamma", "same")
@@ -80,6 +84,9 @@ def table(source: Source) -> Table:
     ]
     if "visual.attn_pool.query" in source.tensors:
         rules += _attentional_pool(source)
+    if timm.within(source):
+        rules = [rule for rule in rules if not rule[0].startswith(("visual", "image_proj"))]
+        rules += timm.trunk_table(source)
     return [*rules, ("logit_bias", "logit_bias", "same")]
 
 
@@ -145,6 +152,8 @@ def _vision(
     """Returns (sizes of the image tower, notes) by its part of the config."""
     prepared = declared.part(where, source.open_clip, "preprocess_cfg")
     statistics = declared.statistics(where, prepared, ("mean", "std"), CLIP_MEAN, CLIP_STD)
+    if timm.is_trunk(v.get("timm_model_name")):
+        return timm.read_trunk(source, where, v, statistics)
     if isinstance(v.get("layers"), list):
         v |= declared.read(where, v, _RESNET, "vision_cfg.")
         return _resnet(where, v, embed, statistics), ()
@@ -200,7 +209,12 @@ def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) 
 
 def _differs(part: str, name: str, value: Any, quick: bool) -> bool:
     """Returns True if an option makes a model compute something else than our towers."""
-    if not value or name in _KNOWN[part].split():
+    if (
+        not value
+        or name in _KNOWN[part].split()
+        or name == "timm_model_name"
+        and timm.is_trunk(value)
+    ):
         return False
     if name == "norm_kwargs":
         return not isinstance(value, dict) or set(value) != {"eps"}

@@ -21,6 +21,14 @@ from lift_jax.weights.formats import timm
 _HUGGING_FACE = "Give the same model in Hugging Face's layout (a folder with config.json)."
 _PLAIN_RESNET = "Give a plain ResNet: resnet50, resnet101 or resnet152 of torchvision or timm."
 _PLAIN_VIT = "Give a plain ViT: CLIP, DINOv2, DINOv3, MAE, DeiT or timm's."
+_PE = (
+    "Give PE-Core as timm's folder with its config.json, or as OpenCLIP's with its "
+    "open_clip_config.json (timm/PE-Core-B-16); or a plain ViT, like CLIP or DINOv2."
+)
+_TIPS = (
+    "Give its image tower as timm's folder with its config.json "
+    "(timm/vit_base_patch14_reg1_tipsv2.webli); its texts have code of their own."
+)
 _EVA = (
     "Give EVA, EVA-02 or DINOv3 as timm's folder with its config.json, whose name of the model "
     "says what the weights do not show; or a plain ViT, like CLIP, DINOv2, MAE, DeiT."
@@ -37,8 +45,9 @@ KINDS = (
      r"(rope|.*\.rope)\.freqs.*", "EVA-02, or DINOv3 in timm's naming", _EVA),
     (r"layers\.\d+\.(blocks|downsample)\..*", "Swin", _PLAIN_VIT),
     (r"(downsample_layers|stages)\.\d+\..*", "ConvNeXt or another tower in stages", _PLAIN_VIT),
-    (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE), with rotary positions",
-     _PLAIN_VIT),
+    (r"visual\.attn_pool\.(probe|layernorm\..*)", "Perception Encoder (PE) in the naming of "
+     "its own code", _PE),
+    (r"vision_encoder\.(blocks|patch_embed|cls_token)\b.*", "TIPS or TIPSv2", _TIPS),
     (r"(.*\.)?patch_embed\.(proj\.\d+|backbone)\..*", "a ViT with several convolutions in its stem",
      "Give one that cuts its images into patches."),
     (r"visual\.trunk\..*", "CLIP of OpenCLIP with an image tower of timm", _HUGGING_FACE),
@@ -67,7 +76,9 @@ _OTHER_VITS = r"(?<![a-z])(rope|pe_(core|lang|spatial)|rpn|post_?norm)(?![a-z])"
 
 
 def check(source: Source) -> None:
-    """Raises UserError for a source without a config of transformers that is of a kind not read."""
+    """Raises UserError for a source of a kind not read: TIPS, and those without a config."""
+    if str(source.config.get("model_type")).startswith("tips"):
+        raise UserError(f"{source.where} is TIPS or TIPSv2, which is not read. {_TIPS}")
     if "model_type" in source.config or source.open_clip:
         return
     for pattern, kind, remedy in KINDS:
@@ -106,10 +117,11 @@ def _config_missing(source: Source) -> str:
 
 def _check_vit(source: Source) -> None:
     """Raises UserError for a ViT with the weights of a known one that computes other features."""
-    if {"attn_pool.latent", "norm_pre.weight"} <= source.tensors.keys():
+    pooled = {"attn_pool.latent", "norm_pre.weight"} <= source.tensors.keys()
+    if pooled and not timm.is_eva(source):
         raise UserError(
             f"{source.where} holds attn_pool.latent and norm_pre.weight, signs of a Perception "
-            f"Encoder, with rotary positions, which is not read. {_PLAIN_VIT}"
+            f"Encoder without the config that has its sizes, which is not read. {_PE}"
         )
     found = re.search(_OTHER_VITS, source.path.name.lower())
     if found and not source.config and "patch_embed.proj.weight" in source.tensors:

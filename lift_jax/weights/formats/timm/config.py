@@ -15,8 +15,9 @@ from lift_jax.weights.formats import bare, declared, families
 from lift_jax.weights.formats.huggingface import says
 from lift_jax.weights.formats.timm.names import (
     DINOV3_NAMES,
-    EVA2_NAMES,
     OWN_NAMES,
+    PAIRED_NAMES,
+    PE_NAMES,
     RESNET_NAMES,
     architecture,
     arguments_of,
@@ -55,9 +56,10 @@ _SHOWN = {
 _SHOWN_OF_EVA = {
     "swiglu_mlp", "swiglu_align_to", "scale_mlp", "scale_attn_inner", "qkv_fused",
     "qkv_bias_separate", "num_reg_tokens", "use_fc_norm", "use_post_transformer_norm",
-    "head_init_scale", "ref_feat_shape",
+    "head_init_scale", "ref_feat_shape", "attn_pool_num_heads", "attn_pool_mlp_ratio",
 }  # fmt: skip
 _EVA2_BASE, _EVA2_GRID, _DINOV3_BASE = 10_000.0, 16, 100.0  # of rotary positions
+_PE_POOL_HEADS = 8
 
 
 def recognises(source: Source) -> bool:
@@ -221,7 +223,7 @@ def _vit(source: Source, **sizes: Any) -> VisionConfig:
     if heads is None:
         _check_names(source)
     pre = "norm_pre.weight" in tensors  # as in CLIP
-    if named(source, EVA2_NAMES) and heads != width // head_width(source):
+    if named(source, PAIRED_NAMES) and heads != width // head_width(source):
         raise UserError(
             f"{source.where} has heads {head_width(source)} wide; leave out heads={heads}."
         )
@@ -264,16 +266,20 @@ def _unbiased(source: Source) -> tuple[str, ...]:
 def _rotary(source: Source) -> dict[str, Any]:
     """Returns the sizes of rotary positions, empty for a ViT without them.
 
-    Raises UserError for an EVA-02 whose grid of rotary positions is no square.
+    Raises UserError for an EVA-02 or PE-Core whose grid of rotary positions is no square.
     """
     if named(source, DINOV3_NAMES):
         return {"rope": _DINOV3_BASE}
-    if not named(source, EVA2_NAMES):
+    if not named(source, PAIRED_NAMES):
         return {}
-    grid = arguments_of(source).get("ref_feat_shape", _EVA2_GRID)
-    return {
-        "rope": _EVA2_BASE, "rope_grid": declared.side(says(source), "ref_feat_shape", grid)
-    }  # fmt: skip
+    grid, more = _EVA2_GRID, {}
+    if pe := re.fullmatch(PE_NAMES, architecture(source)):
+        patch, pixels = int(pe[2]), int(pe[3])
+        grid = pixels // max(1, patch)
+        more = {"rope_order": "xy", "rope_start": int("cls_token" in source.tensors)}
+    side = arguments_of(source).get("ref_feat_shape", grid)
+    side = declared.side(says(source), "ref_feat_shape", side)
+    return {"rope": _EVA2_BASE, "rope_grid": side, **more}
 
 
 def _tokens(source: Source, patch: int) -> dict[str, Any]:
@@ -321,10 +327,18 @@ def _pooling(source: Source) -> dict[str, Any]:
     name, normed = architecture(source), {"norm.weight", "fc_norm.weight"} & tensors.keys()
     if not normed and (arguments.get("final_norm") is False or re.search("radio|intern", name)):
         last = "none"
+    more = {}
+    if named(source, PE_NAMES):
+        hidden, _ = bare.shape(source, "PE-Core of timm", "attn_pool.mlp.fc1.weight", 2)
+        default = {"attn_pool_num_heads": _PE_POOL_HEADS}
+        heads = declared.read(says(source), arguments, default, "model_args.")
+        more = {"pool_heads": heads["attn_pool_num_heads"], "pool_mlp": hidden}
+        pool = "map_all"
     return {
         "pool": "pair" if "dist_token" in tensors else pool,
         "class_token": None if cls == (pool == "cls") else cls,
         "last_norm": last,
+        **more,
     }
 
 

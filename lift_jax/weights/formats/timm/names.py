@@ -16,7 +16,9 @@ _VIT_NAMES = (
 )
 EVA2_NAMES = r"eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
 DINOV3_NAMES = r"vit_(tiny|small(_plus)?|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
-_EVA_NAMES = rf"eva_giant_patch14_(clip_)?\d+|{EVA2_NAMES}|{DINOV3_NAMES}"
+PE_NAMES = r"vit_pe_core_(tiny|small|base|large|gigantic)_patch(\d+)_(\d+)"
+PAIRED_NAMES = rf"{EVA2_NAMES}|{PE_NAMES}"  # whose rotary positions pair neighbours
+_EVA_NAMES = rf"eva_giant_patch14_(clip_)?\d+|{DINOV3_NAMES}|{PAIRED_NAMES}"
 # timm's names of models, many of which have the weights of others and compute other features
 OWN_NAMES = (
     r"(vit|deit3?|eva|eva02|beit|beit3|beitv2|flexivit|aimv2|cait|xcit|samvit)_.*|test_vit.*"
@@ -32,7 +34,8 @@ _NAMED_HEADS = _HEADS | {
 _TRAITS = (
     ("heads", r"vit_base_patch16_gap_224|vit_giantopt_.*", 16),
     ("heads", r"vit_huge_plus_.*", 20),
-    ("eps", rf"vit_.*_clip_.*|beit3_.*|{DINOV3_NAMES}", 1e-5),
+    ("heads", r"vit_pe_core_gigantic_.*", 16),
+    ("eps", rf"vit_.*_clip_.*|beit3_.*|{DINOV3_NAMES}|{PE_NAMES}", 1e-5),
     ("activation", r".*_quickgelu_.*", "quick_gelu"),
     ("activation", r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip_.*|"
      r"vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
@@ -40,7 +43,7 @@ _TRAITS = (
 
 
 def is_eva(source: Source) -> bool:
-    """Returns True for a known EVA or DINOv3 by timm's name of the model."""
+    """Returns True for a known EVA, DINOv3 or PE-Core by timm's name of the model."""
     return named(source, _EVA_NAMES)
 
 

@@ -1,9 +1,9 @@
-"""timm's names of tensors: its ViTs, also EVA-02 and DINOv3, and its ResNets."""
+"""timm's names of tensors: its ViTs, also EVA-02, DINOv3 and PE-Core, and its ResNets."""
 
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import bare
 from lift_jax.weights.formats.timm.names import (
-    EVA2_NAMES,
+    PAIRED_NAMES,
     architecture,
     arguments_of,
     heads_of,
@@ -74,7 +74,7 @@ def _attention(source: Source) -> Table:
     """Returns the rules of queries, keys and values, in one matrix or three."""
     rules: Table = []
     attn, one = r"blocks.\1.attn", "blocks.0.attn.q_proj.weight" not in source.tensors
-    pairs = f"~{head_width(source)}" if named(source, EVA2_NAMES) else ""
+    pairs = f"~{head_width(source)}" if named(source, PAIRED_NAMES) else ""
     for i, a in enumerate("qkv"):
         how = pairs if a != "v" else ""
         if one:
@@ -90,7 +90,7 @@ def _attention(source: Source) -> Table:
 
 
 def head_width(source: Source) -> int:
-    """Returns the width of a head of an EVA-02, which its name states, or else its config."""
+    """Returns the width of a head of an EVA-02 or PE-Core, by its name or its config."""
     width = bare.shape(source, "ViT of timm", "patch_embed.proj.weight", 4)[0]
     heads = arguments_of(source).get("num_heads", heads_of(source, width))
     return width // bare.known_heads(source, width, heads, architecture(source))
