@@ -69,11 +69,11 @@ def needed(
     return slice(starts[0], starts[-1] + found.shape[1]), (starts - starts[0], found)
 
 
-whole, ends = types.int64, types.float32  # Pillow, too, holds a box in float32
+whole, edge = types.int64, types.float32  # Pillow, too, holds a box in float32
 
 
 @njit(
-    [types.Tuple(starts_and_weights)(whole, ends, ends, whole, whole, whole, types.boolean)],
+    [types.Tuple(starts_and_weights)(whole, edge, edge, whole, whole, whole, types.boolean)],
     nogil=True,
 )
 def weights(
