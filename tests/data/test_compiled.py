@@ -19,6 +19,8 @@ from lift_jax.data.images.views import (
     short_side_to,
     shown,
 )
+from lift_jax.data.loader import train_batches
+from lift_jax.data.types import FileImages, Split
 
 compiled = pytest.importorskip("lift_jax.data.images.compiled", reason="no wheel of Numba")
 
@@ -156,3 +158,25 @@ def test_a_mirrored_view_is_the_view_mirrored(fresh, monkeypatch, ready):
         straight = shown(image, cuts, 32, "bicubic")
         turned = shown(image, [cut._replace(mirrored=True) for cut in cuts], 32, "bicubic")
         assert np.array_equal(turned, np.stack(straight)[:, :, ::-1])
+
+
+def test_batches_are_the_same_whichever_images_came_after_compiling(fresh, monkeypatch, tmp_path):
+    for i in range(6):
+        Image.fromarray(noise(50 + i, 70, seed=i)[:, :, :3]).save(tmp_path / f"{i}.jpg")
+    files = FileImages(str(tmp_path), [f"{i}.jpg" for i in range(6)])
+    transform = TrainTransform(32, "rrc", "bicubic", "convex", 0.08, True, 2)
+
+    def read():
+        batches = train_batches(Split(files, np.zeros(6)), transform, seed=0, epochs=2, batch=3)
+        return [batch["image"] for batch in batches]
+
+    found = (
+        read()
+    )  # the filters are compiled on the way, and used for the next reading at the least
+    wait_for_the_thread()
+    assert resize._compiled is compiled
+    later = read()
+    monkeypatch.setattr(resize, "_compiled", None)
+    monkeypatch.setattr(resize, "COMPILE_AFTER", -1)
+    for wanted, *others in zip(read(), found, later, strict=True):
+        assert all(np.array_equal(wanted, other) for other in others)
