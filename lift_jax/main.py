@@ -140,13 +140,14 @@ def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> No
     """Runs a sweep or a seed study. Raises UserError for flags that do not go together."""
     from lift_jax.sweeps import cells as sweeps
     from lift_jax.sweeps import sweep
+    from lift_jax.sweeps.changes import Origin
     from lift_jax.sweeps.published import published, references
 
     if flags.mode == "evaluate":
         raise UserError("--mode=evaluate is for a single run: leave --sweep and --seeds out.")
     if flags.sweep_cells and not flags.sweep:
         raise UserError("--sweep_cells chooses cells of a sweep: give --sweep as well.")
-    origin = sweeps.Origin(chosen.shipped, chosen.get_config)
+    origin = Origin(chosen.shipped, chosen.get_config)
     changes = sweeps.cells(flags.sweep, chosen.config, origin) if flags.sweep else {"": {}}
     cells = sweep.settle(chosen.config, changes)
     sweep.run_sweep(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lift_jax.app import rarity, thumbnails
+from lift_jax.app import rarity
 from lift_jax.app.limits import BATCH
-from lift_jax.app.training_images import TrainingImages
+from lift_jax.app.training_images import TrainingImages, small_jpeg
 from lift_jax.app.uploads import Upload
 from lift_jax.data.images import decode
 from lift_jax.data.images.decode import UnreadableImage
@@ -93,12 +93,12 @@ class Answerer:
         return {"images": entries, **self.about()}
 
     def _entry(self, upload: Upload) -> dict[str, Any]:
-        """Returns the name of an image with a small picture of it, or with why there is none."""
+        """Returns the name of an image, and a small picture of it or the reason why it has none."""
         entry: dict[str, Any] = {"name": upload.name, "error": "", "thumbnail": None}
         if upload.error:
             return entry | {"error": _sentence(upload.error)}
         try:
-            small = thumbnails.jpeg(decode.open_image(bytes(upload.content), "", self._how))
+            small = small_jpeg(decode.open_image(bytes(upload.content), "", self._how))
         except UnreadableImage as error:
             return entry | {"error": _sentence(error.cause)}
         except UserError as error:

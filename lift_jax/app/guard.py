@@ -1,8 +1,9 @@
 """The guard before the page: who may ask, and what a browser may do with the answers.
 
-A page of another site in the same browser must not use this server. It could not read the answers,
-but could send requests, and reach the server under a name of its own (DNS rebinding). So a request
-must name a host that is this machine, and one that sends something must come from the page itself.
+A page of another site in the same browser must not use this server. Such a page cannot read the
+answers, but it can send requests, and it can reach the server under a name of its own (DNS
+rebinding). So every request must name a host that is this machine, and a request that sends
+something must come from the page itself.
 """
 
 import ipaddress
@@ -83,7 +84,7 @@ class Guard:
     def _is_here(self, host: str) -> bool:
         """Returns True if a Host header names this machine.
 
-        Rebinding needs a name, so at an open address (0.0.0.0) every number is right.
+        DNS rebinding needs a name, so a server at an open address (0.0.0.0) takes any IP address.
         """
         found = HOST.fullmatch(host)
         if not found:
@@ -108,7 +109,7 @@ def is_loopback(host: str) -> bool:
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """Returns a response of JSON in ASCII, which also half characters of names fit into."""
+    """Returns a response of JSON in ASCII, which can hold the lone surrogates of names as well."""
     return Response(json.dumps(value), status, media_type="application/json")
 
 

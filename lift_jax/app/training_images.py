@@ -6,17 +6,23 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from lift_jax.app import thumbnails
 from lift_jax.data import datasets
+from lift_jax.data.images.decode import Picture
 from lift_jax.data.sources.download import offline
 from lift_jax.data.types import Images
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import neighbours
-from lift_jax.runs.kept import features, kept_file
+from lift_jax.runs.kept import features, kept_file, thumbnails
 from lift_jax.settings.schema import Settings
 
 NEAREST = 5  # images that are shown
 REMEMBERED = 500  # small pictures, of about 10 KB
+SIDE, QUALITY = 240, 85  # of the JPEGs: sharp on dense screens at half the side
+
+
+def small_jpeg(picture: Picture) -> bytes:
+    """Returns an image as the page shows it. Raises UserError if it cannot be decoded."""
+    return thumbnails.jpeg(picture, SIDE, "bicubic", QUALITY)
 
 
 class TrainingImages:
@@ -90,4 +96,4 @@ class TrainingImages:
     def _thumbnail(self, number: int) -> bytes:
         if self._images is None or not self.shown(number):
             raise UserError(f"The run has no training image {number} that can be shown.")
-        return thumbnails.of(self._images, self._places[number] or 0)
+        return small_jpeg(Picture.of(self._images[self._places[number] or 0]))

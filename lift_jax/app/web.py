@@ -18,9 +18,9 @@ READERS = 2  # training images that are read at a time
 
 
 class Web:
-    """The answers to requests. The classifier works in a thread of its own, for one at a time.
+    """The answers to requests, whose classifier works in a thread of its own, one at a time.
 
-    So the event loop is never blocked, and what clients send at once is answered in turn.
+    So the event loop is never blocked, and simultaneous requests are answered in turn.
     """
 
     def __init__(self, answerer: Answerer, title: str, limits: Limits):

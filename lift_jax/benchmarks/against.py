@@ -50,7 +50,7 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
         programs = []
         for lean in (True, False):
             with backward.lean(lean):
-                programs.append(compile_program(made, vision, *arrays))
+                programs.append(compile_program(made, *arrays))
         lean_ms, plain_ms, ratio = in_turn(programs, count)
         scratch = [program.scratch for program in programs]
         table.add_row(
@@ -60,7 +60,7 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
     console.print(table)
 
 
-def compile_step(made: Problem, vision: Vision, state, frozen, batch) -> Program:
+def compile_step(made: Problem, state, frozen, batch) -> Program:
     """Returns the training step, which starts from the same state each time."""
     compiled = made.step.lower(state, frozen, batch).compile()
     copy = jax.jit(lambda leaves: jax.tree.map(lambda leaf: leaf + 0, leaves))
@@ -71,9 +71,9 @@ def compile_step(made: Problem, vision: Vision, state, frozen, batch) -> Program
     return Program(run, scratch_bytes(compiled))
 
 
-def compile_forward(made: Problem, vision: Vision, state, frozen, batch) -> Program:
+def compile_forward(made: Problem, state, frozen, batch) -> Program:
     """Returns the forward pass from a batch to logits."""
-    leaves, predict = state.tuned | frozen, make_predict(made.graph, vision)
+    leaves, predict = state.tuned | frozen, make_predict(made.graph, made.vision)
     compiled = jax.jit(predict).lower(leaves, batch).compile()
     return Program(lambda: compiled(leaves, batch), scratch_bytes(compiled))
 

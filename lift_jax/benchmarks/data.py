@@ -79,8 +79,8 @@ def measure(console: Console, seconds: Seconds | None = None) -> dict[str, float
             same = "" if (exact[1] == pillow[1]).all() else "NOT "
             console.print(f"{exact[0]}: {same}the pixels of Pillow.")
             for way, found in others:
-                tell_error(way, "these images", np.abs(found - exact[1]), console)
-    tell_error("data.decode=fast", "crops of two photographs", on_photographs(), console)
+                print_error(way, "these images", np.abs(found - exact[1]), console)
+    print_error("data.decode=fast", "crops of two photographs", on_photographs(), console)
     return ratios | stage(exact[1][:, 0].astype(np.uint8), console)
 
 
@@ -174,7 +174,8 @@ def on_photographs() -> np.ndarray:
     return np.stack(found)
 
 
-def tell_error(name: str, where: str, error: np.ndarray, console: Console) -> None:
+def print_error(name: str, where: str, error: np.ndarray, console: Console) -> None:
+    """Prints how many grey levels a way of reading is off."""
     console.print(
         f"{name}: differs on {where} by {error.mean():.1f} grey levels of 255 in the mean, "
         f"{np.percentile(error, 99):.0f} at the 99th percentile, {error.max()} at most."

@@ -45,9 +45,9 @@ def measure(settings: Settings, vision: Vision, classes: int, count: int, consol
         state = jax.device_put(replace(state, tuned=tuned), step.shardings(made.state))
         frozen = {path: leaves[path].astype(leaf.dtype) for path, leaf in made.frozen.items()}
         frozen = jax.device_put(frozen, step.shardings(made.frozen))
-        forward = against.compile_forward(made, vision, state, frozen, batch)
+        forward = against.compile_forward(made, state, frozen, batch)
         logits = np.asarray(forward.run(), np.float64)
-        own = against.compile_step(made, vision, state, frozen, batch)
+        own = against.compile_step(made, state, frozen, batch)
         exact, program = (logits, own) if program is None else (exact, program)
         ms, _, ratio = against.in_turn([own, program], count)
         error = np.abs(logits - exact)

@@ -68,11 +68,10 @@ def _times(seconds: Any) -> bool:
 
 
 def compare(now: Result, then: Result, source: Path, console: Console) -> dict[str, float]:
-    """Prints the ratios of the times now to those of another result, pair by pair; returns their
-    medians.
+    """Prints the ratios of the times of two results, pair by pair; returns the median ratios.
 
-    `source` is the file of the other result. A line says in what else the two differ. Raises
-    UserError unless both timed the same things as often.
+    `source` is the file of the result `then`. A line names each other difference between the two.
+    Raises UserError unless both timed the same things equally often.
     """
     missing = sorted(now.seconds.keys() ^ then.seconds.keys())
     if now.about["only"] != then.about.get("only") or missing:

@@ -53,6 +53,7 @@ class Problem:
     Attributes:
         step: the jitted step.
         graph: graph of the classifier.
+        vision: sizes of its image tower.
         state: tuned leaves and optimizer state.
         frozen: frozen leaves by path.
         batch: image, label and mask of one batch.
@@ -61,6 +62,7 @@ class Problem:
 
     step: Any
     graph: nnx.GraphDef[Classifier]
+    vision: Vision
     state: State
     frozen: dict[str, Any]
     batch: dict[str, Any]
@@ -104,6 +106,7 @@ def make_problem(settings: Settings, vision: Vision, classes: int, precision: Pr
     return Problem(
         step=step,
         graph=graph,
+        vision=vision,
         state=jax.tree.map(shaped, state, state_shardings(state, mesh)),
         frozen=frozen,
         batch=abstract_batch(s.train.batch, vision.resolution, mesh),

@@ -30,6 +30,6 @@ def describe_system() -> str:
 
 
 def memory() -> str:
-    """Returns the size of the main memory, "not known" if the system does not tell it."""
+    """Returns the size of the main memory, "not known" if the system does not say."""
     size = machine_memory()
     return "not known" if size is None else decimal(size)

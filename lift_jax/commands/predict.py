@@ -81,7 +81,8 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.data.sources.folder_index import not_taken
     from lift_jax.output.terminal import Terminal, track
     from lift_jax.runs.answers import output, sorting
-    from lift_jax.runs.predictor import Predictor, gather, show
+    from lift_jax.runs.answers.given import gather
+    from lift_jax.runs.predictor import Predictor
     from lift_jax.storage.disk import make_place
     from lift_jax.storage.names import expand_user
 
@@ -117,7 +118,7 @@ def run(flags: argparse.Namespace) -> None:
     else:
         for _ in passing:
             pass
-    show(names, summary.first, console)
+    output.show(names, summary.first, console)
     if said := not_taken(others):
         console.print(said)
     if to:
@@ -146,10 +147,10 @@ class Summary:
 
     def watch(self, answers: Iterable[Named]) -> Iterator[Named]:
         """Yields the answers unchanged, and sorts the images on the way."""
-        from lift_jax.runs import predictor
+        from lift_jax.runs.answers import output
 
         for name, one in answers:
-            if len(self.first) < predictor.SHOWN:
+            if len(self.first) < output.SHOWN:
                 self.first.append(one)
             if one.error:
                 self.bad.append(one.error)

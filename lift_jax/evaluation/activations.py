@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,12 +36,10 @@ from lift_jax.evaluation.stream import in_order, placed
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.models.resnet import ResNet
-from lift_jax.storage import atomic
 from lift_jax.storage.cache import cache_folder
+from lift_jax.storage.row_file import RowFile, make_room
 
 VERSION = 2  # version of the content of the files
-STALE_SECONDS = 86400  # age from which an unfinished file belongs to a run that was killed
-TRAILER = 8 + 64  # bytes after the rows: their CRC-32 and the key, both in hexadecimal
 
 
 def lowest_tuned_block(visual: Tower, tuned: Iterable[str]) -> int:
@@ -50,7 +47,7 @@ def lowest_tuned_block(visual: Tower, tuned: Iterable[str]) -> int:
 
     `tuned` holds the paths of tuned leaves in a classifier; those of the head count as above the
     tower. Returns the number of blocks if nothing in the tower is tuned, and 0 if its first block
-    or its stem is. Returns 0 for a ResNet with a tuned leaf, for ResNets do not run in parts.
+    or its stem is. Returns 0 for a ResNet with a tuned leaf: ResNets do not run in parts.
     """
     depth = len(visual.blocks)
     inside = [tree.parts(path)[1:] for path in tuned if path.startswith("visual/")]
@@ -167,13 +164,15 @@ class Cache:
         k = lowest_tuned_block(visual, tuned)
         image_fingerprint = fingerprint_images(split.images)
         if not _on_all_processes(image_fingerprint is not None):
-            self.console.print("Activations: not kept, for the images have no files of their own.")
+            self.console.print(
+                "Activations: not kept, because the images have no files of their own."
+            )
             return images
 
         file = self._file(visual, k, split, view, image_fingerprint)
         rows = file.read()
         if _on_all_processes(rows is not None):
-            self.console.print(f"Activations: {file.summary}, as they were kept.", soft_wrap=True)
+            self.console.print(f"Activations: {summary(file)}, as they were kept.", soft_wrap=True)
         else:
             rows = self._compute(visual, k, images, file)
         if rows is None:
@@ -191,7 +190,7 @@ class Cache:
 
     def _file(
         self, visual: Tower, k: int, split: Split, view: TestTransform, images: str | None
-    ) -> "RowFile":
+    ) -> RowFile:
         """Returns the file for the inputs of block `k`; `images` is the images' fingerprint."""
         graph, leaves = tree.flatten(visual)
         arrays = {path: leaf[...] for path, leaf in leaves.items()}
@@ -207,9 +206,7 @@ class Cache:
         key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
         return RowFile(cache_folder() / "features" / f"{key}.rows", key, shape, row.dtype)
 
-    def _compute(
-        self, visual: Tower, k: int, images: Reading, file: "RowFile"
-    ) -> np.ndarray | None:
+    def _compute(self, visual: Tower, k: int, images: Reading, file: RowFile) -> np.ndarray | None:
         """Computes the inputs of block `k` into a file and returns them; None if they do not fit.
 
         Raises UserError if the file does not hold what was written.
@@ -217,7 +214,7 @@ class Cache:
         if not _on_all_processes(self._has_room(file)):
             return None
         folder = file.path.parent
-        self.console.print(f"Activations: {file.summary}, kept in {folder}.", soft_wrap=True)
+        self.console.print(f"Activations: {summary(file)}, kept in {folder}.", soft_wrap=True)
         computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
         if not _on_all_processes(self._write(file, computed)):
             return None
@@ -265,7 +262,7 @@ class Cache:
                 done += len(order)
                 bar.update(task, completed=done, rate=done / (time.monotonic() - begin))
 
-    def _has_room(self, file: "RowFile") -> bool:
+    def _has_room(self, file: RowFile) -> bool:
         """Returns True if a file fits, after deleting the least recently used files.
 
         Otherwise prints the reason, and what to do.
@@ -282,27 +279,22 @@ class Cache:
             advice = f"Make {folder} writable ({e.strerror})"
         if advice:
             self.console.print(
-                f"Activations: not kept ({file.summary}; data.features_gb={self.gigabytes:g}), "
+                f"Activations: not kept ({summary(file)}; data.features_gb={self.gigabytes:g}), "
                 f"images are read each time. {advice} to compute them once.", soft_wrap=True,
             )  # fmt: skip
             return False
         make_room(folder, self.gigabytes * 1e9 - size)
         return True
 
-    def _write(self, file: "RowFile", computed: Iterator[tuple[np.ndarray, Any]]) -> bool:
+    def _write(self, file: RowFile, computed: Iterator[tuple[np.ndarray, Any]]) -> bool:
         """Writes the rows to a file and prints the pace.
 
         Returns False, and keeps no file, if it cannot be written, or if rows are missing because
         some images cannot be read.
         """
-        count, begin, done, crc = file.shape[0], time.monotonic(), 0, 0
+        count, begin = file.shape[0], time.monotonic()
         try:
-            with atomic.replacement(file.path) as partial, open(partial, "wb") as out:
-                for rows, _ in computed:
-                    content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-                    out.write(content)
-                    done, crc = done + len(rows), zlib.crc32(content, crc)
-                out.write(f"{crc:08x}{file.key}".encode())
+            done = file.write(rows for rows, _ in computed)
         except DiskError as e:
             if jax.process_count() > 1:
                 deque(computed, maxlen=0)  # the others wait for the share of this process
@@ -311,8 +303,6 @@ class Cache:
                 markup=False, soft_wrap=True,
             )  # fmt: skip
             return False
-        if done < count:
-            file.path.unlink(missing_ok=True)
         seconds = time.monotonic() - begin
         rate = f"{done / seconds:,.0f} images/s"
         lost = "" if done == count else f"; not kept, for {count - done} images cannot be read"
@@ -320,61 +310,10 @@ class Cache:
         return done == count
 
 
-@dataclass(frozen=True)
-class RowFile:
-    """A file of activations, which may not exist yet.
-
-    It holds the rows, their CRC-32 and the key.
-
-    Attributes:
-        path: path of the file.
-        key: hash of everything on which the rows depend.
-        shape: shape of all rows, [images ...].
-        dtype: type of the rows.
-    """
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def size(self) -> int:
-        """Returns the size of the rows in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def summary(self) -> str:
-        """Returns the numbers of images and values, and the size, for messages."""
-        count, *row = self.shape
-        return f"{count:,} images, {math.prod(row):,} numbers each: {decimal(self.size)}"
-
-    def read(self) -> np.ndarray | None:
-        """Returns the memory-mapped rows; None if the file is absent, damaged or of another key."""
-        try:
-            if self.path.stat().st_size != self.size + TRAILER:
-                return None
-            with open(self.path, "rb") as opened:
-                opened.seek(self.size)
-                trailer = opened.read()
-            content = np.memmap(self.path, np.uint8, "r", shape=(self.size,))
-        except OSError:
-            return None
-        rows = content.view(self.dtype).reshape(self.shape)
-        return rows if trailer == f"{zlib.crc32(content.data):08x}{self.key}".encode() else None
-
-
-def make_room(folder: Path, most: float) -> None:
-    """Deletes the least recently used files of a folder until they have at most `most` bytes."""
-    files = []
-    for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another run may have deleted it
-            files.append((file.stat().st_mtime, file.stat().st_size, file))
-    total = sum(size for _, size, _ in files)
-    for used, size, file in sorted(files):
-        if total > most and (file.suffix == ".rows" or time.time() - used > STALE_SECONDS):
-            file.unlink(missing_ok=True)
-            total -= size
+def summary(file: RowFile) -> str:
+    """Returns the numbers of images and values in a file, and its size, for messages."""
+    count, *row = file.shape
+    return f"{count:,} images, {math.prod(row):,} numbers each: {decimal(file.size)}"
 
 
 def _inputs_of(k: int) -> Callable[[Tower, Array], Array]:

@@ -1,8 +1,8 @@
 """Calibration of probabilities: one temperature, and how reliable the answers are before and after.
 
 Temperature scaling (Guo et al., ICML 2017) divides all logits by one scalar T, the one with the
-least negative log-likelihood on the validation images. It changes no answer, for the order of the
-classes stays. Reliability compares the confidence of answers with their accuracy, in bins.
+least negative log-likelihood on the validation images. It changes no answer, because the order of
+the classes stays. Reliability compares the confidence of answers with their accuracy, in bins.
 """
 
 import math

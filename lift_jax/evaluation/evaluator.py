@@ -122,7 +122,7 @@ class Evaluator:
     workers: int
     console: Console
 
-    def once(
+    def one_crop(
         self,
         candidates: Mapping[str, Candidate],
         tuned: Iterable[str],
@@ -144,23 +144,25 @@ class Evaluator:
                 (`forward.answers`), 0 for none.
         """
         graph, leaves, _ = list(candidates.values())[-1]
-        reading = self._one_crop(graph, leaves, tuned, split)
+        reading = self._one_crop_reading(graph, leaves, tuned, split)
         return self._count(candidates, reading, description, top)
 
     def crops(
         self, candidates: Mapping[str, Candidate], split: Split, description: str, top: int = 0
     ) -> dict[str, Counts]:
         """Returns the counts of each candidate by name, with mean logits over an image's crops."""
-        return self._count(candidates, self._crops(split), description, top)
+        return self._count(candidates, self._crops_reading(split), description, top)
 
     def count_ahead(
         self, candidates: Mapping[str, Candidate], tuned: Iterable[str], split: Split,
         top: int = 0, crops: bool = False,
     ) -> Iterator[Job]:  # fmt: skip
-        """Yields the jobs that compile what `once`, or `crops`, will use."""
+        """Yields the jobs that compile what `one_crop`, or `crops`, will use."""
         graph, leaves, _ = list(candidates.values())[-1]
         if crops or not self._from_cache(graph, leaves, tuned):
-            batch = self._batch_shapes(split, self._crops(split).view if crops else self._view)
+            batch = self._batch_shapes(
+                split, self._crops_reading(split).view if crops else self._view
+            )
             for candidate in candidates.values():
                 program = self._program(candidate, 0, top)
                 yield functools.partial(program.compile, shapes(candidate.leaves), batch)
@@ -177,7 +179,11 @@ class Evaluator:
             crops: True for the means over several crops of each image.
         """
         graph, leaves, _ = candidate
-        reading = self._crops(split) if crops else self._one_crop(graph, leaves, tuned, split)
+        reading = (
+            self._crops_reading(split)
+            if crops
+            else self._one_crop_reading(graph, leaves, tuned, split)
+        )
         forward = make_outputs(graph, self.vision, reading.start)
 
         def work(leaves: Tree, batch: Batch) -> tuple[Array, ...]:
@@ -212,7 +218,7 @@ class Evaluator:
         graph, its_leaves, _ = next(iter(candidates.values()))
         results = {}
         for name, split in splits.items():
-            reading = self._one_crop(graph, its_leaves, tuned, split, name in cached)
+            reading = self._one_crop_reading(graph, its_leaves, tuned, split, name in cached)
             stream = in_order(self._embedding(candidates, reading.start), self.mesh)
             parts = list(stream(leaves, self._batches(reading, "Features")))
             rows, labels, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
@@ -249,7 +255,7 @@ class Evaluator:
         graphs = tuple(candidate.graph for candidate in candidates.values())
         return self.programs.get(make, graphs, "embeddings", start)
 
-    def _one_crop(
+    def _one_crop_reading(
         self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split,
         cached: bool = True,
     ) -> Reading:  # fmt: skip
@@ -268,7 +274,7 @@ class Evaluator:
         known when they are read."""
         return self.cache.may_serve(tree.merge(graph, leaves).visual, tuned)
 
-    def _crops(self, split: Split) -> Reading:
+    def _crops_reading(self, split: Split) -> Reading:
         view = ensemble_view(self.test, self.vision.resolution, self.min_area)
         return Reading(split, view, 0, self.workers)
 

@@ -108,7 +108,7 @@ def choose_score(
     labels: Int[np.ndarray, " n"],
     temperature: float,
 ) -> tuple[str, dict[str, float]]:
-    """Returns the score that tells held-out classes best, and the area of each that was tried.
+    """Returns the score that separates held-out classes best, and the area of each score tried.
 
     With fewer than `FEWEST` classes among the labels none is tried, and `max_logit` is taken.
     """

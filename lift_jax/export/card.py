@@ -16,6 +16,7 @@ from lift_jax.export.deployed import Deployed
 from lift_jax.export.licences import on_the_hub
 from lift_jax.reports.page import number
 from lift_jax.runs import export, finished_run
+from lift_jax.settings import words
 from lift_jax.weights.hub import NAMES
 
 NAME, TEMPLATE = "README.md", "card.md"
@@ -49,6 +50,7 @@ def write(deployed: Deployed, to: Path, kind: str) -> None:
         "data": s.data.name,
         "head": Markup(data.to_yaml().strip()),
         "method": s.label,
+        "training": words.training(s.written),
         "columns": COLUMNS,
         "results": [
             [labels[key], *(number(values[column]) for column in COLUMNS)]

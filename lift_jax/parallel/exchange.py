@@ -21,7 +21,7 @@ _turns = itertools.count()
 
 
 def number() -> int:
-    """Returns the number of this process, from 0, as `processes.start` was told it."""
+    """Returns the number of this process, from 0, as given to `processes.start`."""
     return distributed.global_state.process_id
 
 

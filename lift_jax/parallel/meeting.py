@@ -15,7 +15,7 @@ from typing import NoReturn
 from lift_jax.errors import UserError
 
 GREETING, WELCOME, GO = "lift_jax-process", "lift_jax-welcome", "lift_jax-go"
-SECONDS = 60.0  # that processes wait for each other, unless told otherwise
+SECONDS = 60.0  # that processes wait for each other by default
 RETRY = 0.5  # seconds between two attempts to reach process 0
 ANSWER = 10.0  # seconds in which process 0 answers a greeting
 STRANGER = 2.0  # seconds in which a process sends its greeting

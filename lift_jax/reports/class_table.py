@@ -9,7 +9,7 @@ from lift_jax.output.plain import printable
 from lift_jax.reports import page
 from lift_jax.runs.finished_run import Run
 
-# Most classes that the page holds as rows. Of more it holds the lowest, and all as data.
+# Up to this many classes are rows of the page. Of more, the lowest are rows, and all are data.
 WHOLE = 1000
 LOWEST = 50  # rows of a larger table
 NOTE = "per_class.csv holds the same numbers."

@@ -56,7 +56,7 @@ def _of_the_same_classes(runs: list[Run]) -> bool:
 
 
 def _states(found: Mapping[str, Measured]) -> dict[str, Consistency]:
-    """Returns what is drawn: the runs, after the backbone that they share if none of them is it."""
+    """Returns what is drawn: the runs, and before them the backbone, if all have tuned the same."""
     states = {name: each.after for name, each in found.items()}
     first, *others = found.values()
     shared = all(np.array_equal(each.before.means, first.before.means) for each in others)

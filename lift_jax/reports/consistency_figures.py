@@ -121,6 +121,6 @@ def _write_means(
 
 
 def _short(name: str) -> str:
-    """Returns the end of a long name, for there is room for `LONGEST` letters."""
+    """Returns the last `LONGEST` letters of a name, because no more fit."""
     name = figure_text(name)
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -11,6 +11,7 @@ from lift_jax.evaluation.insight import consistency
 from lift_jax.evaluation.insight.consistency import Consistency
 from lift_jax.reports import consistency_figures as figures
 from lift_jax.reports import page
+from lift_jax.reports.figures import head_first
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
@@ -105,13 +106,12 @@ def draw(
 ) -> dict[str, page.Image]:
     """Draws the similarities and the distances of states of a model, or of several runs.
 
-    `run` has their classes. Writes PREFIX_similarity.png and PREFIX_distances.png into `out`, the
-    latter if any distance is known, and returns them by name.
+    `run` has their classes. Writes PREFIX_similarity.png into `out`, and PREFIX_distances.png if
+    any distance is known. Returns them by name.
     """
-    height = {name: i for i, name in enumerate(finished_run.GROUPS)}
     any_state = next(iter(states.values()))
-    there = np.flatnonzero(any_state.means.any(axis=1)).tolist()
-    order = sorted(there, key=lambda c: (height[run.groups[c]], -run.train_counts[c], c))
+    there = set(np.flatnonzero(any_state.means.any(axis=1)).tolist())
+    order = [c for c in head_first(run.groups, run.train_counts) if c in there]
     sizes = {name: sum(run.groups[c] == name for c in order) for name in finished_run.GROUPS}
     maps = {name: consistency.similarity_map(each.means[order]) for name, each in states.items()}
     drawn = {"similarity": figures.similarity_figure(maps, sizes, [run.names[c] for c in order])}

@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter
 
 from lift_jax.storage import atomic
 
-# matplotlib's own font has Latin, Greek, Cyrillic, Hebrew and Arabic letters. These families, of
-# which systems have some, have others: Chinese, Japanese, Korean, Devanagari, Thai.
+# matplotlib's own font has Latin, Greek, Cyrillic, Hebrew and Arabic letters. These families have
+# Chinese, Japanese, Korean, Devanagari and Thai ones. Most systems have some of the families.
 MORE_LETTERS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP",
     "Noto Sans KR", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC",
@@ -33,10 +33,10 @@ def write(figure: Figure, path: Path) -> bytes:
 
 
 def take_as_letters(figure: Figure) -> None:
-    """Draws names letter by letter: a dollar sign begins no formula, and all fonts serve.
+    """Makes a figure draw its texts literally, so that a dollar sign begins no formula.
 
-    Only the numbers of an axis are formulas. Letters that matplotlib's font lacks come from another
-    font of the system, where there is one.
+    Only the numbers of an axis stay formulas. Letters that matplotlib's font lacks come from other
+    fonts of the system, if it has them.
     """
     # set_xticks makes a FuncFormatter of names
     numbers = {

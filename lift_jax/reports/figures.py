@@ -34,6 +34,15 @@ NAMED_DOTS = 15  # most classes whose dots are named
 DOTTED = 60  # most classes or steps that are drawn one by one; more get a running mean
 
 
+def head_first(groups: Sequence[str], train_counts: Int[np.ndarray, " c"]) -> list[int]:
+    """Returns the classes in the order of figures: by group, then by training images.
+
+    The group comes first, because a data set may be grouped by other counts than its own.
+    """
+    place = {group: i for i, group in enumerate(SHADES)}
+    return sorted(range(len(groups)), key=lambda c: (place[groups[c]], -train_counts[c], c))
+
+
 def class_figure(
     accuracy: Mapping[str, Float[np.ndarray, " c"]],
     labels: Mapping[str, str],
@@ -50,9 +59,7 @@ def class_figure(
         groups: many, medium or few for each class.
         names: names of the classes.
     """
-    height = {"many": 0, "medium": 1, "few": 2}
-    # Groups first: a data set may be grouped by other counts than its own.
-    order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train_counts[c], c))
+    order = head_first(groups, train_counts)
     x = np.arange(len(order))
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -74,7 +81,7 @@ def class_figure(
     top.set_ylabel("accuracy (%)" if few else f"accuracy (%), mean of {width} neighbours")
     top.grid(axis="y", color="#DDDDDD", linewidth=0.7)
     legend = top.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", ncols=3)
-    legend.set_in_layout(False)  # else long names would push the axes together
+    legend.set_in_layout(False)  # otherwise long names would push the axes together
 
     _count_bars(bottom, np.maximum(train_counts[order], 0.5))
     bottom.set(yscale="log", ylabel="train images", xlim=(-0.6, len(order) - 0.4))
@@ -156,9 +163,7 @@ def frequency_figure(
 
     `counts` holds the numbers by the name of the split, the training split first.
     """
-    height = {"many": 0, "medium": 1, "few": 2}
-    train = next(iter(counts.values()))
-    order = sorted(range(len(names)), key=lambda c: (height[groups[c]], -train[c], c))
+    order = head_first(groups, next(iter(counts.values())))
     x = np.arange(len(order))
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     axes = figure.subplots()

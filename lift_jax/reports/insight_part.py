@@ -59,8 +59,7 @@ def part(run: Run, key: str, kept: Predictions, examples: Examples | None) -> Pa
     found = findings.find(kept, answers)
     labels = [album.labels("test", found.doubts, kept.rows, kept.labels)]
     if examples is not None and examples.doubts is not None:
-        rows = examples.doubts.places
-        labels.insert(0, album.labels("train", examples.doubts, None, examples.labels, rows))
+        labels.insert(0, album.labels("train", examples.doubts, None, examples.labels))
     return Part(
         f"Answers are those of {run.labels[key]}.",
         [album.pair(each) for each in found.pairs],
@@ -76,7 +75,7 @@ def _fits(run: Run, kept: Predictions, classes: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class _Album:
-    """Photos of images with what is said of them."""
+    """The photos of a part, each with the lines below it."""
 
     run: Run
     kept: Predictions
@@ -103,9 +102,11 @@ class _Album:
         return self.photo("test", int(self.kept.rows[place]), list(lines))
 
     def sure(self, place: int) -> str:
+        """Returns the probability of the answer to a test image."""
         return f"{self.probability[place]:.1%}"
 
     def pair(self, each: PairImages) -> ShownPair:
+        """Returns two confused classes with their images."""
         pair = each.pair
         names = self.name(pair.first), self.name(pair.second)
         photos = []
@@ -120,6 +121,7 @@ class _Album:
         return ShownPair(*names, *(_direction(pair, *names)), photos)
 
     def mistake(self, place: int) -> list[page.Photo]:
+        """Returns a sure mistake and the training images most like it."""
         label, answer = int(self.kept.labels[place]), int(self.answered[place])
         lines = f"answered {self.name(answer)}", self.sure(place), f"labelled {self.name(label)}"
         photos, found = [self.answer(place, *lines)], self.examples
@@ -138,10 +140,13 @@ class _Album:
         return photos
 
     def labels(
-        self, split: str, doubts: Doubts, rows: np.ndarray | None, labels: np.ndarray,
-        training_rows: np.ndarray | None = None,
-    ) -> ShownLabels:  # fmt: skip
-        """Returns the doubtful labels of a split."""
+        self, split: str, doubts: Doubts, rows: np.ndarray | None, labels: np.ndarray
+    ) -> ShownLabels:
+        """Returns the doubtful labels of a split.
+
+        With `rows`, the places of `doubts` are indices of `rows` and `labels`. Without, they are
+        rows of the split, and `labels` are in the order of the places.
+        """
         photos = []
         for i, place in enumerate(doubts.places[:DOUBTFUL].tolist()):
             row = place if rows is None else int(rows[place])

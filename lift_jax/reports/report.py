@@ -22,7 +22,9 @@ from lift_jax.reports import (
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files
+from lift_jax.runs.phases import stages
 from lift_jax.runs.progress import WAIT_HINT
+from lift_jax.settings import words
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
 
@@ -102,6 +104,7 @@ def _write(run: Run, out: Path) -> Path:
         "uncalibrated": calibration_part.missing(run),
         "consistency": consistency_part.part(run, out),
         "classes": class_table.table(run, key), "training_figure": training_figure,
+        "training": words.training(run.config), "stages": bool(stages.seconds(run.workdir)),
     }  # fmt: skip
     return page.write(
         out / "report.html", "report.html", "classes.js", title=name, heading=name,

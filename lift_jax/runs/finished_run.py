@@ -14,6 +14,7 @@ from lift_jax.evaluation.tables import SPLITS, result_names
 from lift_jax.runs.kept import other_split
 from lift_jax.runs.kept.result_files import CONFIG, METRICS, PER_CLASS, changed_files
 from lift_jax.runs.log import LOG, read_log
+from lift_jax.settings import words
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage.addresses import is_remote
 from lift_jax.storage.csv_files import read_csv
@@ -62,15 +63,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Returns the settings that tell runs apart: data, backbone, tuner and loss."""
-        return " · ".join(str(self.config[group][key]) for group, key in TITLE)
+        """Returns the settings that tell runs apart: data, backbone, tuner, loss and training."""
+        always = [self.config[group][key] for group, key in TITLE]
+        return " · ".join(always + (words.unlike_the_papers(self.config) if self.steps else []))
 
     @property
     def labels(self) -> dict[str, str]:
         """Returns the name of each result."""
         tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
         texts = self.config.get("text_tuner", {"name": "none"})["name"]
-        return result_names(tuner, self.config["label"], texts)
+        models = self.config.get("soups", {}).get("models", 0)
+        return result_names(tuner, self.config["label"], texts, models)
 
     @property
     def tuned_share(self) -> float:

@@ -3,26 +3,18 @@
 lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
 
-import glob
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
-from rich.console import Console
-from rich.table import Table
+from jaxtyping import Float
 
 from lift_jax.data import loader
 from lift_jax.data.batches.rows import Batch as HostBatch
 from lift_jax.data.images import decode, views
-from lift_jax.data.images.formats import SUFFIXES
-from lift_jax.data.sources import folder_index
-from lift_jax.data.sources.folder_index import Others
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import conformal
@@ -30,7 +22,6 @@ from lift_jax.evaluation.evaluator import ensemble_view
 from lift_jax.evaluation.forward import Batch, make_outputs
 from lift_jax.models import tree
 from lift_jax.models.tree import Tree
-from lift_jax.output.plain import printable
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
 from lift_jax.runs import restored
@@ -44,56 +35,13 @@ from lift_jax.runs.answers.answering import (
     outputs_of,
 )
 from lift_jax.runs.answers.calibration_file import view_of
+from lift_jax.runs.answers.given import Given, GivenImages, expanded, files
 from lift_jax.storage import atomic
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
 
-Given = str | os.PathLike | bytes | bytearray | Image.Image | UInt8[np.ndarray, "h w 3"]
 Sent = tuple[jax.Array, ...]  # `Outputs` that the device is at
-SHOWN = 40  # images that are printed
 READ_AHEAD = 16  # batches of images that are taken at a time
-
-
-@dataclass(frozen=True, eq=False)
-class GivenImages:
-    """Images as a caller gives them (`Given`, see `data.types.Images`); `first` numbers them."""
-
-    given: Sequence[Given] = field(repr=False)
-    how: decode.Decoding
-    first: int = 0
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def __getitem__(self, i: int) -> decode.Picture | UInt8[np.ndarray, "h w 3"]:
-        image = self.given[i]
-        if isinstance(image, str | os.PathLike):
-            return decode.read_image(image, self.how)
-        if isinstance(image, bytes | bytearray):
-            return decode.open_image(bytes(image), self.name(i), self.how)
-        if isinstance(image, Image.Image):
-            try:
-                turned = ImageOps.exif_transpose(image) if self.how.exif else image
-                return np.asarray(decode.to_rgb(turned))
-            except (OSError, ValueError) as e:
-                raise UserError(f"{self.name(i)} cannot be read: {e}.") from e
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-            raise UserError(
-                f"{self.name(i)}: expected a path, bytes, a Pillow image or an array u8[h w 3], "
-                f"found "
-                f"{array.dtype}{list(array.shape)}."
-            )
-        return array
-
-    def name(self, i: int) -> str:
-        image = self.given[i]
-        return (
-            os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {self.first + i}"
-        )
-
-    def take(self, rows: Int[np.ndarray, "m"]) -> "GivenImages":
-        return GivenImages([self.given[i] for i in rows.tolist()], self.how, self.first)
 
 
 class Predictor:
@@ -192,7 +140,7 @@ class Predictor:
         path that does not exist is an image that cannot be read.
         """
         answering = self._answering(top_k, unknown, sets, all_probabilities)
-        return self._answers(_expanded(images, skip), skip, answering)
+        return self._answers(expanded(images, skip), skip, answering)
 
     def with_features(
         self,
@@ -202,8 +150,10 @@ class Predictor:
         unknown: bool | float | None = None,
         sets: bool | float | None = None,
     ) -> Iterator[tuple[Prediction, Float[np.ndarray, " e"]]]:
-        """Returns an iterator over the answers of `stream` with `skip`, each with the feature of
-        its image (see `features`), which means nothing for one that cannot be read."""
+        """Returns an iterator over the answers of `stream` with `skip`, each with a feature.
+
+        It is the feature of the image (see `features`); that of an unreadable image means nothing.
+        """
         answering = self._answering(top_k, unknown, sets, False)
         asked = replace(answering.asked, embedded=True)
         for errors, outputs in self._batches(iter(images), True, asked):
@@ -222,8 +172,8 @@ class Predictor:
         view, threshold, limits = self.calibration, None, None
         if (unknown or sets) and view is None:
             raise UserError(
-                f"{self._workdir} holds no {calibration_file.NAME} for these answers, which tells "
-                f"unknown images and gives sets. Run `lift-jax calibrate --run={self._workdir}`, "
+                f"{self._workdir} holds no {calibration_file.NAME} for these answers: it is needed "
+                f"for unknown images and for sets. Run `lift-jax calibrate --run={self._workdir}`, "
                 "which needs a validation split."
             )
         if view is not None:
@@ -240,14 +190,18 @@ class Predictor:
         return Answering(self.class_names, top_k, view, threshold, limits, all_probabilities)
 
     def logits(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n c"]:
-        """Returns the logits of images, of several crops their mean. Raises UserError as `predict`
-        does without `skip`."""
+        """Returns the logits of images, the mean of those of several crops.
+
+        Raises UserError as `predict` does without `skip`.
+        """
         return self._stacked(images, Asked(logits=True), len(self.class_names))
 
     def features(self, images: Iterable[Given] | Given) -> Float[np.ndarray, "n e"]:
-        """Returns the features of images as the classifier's head takes them (with the default head
-        of unit length), of several crops their mean. Raises UserError as `predict` does without
-        `skip`."""
+        """Returns the features of images, the mean of those of several crops.
+
+        They are what the classifier's head takes: with the default head of unit length. Raises
+        UserError as `predict` does without `skip`.
+        """
         return self._stacked(images, Asked(embedded=True), 0)
 
     def _stacked(self, images: Iterable[Given] | Given, asked: Asked, width: int) -> np.ndarray:
@@ -303,88 +257,6 @@ def _fetched(errors: list[str], sent: Sent) -> tuple[list[str], Outputs]:
 
 
 def _answered(answering: Answering, errors: list[str], outputs: Outputs) -> list[Prediction]:
-    """Returns the answers to a batch of images, of which some could not be read."""
+    """Returns the answers to a batch of images; those with an error could not be read."""
     found = answering.answers(outputs)
     return [Prediction(error=e) if e else one for e, one in zip(errors, found, strict=True)]
-
-
-def _listed(images: Iterable[Given] | Given) -> Iterable[Given]:
-    """Returns several images; a single one becomes a list."""
-    single = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image)
-    if single or (isinstance(images, np.ndarray) and images.ndim == 3):
-        return [images]
-    return images
-
-
-def _expanded(images: Iterable[Given] | Given, skip: bool) -> Iterator[Given]:
-    """Yields the images one after the other, with folders and patterns replaced by theirs.
-
-    With `skip`, what is none is yielded as it is, and fails where it is read.
-    """
-    for image in _listed(images):
-        try:
-            found = files([image])
-        except UserError:
-            if not skip:
-                raise
-            found = [image]
-        yield from found
-
-
-def files(images: Iterable[Given] | Given) -> list[Given]:
-    """Returns the images, with every folder replaced by the images below it (see `gather`)."""
-    return gather(images)[0]
-
-
-def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
-    """Returns the images, with every folder replaced by the images below it, and the files of these
-    folders that are not taken as images.
-
-    Raises UserError for a folder or pattern without images, and for a path that does not exist.
-    """
-    found: list[Given] = []
-    others: list[Others] = []
-    for image in _listed(images):
-        if not isinstance(image, str | os.PathLike):
-            found.append(image)
-            continue
-        path = expand_user(image)
-        if not os.path.lexists(path) and glob.has_magic(str(path)):
-            matching = sorted(glob.glob(str(path), recursive=True))
-            if not matching:
-                raise UserError(f"{path}: no image or folder matches this pattern.")
-            below, passed_over = gather(matching)
-        elif path.is_dir():
-            below, passed_over = folder_index.images_below(path)
-            if not below:
-                said = folder_index.not_taken(passed_over)
-                raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}). {said}".rstrip())
-        elif path.exists():
-            below, passed_over = [path], {}
-        else:
-            raise UserError(f"{path}: there is no such image or folder.")
-        found += below
-        others.append(passed_over)
-    return found, folder_index.joined(others)
-
-
-def show(names: Sequence[str], found: Sequence[Prediction], console: Console) -> None:
-    """Prints the first images with their classes; `found` need not hold more than those."""
-    table = Table()
-    table.add_column("image", overflow="fold")
-    for rank in range(max((len(one.labels) for one in found), default=0) or 1):
-        table.add_column("then" if rank else "class", overflow="fold")
-    if with_sets := any(one.prediction_set is not None for one in found):
-        table.add_column("set", overflow="fold")
-    for name, one in zip(names[:SHOWN], found, strict=False):
-        pairs = zip(one.labels, one.probabilities, strict=True)
-        cells = [f"{label} {100 * share:.1f} %" for label, share in pairs] or ["cannot be read"]
-        if one.unknown:
-            cells[0] = f"unknown (nearest: {cells[0]})"
-        if with_sets:
-            cells += [""] * (len(table.columns) - 2 - len(cells))
-            cells.append(", ".join(one.prediction_set or ()))
-        table.add_row(*map(printable, (name, *cells)))
-    console.print(table)
-    if len(names) > SHOWN:
-        console.print(f"... and {len(names) - SHOWN:,} more.")

@@ -93,7 +93,7 @@ def test_other_split(
     evaluator = make_evaluator(settings, setup, console)
     description = f"Testing {tables.SPLITS[split]} images"
     tuned = () if state is None else state.weights
-    counts = evaluator.once(candidates, tuned, images, description)
+    counts = evaluator.one_crop(candidates, tuned, images, description)
     summaries = summarise(counts, setup.data)
     found = {
         "split": split, "steps": int(state.step) if state is not None else 0,
@@ -103,7 +103,7 @@ def test_other_split(
     if jax.process_index() == 0:
         other_split.write(workdir, split, found)
     unreadable.record_unreadable(setup.data, workdir, jax.process_index(), console, anew=(split,))
-    names = tables.result_names(settings.tuner.name, settings.label, settings.text_tuner.name)
+    names = _names(settings, settings.tuner.name)
     rows = {tables.on_split(names[row], split): found[row] for row in ("zero_shot", "test")}
     console.print(tables.results_table(rows))
     return found
@@ -118,14 +118,14 @@ def measure(
     if setup.zero_shot is not None:
         once["zero_shot"] = Candidate(*setup.zero_shot)
     if state is None:
-        counts = evaluator.once(once, (), data.test, "Testing", TOP)
+        counts = evaluator.one_crop(once, (), data.test, "Testing", TOP)
         return counts, {"adjustment": None}
     tuned, decided = tuned_candidate(setup, state), {}
     if settings.test.adjust:
         assert data.val is not None  # `build` has checked
         decided = choose_adjustment(evaluator, tuned, state.weights, data, console)
         tuned = tuned._replace(shifts=adjustment.shifts((0.0, decided["tau"]), data.counts))
-    counts = evaluator.once(once | {"test": tuned}, state.weights, data.test, "Testing", TOP)
+    counts = evaluator.one_crop(once | {"test": tuned}, state.weights, data.test, "Testing", TOP)
     choices: dict[str, Any] = {"adjustment": decided or None}
     if settings.test.tte:
         counts |= evaluator.crops({"test_tte": tuned}, data.test, "Testing", TOP)
@@ -187,7 +187,7 @@ def choose_adjustment(
     assert data.val is not None
     shifts = adjustment.shifts(adjustment.TAUS, data.counts)
     trials = {"val": tuned._replace(shifts=shifts)}
-    validated = evaluator.once(trials, paths, data.val, "Validating")
+    validated = evaluator.one_crop(trials, paths, data.val, "Validating")
     tau, means = adjustment.choose(validated["val"])
     console.print(
         f"Adjustment: tau {tau} is best on {len(data.val):,} validation images (mean over "
@@ -208,7 +208,7 @@ def compare_crops(
 
     Prints a warning if the ensemble does worse.
     """
-    counts = evaluator.once({"test": tuned}, paths, val, "Validating")
+    counts = evaluator.one_crop({"test": tuned}, paths, val, "Validating")
     counts |= evaluator.crops({"test_tte": tuned}, val, "Validating")
     means = {
         row: float(metrics.summarise(count, data.group_counts)["mean"] or 0.0)
@@ -239,7 +239,7 @@ def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
 
     def score(state: State) -> float:
         tuned = {"val": tuned_candidate(setup, state)}
-        counts = evaluator.once(tuned, state.weights, val, "Validating")
+        counts = evaluator.one_crop(tuned, state.weights, val, "Validating")
         mean = metrics.summarise(counts["val"], setup.data.group_counts)["mean"]
         assert mean is not None  # the split holds images
         return mean
@@ -296,5 +296,12 @@ def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:
     """Prints the table of results."""
     tuner = settings.tuner.name if found["tuned_params"] else "none"
-    names = tables.result_names(tuner, settings.label, settings.text_tuner.name)
+    names = _names(settings, tuner)
     console.print(tables.results_table({names[row]: found[row] for row in finished_run.RESULTS}))
+
+
+def _names(settings: Settings, tuner: str) -> dict[str, str]:
+    """Returns the names of the results of a run whose tuner is told as `tuner`."""
+    return tables.result_names(
+        tuner, settings.label, settings.text_tuner.name, settings.soups.models
+    )

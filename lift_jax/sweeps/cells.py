@@ -6,13 +6,12 @@ A sweep is a function from a finished config and its origin to its cells: {name:
 value}}. Values of a cell win over the command line; all other settings are the config's, so
 --config.train.epochs=3 shortens every run but those of a sweep over epochs.
 
-Learning rates are those of the papers: of LIFT for a config of `method=lift`, else of LIFT+. RATES
-are this package's choice, around them.
+Learning rates are those of the papers: of LIFT for a config of `method=lift`, otherwise of LIFT+.
+RATES are this package's choice, around the papers' rates.
 """
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,22 +21,27 @@ from lift_jax.data.sources.inaturalist import LEVELS
 from lift_jax.errors import UserError, unknown
 from lift_jax.evaluation.evaluator import margin
 from lift_jax.models.heads import HEADS
-from lift_jax.models.vit.config import VisionConfig
-from lift_jax.settings.common import flatten
 from lift_jax.settings.methods import (
     EXPAND_OF_PATCH_14,
     LIFT,
     LIFT_PLUS,
-    LT_SOUPS,
-    METHODS,
 )
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
-from lift_jax.settings.schema import entries
+from lift_jax.sweeps.changes import (
+    Origin,
+    alone,
+    depth_of,
+    is_resnet,
+    named,
+    of_method,
+    resolution_of,
+    with_loss,
+    with_method,
+    with_tuner,
+)
 from lift_jax.training.losses import LOSSES
 from lift_jax.tuners.attach import TUNERS
 from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES
-from lift_jax.weights.hub import DEPTHS, NAMES
-from lift_jax.weights.load import sizes
 
 Cells = dict[str, dict[str, Any]]
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
@@ -45,22 +49,6 @@ ADAPTERS_RATE = 3e-4  # of LT-Soups with adapters
 PAPERS_EPOCHS = (5, 10, 15, 20, 25, 30)
 PAPERS_EPOCHS_OF_INAT = (5, 10, 15, 20, 30, 40, 50)
 CROSS = "_lr_"  # between the two parts of a cell's name in a sweep of CROSSED
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The config file that a config comes from.
-
-    Attributes:
-        name: name of the shipped config; "" for a file of the user's own.
-        get_config: the function of that file.
-    """
-
-    name: str
-    get_config: Callable[[str | None], ConfigDict]
-
-
-# -- what is compared
 
 
 def main(c: ConfigDict, origin: Origin) -> Cells:
@@ -163,8 +151,8 @@ def lr(c: ConfigDict, origin: Origin) -> Cells:
 def partial_lr(c: ConfigDict, origin: Origin) -> Cells:
     """Crosses how many of the last blocks are tuned in full with the learning rate.
 
-    Of a backbone that is twice as deep as ViT-B the numbers are twice as large, and one that is
-    less deep has its depth in place of larger ones.
+    For a backbone twice as deep as ViT-B the numbers are twice as large. For a shallower one, the
+    depth takes the place of numbers above it.
     """
     depth = depth_of(c.model.backbone)
     step = max(1, depth // 12)
@@ -320,96 +308,3 @@ def cells(name: str, c: ConfigDict, origin: Origin) -> Cells:
     if name not in SWEEPS:
         raise unknown("sweep (--sweep)", name, SWEEPS)
     return SWEEPS[name](c, origin)
-
-
-# -- what a cell changes
-
-
-def with_tuner(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
-    """Returns the changes for a tuner, with the settings that the papers give it alone."""
-    lift, imagenet = c.label == LIFT, origin.name == "imagenet_lt"
-    own = {
-        "none": {"train.lr": 0.02 if lift else 0.03},
-        "full": {"train.lr": (0.001 if imagenet else 0.002) * (0.5 if lift else 1)},
-        "aft": {"tuner.ratio": 0.01 if lift and imagenet else 0.005},
-        "coop": {
-            "train.epochs": 50, "train.batch": 32, "train.lr": 0.002, "train.augment": "rrc",
-            "train.flip": of_method("lift", c, origin).train.flip,
-        },
-    }  # fmt: skip
-    changes = own.get(name, {})
-    if c.train.optimizer != "sgd":  # whose rates these are
-        changes = {key: value for key, value in changes.items() if key != "train.lr"}
-    return named(name) | changes
-
-
-def alone(name: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
-    """Returns the changes for a tuner in a plain run, of LIFT+ for a config of LT-Soups."""
-    if c.label != LT_SOUPS:
-        return with_tuner(name, c, origin)
-    plus = of_method("lift_plus", c, origin)
-    return with_method("lift_plus", c, origin) | with_tuner(name, plus, origin)
-
-
-def named(tuner: str) -> dict[str, Any]:
-    """Returns the changes for a tuner, without the options of another one."""
-    options = [e for group in ("tuner", "coop", "clip_adapter") for e in entries(group)]
-    return {"tuner.name": tuner} | {
-        entry.key: entry.default
-        for entry in options
-        if entry.about.only_for and entry.about.only_for not in tuner.split("+")
-    }
-
-
-def depth_of(backbone: str) -> int:
-    """Returns the number of blocks of a backbone, also of one that is not on this machine."""
-    try:
-        vision = sizes(backbone).vision
-    except UserError:
-        return DEPTHS.get(backbone, 12)
-    return vision.layers if isinstance(vision, VisionConfig) else sum(vision.layers)
-
-
-def resolution_of(c: ConfigDict) -> int:
-    """Returns the resolution of a config in pixels, 224 for a backbone that is not here."""
-    try:
-        return c.model.resolution or sizes(c.model.backbone).vision.resolution
-    except UserError:
-        return 224
-
-
-def is_resnet(backbone: str) -> bool:
-    return "resnet" in backbone or backbone.startswith("clip_rn")
-
-
-def with_loss(name: str) -> dict[str, Any]:
-    """Returns the changes for a loss, without the options of another one."""
-    others = {
-        entry.key: entry.default
-        for entry in entries("loss")
-        if entry.about.only_for and entry.about.only_for != name
-    }
-    return {"loss.name": name} | others
-
-
-def with_method(method: str, c: ConfigDict, origin: Origin) -> dict[str, Any]:
-    """Returns what the config file changes for a method and the command line has not changed."""
-    known = {name: flatten(of_method(name, c, origin).to_dict()) for name in METHODS}
-    now, wanted = flatten(c.to_dict()), known[method]
-    own = next((k for k in known.values() if k["label"] == c.label), known["lift_plus"])
-    others = known["lift"], known["lift_plus"], own
-    return {
-        key: value
-        for key, value in wanted.items()
-        if any(other[key] != value for other in others) and now[key] == own[key]
-    }
-
-
-def of_method(method: str, c: ConfigDict, origin: Origin) -> ConfigDict:
-    """Returns the config of the same file for a method, with the backbone and the data of `c`."""
-    argument = f"method={method}" + (",debug" if c.data.name == "fake" else "")
-    if c.model.backbone in NAMES:
-        argument += f",backbone={c.model.backbone}"
-    made = origin.get_config(argument)
-    made.data = c.data
-    return made

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from lift_jax.settings.parse import parse, same
 from lift_jax.settings.schema import Settings
-from lift_jax.sweeps.cells import Origin, of_method
+from lift_jax.sweeps.changes import Origin, of_method
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ SOUPS = "without TTE, re-run by the authors of LT-Soups"
 WITHOUT = "without TTE, second-hand: quoted in the tables of RetFormer, CVPR 2026"
 WITH = "with TTE, second-hand: quoted in the tables of RetFormer, CVPR 2026"
 MIRRORS = "leaderboard mirrors, which do not say whether with TTE"
-# LIFT, by config file, imbalance and backbone. `test` is without TTE, `test_tte` with it, and what
-# does not say whether with it. "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. No
-# accuracy of LIFT+ is public in what could be read.
+# LIFT, by config file, imbalance and backbone. `test` is without TTE; `test_tte` is with it, or
+# from a source that does not say. "vit_b16_in21k" of the authors is IN-21k fine-tuned on IN-1k. No
+# published accuracy of LIFT+ was found.
 PUBLISHED: dict[tuple[str, int, str], dict[str, Figures]] = {
     ("imagenet_lt", 1, "clip_vit_b16"): {
         "test": figures(SOUPS, 77.0), "test_tte": figures(WITH, 78.3, 81.3, 77.4, 73.4),
@@ -72,9 +72,8 @@ APART = (
 def published(c: ConfigDict, origin: Origin) -> dict[str, Mapping[str, float]]:
     """Returns the published accuracies of exactly this config in percent, by result and group.
 
-    Returns {} if none are.
-
-    A config of the user's own has none, whatever its file is called: its `origin.name` is "".
+    Returns {} if none are published. A config of the user's own has none, whatever its file is
+    called: its `origin.name` is "".
     """
     known = PUBLISHED.get((origin.name, c.data.imbalance, c.model.backbone), {})
     if not known or c.data.val_share or c.data.level != "species":  # other images, other classes

@@ -6,7 +6,6 @@ stopped, and several machines that share the folder may each take a part of the 
 """
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,39 +18,25 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation import tables
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
 from lift_jax.reports import consistency_comparison, report
-from lift_jax.runs import log
 from lift_jax.runs.finished_run import load
 from lift_jax.runs.folder import open_workdir, writing
-from lift_jax.runs.kept import other_split
-from lift_jax.runs.kept.result_files import CONFIG, METRICS, changed_files
 from lift_jax.runs.train_and_test import train_and_test
 from lift_jax.settings.common import common_settings, flatten
-from lift_jax.settings.parse import parse, same, to_dict
-from lift_jax.storage import atomic, disk
-from lift_jax.storage.reading import RUN_BYTES, read_json
+from lift_jax.settings.parse import parse, to_dict
 from lift_jax.sweeps import table
+from lift_jax.sweeps.finished_runs import Runs, borrow, finished
 from lift_jax.sweeps.table import COLUMNS, TITLES, Row
 from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
-Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # cell -> result -> column -> percent
 WIDTH = 120  # characters of the table if there is no terminal
-# Settings that change neither training nor results, so that a finished run stays finished.
-# test.split has a file of its own.
-IDLE = (
-    "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "mesh", "train.accum",
-    "train.remat", "data.workers", "data.features_gb", "test.split",
-)  # fmt: skip
-# Settings that change how a run is tested, and not its training.
-TESTED = ("test.tte", "test.crops", "test.expand", "test.views", "test.adjust")
 
 
 def run_sweep(
@@ -222,69 +207,10 @@ def settle(config: ConfigDict, cells: Mapping[str, Changes]) -> dict[str, Config
 
 
 def seeded(config: ConfigDict, seed: int) -> ConfigDict:
+    """Returns a config with another seed."""
     changed = deepcopy(config)
     changed.seed = seed
     return changed
-
-
-# -- the runs
-
-
-def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | None:
-    """Returns metrics.json of a run of this config that has nothing left to do, else None.
-
-    It is fast because it opens neither data nor backbone. If their paths have changed the run is
-    left to `train_and_test`, which compares their content.
-    """
-    try:
-        about = read_json(folder / CONFIG, most_bytes=RUN_BYTES)
-        found = read_json(folder / METRICS, most_bytes=RUN_BYTES)
-        images = sum(about.pop("data_summary")["counts"])
-        steps = steps_per_epoch(images, config.train.batch) * config.train.epochs
-        trained = found["steps"] == steps and found["test"] is not None
-        whole = trained if mode == "train" else found["zero_shot"] is not None
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
-        return None  # not begun, not tested yet, or a file was changed by hand
-    whole = whole and not changed_files(folder)
-    if not whole or not same(about, to_dict(config), IDLE):
-        return None
-    return found | other if (other := of_other_split(folder, config, found)) is not None else None
-
-
-def of_other_split(folder: Path, config: ConfigDict, found: Mapping[str, Any]) -> dict | None:
-    """Returns the result on the other split by its name, {} if none is asked for.
-
-    Returns None if one is asked for that is not there.
-    """
-    split = config.test.get("split", "test")
-    if split == "test":
-        return {}
-    kept = other_split.read(folder, split, found["steps"], config.test.interpolation)
-    return None if kept is None else {split: kept["test"]}
-
-
-def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
-    """Copies the training of a finished run that differs only in how it is tested, if there is one.
-
-    The run in `folder` then only has to be tested.
-    """
-    if (folder / "checkpoints").exists():
-        return
-    for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
-        trained = (other / "checkpoints").exists() and finished(other, c)
-        if trained and same(to_dict(c), to_dict(config), TESTED):
-            atomic.write_bytes(folder / log.LOG, (other / log.LOG).read_bytes())
-            with atomic.new_folder(folder / "checkpoints") as copy:
-                shutil.copytree(
-                    other / "checkpoints", copy, copy_function=_copy, dirs_exist_ok=True
-                )
-            return
-
-
-def _copy(source: str, target: str) -> None:
-    """Copies a file. Raises DiskError, where shutil's own way hides the cause in a list."""
-    with disk.disk_errors(target):
-        shutil.copyfile(source, target)
 
 
 # -- the results
@@ -354,6 +280,5 @@ def unfinished(runs: Runs, mode: str = "train") -> list[str]:
 
 def called(name: str, config: ConfigDict) -> str:
     """Returns a cell's name in the table; the only cell of a seed study has its method's name."""
-    return (
-        name or tables.result_names(config.tuner.name, config.label, config.text_tuner.name)["test"]
-    )
+    tuners, models = (config.tuner.name, config.text_tuner.name), config.soups.models
+    return name or tables.result_names(tuners[0], config.label, tuners[1], models)["test"]

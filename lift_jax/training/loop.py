@@ -206,8 +206,7 @@ class Saver:
 
     def diverged(self, fault: str) -> UserError:
         """Returns the error for a loss or weight that is not finite; `fault` says which."""
-        newest = checkpoint.newest_path(self._manager)
         return UserError(
-            f"{fault}. Training stopped; the last good checkpoint is {newest}. Lower train.lr, or "
-            "set model.precision=float32, and give another --workdir."
+            f"{fault}. Training stopped. {checkpoint.told_newest(self._manager)} Lower train.lr, "
+            "or set model.precision=float32, and give another --workdir."
         )

@@ -195,7 +195,7 @@ def count_steps(images: int, train: TrainSettings) -> int:
         )
     if train.warmup >= steps * train.epochs:
         raise UserError(
-            f"train.warmup is {train.warmup:,}, and the run has {steps * train.epochs:,} steps "
+            f"train.warmup is {train.warmup:,}, and training has {steps * train.epochs:,} steps "
             f"({train.epochs} epochs of {steps:,}): the full learning rate would never be reached. "
             "Give fewer steps of warm-up, or more train.epochs."
         )

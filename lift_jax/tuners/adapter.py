@@ -36,7 +36,8 @@ def bottleneck(
 ) -> Float[Array, "... d"]:
     """Returns scale Up(relu(Down(LN(x)))), computed after the LayerNorm in the dtype of `down`.
 
-    The bias is scaled by itself, so that the gradient of `scale` reads no array of x's size more.
+    The bias is scaled separately, so that the gradient of `scale` reads no further array of the
+    size of x.
     """
     y = backward.layer_norm(x, *norm, EPS).astype(down[0].dtype)
     hidden = jax.nn.relu(affine(y, *down))
@@ -67,7 +68,7 @@ class Adapter(Tuner):
         return power_of_two(classes / (2 * tuned_blocks))
 
     def branch(self, x: Float[Array, "... d"], dtype: DTypeLike) -> Float[Array, "... d"]:
-        """Returns the bottleneck's output, whose matrix products are in `dtype`, without x."""
+        """Returns the bottleneck's output without x, by matrix products in `dtype`."""
         norm, down, up = (layer.weights() for layer in (self.norm, self.down, self.up))
         return bottleneck(x, norm, (down[0].astype(dtype), down[1]), up, self.scaling())
 

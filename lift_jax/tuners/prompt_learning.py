@@ -36,7 +36,7 @@ def learned_template(tokens: int, place: str) -> tuple[str, tuple[int, ...]]:
     return "a " * before + "{}" + " a" * after + ".", (*range(before), *range(-after - 1, -1))
 
 
-# CLIP's prompt, of which all but the class name is learned, with the positions of the words
+# CLIP's prompt, and the positions of its words: all but the class name are learned
 PHOTO = "a photo of a {}.", (0, 1, 2, 3, -1)
 
 

@@ -1,4 +1,4 @@
-"""Helpers of tuners: automatic sizes, and the layers that a tuner changes."""
+"""Sizes that several tuners choose automatically, and the layers that a tuner changes."""
 
 import math
 

@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from lift_jax.data.images import resize
-from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform
+from lift_jax.data.images.decode import Picture
+from lift_jax.data.images.views import (
+    Cut,
+    FiveCrop,
+    TestTransform,
+    TrainTransform,
+    corners,
+    short_side_to,
+    shown,
+)
 
 compiled = pytest.importorskip("lift_jax.data.images.compiled", reason="no wheel of Numba")
 
@@ -18,6 +27,7 @@ SIZES = [  # height and width before, and after
     ((375, 500), (256, 341)), ((500, 375), (341, 256)), ((300, 300), (224, 224)),
     ((224, 224), (224, 224)), ((30, 40), (224, 224)), ((1, 1), (5, 7)), ((5, 7), (1, 1)),
     ((1, 90), (3, 11)), ((90, 1), (11, 3)), ((2000, 31), (64, 30)), ((31, 2000), (30, 64)),
+    ((21, 155), (333, 255)),  # rounding lets a filter reach a pixel more than twice its support
 ]  # fmt: skip
 
 
@@ -42,7 +52,7 @@ def test_the_bytes_are_pillows(before, after, interpolation):
     assert np.array_equal(found, by_pillow(pixels, box, after, interpolation))
 
 
-def test_the_bytes_are_pillows_for_random_sizes_boxes_and_windows():
+def test_the_bytes_are_pillows_for_random_sizes_boxes_windows_and_mirroring():
     rng = np.random.default_rng(0)
     for i in range(300):
         height, width, *after = np.exp(rng.uniform(0, np.log(300), 4)).astype(int).tolist()
@@ -51,10 +61,11 @@ def test_the_bytes_are_pillows_for_random_sizes_boxes_and_windows():
         box = (0, 0, width, height)
         if i % 3:  # with borders inside of pixels
             box = rng.random() * width / 2, rng.random() * height / 2, width - 0.4, height - 0.3
+        mirror = rng.random() < 0.5
         interpolation, pixels = ("bicubic", "bilinear")[i % 2], noise(height, width, seed=i)
-        found = compiled.resize(pixels, box, tuple(after), window, i % 2 == 0)
+        found = compiled.resize(pixels, box, tuple(after), window, i % 2 == 0, mirror)
         wanted = by_pillow(pixels, box, tuple(after), interpolation)
-        wanted = wanted[top : bottom + 1, left : right + 1]
+        wanted = wanted[top : bottom + 1, left : right + 1][:, :: -1 if mirror else 1]
         assert np.array_equal(found, wanted), (height, width, box, after)
 
 
@@ -78,7 +89,7 @@ def both_orders(packed, size):
         for before, after in zip(packed.shape, size, strict=True)
     )
     yield compiled.along_rows(compiled.along_rows(packed, *x), *y)
-    yield compiled.along_rows(compiled.along_rows(packed.T, *y), *x).T
+    yield np.ascontiguousarray(compiled.along_rows(compiled.along_rows(packed.T, *y), *x).T)
 
 
 def test_the_weights_of_halving_by_hand():
@@ -132,3 +143,16 @@ def test_without_numba_pillow_goes_on(fresh, monkeypatch):
     resize.compile_filters()
     assert resize._compiled is None
     assert resize.resize(noise(9, 9), (0, 0, 9, 9), (4, 4), "bicubic").shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_mirrored_view_is_the_view_mirrored(fresh, monkeypatch, ready):
+    """Also where several squares are cut from one resized image, and from a thin strip."""
+    if ready:
+        monkeypatch.setattr(resize, "_compiled", compiled)
+    for height, width in ((90, 120), (120, 90), (1, 90)):
+        image, size = Picture.of(noise(height, width)), short_side_to(height, width, 40)
+        cuts = [Cut((0, 0, width, height), size, place) for place in corners(*size, 32)]
+        straight = shown(image, cuts, 32, "bicubic")
+        turned = shown(image, [cut._replace(mirrored=True) for cut in cuts], 32, "bicubic")
+        assert np.array_equal(turned, np.stack(straight)[:, :, ::-1])

@@ -11,7 +11,7 @@ from support.paths import ROOT
 from support.small_sets import load, message
 
 from lift_jax.data.sources import folder_index
-from lift_jax.runs import predictor
+from lift_jax.runs.answers import given as given_images
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_files_that_are_not_taken_are_counted_by_ending(tree):
         data = load("folder", root=tree)
         assert said in data.notes and len(data.train) + len(data.test) == 8
     assert len(kept(tree)) == 1
-    (given, others) = predictor.gather([tree, tree / "cat 10"])
+    (given, others) = given_images.gather([tree, tree / "cat 10"])
     assert len(given) == 8 + 4 and all(path.suffix for path in given)
     assert (
         others[".mp4"] == (6, f"{tree}/cat 10/a.mp4") and sum(n for n, _ in others.values()) == 10

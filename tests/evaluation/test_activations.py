@@ -31,6 +31,7 @@ from lift_jax.parallel import mesh
 from lift_jax.runs import results
 from lift_jax.runs.kept import examples
 from lift_jax.settings.groups.tuner import TunerSettings
+from lift_jax.storage import row_file
 from lift_jax.training import loop, state
 from lift_jax.tuners import attach, rules
 
@@ -315,7 +316,7 @@ def test_what_does_not_fit_is_told_and_not_kept(tower, folder):
 
 
 def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
-    one = 11 * 8 * 4 + activations.TRAILER
+    one = 11 * 8 * 4 + row_file.TRAILER
     splits = [split_of() for _ in range(3)]
     for i, split in enumerate(splits):
         split.images.pixels[0] = i

@@ -238,6 +238,7 @@ def test_every_format_has_a_licence_and_a_card(kind, exported):
     assert head["metrics"] == ["accuracy"] and {"lora", "ssf", "la", "jax"} <= {*head["tags"]}
     assert head["model-index"][0]["results"][0]["dataset"]["name"] == "fake"
     assert "Licence of the backbone's weights: unknown." in text
+    assert "| Sampling | natural: each image once an epoch |" in text
     assert "| LIFT+ | " in text and "| all | 7 | " in text and "| 6 | grey |" in text
 
 

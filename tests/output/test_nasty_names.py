@@ -17,7 +17,8 @@ from lift_jax.output.lines import say
 from lift_jax.output.plain import figure_text, markdown_cell, printable
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.reports import figure_file, figures, report
-from lift_jax.runs.predictor import Prediction, show
+from lift_jax.runs.answers.answering import Prediction
+from lift_jax.runs.answers.output import show
 from lift_jax.storage import atomic, csv_files
 from lift_jax.sweeps import table as sweep_table
 

@@ -318,6 +318,24 @@ def test_a_zero_shot_run_has_no_training(tmp_path):
     assert not (tmp_path / "w" / "report_training.png").exists()
 
 
+def test_a_report_says_how_the_run_was_trained(tmp_path):
+    make_run(tmp_path / "w")
+    path = tmp_path / "w" / "config.json"
+    config = json.loads(path.read_text())
+    config["train"] = {"epochs": 3, "batch": 32, "sampling": "balanced", "ema": 0.99}
+    config["soups"] = {"models": 2, "factors": "0,<1>"}
+    path.write_text(json.dumps(config))
+    with log.RunLog(tmp_path / "w" / "soups" / "stage_1_model_1", active=True) as run:
+        run.write(StepRecord(1, 0, 2.0, 0.02, 811.6, 0.25, 1.5))
+    page = Page(report.write(tmp_path / "w"))
+    text = " ".join(page.texts)
+    assert "folder · demo · adaptformer · la · LT-Soups · balanced sampling · EMA 0.99" in text
+    assert "3 epochs in batches of 32" in text and "balanced: each class as often" in text
+    assert "decay 0.99 (EMA): the results are those of the averaged weights" in text
+    assert "stages of the factors 0,<1>" in text
+    assert "of the classifier alone, which LT-Soups tunes last" in text
+
+
 @pytest.mark.slow
 def test_several_runs_are_compared(tmp_path, capsys):
     first = make_run(tmp_path / "a", seed=1)

@@ -13,7 +13,8 @@ import lift_jax
 from configs import demo
 from lift_jax.errors import UserError
 from lift_jax.reports import report
-from lift_jax.runs import export, predictor
+from lift_jax.runs import export
+from lift_jax.runs.answers import given
 from lift_jax.settings import config_file
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
@@ -74,7 +75,7 @@ def test_the_commands_read_it(odd, tmp_path, monkeypatch):
     lines = (to.parent / "x.csv").read_text().splitlines()
     assert len(lines) == 2 and "im[1].jpg" in lines[1]
     monkeypatch.chdir(tmp_path)
-    assert [p.name for p in predictor.files("im[2].jpg")] == ["im2.jpg"]  # a pattern
+    assert [p.name for p in given.files("im[2].jpg")] == ["im2.jpg"]  # a pattern
     assert lift_jax.Predictor(workdir).predict(picture)[0].labels
 
 

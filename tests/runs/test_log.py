@@ -229,6 +229,12 @@ def test_results_are_called_by_the_method():
     assert tables.result_names("none", "LIFT")["test"] == "classifier only"
     assert tables.result_names("coop", "LIFT+")["test_tte"] == "CoOp with TTE"
     assert tables.result_names("none", "LIFT+", "lora")["test"] == "lora of texts"
+    for tuner, label, name in (
+        ("lora", "LIFT+", "LT-Soups of LIFT+"),
+        ("none", "LIFT+", "LT-Soups of classifier only"),
+        ("full", "LT-Soups", "LT-Soups"),
+    ):
+        assert tables.result_names(tuner, label, models=2)["test"] == name
 
 
 def test_the_results_table_shows_the_rows_there_are():

@@ -135,6 +135,16 @@ def test_a_config_from_before_is_a_plain_run():
 # -- runs
 
 
+def test_a_warm_up_that_is_too_long_names_the_stage_and_its_least_steps(tmp_path):
+    short = {"train__epochs": 5, "train__batch": 16, "train__warmup": 6}
+    config = config_of("debug,method=lt_soups", soups__least_steps=5, **short)
+    with pytest.raises(UserError) as error:
+        train_and_test(config, tmp_path)
+    assert "LT-Soups, stage 1 of 2 (at most 1 images a class): " in str(error.value)
+    assert "train.warmup is 6, and training has 5 steps" in str(error.value)
+    assert "soups.least_steps steps, which is 5." in str(error.value)
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing in the program handles it."""
 

@@ -17,7 +17,7 @@ from lift_jax.runs import finished_run
 from lift_jax.runs.kept import other_split
 from lift_jax.settings import parse
 from lift_jax.storage import atomic
-from lift_jax.sweeps import sweep
+from lift_jax.sweeps import finished_runs
 
 pytestmark = pytest.mark.slow  # whole runs
 RESULTS = ("config.json", "metrics.json", "per_class.csv", "checksums.json")
@@ -82,9 +82,9 @@ def test_a_run_that_is_not_tested_gets_both(tmp_path):
     trained = train_and_test(config_of("train"), tmp_path)
     assert trained["test"] == json.loads((tmp_path / "metrics.json").read_text())["test"]
     assert json.loads((tmp_path / "metrics_train.json").read_text())["test"]
-    assert sweep.finished(tmp_path, config_of("train"))["train"]
-    assert "train" not in sweep.finished(tmp_path, config_of("test"))
-    assert sweep.finished(tmp_path, config_of("val")) is None
+    assert finished_runs.finished(tmp_path, config_of("train"))["train"]
+    assert "train" not in finished_runs.finished(tmp_path, config_of("test"))
+    assert finished_runs.finished(tmp_path, config_of("val")) is None
 
 
 @pytest.mark.parametrize("changes", [

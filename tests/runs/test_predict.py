@@ -16,7 +16,7 @@ from support.runs import train_and_test
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.runs import predictor as predictor_module
+from lift_jax.runs.answers import output
 
 CLASSES = ("arctic_hare", "moose", "red_fox")
 COLOURS = ((240, 240, 240), (90, 60, 30), (200, 80, 20))
@@ -106,7 +106,7 @@ def test_images_that_cannot_be_read(run, photos, tmp_path):
 
 
 def test_the_command(run, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predictor_module, "SHOWN", 4)
+    monkeypatch.setattr(output, "SHOWN", 4)
     table = tmp_path / "found.csv"
     flags = [f"--run={run}", "--top_k=2", f"--to={table}", "--no-tte"]
     run_command("predict", *flags, str(photos / "test"))

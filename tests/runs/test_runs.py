@@ -205,6 +205,14 @@ def test_modes(tmp_path):
         train_and_test(changed, tmp_path)
 
 
+def test_a_loss_that_is_not_finite_before_any_checkpoint(tmp_path):
+    optimizer = {"train__optimizer": "adamw", "train__lr": 1e30}
+    with pytest.raises(UserError, match=r"Training stopped\. There is no checkpoint yet\. Lower"):
+        train_and_test(
+            config_of("demo", train__epochs=3, checkpoint__every_steps=6, **optimizer), tmp_path
+        )
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path):
     config = config_of("demo", train__lr=1e30, train__epochs=3)
     with pytest.raises(UserError, match=r"is (nan|inf).*last good checkpoint is .*checkpoints/\d"):

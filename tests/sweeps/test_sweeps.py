@@ -24,7 +24,7 @@ from lift_jax.settings.common import flatten
 from lift_jax.settings.parse import to_dict
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.sweeps import cells as sweeps
-from lift_jax.sweeps import sweep
+from lift_jax.sweeps import finished_runs, sweep
 from lift_jax.sweeps import table as tables
 from lift_jax.sweeps.published import published as published_for
 from lift_jax.sweeps.published import references
@@ -426,7 +426,7 @@ def test_a_run_is_finished_for_its_own_config_alone(changes, still, tmp_path):
     config = demo.get_config("debug")
     write_run(tmp_path / "run", config, {"test": (2.0,) * 5})
     config.update_from_flattened_dict(changes)
-    assert (sweep.finished(tmp_path / "run", config) is not None) == still
+    assert (finished_runs.finished(tmp_path / "run", config) is not None) == still
 
 
 def test_a_run_that_stopped_early_or_was_spoilt_is_not_finished(tmp_path):
@@ -436,7 +436,7 @@ def test_a_run_that_stopped_early_or_was_spoilt_is_not_finished(tmp_path):
     write_run(tmp_path / "torn", config, {"test": (2.0,) * 5})
     (tmp_path / "torn" / "metrics.json").write_text('{"test": {')
     for name in ("early", "untested", "torn", "absent"):
-        assert sweep.finished(tmp_path / name, config) is None
+        assert finished_runs.finished(tmp_path / name, config) is None
 
 
 # -- what is published
@@ -510,7 +510,7 @@ def test_the_page_lists_every_sweep_with_its_runs():
             tuple(
                 value
                 for key, value in sorted(flatten(c.to_dict()).items())
-                if key not in sweep.TESTED
+                if key not in finished_runs.TESTED
             )
             for c in cells.values()
         }
@@ -625,7 +625,9 @@ def test_a_sweep_without_training(tmp_path, ran):
         assert row.mean("overall") == found["zero_shot"]["overall"] and found["test"] is None
     assert sweep.run_sweep(cells, tmp_path, title="prompts", mode="zero_shot") == table
     assert len(ran) == 2
-    assert sweep.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None  # not trained
+    assert (
+        finished_runs.finished(tmp_path / "photo" / "seed_0", cells["photo"]) is None
+    )  # not trained
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_the_logged_rates_of_a_warm_up_are_those_of_each_step():
 def test_a_warm_up_as_long_as_the_run_is_refused():
     train = TrainSettings(epochs=2, batch=4, warmup=5)
     assert setup.count_steps(12, train) == 3
-    with pytest.raises(UserError, match="train.warmup is 6, and the run has 6 steps"):
+    with pytest.raises(UserError, match="train.warmup is 6, and training has 6 steps"):
         setup.count_steps(12, replace(train, warmup=6))
 
 

@@ -1,4 +1,4 @@
-"""Pillow's resizing, compiled for this processor by Numba: the same bytes, four times as fast.
+"""Pillow's resizing, compiled for this processor by Numba: the same bytes, over five times as fast.
 
 Importing this module compiles it, which takes one to two seconds. Pixels are four bytes in one
 uint32, of which the last is ignored, because so many of them fit a vector register. Pillow 13
@@ -14,8 +14,11 @@ from numba import njit, types
 
 BITS = 22  # of a weight
 HALF = 1 << (BITS - 1)
+SHIFT, BLACK, WHITE = np.int32(BITS), np.int32(0), np.int32(255)  # in the type of the sums
 TAPS = 4  # pixels that are weighted in one turn of the innermost loop
-BAND = 32  # rows that lie side by side in that loop
+BAND = 64  # rows that lie side by side in that loop
+
+# The innermost loops run along slices of one axis, because many of those over [y, x] stay scalar.
 
 Pixels = UInt32[np.ndarray, "h w"]
 Weights = tuple[Int32[np.ndarray, " n"], Int32[np.ndarray, "n k"]]
@@ -26,7 +29,7 @@ starts_and_weights = types.Array(numbers, 1, "C"), types.Array(numbers, 2, "C")
 
 def resize(
     pixels: UInt8[np.ndarray, "h w 4"], box: tuple[float, float, float, float],
-    size: tuple[int, int], window: tuple[int, int, int, int], cubic: bool,
+    size: tuple[int, int], window: tuple[int, int, int, int], cubic: bool, mirror: bool = False,
 ) -> UInt8[np.ndarray, "y x 3"]:  # fmt: skip
     """Resizes a box of an image and returns a part of the result.
 
@@ -36,6 +39,7 @@ def resize(
         size: height and width of the whole result.
         window: left, top, right and bottom of the part.
         cubic: resize by the bicubic filter; False: by the bilinear one.
+        mirror: exchange left and right of the part.
     """
     before = pixels.shape[:2]
     (rows, y), (columns, x) = (
@@ -44,9 +48,11 @@ def resize(
         )
         for axis, i in ((0, 1), (1, 0))
     )
+    if mirror:
+        x = np.ascontiguousarray(x[0][::-1]), np.ascontiguousarray(x[1][::-1])
     packed = pixels.view(np.uint32)[rows, columns, 0]
     if vertical_first(before, size):
-        return unpacked(along_rows(along_rows(packed.T, *y), *x).T)
+        return unpacked(np.ascontiguousarray(along_rows(along_rows(packed.T, *y), *x).T))
     return unpacked(along_rows(along_rows(packed, *x), *y))
 
 
@@ -91,16 +97,18 @@ def weights(
     scale = (right - left) / after
     widened = max(scale, 1.0)  # filters widen when they reduce
     support = (2.0 if cubic else 1.0) * widened
-    most = math.ceil((2 * math.ceil(support) + 1) / TAPS) * TAPS
-    starts = np.empty(count, np.int32)
-    found = np.zeros((count, most), np.int32)
+    starts, ends = np.empty(count, np.int32), np.empty(count, np.int32)
+    for i in range(count):
+        centre = left + (first + i + 0.5) * scale
+        starts[i] = max(int(centre - support + 0.5), 0)
+        ends[i] = min(int(centre + support + 0.5), before)
+    most = (ends - starts).max()
+    found = np.zeros((count, math.ceil(most / TAPS) * TAPS), np.int32)
     shares = np.empty(most)
     for i in range(count):
         centre = left + (first + i + 0.5) * scale
-        start = max(int(centre - support + 0.5), 0)
-        end = min(int(centre + support + 0.5), before)
-        total = 0.0
-        for j in range(end - start):
+        start, total = starts[i], 0.0
+        for j in range(ends[i] - start):
             x = abs((start + j - centre + 0.5) * (1 / widened))
             if not cubic:
                 share = max(1.0 - x, 0.0)
@@ -112,10 +120,9 @@ def weights(
                 share = 0.0
             shares[j] = share
             total += share
-        for j in range(end - start):
+        for j in range(ends[i] - start):
             weight = shares[j] / total * (1 << BITS)
             found[i, j] = int(weight + 0.5) if weight >= 0 else int(weight - 0.5)
-        starts[i] = start
     return starts, found
 
 
@@ -135,9 +142,11 @@ def along_rows(
     sums = np.empty((3, BAND), np.int32)
     for top in range(0, height, BAND):
         rows = min(BAND, height - top)
+        part = pixels[top : top + rows]
         for x in range(width):
+            line, column = band[x], part[:, x]
             for y in range(rows):
-                band[x, y] = pixels[top + y, x]
+                line[y] = column[y]
         for i in range(count):
             sums[:] = HALF  # which makes the cutting off below a rounding
             for j in range(0, most, TAPS):
@@ -151,22 +160,22 @@ def along_rows(
                             np.int32((p >> shift) & 255) * a + np.int32((q >> shift) & 255) * b
                             + np.int32((r >> shift) & 255) * c + np.int32((s >> shift) & 255) * d
                         )  # fmt: skip
+            line = result[i, top : top + rows]
             for y in range(rows):
-                level = np.uint32(0)
-                for channel in range(3):
-                    value = min(max(sums[channel, y] >> BITS, 0), 255)
-                    level |= np.uint32(value) << np.uint32(8 * channel)
-                result[i, top + y] = level
+                red = min(max(sums[0, y] >> SHIFT, BLACK), WHITE)
+                green = min(max(sums[1, y] >> SHIFT, BLACK), WHITE)
+                blue = min(max(sums[2, y] >> SHIFT, BLACK), WHITE)
+                line[y] = np.uint32(red | green << np.int32(8) | blue << np.int32(16))
     return result
 
 
-@njit([types.Array(types.uint8, 3, "C")(image)], nogil=True)
+@njit([types.Array(types.uint8, 3, "C")(types.Array(types.uint32, 2, "C"))], nogil=True)
 def unpacked(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the three channels of each pixel as bytes."""
     height, width = pixels.shape
     result = np.empty((height, width, 3), np.uint8)
-    for y in range(height):
-        for x in range(width):
-            for channel in range(3):
-                result[y, x, channel] = np.uint8(pixels[y, x] >> (8 * channel))
+    four, three = pixels.reshape(-1).view(np.uint8), result.reshape(-1)
+    for i in range(height * width):
+        for channel in range(3):
+            three[3 * i + channel] = four[4 * i + channel]
     return result

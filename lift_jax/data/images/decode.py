@@ -113,13 +113,17 @@ class Picture:
         return replace(self, load=lambda *_: pixels)
 
     def resized(
-        self, box: Box, size: tuple[int, int], interpolation: str, window: Box | None = None
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """Cuts out a box and resizes it to `size` (height, width); returns the window of it."""
+        self, box: Box, size: tuple[int, int], interpolation: str,
+        window: Box | None = None, mirror: bool = False,
+    ) -> UInt8[np.ndarray, "h w 3"]:  # fmt: skip
+        """Cuts out a box and resizes it to `size` (height, width).
+
+        Returns the window of the result, mirrored if `mirror` is set.
+        """
         pixels = self.load(*self._needs(box, size))
         y, x = pixels.shape[0] / self.height, pixels.shape[1] / self.width
         part = box[0] * x, box[1] * y, box[2] * x, box[3] * y
-        return resize(pixels, part, size, interpolation, window, self.fast)
+        return resize(pixels, part, size, interpolation, window, mirror, self.fast)
 
     def _needs(self, box: Box, size: tuple[int, int]) -> tuple[float, float]:
         """Returns the arguments of `load` for a box that is resized to `size` (height, width)."""

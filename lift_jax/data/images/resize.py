@@ -37,7 +37,7 @@ _compiled: ModuleType | None = None
 
 def resize(
     pixels: Pixels, box: Part, size: tuple[int, int], interpolation: str,
-    window: Box | None = None, fast: bool = False,
+    window: Box | None = None, mirror: bool = False, fast: bool = False,
 ) -> UInt8[np.ndarray, "y x 3"]:  # fmt: skip
     """Cuts out a box of pixels, resizes it, and returns a part of the result.
 
@@ -50,6 +50,7 @@ def resize(
         size: height and width to which the box is resized.
         interpolation: a key of `FILTERS`.
         window: the part of the resized box to return; None: all of it.
+        mirror: exchange left and right of that part.
         fast: compute the same filters with fewer bits by SIMD code, so that a fifth of the grey
             levels differ, nearly all by one.
     """
@@ -62,11 +63,12 @@ def resize(
         whole = _quickly(part, inside, width, height, interpolation)
     elif (filters := _filters()) and pixels.shape[2] == 4:
         part = np.ascontiguousarray(pixels)[top:bottom, left:right]
-        return filters.resize(part, inside, size, shown, interpolation == "bicubic")
+        return filters.resize(part, inside, size, shown, interpolation == "bicubic", mirror)
     else:
         part = _cut(pixels, left, top, right, bottom)
         whole = np.asarray(part.resize((width, height), FILTERS[interpolation], box=inside))
-    return whole[shown[1] : shown[3], shown[0] : shown[2]]
+    found = whole[shown[1] : shown[3], shown[0] : shown[2]]
+    return mirrored(found) if mirror else found
 
 
 def _filters() -> ModuleType | None:

@@ -133,39 +133,28 @@ def shown(
 ) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
     """Returns the res x res view of each cut.
 
-    The image is decoded once, and cuts of the same box and size are resized once.
+    The image is decoded once, and cuts that differ in their place alone are resized once.
     """
-    groups = [
-        (part, list(alike)) for part, alike in groupby(cuts, key=lambda cut: (cut.box, cut.size))
-    ]
+    groups = [list(alike) for _, alike in groupby(cuts, lambda cut: cut._replace(place=(0, 0)))]
     if len(groups) > 1:
-        image = image.held([part for part, _ in groups])
-    views = []
-    for (box, size), alike in groups:
-        pixels = squares(image, box, size, [cut.place for cut in alike], res, interpolation)
-        views += [
-            mirrored(square) if cut.mirrored else square
-            for square, cut in zip(pixels, alike, strict=True)
-        ]
-    return views
+        image = image.held([(alike[0].box, alike[0].size) for alike in groups])
+    return [view for alike in groups for view in squares(image, alike, res, interpolation)]
 
 
 def squares(
-    image: Picture,
-    box: Box,
-    size: tuple[int, int],
-    places: list[tuple[int, int]],
-    res: int,
-    interpolation: str,
+    image: Picture, cuts: list[Cut], res: int, interpolation: str
 ) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
-    """Resizes a box of an image to `size` (h, w) and cuts the res x res square at each place."""
-    height, width = size
-    if max(size) <= STRIP * min(size):
-        tops, lefts = zip(*places, strict=True)
-        top, left = min(tops), min(lefts)
-        window = left, top, max(lefts) + res, max(tops) + res
-        pixels = image.resized(box, size, interpolation, window)
-        return [pixels[y - top :, x - left :][:res, :res] for y, x in places]
+    """Returns the res x res view of each cut; they differ in their place alone."""
+    box, (height, width), _, mirror = cuts[0]
+    tops, lefts = zip(*(cut.place for cut in cuts), strict=True)
+    if max(height, width) <= STRIP * min(height, width):
+        left, top, right, bottom = min(lefts), min(tops), max(lefts) + res, max(tops) + res
+        size, window = (height, width), (left, top, right, bottom)
+        pixels = image.resized(box, size, interpolation, window, mirror)
+        starts = [right - res - x if mirror else x - left for x in lefts]
+        return [
+            pixels[y - top :, start:][:res, :res] for y, start in zip(tops, starts, strict=True)
+        ]
     # A resized 1 x 10,000 strip would fill gigabytes, so only the squares are computed. They are
     # equal up to rounding. Other images are resized whole, because Pillow chooses the order of its
     # two passes by size and rounds in between, which shows on sharp edges.
@@ -174,9 +163,10 @@ def squares(
     ends = source.width, source.height
     boxes = (
         (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
-        for top, left in places
+        for top, left in zip(tops, lefts, strict=True)
     )
-    return [np.asarray(source.resize((res, res), resample, box=box)) for box in boxes]
+    found = [np.asarray(source.resize((res, res), resample, box=box)) for box in boxes]
+    return [mirrored(square) for square in found] if mirror else found
 
 
 # --- the transforms that a loader holds ---

@@ -21,7 +21,7 @@ BACKBONE = "model.backbone"
 
 
 def write(deployed: Deployed, folder: Path) -> Probabilities:
-    """Writes the tuned leaves, the settings, and the calibration where it belongs to them.
+    """Writes the tuned leaves, the settings, and the calibration if it is of these leaves.
 
     Returns the folder, read back as a run. Raises UserError as `export.read_checkpoint` does.
     """
@@ -41,7 +41,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
 def without_paths(about: dict[str, Any]) -> dict[str, Any]:
     """Returns settings in which paths of this machine are their last names.
 
-    The backbone stays, for it is looked for there.
+    The path of the backbone stays, because the backbone is read from there.
     """
     cleaned: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in about.items()}
     for key, entry in all_entries().items():

@@ -45,7 +45,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
     """
     about = deployed.about
     try:
-        layout_of(deployed.found.backbone.config)  # else merging would be in vain
+        layout_of(deployed.found.backbone.config)  # raises before the slow merging
         backbone, merged = merge.merge_run(deployed.run)
         layout = save_for_transformers(
             backbone, folder, about["backbone"], short=about["short_side"],
@@ -68,9 +68,9 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
 
 
 def affine(head: Head, width: int) -> dict[str, np.ndarray]:
-    """Returns weight and bias of a head's logits, which are affine in its embedding.
+    """Returns weight and bias of a head, whose logits are affine in its embedding.
 
-    With a projection of the features it is there, too.
+    If the head projects the features, the projection is there as well.
     """
     projection = getattr(head, "image_proj", None)
     found = {} if projection is None else {"projection": projection[...]}

@@ -1,7 +1,7 @@
 """The max pooling of ResNets in the form of ONNX: over height and width alone.
 
-jax2onnx makes batch and channels part of the window, which has then four dimensions; onnxruntime
-runs three at most.
+jax2onnx makes batch and channels part of the window, which then has four dimensions. onnxruntime
+takes at most three.
 """
 
 from typing import TYPE_CHECKING

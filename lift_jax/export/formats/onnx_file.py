@@ -54,7 +54,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
             deployed.function, [Batch(deployed.size)], model_name="lift_jax", opset=OPSET,
             input_names=[INPUT], output_names=list(OUTPUTS),
         )  # fmt: skip
-    except Exception as e:  # it raises all kinds for what it does not know
+    except Exception as e:  # jax2onnx raises exceptions of any type for layers it does not know
         raise UserError(
             f"jax2onnx cannot export this classifier ({type(e).__name__}: {e!s:.300}). "
             "--format=stablehlo needs no converter."

@@ -38,7 +38,7 @@ def calibrate(run: Path, keep: float, coverage: float, console: Console) -> Path
 
     Args:
         run: the run folder.
-        keep: share of the right answers that are kept where unknown images are told.
+        keep: share of the right answers that stay when low scores are answered "unknown".
         coverage: share of the prediction sets that hold the true class.
         console: for what is found.
 
@@ -135,7 +135,7 @@ def measure(
 
 
 def measure_unknown(outputs: Outputs, temperature: float, keep: float) -> dict[str, Any]:
-    """Returns the score that tells unknown images, why, and its threshold."""
+    """Returns the score by which unknown images are recognised, the reason, and its threshold."""
     logits, features, labels = outputs
     score, areas = unknown.choose_score(logits, features, labels, temperature)
     classes, means = logits.shape[1], None

@@ -35,12 +35,12 @@ class View:
 
     Attributes:
         temperature: by which logits are divided.
-        unknown_score: the score that tells unknown images (`unknown.SCORES`).
+        unknown_score: the score by which unknown images are recognised (`unknown.SCORES`).
         keep: the default share of right answers that are kept.
-        right_scores: the scores of the validation images that are named rightly, ascending.
+        right_scores: the scores of the correctly classified validation images, ascending.
         means: the class means, where the score is `cosine`.
         set_score: the score of prediction sets (`conformal.SCORES`).
-        set_weight: what a class's own threshold counts beside that of all images.
+        set_weight: weight of a class's own threshold against that of all images.
         coverage: the default share of sets that hold the true class.
         set_scores: of the validation images, by their labels and then ascending.
         labels: of the validation images, ascending.

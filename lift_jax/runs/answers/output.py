@@ -1,4 +1,4 @@
-"""Answers as a file: a CSV table, or JSON lines, by the ending of its name."""
+"""Answers as a table on the terminal, or as a file of CSV or JSON lines, by its ending."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from lift_jax.output.plain import printable
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.csv_files import write_csv
 
 JSONL = ".jsonl"
+SHOWN = 40  # images that are printed
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,25 @@ def _object(name: str, one: Prediction, columns: Columns) -> dict[str, Any]:
 
 def _letters(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
+
+
+def show(names: Sequence[str], found: Sequence[Prediction], console: Console) -> None:
+    """Prints the first images with their classes; `found` need not hold more than those."""
+    table = Table()
+    table.add_column("image", overflow="fold")
+    for rank in range(max((len(one.labels) for one in found), default=0) or 1):
+        table.add_column("then" if rank else "class", overflow="fold")
+    if with_sets := any(one.prediction_set is not None for one in found):
+        table.add_column("set", overflow="fold")
+    for name, one in zip(names[:SHOWN], found, strict=False):
+        pairs = zip(one.labels, one.probabilities, strict=True)
+        cells = [f"{label} {100 * share:.1f} %" for label, share in pairs] or ["cannot be read"]
+        if one.unknown:
+            cells[0] = f"unknown (nearest: {cells[0]})"
+        if with_sets:
+            cells += [""] * (len(table.columns) - 2 - len(cells))
+            cells.append(", ".join(one.prediction_set or ()))
+        table.add_row(*map(printable, (name, *cells)))
+    console.print(table)
+    if len(names) > SHOWN:
+        console.print(f"... and {len(names) - SHOWN:,} more.")

@@ -5,7 +5,6 @@ findings among the training images: labels that are probably wrong, and the neig
 mistakes. doubtful_labels.csv lists all doubtful labels with the paths of their images.
 """
 
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image
 from rich.console import Console
 
 from lift_jax.data.images.decode import Picture
@@ -22,7 +20,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import label_errors
 from lift_jax.evaluation.insight.label_errors import Doubts
 from lift_jax.evaluation.insight.neighbours import nearest
-from lift_jax.runs.kept import findings, kept_file
+from lift_jax.runs.kept import findings, kept_file, thumbnails
 from lift_jax.runs.kept.features import Features, name_of
 from lift_jax.runs.kept.findings import DOUBTFUL, Findings
 from lift_jax.runs.kept.predictions import Predictions
@@ -132,16 +130,9 @@ def _arrays(
 def thumbnail(split: Split, row: int) -> bytes | None:
     """Returns a small JPEG of an image, None if it cannot be read."""
     try:
-        picture = Picture.of(split.images[row])
-        share = min(1.0, SIDE / max(picture.height, picture.width))
-        width, height = (max(1, round(share * side)) for side in (picture.width, picture.height))
-        box = (0, 0, picture.width, picture.height)
-        pixels = picture.resized(box, (height, width), "bilinear")
+        return thumbnails.jpeg(Picture.of(split.images[row]), SIDE, "bilinear", QUALITY)
     except UserError:
         return None
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=QUALITY)
-    return content.getvalue()
 
 
 def _write_doubts(

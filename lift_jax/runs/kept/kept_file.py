@@ -15,7 +15,7 @@ from lift_jax.storage import reading
 from lift_jax.storage.tensors import write_tensors
 
 CHECKSUM = "checksum"
-# Of all files that a run keeps so.
+# The names of all kept files.
 NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")
 REMEDY = "The run's command with --mode=evaluate writes all kept files anew."
 

@@ -15,7 +15,8 @@ from lift_jax.runs.kept import kept_file
 
 NAME, VERSION = "predictions.safetensors", "1"
 TOP = 5  # classes of each image
-# The result that stands for a run is the last it has, or for an ensemble that of one crop.
+# The last result of a run stands for it. For each ensemble: the result of one crop, which stands
+# for the run instead if the ensemble does worse in validation.
 ONE_CROP = {"test_tte": "test", "test_tte_adjusted": "test_adjusted"}
 
 

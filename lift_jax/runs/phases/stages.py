@@ -109,10 +109,20 @@ class Stages:
         return self._placed(joined)
 
     def prepare(self, model: plan.Model) -> tuple[Settings, Setup]:
-        """Returns settings and setup of the training of one model, without its start."""
+        """Returns settings and setup of the training of one model, without its start.
+
+        Raises UserError, which names the stage, for a training of too many or too few steps.
+        """
         data = model.stage.subset(self.setup.data)
         settings = model.settings(self.settings, len(data.train))
-        return settings, on_subset(self.setup, data, settings.train)
+        try:
+            return settings, on_subset(self.setup, data, settings.train)
+        except UserError as e:
+            raise UserError(
+                f"LT-Soups, stage {model.stage.number} of {model.stage.of} ({model.stage.images}): "
+                f"{e} A stage has at least soups.least_steps steps, which is "
+                f"{self.settings.soups.least_steps:,}."
+            ) from e
 
     def tune(self, model: plan.Model, start: Leaves) -> Leaves:
         """Returns the tuned leaves of one model, which are trained unless they are kept."""

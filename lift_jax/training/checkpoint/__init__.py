@@ -9,17 +9,17 @@ from lift_jax.training.checkpoint.cadence import PACE_STEPS, Cadence
 from lift_jax.training.checkpoint.contents import FOLDER, weights_checksum
 from lift_jax.training.checkpoint.manager import (
     Manager,
-    newest_path,
     open_manager,
     read_about,
     restore,
     save,
+    told_newest,
     wait,
 )
 from lift_jax.training.checkpoint.scores import best_first
 from lift_jax.training.checkpoint.tuned import read_tuned
 
 __all__ = [
-    "FOLDER", "PACE_STEPS", "Cadence", "Manager", "best_first", "newest_path", "open_manager",
-    "read_about", "read_tuned", "restore", "save", "wait", "weights_checksum",
+    "FOLDER", "PACE_STEPS", "Cadence", "Manager", "best_first", "open_manager",
+    "read_about", "read_tuned", "restore", "save", "told_newest", "wait", "weights_checksum",
 ]  # fmt: skip

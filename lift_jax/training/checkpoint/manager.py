@@ -161,13 +161,15 @@ def _prove(manager: Checkpoints, step: int, expected: dict[str, int], like: Stat
         raise ValueError(f"{manager.directory}/{step} does not hold what was saved")
 
 
-def newest_path(manager: Manager) -> str:
-    """Returns the path of the newest complete checkpoint, as words for a message."""
+def told_newest(manager: Manager) -> str:
+    """Returns a sentence that says where the newest complete checkpoint is."""
     if manager is None:
-        return "that of process 0"
+        return "The last good checkpoint is that of process 0."
     wait(manager)
     step = manager.orbax.latest_step()
-    return f"{manager.directory}/{step}" if step is not None else "none yet"
+    if step is None:
+        return "There is no checkpoint yet."
+    return f"The last good checkpoint is {manager.directory}/{step}."
 
 
 def read_about(manager: Manager) -> dict | None:
