@@ -156,7 +156,8 @@ def to_ours(
         remedy: the last sentence of the message: what to do.
 
     Raises:
-        UserError: at the end, if a name is missing, unexpected, of another shape or not finite.
+        UserError: at the end, if a name is missing, unexpected, of another shape, not finite or no
+            floating-point numbers (quantised weights).
     """
     wanted = {path: their_name(path, table) for path in shapes}
     used = {name for name, _ in wanted.values()}
@@ -165,7 +166,9 @@ def to_ours(
     unexpected = [f"unexpected  {name:.200}" for name in extra]
     incomplete = bool(faults or unexpected)
     for path, ours in fitting.items():
-        if not np.isfinite(ours).all():
+        if ours.dtype.kind in "biuc":  # bfloat16 is of kind V
+            faults.append(f"not floats  {wanted[path][0]}: it holds {ours.dtype.name}")
+        elif not np.isfinite(ours).all():
             faults.append(f"not finite  {wanted[path][0]}: it holds NaN or infinity")
         elif not incomplete:
             yield path, ours

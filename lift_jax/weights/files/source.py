@@ -271,6 +271,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], mmap.mmap, dict
 
 def _describe(path: Path) -> str:
     """Describes a file that is not safetensors, by its first bytes; "" for an unknown kind."""
+    if path.is_dir():
+        return "it is a folder"
     kinds: list[tuple[Callable[[bytes], bool], str]] = [
         (lambda b: not b, "it is empty"),
         (lambda b: b.lstrip()[:1] == b"<", "it is an HTML page"),

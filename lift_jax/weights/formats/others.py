@@ -63,6 +63,11 @@ KINDS = (
     (r"layer\d\.\d+\.(eca|attn|cbam|gc)\..*", "a ResNet with attention", _PLAIN_RESNET),
     (r"(.*\.)?(filt|aa\..*|conv2\.[1-9]\..*|maxpool\..*)", "an anti-aliased ResNet", _PLAIN_RESNET),
 )  # fmt: skip
+# the names of text towers, with their projection
+_TEXTS = (
+    r"(text|text_model|transformer|token_embedding|ln_final)\..*|positional_embedding|"
+    r"text_projection(\.weight)?|logit_(scale|bias)"
+)
 # names in the layout of transformers, whose sizes config.json states
 _TRANSFORMERS = (
     r"(.*\.)?(vision_model\..*|embeddings\.(cls_token|class_embedding|patch_embeddings?\..*)|"
@@ -76,9 +81,15 @@ _OTHER_VITS = r"(?<![a-z])(rope|pe_(core|lang|spatial)|rpn|post_?norm)(?![a-z])"
 
 
 def check(source: Source) -> None:
-    """Raises UserError for a source of a kind not read: TIPS, and those without a config."""
+    """Raises UserError for a source of a kind not read, also of texts alone."""
     if str(source.config.get("model_type")).startswith("tips"):
         raise UserError(f"{source.where} is TIPS or TIPSv2, which is not read. {_TIPS}")
+    texts = re.compile(_TEXTS).fullmatch
+    if source.tensors and all(texts(name[:500]) for name in source.tensors):
+        raise UserError(
+            f"{source.where} holds a text tower alone ({next(iter(source.tensors)):.80}, ...); "
+            "expected an image tower, with or without texts. Give the whole model."
+        )
     if "model_type" in source.config or source.open_clip:
         return
     for pattern, kind, remedy in KINDS:

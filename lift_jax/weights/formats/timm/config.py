@@ -320,7 +320,10 @@ def _tokens(source: Source, patch: int) -> dict[str, Any]:
 
 
 def _pooling(source: Source) -> dict[str, Any]:
-    """Returns the sizes that say how the feature is taken."""
+    """Returns the sizes that say how the feature is taken.
+
+    Raises UserError for the name of a PE-Core with the weights of another model.
+    """
     tensors, arguments = source.tensors, arguments_of(source)
     cls, pool = "cls_token" in tensors, _POOLS[arguments.get("global_pool") or _poolings(source)[0]]
     last = "after" if "fc_norm.weight" in tensors and pool != "cls" else "before"
@@ -329,6 +332,11 @@ def _pooling(source: Source) -> dict[str, Any]:
         last = "none"
     more = {}
     if named(source, PE_NAMES):
+        if "norm_pre.weight" not in tensors or cls == ("gigantic" in name):
+            raise UserError(
+                f"{says(source)} the model is {shown(name)}, whose weights hold norm_pre.weight "
+                "and (but for the gigantic one) cls_token. Get file and config from one source."
+            )
         hidden, _ = bare.shape(source, "PE-Core of timm", "attn_pool.mlp.fc1.weight", 2)
         default = {"attn_pool_num_heads": _PE_POOL_HEADS}
         heads = declared.read(says(source), arguments, default, "model_args.")
