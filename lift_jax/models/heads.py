@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from lift_jax.models.tunable import Tuned
 
 
-@jax.jit  # one program, where it is called by itself
 def l2_normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """Returns x at unit length along the last axis, in float32.
 
