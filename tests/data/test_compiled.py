@@ -1,6 +1,6 @@
 """Tests of the compiled filters: the bytes of Pillow for any size, and when they come into use."""
 
-import itertools
+import math
 import sys
 import threading
 
@@ -104,10 +104,10 @@ def test_the_weights_of_halving_by_hand():
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Lets this process begin to count images anew."""
-    monkeypatch.setattr(resize, "_resized", itertools.count(1))
+    """Lets this process begin to count pixels anew, and compile after few of them."""
+    monkeypatch.setattr(resize, "_pixels", 0)
     monkeypatch.setattr(resize, "_compiled", None)
-    monkeypatch.setattr(resize, "COMPILE_AFTER", 3)
+    monkeypatch.setattr(resize, "COMPILE_AFTER", 8_000)
 
 
 def wait_for_the_thread():
@@ -116,8 +116,10 @@ def wait_for_the_thread():
             thread.join()
 
 
-def test_views_are_the_same_before_and_after_compiling(fresh):
+def test_views_are_the_same_before_and_after_compiling(fresh, monkeypatch):
     image = noise(90, 120)
+    whole = 90 * 120
+    monkeypatch.setattr(resize, "COMPILE_AFTER", 2 * whole)  # the third way passes it
     ways = (
         lambda: TrainTransform(32, "mda", "bicubic", "convex", 0.08, True, 3)(
             image, np.random.default_rng(0), 1
@@ -126,7 +128,7 @@ def test_views_are_the_same_before_and_after_compiling(fresh):
         lambda: FiveCrop(32, 4)(image),
     )
     before = [way() for way in ways]
-    assert len(before) == resize.COMPILE_AFTER
+    assert 2 * whole < resize._pixels < 3 * whole
     wait_for_the_thread()
     assert resize._compiled is compiled
     for way, wanted in zip(ways, before, strict=True):
@@ -136,6 +138,7 @@ def test_views_are_the_same_before_and_after_compiling(fresh):
 def test_three_channels_are_pillows_own(fresh, monkeypatch):
     pixels = noise(40, 50)[:, :, :3]
     before = resize.resize(pixels, (3, 2, 30, 20), (16, 16), "bicubic")
+    assert resize._pixels == 0, "the filters cannot serve these, so they are no reason to compile"
     monkeypatch.setattr(resize, "_compiled", compiled)
     assert np.array_equal(resize.resize(pixels, (3, 2, 30, 20), (16, 16), "bicubic"), before)
 
@@ -170,13 +173,12 @@ def test_batches_are_the_same_whichever_images_came_after_compiling(fresh, monke
         batches = train_batches(Split(files, np.zeros(6)), transform, seed=0, epochs=2, batch=3)
         return [batch["image"] for batch in batches]
 
-    found = (
-        read()
-    )  # the filters are compiled on the way, and used for the next reading at the least
+    # the filters are compiled on the way, and used for the next reading at the least
+    found = read()
     wait_for_the_thread()
     assert resize._compiled is compiled
     later = read()
     monkeypatch.setattr(resize, "_compiled", None)
-    monkeypatch.setattr(resize, "COMPILE_AFTER", -1)
+    monkeypatch.setattr(resize, "COMPILE_AFTER", math.inf)
     for wanted, *others in zip(read(), found, later, strict=True):
         assert all(np.array_equal(wanted, other) for other in others)
