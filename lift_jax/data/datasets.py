@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from lift_jax.data import prepare, splits
+from lift_jax.data import prepared, splits
 from lift_jax.data.sources import cifar, folders, inaturalist, lists, tables, tfds
 from lift_jax.data.sources.in_memory import digits, fake
 from lift_jax.data.types import Dataset, with_reading
@@ -42,7 +42,7 @@ def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
         data = splits.with_validation(data, settings.val_share, seed)
     if settings.max_per_class:
         data = replace(data, train=splits.capped(data.train, settings.max_per_class, seed))
-    return prepare.use(with_reading(data, settings), settings.prepared)
+    return prepared.use(with_reading(data, settings), settings.prepared)
 
 
 def check_source(settings: DataSettings) -> None:
