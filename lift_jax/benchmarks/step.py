@@ -167,8 +167,7 @@ def random_leaves(settings: Settings, vision: Vision, classes: int) -> dict[str,
 
     @jax.jit
     def leaves() -> dict[str, jax.Array]:
-        model = new_classifier(settings, vision, names, classes, FLOAT32).model
-        return {path: leaf[...] for path, leaf in tree.flatten(model)[1].items()}
+        return tree.split(new_classifier(settings, vision, names, classes, FLOAT32).model)[1]
 
     found = leaves()
     weight = found["head/weight"]

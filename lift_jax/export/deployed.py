@@ -67,8 +67,7 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     found = restored.load(run, exact=True)
     s, vision = found.settings, found.backbone.config.vision
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    graph, variables = tree.flatten(found.classifier)
-    leaves = {path: leaf[...] for path, leaf in variables.items()}
+    graph, leaves = tree.split(found.classifier)
     graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
     predict = make_predict(graph, vision)
     calibrated = view_of(run, found.weights, len(found.class_names), crops=False)

@@ -152,8 +152,7 @@ def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenC
     if texts is None:
         return None
     model = Classifier(backbone.visual, make_zero_shot_head(backbone, texts))
-    graph, leaves = tree.flatten(model)
-    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+    return tree.split(model)
 
 
 def untuned_classifier(
@@ -167,5 +166,4 @@ def untuned_classifier(
     if kind == "text" and zero_shot is not None:
         return zero_shot
     head = HEADS[kind](jnp.zeros((1, backbone.visual.width)))
-    graph, leaves = tree.flatten(Classifier(backbone.visual, head))
-    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+    return tree.split(Classifier(backbone.visual, head))
