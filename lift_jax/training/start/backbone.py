@@ -12,9 +12,8 @@ from rich.console import Console
 from lift_jax.data.names.meaning import GIVE, Meaning
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Backbone, Classifier, Tower
+from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import HEADS
-from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
@@ -78,18 +77,6 @@ def agree_on_weights(
 def digest(content: bytes) -> str:
     """Returns a short hexadecimal digest, by which processes compare what they hold."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def use_remat(visual: Tower, remat: str) -> None:
-    """Sets what the blocks compute again in the backward pass (train.remat).
-
-    Raises UserError for a ResNet, unless `remat` is none.
-    """
-    if remat == "none":
-        return
-    if isinstance(visual, ResNet):
-        raise UserError("train.remat is for transformer blocks: leave it at 'auto' for a ResNet.")
-    visual.remat = remat
 
 
 def check_named(found: Meaning, s: Settings) -> None:
