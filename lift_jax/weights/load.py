@@ -25,7 +25,7 @@ from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
-from lift_jax.weights.files import adapters
+from lift_jax.weights.files import adapters, folding
 from lift_jax.weights.files.adapters import Adapter
 from lift_jax.weights.files.source import ADAPTER, CONFIG, PREPROCESSOR, Source, open_source
 from lift_jax.weights.formats import written
@@ -171,7 +171,7 @@ def _here(name: str) -> Path:
 def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
     """Opens a source, or an adapter of peft with the weights that it was trained on.
 
-    `locate` finds these. Raises UserError as `open_source` and `adapters.fold`.
+    `locate` finds these. Raises UserError as `open_source` and `folding.fold`.
     """
     folder = adapters.folder_of(path)
     if folder is None:
@@ -179,7 +179,7 @@ def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
     adapter = adapters.read(folder)
     base = _base(adapter, locate)
     source = open_source(base)
-    adapters.fold(source, adapter)
+    folding.fold(source, adapter)
     return source
 
 
