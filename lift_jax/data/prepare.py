@@ -19,8 +19,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 
 from lift_jax.data import prepared
+from lift_jax.data.images.cuts import short_side_to
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.images.views import short_side_to
 from lift_jax.data.prepared import HEADER, INDEX, PreparedImages
 from lift_jax.data.types import EncodedImages, Images, Split
 from lift_jax.errors import UserError
