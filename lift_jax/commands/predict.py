@@ -78,7 +78,7 @@ def share(text: str) -> bool | float:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError at the end if some images could not be read."""
-    from lift_jax.data.sources.folder_index import not_taken
+    from lift_jax.data.sources.image_files import not_taken
     from lift_jax.output.terminal import Terminal, track
     from lift_jax.runs.answers import output, sorting
     from lift_jax.runs.answers.given import gather

@@ -1,48 +1,34 @@
-"""Prepared training splits: small JPEGs in a few large files, which are read fastest.
+"""The preparation of a training split: its images, reduced, as JPEGs in a few large files.
 
 Each image is decoded once, its short side is reduced to a size that suffices for training, and it
-is encoded again into a shard, an ArrayRecord file. Only the training split is prepared, so that
-tests see the original images.
+is encoded again into a shard, an ArrayRecord file. `prepared` reads them.
 """
 
 import errno
-import functools
-import hashlib
 import json
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
-from jaxtyping import Int
 from rich.console import Console
 
-from lift_jax.data import fingerprint
-from lift_jax.data.images.decode import Picture, open_image
-from lift_jax.data.images.views import short_side_to
-from lift_jax.data.types import Dataset, EncodedImages, Split
-from lift_jax.errors import UserError, shown
+from lift_jax.data import prepared
+from lift_jax.data.images.cuts import short_side_to
+from lift_jax.data.images.decode import Picture
+from lift_jax.data.prepared import HEADER, INDEX, PreparedImages
+from lift_jax.data.types import EncodedImages, Images, Split
+from lift_jax.errors import UserError
 from lift_jax.output.terminal import track
-from lift_jax.storage import atomic, disk, lock
-from lift_jax.storage.cache import cache_folder
-from lift_jax.storage.names import expand_user
-from lift_jax.storage.reading import DATA_BYTES, read_json
+from lift_jax.storage import addresses, atomic, disk, lock
 
 SHARD = 512  # images in a shard
 QUALITY, COLOURS = 92, "420"  # of JPEG: colours at half the resolution, as in most photographs
-INDEX = "prepared.json"
-PLAN = {"stamp": str, "size": int, "quality": int, "count": int}  # keys of the index
-PART = {"name": str, "bytes": int, "crc32": int}  # and those of each of its shards
-HEADER = struct.Struct("<II")  # height and width of the original image; 0 and 0 if unreadable
 
 
 def default_size(resolution: int) -> int:
@@ -56,134 +42,6 @@ def default_size(resolution: int) -> int:
     return round(resolution * 8 / 7)
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedImages:
-    """A prepared split.
-
-    Attributes:
-        rows: the index of each image in the shards.
-        taken: the original images, which give the names.
-    """
-
-    files: tuple[str, ...]
-    rows: Int[np.ndarray, "n"]
-    taken: EncodedImages = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> Picture:
-        try:
-            record = _records(self.files)[int(self.rows[i])]
-            height, width = HEADER.unpack_from(record)
-        except Exception as error:  # grain's reader does not document what it raises
-            raise UserError(
-                f"Cannot read {self.name(i)} in {Path(self.files[0]).parent}: {error}. Delete that "
-                "folder and prepare it again."
-            ) from error
-        content = record[HEADER.size :]
-        if not height:
-            raise UserError(content.decode())
-        picture = open_image(content, self.name(i), replace(self.taken.how, exif=False))
-        return replace(picture, height=height, width=width)
-
-    def name(self, i: int) -> str:
-        return self.taken.name(i)
-
-    def take(self, rows: Int[np.ndarray, "m"]) -> "PreparedImages":
-        return replace(self, rows=self.rows[rows], taken=self.taken.take(rows))
-
-
-@functools.lru_cache(maxsize=2)
-def _records(files: tuple[str, ...]) -> Any:
-    """Returns the reader of the shards, which all threads of a process share."""
-    return grain.sources.ArrayRecordDataSource(list(files))
-
-
-# --- use of a prepared split ---
-
-
-def folder_of(images: EncodedImages, prepared: str) -> Path:
-    """Returns the folder of a prepared split: `prepared` (data.prepared), or one in the user's
-    cache that depends on the names of the images."""
-    if prepared:
-        return expand_user(prepared)
-    names = "\n".join(images.name(i) for i in range(len(images)))
-    key = hashlib.sha256(f"{images.how.exif}\n{names}".encode(errors="surrogateescape"))
-    return cache_folder() / "prepared" / key.hexdigest()[:24]
-
-
-def use(data: Dataset, prepared: str) -> Dataset:
-    """Returns the data set with its training split read from the prepared form, if any.
-
-    The notes say that it is used, or why it is not. If `prepared` is "none", the original images
-    are read.
-    """
-    images = data.train.images
-    if prepared == "none" or not isinstance(images, EncodedImages):
-        return data
-    folder = folder_of(images, prepared)
-    if not os.path.lexists(folder / INDEX):
-        return data
-    index = _read_plan(folder / INDEX, ("shards",))
-    files = [folder / shard["name"] for shard in index["shards"]]
-    sizes = [shard["bytes"] for shard in index["shards"]]
-    why = ""
-    if index["stamp"] != _stamp(images):
-        why = "the images have changed since"
-    elif [file.stat().st_size if file.exists() else 0 for file in files] != sizes:
-        why = "shards are missing or cut short"
-    if why:
-        note = f"Warning: the prepared images in {folder} are not used: {why}. Prepare them again."
-        return replace(data, notes=(*data.notes, note))
-    rows = np.arange(len(images))
-    split = replace(data.train, images=PreparedImages(tuple(map(str, files)), rows, images))
-    note = f"Training images are read prepared, short side {index['size']}, from {folder}."
-    return replace(data, train=split, notes=(*data.notes, note), prepared=index["size"])
-
-
-def _stamp(images: EncodedImages) -> str | None:
-    """Fingerprints the original images, without regard to data.decode."""
-    return fingerprint.fingerprint_images(replace(images, how=replace(images.how, fast=False)))
-
-
-# --- preparation ---
-
-
-def _read_plan(path: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns what a folder was or is to be prepared by. Raises UserError for a damaged file.
-
-    `more` names the keys beside those of the plan.
-    """
-    remedy = f"Delete {path.parent} and prepare it again."
-    found = read_json(path, most_bytes=DATA_BYTES, remedy=remedy)
-    kinds = PLAN | {key: list for key in more}
-    for key, kind in kinds.items():
-        if type(found.get(key)) is not kind:
-            raise UserError(f"{path} is damaged: {key} is {shown(found.get(key))}. {remedy}")
-    for shard in found["shards"] if more else ():
-        if not isinstance(shard, dict) or any(type(shard.get(k)) is not t for k, t in PART.items()):
-            raise UserError(f"{path} is damaged: a shard is {shown(shard)}. {remedy}")
-        if "/" in shard["name"] or "\0" in shard["name"]:
-            raise UserError(f"{path} names a shard outside its folder: {shard['name']!r}. {remedy}")
-    return found
-
-
-def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) -> None:
-    """Raises UserError if a folder was begun with other images or another size."""
-    for path in files:
-        if not path.exists():
-            continue
-        found = _read_plan(path)
-        if found["stamp"] != plan["stamp"]:
-            raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
-        if any(found[key] != plan[key] for key in plan):
-            raise UserError(
-                f"{folder} holds these images with a short side of {found['size']}. Delete it "
-                f"first, or leave it at {found['size']}."
-            )
-
-
 def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Console) -> Path:
     """Writes the prepared form of a split to `folder`, `workers` shards at a time; returns it.
 
@@ -192,12 +50,7 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     holds other images, cannot be written or is being written by another process, or an image cannot
     be read and the split does not skip such images.
     """
-    images = split.images
-    if isinstance(images, PreparedImages):
-        images = images.taken
-    stamp = _stamp(images) if isinstance(images, EncodedImages) else None
-    if not isinstance(images, EncodedImages) or stamp is None:
-        raise UserError("There is nothing to prepare: these images are not files (data.name).")
+    images, stamp = _files(split.images)
     plan = {"stamp": stamp, "size": size, "quality": QUALITY, "count": len(images)}
     begun = folder / f".{INDEX}.begun"
     disk.make_folder(folder, "data.prepared")
@@ -222,11 +75,12 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
             {
                 "name": name,
                 "bytes": (folder / name).stat().st_size,
-                "crc32": _crc(folder / name),
+                "crc32": prepared.crc_of(folder / name),
             }
             for name in names
         ]
-        written = len(_records(tuple(str(folder / name) for name in names)))
+        prepared.records.cache_clear()  # of shards of these names that were deleted
+        written = len(prepared.records(tuple(str(folder / name) for name in names)))
         if written != len(images):
             raise UserError(
                 f"{folder} holds {written} records, expected {len(images)}. Delete it and "
@@ -238,13 +92,42 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
     return folder
 
 
-def check(folder: Path) -> None:
-    """Checks the shards of a prepared split. Raises UserError if a checksum is wrong."""
-    for shard in _read_plan(folder / INDEX, ("shards",))["shards"]:
-        if (found := _crc(folder / shard["name"])) != shard["crc32"]:
+def _files(images: Images) -> tuple[EncodedImages, str]:
+    """Returns the images in files, exactly decoded, and their fingerprint.
+
+    Raises UserError for images in memory or at an address, and if a file is missing.
+    """
+    if isinstance(images, PreparedImages):
+        images = images.taken
+    if not isinstance(images, EncodedImages):
+        raise UserError("There is nothing to prepare: these images are not files (data.name).")
+    if (stamp := prepared.stamp_of(images)) is not None:
+        return prepared.exactly(images), stamp
+    names = [images.name(i) for i in range(len(images))]
+    if addresses.is_remote(names[0]):
+        raise UserError(
+            f"{names[0]} lies at an address; images on this machine can be prepared. Copy them "
+            "here, and set data.root to the copy."
+        )
+    missing = next((name for name in names if not os.path.exists(name)), names[0])
+    raise UserError(
+        f"{missing} cannot be found, so these images cannot be told from others later. Put the "
+        "file back, or take it out of the data set (its line in the list)."
+    )
+
+
+def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) -> None:
+    """Raises UserError if a folder was begun with other images or another size."""
+    for path in files:
+        if not path.exists():
+            continue
+        found = prepared.read_plan(path)
+        if found["stamp"] != plan["stamp"]:
+            raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
+        if any(found[key] != plan[key] for key in plan):
             raise UserError(
-                f"{folder / shard['name']} is damaged: its checksum (CRC-32) is {found:08x}, not "
-                f"{shard['crc32']:08x}. Delete {folder} and prepare it again."
+                f"{folder} holds these images with a short side of {found['size']}. Delete it "
+                f"first, or leave it at {found['size']}."
             )
 
 
@@ -293,11 +176,3 @@ def _record(images: EncodedImages, i: int, size: int) -> bytes:
         exact = Picture.of(pixels)
         pixels = np.ascontiguousarray(exact.resized(whole, (height, width), "bicubic"))
     return header + simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", COLOURS, fastdct=False)
-
-
-def _crc(path: Path) -> int:
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            crc = zlib.crc32(block, crc)
-    return crc

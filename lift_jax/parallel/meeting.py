@@ -6,6 +6,7 @@ Here each of these is an error of one line, in all processes and in a stated tim
 
 import errno
 import os
+import re
 import selectors
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from lift_jax.errors import UserError
 
+NUMBER = re.compile("[0-9]{1,9}")
 GREETING, WELCOME, GO = "lift_jax-process", "lift_jax-welcome", "lift_jax-go"
 SECONDS = 60.0  # that processes wait for each other by default
 RETRY = 0.5  # seconds between two attempts to reach process 0
@@ -113,7 +115,7 @@ def _admit(
     Raises UserError, in all processes that have come, if this one does not belong to them.
     """
     words = read_line(link, STRANGER).split()
-    if len(words) != 3 or words[0] != GREETING or not all(word.isdigit() for word in words[1:]):
+    if len(words) != 3 or words[0] != GREETING or not all(map(NUMBER.fullmatch, words[1:])):
         link.close()
         return
     number, told = int(words[1]), int(words[2])

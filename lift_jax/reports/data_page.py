@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from lift_jax.data import datasets, inspect, prepare
+from lift_jax.data import datasets, inspect, prepare, prepared
 from lift_jax.data.images import traits, views
 from lift_jax.data.images.decode import Picture
 from lift_jax.data.names.meaning import meaning
@@ -347,16 +347,16 @@ def prepare_split(settings: Settings, size: int, console: Console) -> None:
     if settings.data.prepared == "none":
         raise UserError("data.prepared is 'none', so nothing prepared would be used: leave it out.")
     split = datasets.load(settings.data, settings.seed).train
-    if isinstance(split.images, prepare.PreparedImages):
+    if isinstance(split.images, prepared.PreparedImages):
         folder = Path(split.images.files[0]).parent
-        prepare.check(folder)
+        prepared.check(folder)
         console.print(f"{folder} is complete and its checksums are right: training uses it.")
         return
     if not isinstance(split.images, EncodedImages):
         raise UserError(f"data.name={settings.data.name} has nothing to prepare: it is in memory.")
     size = size or prepare.default_size(preview_resolution(settings.model, console))
     target = settings.data.prepared
-    target_folder = prepare.folder_of(split.images, target)
+    target_folder = prepared.folder_of(split.images, target)
     console.print(
         f"{len(split):,} images to {target_folder}, short side at most {size} pixels.",
     )

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError
-from lift_jax.storage.disk import is_alive
 from lift_jax.storage.lock import describe, this_process
+from lift_jax.storage.temporary import is_alive
 
 CLAIMS = ".writers"  # the folder of the claims, which is no part of the run
 RENEW = 30.0  # seconds between two renewals of a claim

@@ -10,7 +10,7 @@ import pytest
 from support.paths import ROOT
 from support.small_sets import load, message
 
-from lift_jax.data.sources import folder_index
+from lift_jax.data.sources import folder_index, image_files
 from lift_jax.runs.answers import given as given_images
 
 
@@ -101,7 +101,7 @@ def test_an_index_for_other_endings_is_read_again(tree, monkeypatch):
     (tree / "cat 2/new.svg").touch()
     settle(tree)
     folder_index.read(tree)
-    monkeypatch.setattr(folder_index, "SUFFIXES", (*folder_index.SUFFIXES, ".svg"))
+    monkeypatch.setattr(image_files, "SUFFIXES", (*image_files.SUFFIXES, ".svg"))
     assert "cat 2/new.svg" in folder_index.read(tree).images["cat 2"]
 
 

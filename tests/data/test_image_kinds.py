@@ -11,7 +11,7 @@ from support.small_sets import message
 
 from lift_jax.data.images import formats, traits
 from lift_jax.data.images.decode import Decoding, open_image
-from lift_jax.data.sources import folder_index
+from lift_jax.data.sources import image_files
 from lift_jax.data.types import FileImages
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_every_format_gives_its_pixels_whatever_its_ending(form, tmp_path):
     content = saved(image.quantize(256) if options is None else image, form, **(options or {}))
     assert np.abs(pixels(content).astype(int) - PHOTO).max() <= 3
     for ending in (*formats.ENDINGS[form], ".JPG", ".Png"):
-        assert folder_index.is_image(f"a{ending}") and folder_index.is_image(f"a{ending.upper()}")
+        assert image_files.is_image(f"a{ending}") and image_files.is_image(f"a{ending.upper()}")
         (tmp_path / f"a{ending}").write_bytes(content)
         np.testing.assert_array_equal(FileImages(str(tmp_path), [f"a{ending}"])[0], pixels(content))
 

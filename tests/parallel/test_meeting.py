@@ -78,7 +78,9 @@ def test_strangers_and_processes_that_died_do_not_count(port):
     errors = []
     thread = threading.Thread(target=lambda: errors.extend(meet(port, [(0, 3)])))
     thread.start()
-    for greeting, answer in (("GET / HTTP/1.1", ""), (f"{meeting.GREETING} 1 3", meeting.WELCOME)):
+    strangers = ("GET / HTTP/1.1", f"{meeting.GREETING} ² 3")
+    greetings = dict.fromkeys(strangers, "") | {f"{meeting.GREETING} 1 3": meeting.WELCOME}
+    for greeting, answer in greetings.items():
         with meeting._reach("here", ("127.0.0.1", port), 5.0) as link:
             meeting._send(link, greeting)
             assert meeting.read_line(link, 2.0) == answer

@@ -10,8 +10,8 @@ from pathlib import Path
 from lift_jax.data.names import files, same
 from lift_jax.data.names.files import NameFile
 from lift_jax.data.sources import labelled_paths, paths
-from lift_jax.data.sources.folder_index import natural_key
 from lift_jax.data.sources.folders import with_test
+from lift_jax.data.sources.image_files import natural_key
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.lists import checked_label, count_classes, first_label
 from lift_jax.data.types import Dataset, Fault
@@ -36,11 +36,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     Without labels, classes are in natural order or in the order of the file `data.class_names`.
     """
     root = paths.folder(settings.root)
-    sources = {
-        split: paths.file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
-        for split in ("train", "test", "val")
-        if split == "train" or getattr(settings, f"{split}_list")
-    }
+    sources = paths.split_files(settings, root, needed=("train",))
     tables, faults = {}, []
     for split, path in sources.items():
         tables[split], broken = _rows(path)

@@ -139,13 +139,12 @@ def _whole(
     """Yields the features of each part, whose texts are encoded from their first token on."""
     tower, proj = backbone.text, backbone.text_proj
     assert tower is not None
-    graph, variables = tree.flatten(tower)
+    graph, leaves = tree.split(tower)
 
     @jax.jit
     def encode(leaves: tree.Tree, proj: Array | None, rows: Array) -> Array:
         return _projected(tree.merge(graph, leaves)(rows), proj)
 
-    leaves = {path: leaf[...] for path, leaf in variables.items()}
     matrix = None if proj is None else proj[...]
     for part in parts:
         longest = int(lengths[part].max())
