@@ -70,10 +70,7 @@ class Run:
     @property
     def labels(self) -> dict[str, str]:
         """Returns the name of each result."""
-        tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
-        texts = self.config.get("text_tuner", {"name": "none"})["name"]
-        models = self.config.get("soups", {}).get("models", 0)
-        return result_names(tuner, self.config["label"], texts, models)
+        return result_names(words.method(self.config, bool(self.metrics["tuned_params"])))
 
     @property
     def tuned_share(self) -> float:
