@@ -23,7 +23,7 @@ from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files
 from lift_jax.runs.phases import stages
-from lift_jax.runs.progress import WAIT_HINT
+from lift_jax.runs.phases.progress import WAIT_HINT
 from lift_jax.settings import words
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user

@@ -10,7 +10,7 @@ from rich.console import Console
 from lift_jax.errors import UserError
 from lift_jax.evaluation import tables
 from lift_jax.runs import log
-from lift_jax.runs.progress import Progress
+from lift_jax.runs.phases.progress import Progress
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
