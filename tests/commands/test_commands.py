@@ -120,6 +120,7 @@ def test_version(capsys):
         (["convert", "a"], ["DEST"]),
         (["convert", "a", "b", "--dtype=int8"], ["int8", "bfloat16"]),
         (["bench", "--config=demo"], ["--classes=8142"]),
+        (["data", "--config=demo", "--prepare_size=-5"], ["--prepare_size is -5"]),
         (["settings", "train.lrr"], ["train.lrr", "train.lr"]),
     ],
     ids=str,
