@@ -67,8 +67,8 @@ def test(
     answered = predictions.of_counts(counts, weights_checksum(weights))
     if jax.process_index() == 0:
         predictions.write(workdir, answered)
-        stands = predictions.stands(list(counts), choices.get("validation"))
-        examples.keep(workdir, data, answered, stands, features.read(workdir), console)
+        headline = predictions.headline_result(list(counts), choices.get("validation"))
+        examples.keep(workdir, data, answered, headline, features.read(workdir), console)
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / result_files.METRICS, found)
