@@ -168,6 +168,8 @@ def check(flags: argparse.Namespace) -> None:
         raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
+    if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):
+        raise UserError(f"--to is {flags.to}; it must end in .csv (a table) or .jsonl (lines).")
 
 
 def with_standard_input(images: list[str]) -> list[str]:
