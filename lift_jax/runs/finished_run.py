@@ -188,7 +188,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         # a run of an older version lacks the numbers that were added since
         metrics[key] = dict.fromkeys(NAMES) | values
         for name in NAMES:
-            _check_number(path, f"{key}.{name}", metrics[key][name])
+            if metrics[key][name] is not None:  # it was measured
+                _check_number(path, f"{key}.{name}", metrics[key][name])
     for key in FACTS:
         _check_number(path, key, metrics[key])
     if all(metrics[key] is None for key in RESULTS):
@@ -197,8 +198,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _check_number(path: Path, key: str, value: Any) -> None:
-    """Raises UserError unless a value is a number, or null where nothing was measured."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    """Raises UserError unless a value is a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{path}: {key} is {shown(value)}; expected a number.")
 
 
