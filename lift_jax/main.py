@@ -25,10 +25,7 @@ from lift_jax.settings.config_file import ConfigFile
 from lift_jax.storage.disk import disk_errors
 
 MODES = ("train", "evaluate", "zero_shot")
-USAGE = (
-    "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
-    "--workdir=runs/demo"
-)
+USAGE = "Give a config and a run folder: lift-jax train --config=demo --workdir=runs/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +130,8 @@ def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:
     keys = ("mode", "sweep", "sweep_cells", "seeds")
     asked = {f"--{key}": str(getattr(flags, key)) for key in keys}
     asked |= common_settings(to_dict(chosen.config))
-    return asked | {"the text of the config file": chosen.path.read_text(encoding="utf-8")}
+    text = chosen.path.read_bytes().decode(errors="backslashreplace")  # in any encoding
+    return asked | {"the text of the config file": text}
 
 
 def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> None:

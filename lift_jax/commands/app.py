@@ -18,7 +18,7 @@ from lift_jax.commands import shared
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
         help="address to listen at (127.0.0.1, this machine alone); 0.0.0.0 lets everybody in the "

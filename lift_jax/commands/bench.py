@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
+    for name, least in (("steps", 1), ("devices", 1), ("images", 0)):
+        if (number := getattr(flags, name)) < least:
+            raise UserError(f"--{name} is {number}; it must be at least {least}.")
     if flags.aot:  # before anything asks for devices
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={flags.devices}"

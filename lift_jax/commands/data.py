@@ -15,6 +15,7 @@ training then reads in place of the images. Run it again to continue after a kil
 import argparse
 
 from lift_jax.commands import shared
+from lift_jax.errors import UserError
 
 USAGE = "Give a config: lift-jax data --config=folder --config.data.root=photos"
 
@@ -36,23 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--read", action=argparse.BooleanOptionalAction, default=True,
         help="read every image (default); --no-read looks at the lists alone",
     )  # fmt: skip
-    parser.add_argument("--noread", dest="read", action="store_false", help=argparse.SUPPRESS)
 
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
+    if flags.prepare_size < 0:
+        raise UserError(f"--prepare_size is {flags.prepare_size}; expected a number of pixels.")
     chosen = shared.chosen_config(flags, USAGE)
 
     from dataclasses import replace
 
+    from lift_jax.data import prepare, prepare_training
     from lift_jax.output.terminal import Terminal
-    from lift_jax.reports.data_page import prepare_split, show_data
+    from lift_jax.reports.data_set.crops import preview_resolution
+    from lift_jax.reports.data_set.look import show_data
     from lift_jax.runs.folder import open_workdir, writing
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
     if flags.prepare:
-        prepare_split(settings, flags.prepare_size, Terminal())
+        console = Terminal()
+        size = flags.prepare_size or prepare.default_size(
+            preview_resolution(settings.model, console)
+        )
+        prepare_training.prepare_split(settings.data, settings.seed, size, console)
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
     workdir = open_workdir(flags.workdir)

@@ -24,7 +24,7 @@ huggingface holds the merged backbone as `transformers` loads it, the classifier
 script that uses both. It needs tuners that can be merged, and a backbone that is not a ResNet.
 
 adapters holds the tuned weights without the backbone, in a few MB. It stands in for the run:
-`lift-jax predict --run=FOLDER`.
+`lift-jax predict --run=FOLDER`, or --run=anna/red_fox where it was pushed.
 
 safetensors, the default, needs no backbone. The setting model.tuned reads the file. For the
 authors' code, where torch is installed:
@@ -45,7 +45,7 @@ from lift_jax.output.lines import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument(
         "--to", required=True, metavar="PLACE",
         help="file to write (.safetensors); with another --format a folder to make",
@@ -75,6 +75,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.export import push, write
     from lift_jax.output.terminal import Terminal
     from lift_jax.runs.export import export
+    from lift_jax.runs.pushed import folder_of
     from lift_jax.runs.remote import local_copy
     from lift_jax.storage.names import expand_user
     from lift_jax.weights import authors
@@ -91,7 +92,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.push:
         push.check(flags.push)
     shared.define_tuners(flags.config)
-    with local_copy(flags.run, Terminal(stderr=True), writes=False) as run:
+    with local_copy(str(folder_of(flags.run)), Terminal(stderr=True), writes=False) as run:
         if not tuned_only:
             difference = write.write(run, flags.to, flags.format, flags.input_size)
             say(

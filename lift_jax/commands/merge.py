@@ -18,7 +18,7 @@ from lift_jax.output.lines import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
     shared.add_tuner_file(parser)
 
@@ -28,9 +28,10 @@ def run(flags: argparse.Namespace) -> None:
     import jax
 
     from lift_jax.runs import merge
+    from lift_jax.runs.pushed import folder_of
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
     shared.define_tuners(flags.config)
-    merge.write(flags.run, flags.to)
+    merge.write(folder_of(flags.run), flags.to)
     say(f"Written: {flags.to}. Use it with :backbone={flags.to}")

@@ -4,7 +4,10 @@
   lift-jax predict --run=runs/photos a.jpg 'im1*.jpg' --top_k=3 --to=named.csv
   lift-jax predict --run=runs/photos new_photos --unknown --sets=0.9 --to=named.jsonl
   lift-jax predict --run=runs/photos new_photos --unknown --sort-into=sorted
+  lift-jax predict --run=anna/red_fox new_photos
   find new_photos -name '*.jpg' | lift-jax predict --run=runs/photos -
+
+anna/red_fox is a run on the Hugging Face hub, as `lift-jax export --format=adapters --push` makes.
 
 Each image gets its likeliest classes and their probabilities: the softmax of the logits, which with
 the default loss treats all classes as equally frequent. Where the run has a calibration.json
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image, folder of images, or pattern (im*.jpg); - reads names from standard input, "
         "one a line",
     )  # fmt: skip
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="number of classes for each image (5)"
     )
@@ -165,6 +168,8 @@ def check(flags: argparse.Namespace) -> None:
         raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
+    if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):
+        raise UserError(f"--to is {flags.to}; it must end in .csv (a table) or .jsonl (lines).")
 
 
 def with_standard_input(images: list[str]) -> list[str]:

@@ -128,6 +128,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds --run, for commands that only read a run."""
+    parser.add_argument(
+        "--run", required=True, metavar="W", help="run folder, or owner/name of one on the hub"
+    )
+
+
 def add_tuner_file(parser: argparse.ArgumentParser) -> None:
     """Adds --config, for commands that read a run folder: its file may define tuners."""
     parser.add_argument(

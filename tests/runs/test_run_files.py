@@ -104,6 +104,7 @@ def test_files_that_hold_no_object(run, content):
     [
         ("test", 5), ("test.overall", "a"), ("test.few", [1]), ("test.overall", ...),
         ("steps", "a"), ("tuned_params", {}), ("seconds", ...), ("test", None),
+        ("tuned_params", None), ("seconds", None), ("steps", True),
     ],
 )  # fmt: skip
 def test_metrics_of_a_run(run, key, value):

@@ -12,7 +12,7 @@ from lift_jax.data import prior
 from lift_jax.runs import log, results
 from lift_jax.runs.kept.unreadable import record_unreadable
 from lift_jax.runs.log import RunLog
-from lift_jax.runs.progress import Progress
+from lift_jax.runs.phases.progress import Progress
 from lift_jax.settings.schema import Settings
 from lift_jax.training import checkpoint, loop, losses
 from lift_jax.training.monitor import StepRecord
