@@ -107,7 +107,7 @@ SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
     "cifar100": cifar.cifar100,
     "fake": fake,
 }
-OWNERS = {  # the sources that read a setting; others ignore it
+OWNERS = {  # the sources that read a setting; with any other source it is an error
     "train_list": ("list", "table", "inaturalist"),
     "test_list": ("list", "table", "inaturalist"),
     "val_list": ("list", "table", "inaturalist"),
