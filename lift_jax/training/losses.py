@@ -76,8 +76,8 @@ class Loss:
         mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise ValueError(
-                f"logits of shape {logits.shape}; expected one row an image, and {self.classes} "
-                "columns, as there are counts"
+                f"logits of shape {logits.shape}; expected one row for each image and one column "
+                f"for each of the {self.classes} classes"
             )
         if not labels.shape == mask.shape == logits.shape[:1]:
             raise ValueError(

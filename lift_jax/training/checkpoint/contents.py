@@ -84,5 +84,5 @@ def all_damaged(folder: Path, faults: dict[int, str]) -> UserError:
     lines = "\n  ".join(f"{folder}/{step}: {fault}" for step, fault in faults.items())
     return UserError(
         f"No checkpoint of this run can be read:\n  {lines}\nRestore them from a copy, delete "
-        f"{folder} to begin anew, or give another --workdir."
+        f"{folder} to start again, or give another --workdir."
     )
