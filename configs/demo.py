@@ -19,13 +19,13 @@ def get_config(argument: str | None = None):
     c.data.imbalance = 50.0
     c.model.backbone = "demo"
 
-    # A digit fills its 32 pixels: a crop of 8 % of the area would show a piece of a stroke that could
-    # be of any class. The margin of the five crops is in proportion to the usual 24 of 224 pixels.
+    # A digit fills its 32 pixels: a crop of 8 % of the area would show a piece of a stroke, which
+    # could be of any class. The margin of the five crops is in proportion to the usual 24 of 224 pixels.
     c.train.min_area = 0.3
     c.train.flip = False  # a mirrored digit is not a digit
     c.test.expand = 4
 
-    # Ten classes and four blocks give an automatic width of 1. Width 4 is still 0.7 % of the weights.
+    # Ten classes and four blocks give an automatic width of 1. Width 4 is 0.7 % of the weights.
     c.tuner.dim = 4
 
     # 393 images are only 4 batches of 128: smaller batches and more epochs give enough steps.
