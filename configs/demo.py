@@ -20,7 +20,7 @@ def get_config(argument: str | None = None):
     c.model.backbone = "demo"
 
     # A digit fills its 32 pixels: a crop of 8 % of the area would show a piece of a stroke, which
-    # could be of any class. The margin of the five crops is in proportion to the usual 24 of 224 pixels.
+    # could be of any class. The margin of the five crops is in proportion (usually 24 of 224).
     c.train.min_area = 0.3
     c.train.flip = False  # a mirrored digit is not a digit
     c.test.expand = 4

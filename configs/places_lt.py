@@ -7,8 +7,8 @@
 The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not included
 here. They have one line `path label` for each image, with paths relative to PLACES. names.txt has
 one class name a line. --config.data.val_list=Places_LT_val.txt adds the validation split, for
-choosing settings. The run says whether the numbers of images and classes are those above. Results are
-reported on the test split.
+choosing settings. The run says whether the numbers of images and classes are those above.
+Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT with TTE      52.2   second-hand, quoted by RetFormer
