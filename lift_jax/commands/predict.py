@@ -1,4 +1,4 @@
-"""Names new images by the classifier of a run.
+"""Classifies new images with the classifier of a run.
 
   lift-jax predict --run=runs/photos new_photos
   lift-jax predict --run=runs/photos a.jpg 'im1*.jpg' --top_k=3 --to=named.csv
@@ -9,9 +9,9 @@
 
 anna/red_fox is a run on the Hugging Face hub, as `lift-jax export --format=adapters --push` makes.
 
-Each image gets its likeliest classes and their probabilities: the softmax of the logits, which with
-the default loss treats all classes as equally frequent. Where the run has a calibration.json
-(`lift-jax calibrate`), its temperature makes the probabilities honest. In Python:
+Each image gets its most likely classes and their probabilities: the softmax of the logits, which
+with the default loss treats all classes as equally frequent. If the run has a calibration.json
+(`lift-jax calibrate`), the probabilities are calibrated. In Python:
 
   lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
@@ -47,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unknown", nargs="?", const="", type=share, metavar="KEEP",
-        help='answer "unknown" for images of no class; KEEP is the share of right answers that '
-        "stay (default: that of calibration.json)",
+        help='answer "unknown" for images of no class; KEEP is the share of correct answers to '
+        "keep (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--sets", nargs="?", const="", type=share, metavar="COVERAGE",
-        help="also list a set of classes for each image; COVERAGE is the share of sets that hold "
+        help="also give each image a set of classes; COVERAGE is the share of sets that contain "
         "the true class (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--probabilities", choices=["top", "all"], default="top",
-        help="all also writes the probability of every class (--to); top writes those of --top_k",
+        help="what --to writes: the probabilities of the --top_k classes (top) or of all (all)",
     )  # fmt: skip
     parser.add_argument(
         "--tte", action=argparse.BooleanOptionalAction,

@@ -83,7 +83,7 @@ def test_one_changed_file_and_several(run, changed, says, monkeypatch):
     monkeypatch.setattr(folder, "changed_files", lambda workdir: changed)
     assert folder.stored_metrics(workdir, {}, told.append) is None
     assert told == [
-        f"{workdir}: {says} The run is tested again, which writes all of its results anew."
+        f"{workdir}: {says} The run is tested again, which writes all of its results again."
     ]
 
 
