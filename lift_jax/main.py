@@ -25,10 +25,7 @@ from lift_jax.settings.config_file import ConfigFile
 from lift_jax.storage.disk import disk_errors
 
 MODES = ("train", "evaluate", "zero_shot")
-USAGE = (
-    "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
-    "--workdir=runs/demo"
-)
+USAGE = "Give a config and a run folder: lift-jax train --config=demo --workdir=runs/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +69,9 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     if flags.mode not in MODES:
         raise unknown("mode (--mode)", flags.mode, MODES)
-    chosen = shared.chosen_config(flags, USAGE)
+    chosen = shared.chosen_config(flags, f"--config is missing. {USAGE}")
     if not flags.workdir:
-        raise UserError(USAGE)
+        raise UserError(f"--workdir is missing. {USAGE}")
 
     from lift_jax.parallel import exchange
 

@@ -15,6 +15,7 @@ training then reads in place of the images. Run it again to continue after a kil
 import argparse
 
 from lift_jax.commands import shared
+from lift_jax.errors import UserError
 
 USAGE = "Give a config: lift-jax data --config=folder --config.data.root=photos"
 
@@ -51,10 +52,12 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
+    if flags.prepare_size and not flags.prepare:
+        raise UserError("--prepare_size is for --prepare, which writes small JPEGs.")
     if flags.prepare:
         prepare_split(settings, flags.prepare_size, Terminal())
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
-    workdir = open_workdir(flags.workdir)
+    workdir = open_workdir(flags.workdir, settings.data)
     with writing(workdir):
         show_data(as_they_are, workdir, flags.read, Terminal())
