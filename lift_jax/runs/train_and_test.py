@@ -46,7 +46,7 @@ def train_and_test(
     can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
-    workdir = folder.open_workdir(workdir)
+    workdir = folder.open_workdir(workdir, settings.data)
     console = Terminal(quiet=jax.process_index() != 0)
     tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
