@@ -5,9 +5,9 @@
   lift-jax train --config=inat:method=lift --config.train.epochs=10 --workdir=runs/inat
   lift-jax train --config=demo --sweep=losses --workdir=runs/losses
 
-Run the same command again to continue where it stopped. --mode=evaluate tests the newest checkpoint
-of the folder, --mode=zero_shot the untuned backbone. --seeds=5 runs five seeds, --sweep=NAME the
-runs of a table of the papers; both continue as well.
+To continue an interrupted run, run the same command again. --mode=evaluate tests the newest
+checkpoint of the run folder, --mode=zero_shot the untuned backbone. --seeds=5 trains with five
+seeds, and --sweep=NAME runs all cells of a table of the papers; both continue in the same way.
 """
 
 import argparse
@@ -25,10 +25,7 @@ from lift_jax.settings.config_file import ConfigFile
 from lift_jax.storage.disk import disk_errors
 
 MODES = ("train", "evaluate", "zero_shot")
-USAGE = (
-    "Give a config and a run folder: python -m lift_jax.main --config=configs/demo.py "
-    "--workdir=runs/demo"
-)
+USAGE = "Give a config and a run folder: lift-jax train --config=demo --workdir=runs/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     several.add_argument(
         "--connect_seconds", type=float, default=0, metavar="S",
-        help="time that the processes wait for each other (default 60; 300 without --coordinator)",
+        help="seconds that the processes wait for each other (60; 300 without --coordinator)",
     )  # fmt: skip
 
 
@@ -133,7 +130,8 @@ def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:
     keys = ("mode", "sweep", "sweep_cells", "seeds")
     asked = {f"--{key}": str(getattr(flags, key)) for key in keys}
     asked |= common_settings(to_dict(chosen.config))
-    return asked | {"the text of the config file": chosen.path.read_text(encoding="utf-8")}
+    text = chosen.path.read_bytes().decode(errors="backslashreplace")  # in any encoding
+    return asked | {"the text of the config file": text}
 
 
 def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from lift_jax.data.images.decode import UnreadableImage
 from lift_jax.errors import UserError
 from lift_jax.evaluation import conformal
 from lift_jax.output.plain import printable
+from lift_jax.runs import pushed
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.runs.predictor import Predictor
@@ -36,7 +37,7 @@ class Answerer:
     """
 
     def __init__(self, run: str | Path, tte: bool | None = None):
-        workdir = expand_user(run)
+        workdir = expand_user(pushed.folder_of(run))
         self.predictor = Predictor(workdir, tte=tte, batch=BATCH)
         settings, view = self.predictor.settings, self.predictor.calibration
         self._names = [printable(name) for name in self.predictor.class_names]

@@ -1,13 +1,13 @@
-"""Folds what a run tuned into its backbone, which then costs what the untuned one does.
+"""Merges the tuned weights of a run into its backbone, which then costs no more than untuned.
 
   lift-jax merge --run=runs/photos --to=merged
   lift-jax train --config=folder:backbone=merged --workdir=runs/more
 
-It takes the newest checkpoint of the run folder, and needs neither data nor accelerator. lora,
+It merges the newest checkpoint of the run folder, and needs no data and no accelerator. lora,
 lora_mlp, ssf, aft, bitfit, ln, bn and full can be merged; adapters and prompts cannot. FOLDER is a
-backbone like those of `lift-jax convert`. Beside it lies the classifier, head.safetensors: its
-weights, and in the metadata its kind, its scale and the class names. Where texts were tuned
-instead, FOLDER's own zero-shot classifier is the tuned one.
+backbone like those of `lift-jax convert`. It also holds the classifier, head.safetensors: its
+weights, and in the metadata its kind, its scale and the class names. If the run tuned texts,
+FOLDER's own zero-shot classifier is the tuned classifier.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from lift_jax.output.lines import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
     shared.add_tuner_file(parser)
 
@@ -28,9 +28,10 @@ def run(flags: argparse.Namespace) -> None:
     import jax
 
     from lift_jax.runs import merge
+    from lift_jax.runs.pushed import folder_of
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
     shared.define_tuners(flags.config)
-    merge.write(flags.run, flags.to)
+    merge.write(folder_of(flags.run), flags.to)
     say(f"Written: {flags.to}. Use it with :backbone={flags.to}")

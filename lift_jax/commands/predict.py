@@ -1,14 +1,17 @@
-"""Names new images by the classifier of a run.
+"""Classifies new images with the classifier of a run.
 
   lift-jax predict --run=runs/photos new_photos
   lift-jax predict --run=runs/photos a.jpg 'im1*.jpg' --top_k=3 --to=named.csv
   lift-jax predict --run=runs/photos new_photos --unknown --sets=0.9 --to=named.jsonl
   lift-jax predict --run=runs/photos new_photos --unknown --sort-into=sorted
+  lift-jax predict --run=anna/red_fox new_photos
   find new_photos -name '*.jpg' | lift-jax predict --run=runs/photos -
 
-Each image gets its likeliest classes and their probabilities: the softmax of the logits, which with
-the default loss treats all classes as equally frequent. Where the run has a calibration.json
-(`lift-jax calibrate`), its temperature makes the probabilities honest. In Python:
+anna/red_fox is a run on the Hugging Face hub, as `lift-jax export --format=adapters --push` makes.
+
+Each image gets its most likely classes and their probabilities: the softmax of the logits, which
+with the default loss treats all classes as equally frequent. If the run has a calibration.json
+(`lift-jax calibrate`), the probabilities are calibrated. In Python:
 
   lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
@@ -38,23 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image, folder of images, or pattern (im*.jpg); - reads names from standard input, "
         "one a line",
     )  # fmt: skip
-    parser.add_argument("--run", required=True, metavar="W", help="run folder")
+    shared.add_run(parser)
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="number of classes for each image (5)"
     )
     parser.add_argument(
         "--unknown", nargs="?", const="", type=share, metavar="KEEP",
-        help='answer "unknown" for images of no class; KEEP is the share of right answers that '
-        "stay (default: that of calibration.json)",
+        help='answer "unknown" for images of no class; KEEP is the share of correct answers to '
+        "keep (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--sets", nargs="?", const="", type=share, metavar="COVERAGE",
-        help="also list a set of classes for each image; COVERAGE is the share of sets that hold "
+        help="also give each image a set of classes; COVERAGE is the share of sets that contain "
         "the true class (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--probabilities", choices=["top", "all"], default="top",
-        help="all also writes the probability of every class (--to); top writes those of --top_k",
+        help="what --to writes: the probabilities of the --top_k classes (top) or of all (all)",
     )  # fmt: skip
     parser.add_argument(
         "--tte", action=argparse.BooleanOptionalAction,
@@ -165,6 +168,8 @@ def check(flags: argparse.Namespace) -> None:
         raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
+    if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):
+        raise UserError(f"--to is {flags.to}; it must end in .csv (a table) or .jsonl (lines).")
 
 
 def with_standard_input(images: list[str]) -> list[str]:

@@ -119,12 +119,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="NAME_OR_FILE",
-        help="shipped config (demo, folder, inat, ...) or config file, with an argument after a "
-        "colon if wanted: inat:method=lift,tuner=lora",
+        help="shipped config (demo, folder, inat, ...) or config file, optionally with an argument "
+        "after a colon: inat:method=lift,tuner=lora",
     )
     parser.set_defaults(takes_settings=True)
     parser.add_argument_group(
-        "settings", "--config.KEY=VALUE sets one setting; `lift-jax settings` lists them."
+        "settings", "--config.KEY=VALUE changes a setting; `lift-jax settings` lists them all."
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds --run, for commands that only read a run."""
+    parser.add_argument(
+        "--run", required=True, metavar="W", help="run folder, or owner/name of one on the hub"
     )
 
 

@@ -109,7 +109,7 @@ SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
     "fake": fake,
 }
 DEFAULTS = DataSettings()
-OWNERS = {  # the sources that read a setting; others ignore it
+OWNERS = {  # the sources that read a setting; with any other source it is an error
     "train_list": ("list", "table", "inaturalist"),
     "test_list": ("list", "table", "inaturalist"),
     "val_list": ("list", "table", "inaturalist"),

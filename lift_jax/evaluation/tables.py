@@ -6,33 +6,15 @@ from typing import Any
 from rich.table import Table
 
 from lift_jax.output.plain import printable
-from lift_jax.settings.methods import LT_SOUPS
 
 SPLITS = {"train": "training", "val": "validation"}
 
 
-def result_names(
-    tuner: str, label: str, text_tuner: str = "none", models: int = 0
-) -> dict[str, str]:
+def result_names(method: str) -> dict[str, str]:
     """Returns the names of a run's results in tables and figures, by key of metrics.json.
 
-    Args:
-        tuner: the setting tuner.name.
-        label: the name of the method, the setting label.
-        text_tuner: the setting text_tuner.name.
-        models: the setting soups.models.
+    `method` is that of the run (`words.method`).
     """
-    names = {
-        "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
-        "clip_adapter": "CLIP-Adapter", "proj": "projections only",
-    }  # fmt: skip
-    method = names.get(tuner, label)
-    if tuner == "none" and text_tuner != "none":
-        method = f"{text_tuner} of texts"
-    if label.startswith(LT_SOUPS):
-        method = label
-    elif models:
-        method = f"{LT_SOUPS} of {method}"
     return {
         "zero_shot": "zero-shot", "test": method, "test_adjusted": f"{method}, adjusted",
         "test_tte": f"{method} with TTE", "test_tte_adjusted": f"{method} with TTE, adjusted",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lift_jax.errors import UserError, shown
-from lift_jax.weights.hub import OTHER_REPLY
+from lift_jax.weights.files.repository import OTHER_REPLY
 
 NAME = re.compile(r"[A-Za-z0-9_-][\w.-]{0,95}/[A-Za-z0-9_-][\w.-]{0,95}", re.ASCII)
 

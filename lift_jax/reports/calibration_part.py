@@ -56,7 +56,7 @@ def missing(run: Run) -> str:
         return ""
     command = f"`lift-jax calibrate --run={run.workdir}`"
     if calibration_file.NAME in run.changed:
-        return f"{calibration_file.NAME} is not what the run wrote; {command} writes it anew."
+        return f"{calibration_file.NAME} is not what the run wrote; {command} replaces it."
     data = run.config.get("data", {})
     if run.metrics.get("validation") or data.get("val_share") or data.get("val_list"):
         return f"Not calibrated; {command} does it by the validation split."

@@ -108,17 +108,20 @@ def tables(
     return found
 
 
-def overlaid(runs: Mapping[str, Run], standing: Mapping[str, str]) -> Figure:
-    """Draws the accuracy of several runs by training images. `standing` is the result of each."""
+def overlaid(runs: Mapping[str, Run], headlines: Mapping[str, str]) -> Figure:
+    """Draws the accuracy of several runs by training images.
+
+    `headlines` holds the result that stands for each.
+    """
     lines = {}
     for i, (name, run) in enumerate(runs.items()):
-        line = bands(run.train_counts, run.accuracy[standing[name]])
-        lines[f"{name}: {run.labels[standing[name]]}"] = line, PALETTE[i % len(PALETTE)]
+        line = bands(run.train_counts, run.accuracy[headlines[name]])
+        lines[f"{name}: {run.labels[headlines[name]]}"] = line, PALETTE[i % len(PALETTE)]
     return figures.accuracy_figure(lines)
 
 
 def between(
-    runs: Mapping[str, Run], standing: Mapping[str, str]
+    runs: Mapping[str, Run], headlines: Mapping[str, str]
 ) -> tuple[list[tuple[str, list[tuple[str, page.Table]]]], str]:
     """Returns the gains and losses of each run against the first, and a note on those left out.
 
@@ -130,7 +133,7 @@ def between(
         if run.names != first.names:
             left_out.append(name)
             continue
-        before, after = first.accuracy[standing[base]], run.accuracy[standing[name]]
+        before, after = first.accuracy[headlines[base]], run.accuracy[headlines[name]]
         text = counted(before, after, name, base)
         found.append((text, tables(run, before, after, (base, name))))
     note = f"With other classes than {base}, and so not compared by class: {', '.join(left_out)}."

@@ -23,7 +23,7 @@ from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files
 from lift_jax.runs.phases import stages
-from lift_jax.runs.progress import WAIT_HINT
+from lift_jax.runs.phases.progress import WAIT_HINT
 from lift_jax.settings import words
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
@@ -73,7 +73,7 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     run = finished_run.load(workdir)
     if run.changed:
         note = result_files.changed_note(run.workdir, run.changed)
-        atomic.warn(f"{note} The run's command, run again, mends that.")
+        atomic.warn(f"{note} Run the training command again, which repairs it.")
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):
@@ -144,24 +144,24 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
     runs = {path.name if unique else str(path): finished_run.load(path) for path in paths}
-    standing = {name: headline(run)[0] for name, run in runs.items()}
+    headlines = {name: headline(run)[0] for name, run in runs.items()}
     bars = {
-        f"{name}: {run.labels[standing[name]]}": run.results[standing[name]]
+        f"{name}: {run.labels[headlines[name]]}": run.results[headlines[name]]
         for name, run in runs.items()
     }
     out = disk.make_folder(expand_user(out), "--out")
     with lock.one_writer(out), disk.disk_errors(out):
-        return _write_comparison(out, runs, standing, bars)
+        return _write_comparison(out, runs, headlines, bars)
 
 
 def _write_comparison(
-    out: Path, runs: Mapping[str, Run], standing: Mapping[str, str],
+    out: Path, runs: Mapping[str, Run], headlines: Mapping[str, str],
     bars: Mapping[str, Mapping[str, Any]],
 ) -> Path:  # fmt: skip
     """Writes the page of several runs and its figures; returns the page's path."""
     drawn, path = figures.comparison_figure(bars), out / "report_compare.png"
-    frequency, name = changes_part.overlaid(runs, standing), out / "report_compare_frequency.png"
-    changes, others = changes_part.between(runs, standing)
+    frequency, name = changes_part.overlaid(runs, headlines), out / "report_compare_frequency.png"
+    changes, others = changes_part.between(runs, headlines)
     rows = [
         (name, run.title, f"{run.metrics['tuned_params']:,} tuned",
          page.duration(run.metrics["seconds"]))
@@ -193,7 +193,7 @@ def headline(run: Run) -> tuple[str, str]:
         return key, ""
     validated = _validation_means(run)
     if validated is not None:
-        if predictions.stands(list(run.results), validated) == key:
+        if predictions.headline_result(list(run.results), validated) == key:
             return key, ""
         return single, (
             "The headline is that of one crop: on the validation split the test-time ensemble "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError
+from lift_jax.runs.kept import result_files
 from lift_jax.settings.values import fixed_scale
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
@@ -34,19 +35,20 @@ def export(run: str | Path, to: str | Path, layout: str = "lift_plus") -> Path:
     disk.make_place(to, "--to")
     leaves = with_fixed_scales(run, read_tuned(run))
     if any("/tuners/aft/" in path for path in leaves):
-        authors.check_mask(str(run), layout, read_mask(run))
+        authors.check_mask(str(run), layout, read_setting(run, "tuner", "mask"))
     authors.write(to, leaves, layout)
     return to
 
 
-def read_mask(run: Path) -> str:
-    """Returns the setting tuner.mask of a run. Raises UserError if config.json does not hold it."""
+def read_setting(run: Path, group: str, name: str) -> Any:
+    """Returns a setting of a run. Raises UserError if config.json does not hold it."""
+    path = run / result_files.CONFIG
     try:
-        return read_json(run / "config.json", most_bytes=RUN_BYTES)["tuner"]["mask"]
+        return read_json(path, most_bytes=RUN_BYTES)[group][name]
     except (UserError, KeyError, TypeError) as e:
         raise UserError(
-            f"{run / 'config.json'} does not hold the setting tuner.mask, by which aft has chosen "
-            "its entries. Put back the file that the run wrote."
+            f"{path} does not hold the setting {group}.{name}, which the exported file depends on. "
+            "Put back the file that the run wrote."
         ) from e
 
 
@@ -59,11 +61,16 @@ def with_fixed_scales(run: Path, leaves: dict[str, np.ndarray]) -> dict[str, np.
     missing = {path.replace("/norm/scale", "/scale") for path in norms} - leaves.keys()
     if not missing:
         return leaves
-    settings = read_json(run / "config.json", most_bytes=RUN_BYTES)
 
     def fixed(path: str) -> np.ndarray:
         group = "text_tuner" if path.startswith("head/") else "tuner"
-        return np.asarray(fixed_scale(f"{group}.scale", settings[group]["scale"]), np.float32)
+        scale = fixed_scale(f"{group}.scale", str(read_setting(run, group, "scale")))
+        if scale is None:
+            raise UserError(
+                f"{run / result_files.CONFIG}: {group}.scale is 'learned', and the checkpoint "
+                "holds no learned scale. Put back the file that the run wrote."
+            )
+        return np.asarray(scale, np.float32)
 
     return leaves | {path: fixed(path) for path in missing}
 

@@ -70,10 +70,7 @@ class Run:
     @property
     def labels(self) -> dict[str, str]:
         """Returns the name of each result."""
-        tuner = self.config["tuner"]["name"] if self.metrics["tuned_params"] else "none"
-        texts = self.config.get("text_tuner", {"name": "none"})["name"]
-        models = self.config.get("soups", {}).get("models", 0)
-        return result_names(tuner, self.config["label"], texts, models)
+        return result_names(words.method(self.config, bool(self.metrics["tuned_params"])))
 
     @property
     def tuned_share(self) -> float:
@@ -191,7 +188,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         # a run of an older version lacks the numbers that were added since
         metrics[key] = dict.fromkeys(NAMES) | values
         for name in NAMES:
-            _check_number(path, f"{key}.{name}", metrics[key][name])
+            if metrics[key][name] is not None:  # it was measured
+                _check_number(path, f"{key}.{name}", metrics[key][name])
     for key in FACTS:
         _check_number(path, key, metrics[key])
     if all(metrics[key] is None for key in RESULTS):
@@ -200,8 +198,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _check_number(path: Path, key: str, value: Any) -> None:
-    """Raises UserError unless a value is a number, or null where nothing was measured."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    """Raises UserError unless a value is a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{path}: {key} is {shown(value)}; expected a number.")
 
 
@@ -219,7 +217,7 @@ def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 def _require(path: Path, value: Mapping[str, Any], keys: Sequence[str]) -> None:
     if missing := [key for key in keys if key not in value]:
-        raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
+        raise UserError(f"{path}: expected the keys {', '.join(missing)}; they are missing.")
 
 
 def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -227,7 +225,7 @@ def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if tuple(header) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(header) or 'none'}. The run's command, given again, writes it anew."
+            f"found {', '.join(header) or 'none'}. Run the training command again to replace it."
         )
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     for number, row in enumerate(found, 2):

@@ -104,7 +104,7 @@ def stored_metrics(
         if changed := changed_files(workdir):
             raise UserError(changed_note(workdir, changed))
     except UserError as e:
-        warn(f"{e} The run is tested again, which writes all of its results anew.")
+        warn(f"{e} The run is tested again, which writes all of its results again.")
         return None
     alike = same(run.config.get("test", {}), written["test"], ("split",))
     alike &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]

@@ -24,7 +24,7 @@ from lift_jax.models import tree
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.parallel.mesh import make_mesh, put_batch, replicated
-from lift_jax.runs import restored
+from lift_jax.runs import pushed, restored
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.answers.answering import (
     Answering,
@@ -48,7 +48,8 @@ class Predictor:
     """The classifier of a run folder, for images of any size.
 
     Args:
-        workdir: the folder of a run that has a checkpoint; the run may still be training.
+        workdir: the folder of a run that has a checkpoint; the run may still be training. Or
+            owner/name of a run on the Hugging Face hub (`pushed.folder_of`).
         tte: True for test-time ensembling with the crops of the run's config, at several times the
             work; None for the run's own setting (test.tte).
         batch: batch size.
@@ -59,13 +60,14 @@ class Predictor:
         weights: the checksum of what the run tuned (`checkpoint.weights_checksum`).
         calibration: the run's calibration of these answers; None without one.
 
-    Raises UserError as `restored.load` does, and for a damaged calibration.json. One of another
-    checkpoint is not used, and a warning says so.
+    Raises UserError as `pushed.folder_of` and `restored.load` do, and for a damaged
+    calibration.json. One of another checkpoint is not used, and a warning says so.
     """
 
     def __init__(self, workdir: str | Path, *, tte: bool | None = None, batch: int = 64):
         if batch < 1:
             raise UserError(f"batch is {batch}; it must be at least 1.")
+        workdir = expand_user(pushed.folder_of(workdir))
         found = restored.load(workdir)
         s, vision = found.settings, found.backbone.config.vision
         self.class_names, self.settings, self.weights = found.class_names, s, found.weights
@@ -76,8 +78,8 @@ class Predictor:
         self._how = decode.Decoding(s.data.decode == "fast", s.data.exif)
         self._mesh = make_mesh()
         self._batch = batch
-        self._workdir, classes = expand_user(workdir), len(self.class_names)
-        self.calibration = view_of(self._workdir, found.weights, classes, crops)
+        self._workdir = workdir
+        self.calibration = view_of(workdir, found.weights, len(self.class_names), crops)
         everywhere = replicated(self._mesh)
         graph, leaves = tree.flatten(found.classifier)
         placed = {path: jax.device_put(leaf[...], everywhere) for path, leaf in leaves.items()}

@@ -5,7 +5,6 @@ file has arrived. So a run that is killed on one machine continues on another.
 """
 
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
     processes get an empty folder. A path of this machine is yielded, with ~ expanded.
 
     Raises UserError if the address cannot be used, if another process writes there, and if the last
-    upload fails: the message then names the local copy, which is kept.
+    upload fails: the message then names the local copy, which is kept. Otherwise it is removed.
     """
     if not is_remote(address):
         yield str(expand_user(address))
@@ -48,34 +47,52 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
         return
     folder = Path(tempfile.mkdtemp(dir=parent))
     mirror = Mirror(address, folder)
-    with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
-        mirror.pull()
-        console.print(f"{address} is worked on in {folder}.")
-        with _uploading(mirror, console):
-            yield str(folder)
-    shutil.rmtree(folder)
+    try:
+        with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
+            mirror.pull()
+            console.print(f"{address} is worked on in {folder}.")
+            with _uploading(mirror, console):
+                yield str(folder)
+    finally:
+        if not mirror.unsent:
+            disk.remove(folder)
 
 
 @contextmanager
 def _uploading(mirror: "Mirror", console: Console) -> Iterator[None]:
-    """Uploads changes now and then, and at the end. Raises UserError if that last time fails."""
+    """Uploads changes now and then, and at the end. Raises UserError if that last time fails.
+
+    An error of the block itself goes on, and then a warning says what the last upload met.
+    """
     done = threading.Event()
     thread = threading.Thread(target=_upload_until, args=(done, mirror, console), daemon=True)
     thread.start()
     try:
         yield
-    finally:
-        done.set()
-        thread.join()
-        try:
-            mirror.push()
-        except Exception as error:  # every kind of file system has errors of its own
-            raise UserError(
-                f"Cannot send to {mirror.address}: {error}. The run folder is kept in "
-                f"{mirror.folder}: copy it to {mirror.address}, and run the same command to "
-                "continue."
-            ) from error
-        console.print(f"Written to {mirror.address}.")
+    except BaseException:
+        if failure := _last_upload(mirror, done, thread, console):
+            console.print(f"Warning: {failure}")
+        raise
+    if failure := _last_upload(mirror, done, thread, console):
+        raise UserError(failure)
+
+
+def _last_upload(
+    mirror: "Mirror", done: threading.Event, thread: threading.Thread, console: Console
+) -> str:
+    """Ends the thread and uploads what is left; returns why it could not be sent, else ""."""
+    done.set()
+    thread.join()
+    try:
+        mirror.push()
+    except Exception as error:  # every kind of file system has errors of its own
+        mirror.unsent = True
+        return (
+            f"Cannot send to {mirror.address}: {error}. The run folder is kept in {mirror.folder}: "
+            f"copy it to {mirror.address}, and run the same command to continue."
+        )
+    console.print(f"Written to {mirror.address}.")
+    return ""
 
 
 def _upload_until(done: threading.Event, mirror: "Mirror", console: Console) -> None:
@@ -104,6 +121,7 @@ class Mirror:
         self.address, self.folder = address, folder
         self.fs, self.root = file_system(address)
         self.may_write: Callable[[], bool] = lambda: True
+        self.unsent = False  # True if the folder holds what the address lacks
         self._sent: dict[str, tuple[int, int]] = {}  # size and time of change, by relative path
 
     def pull(self) -> None:

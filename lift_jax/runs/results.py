@@ -25,6 +25,7 @@ from lift_jax.runs.kept import (
     unreadable,
 )
 from lift_jax.runs.kept.predictions import TOP
+from lift_jax.settings import words
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -66,8 +67,8 @@ def test(
     answered = predictions.of_counts(counts, weights_checksum(weights))
     if jax.process_index() == 0:
         predictions.write(workdir, answered)
-        stands = predictions.stands(list(counts), choices.get("validation"))
-        examples.keep(workdir, data, answered, stands, features.read(workdir), console)
+        headline = predictions.headline_result(list(counts), choices.get("validation"))
+        examples.keep(workdir, data, answered, headline, features.read(workdir), console)
         folder.write_config(workdir, describe(settings.written, setup))
         write_per_class(workdir, data, counts)
         atomic.write_json(workdir / result_files.METRICS, found)
@@ -103,7 +104,7 @@ def test_other_split(
     if jax.process_index() == 0:
         other_split.write(workdir, split, found)
     unreadable.record_unreadable(setup.data, workdir, jax.process_index(), console, anew=(split,))
-    names = _names(settings, settings.tuner.name)
+    names = tables.result_names(words.method(settings.written))
     rows = {tables.on_split(names[row], split): found[row] for row in ("zero_shot", "test")}
     console.print(tables.results_table(rows))
     return found
@@ -231,9 +232,9 @@ def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
     val = setup.data.val
     if val is None:
         raise UserError(
-            "checkpoint.best chooses by a validation split, never by the test split, and "
-            f"data.name={settings.data.name!r} has none here. Give data.val_share=0.1, which holds "
-            "that share of the training images out, or the data set's own (see test.adjust)."
+            "checkpoint.best needs a validation split, because it never chooses by the test split, "
+            f"and data.name={settings.data.name!r} has none here. Give a validation split of the "
+            "data set, or data.val_share=0.1, which holds out that share of the training images."
         )
     evaluator = make_evaluator(settings, setup, console)
 
@@ -295,13 +296,6 @@ def write_per_class(workdir: Path, data: Dataset, counts: Mapping[str, Counts]) 
 
 def show(found: Mapping[str, Any], settings: Settings, console: Console) -> None:
     """Prints the table of results."""
-    tuner = settings.tuner.name if found["tuned_params"] else "none"
-    names = _names(settings, tuner)
+    method = words.method(settings.written, bool(found["tuned_params"]))
+    names = tables.result_names(method)
     console.print(tables.results_table({names[row]: found[row] for row in finished_run.RESULTS}))
-
-
-def _names(settings: Settings, tuner: str) -> dict[str, str]:
-    """Returns the names of the results of a run whose tuner is told as `tuner`."""
-    return tables.result_names(
-        tuner, settings.label, settings.text_tuner.name, settings.soups.models
-    )

@@ -192,6 +192,7 @@ def check_soups(s: Settings) -> None:
     _ = s.soups.parsed_factors  # raises for a wrong text
     if s.head.kind == "text":
         raise UserError(
-            "soups.models is set, but head.kind is 'text', which has no weights: LT-Soups tunes "
-            "the classifier alone at last. Give head.kind=cosine and a tuner of the image tower."
+            "soups.models is set, but head.kind is 'text', which has no weights, but LT-Soups "
+            "tunes the classifier in its last step. Give head.kind=cosine and a tuner of the image "
+            "tower."
         )

@@ -3,14 +3,38 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lift_jax.settings.methods import LT_SOUPS
 from lift_jax.settings.schema import all_entries
 
+# Tuners that make a method of their own, whatever the setting label.
+METHODS = {
+    "none": "classifier only", "full": "full fine-tuning", "coop": "CoOp",
+    "clip_adapter": "CLIP-Adapter", "proj": "projections only",
+}  # fmt: skip
 DRAWS = {
     "natural": "natural: each image once an epoch",
     "balanced": "balanced: each class as often; the loss takes the classes as alike",
     "sqrt": "sqrt: each class by the square root of its images; the loss takes the classes so",
 }
 OPTIMIZERS = {"sgd": "SGD, momentum {}", "adamw": "AdamW"}
+
+
+def method(config: Mapping[str, Any], tuned: bool = True) -> str:
+    """Returns the method of a run, as tables and figures call its results.
+
+    Sampling is named where it is not that of the papers: it changes what a classifier knows of rare
+    classes. `tuned` is False for a run that tuned nothing but its classifier.
+    """
+    label, tuner = config["label"], config["tuner"]["name"] if tuned else "none"
+    texts, sampling = _value(config, "text_tuner.name"), _value(config, "train.sampling")
+    name: str = METHODS.get(tuner) or label
+    if tuner == "none" and texts not in (None, "none"):
+        name = f"{texts} of texts"
+    if label.startswith(LT_SOUPS):
+        name = label
+    elif _value(config, "soups.models"):
+        name = f"{LT_SOUPS} of {name}"
+    return name if sampling == "natural" else f"{name} ({sampling} sampling)"
 
 
 def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:

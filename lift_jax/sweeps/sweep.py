@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.evaluation import tables
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -27,6 +26,7 @@ from lift_jax.reports import consistency_comparison, report
 from lift_jax.runs.finished_run import load
 from lift_jax.runs.folder import open_workdir, writing
 from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.settings import words
 from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.sweeps import table
@@ -280,5 +280,4 @@ def unfinished(runs: Runs, mode: str = "train") -> list[str]:
 
 def called(name: str, config: ConfigDict) -> str:
     """Returns a cell's name in the table; the only cell of a seed study has its method's name."""
-    tuners, models = (config.tuner.name, config.text_tuner.name), config.soups.models
-    return name or tables.result_names(tuners[0], config.label, tuners[1], models)["test"]
+    return name or words.method(to_dict(config))

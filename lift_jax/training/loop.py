@@ -62,6 +62,7 @@ def train(
     saver: "Saver",
     output: Output,
     console: Console,
+    on_compiled: Callable[[], object] = lambda: None,
 ) -> State:
     """Trains from the step of `state` to the last one, with checkpoints; returns the last state.
 
@@ -74,6 +75,7 @@ def train(
         saver: decides when a checkpoint is due, and saves it.
         output: log, progress bar and run folder.
         console: for messages.
+        on_compiled: called before the first step, when its program is compiled.
 
     Raises UserError if a loss or a weight is not finite, or a checkpoint cannot be written. Raises
     SystemExit with status 75 after a request to stop.
@@ -95,6 +97,7 @@ def train(
                     train_step = cost.compile_step(
                         train_step, state, setup.frozen, batch, console
                     ).step
+                    on_compiled()
                 state, value = train_step(state, setup.frozen, batch)
                 monitor.add(step, value)
                 stop = request.asked(step)

@@ -173,8 +173,8 @@ def fit(
 ) -> tuple[Settings, Remat]:
     """Returns settings in which train.remat is chosen, and the choice with its reason.
 
-    Process 0 chooses: the device of another may have a little less memory. Raises UserError for
-    sizes that cannot fit.
+    Process 0 chooses for all processes, whose devices may differ a little in memory. Raises
+    UserError for sizes that cannot fit.
     """
     remat = Remat(*processes.from_first(lambda: choose_remat(settings, names, backbone, devices)))
     settings = replace(settings, train=replace(settings.train, remat=remat.chosen))

@@ -1,16 +1,13 @@
 """The names of backbones, and the download of their files from the Hugging Face hub."""
 
-import json
 import os
-import re
 from pathlib import Path
-
-from absl import logging
 
 from lift_jax.errors import UserError, unknown
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import tokenizer
 from lift_jax.weights.files.headers import shard_names
+from lift_jax.weights.files.repository import NAME, failures, look_up
 from lift_jax.weights.files.source import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -88,8 +85,6 @@ DEPTHS = {
     "clip_rn50": 16, "clip_rn101": 33, "clip_rn50x4": 26, "clip_rn50x16": 40,
     "resnet50": 16, "resnet101": 33, "resnet152": 50,
 }  # fmt: skip
-# What the hub's client raises where a reply is JSON of another kind than a hub's.
-OTHER_REPLY = (TypeError, LookupError, AttributeError, AssertionError)
 DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
 
 # the files that are read beside the weights
@@ -112,7 +107,7 @@ def locate(name: str) -> Path:
     path = expand_user(name)
     if name and os.path.exists(path):
         return path
-    hub_name = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", name)
+    hub_name = NAME.fullmatch(name)
     if hub_name and not name.endswith(SUFFIXES):
         return _download(hub_name[1], hub_name[2])
     if "/" in name or name.endswith(SUFFIXES):
@@ -136,119 +131,28 @@ def _download(repository: str, revision: str | None, weights: bool = True) -> Pa
 
     With `weights` False only the files beside the weights are downloaded.
     """
-    import httpx2  # the HTTP client of huggingface_hub, whose errors reach us as they are
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        commit, names, unreachable = _look_up(repository, revision)
-
-        def fetch(name: str) -> Path:
-            offline = unreachable is not None
-            return Path(
-                hf_hub_download(repository, name, revision=commit, local_files_only=offline)
-            )
-
+    with failures("backbone", repository, revision):
+        found = look_up(repository, revision)
         # The weights come last, so that a cached snapshot with weights has all the other files.
-        beside = {name: fetch(name) for name in _BESIDE if name in names}
+        beside = {name: found.fetch(name) for name in _BESIDE if name in found.names}
         if not weights and beside:
             return next(iter(beside.values())).parent
         order = weight_names(beside.get(CONFIG))
-        chosen = next((name for name in order if name in names), None)
-        if chosen is None and unreachable is not None:
-            raise LocalEntryNotFoundError("no weights in the cache") from unreachable
-        if chosen is None and ADAPTER in names:
-            fetch(ADAPTER)
+        chosen = next((name for name in order if name in found.names), None)
+        if chosen is None:
+            found.check_reached("no weights in the cache")
+        if chosen is None and ADAPTER in found.names:
+            found.fetch(ADAPTER)
             order = ADAPTER_WEIGHTS
-            chosen = next((name for name in order if name in names), None)
+            chosen = next((name for name in order if name in found.names), None)
         if chosen is None:
             raise UserError(
                 f"{repository} on the hub has no weights that can be read here: expected one of "
-                f"{', '.join(order)}; found {', '.join(sorted(names))}. Choose another repository."
+                f"{', '.join(order)}; found {', '.join(sorted(found.names))}. Choose another "
+                "repository."
             )
-        file = fetch(chosen)
+        file = found.fetch(chosen)
         if chosen.endswith(".index.json"):
             for shard in shard_names(read_json(file), str(file)):
-                fetch(shard)
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError, *OTHER_REPLY) as e:
-        raise _failure(repository, revision, e) from e
+                found.fetch(shard)
     return file.parent
-
-
-def _look_up(repository: str, revision: str | None) -> tuple[str, set[str], Exception | None]:
-    """Returns (commit, file names, error) of a revision.
-
-    The error is None if the hub answered. Otherwise it says why the hub did not, and the commit and
-    the names are those in the cache. Raises the errors of huggingface_hub if both fail.
-    """
-    import httpx2
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    api = HfApi()
-    try:
-        info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        # This also notes in the cache which commit a branch or tag means, for offline use.
-        commit = api.resolve_revision(repository, revision=revision).resolved
-        names = {file.rfilename for file in info.siblings or ()}
-        if not all(isinstance(name, str) for name in (commit, *names)):
-            raise TypeError("the hub's reply holds other values than names")
-        return commit, names, None
-    except (httpx2.TransportError, OfflineModeIsEnabled) as e:
-        unreachable = e
-    except HfHubHTTPError as e:
-        if e.response.status_code < 500:
-            raise
-        unreachable = e
-    try:
-        folder = snapshot_download(
-            repository, revision=revision, local_files_only=True, allow_patterns=[]
-        )
-    except OSError as e:
-        raise e from unreachable
-    if not isinstance(unreachable, OfflineModeIsEnabled):
-        logging.warning("The hub is out of reach, using %s: %s", folder, unreachable)
-    return Path(folder).name, {path.name for path in Path(folder).iterdir()}, unreachable
-
-
-def _failure(repository: str, revision: str | None, error: Exception) -> UserError:
-    """Returns the UserError for an error of huggingface_hub: what happened and what to do."""
-    from huggingface_hub import constants, errors
-
-    page, cache = f"{constants.ENDPOINT}/{repository}", constants.HF_HUB_CACHE
-    not_cached = isinstance(error, errors.LocalEntryNotFoundError)
-    cause = error.__cause__ if not_cached and isinstance(error.__cause__, Exception) else error
-    status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
-    if isinstance(cause, errors.GatedRepoError):
-        remedy = f"Accept its licence at {page}, then run `hf auth login`."
-    elif isinstance(cause, errors.RevisionNotFoundError):
-        remedy = f"It has no branch, tag or commit {revision!r}; see {page}/commits/main."
-    elif isinstance(cause, errors.RepositoryNotFoundError):
-        remedy = (
-            f"There is no such repository, nor a folder {repository} here. Check the name; a "
-            "private repository needs `hf auth login`."
-        )
-    elif status in (401, 403):
-        remedy = "The hub refuses your token: run `hf auth login`."
-    elif isinstance(cause, errors.RemoteEntryNotFoundError):
-        remedy = "The repository lists a file that it does not have: choose another revision."
-    elif not_cached:
-        remedy = (
-            f"The hub is out of reach and the cache {cache} does not have all of it. Run it once "
-            "with a network, or copy a cache that has all files and set HF_HUB_CACHE to it."
-        )
-    elif isinstance(cause, OSError) and cause.errno is not None:
-        remedy = (
-            f"The cache {cache} cannot be written: make room there, or set HF_HOME to a folder on "
-            "another disk."
-        )
-    elif isinstance(cause, (json.JSONDecodeError, *OTHER_REPLY)):
-        remedy = f"Its reply is not that of a hub: check {constants.ENDPOINT} (HF_ENDPOINT)."
-    elif isinstance(cause, ValueError):
-        remedy = "Check the name: expected owner/repository or owner/repository@revision."
-    else:
-        remedy = f"Run it again: the files that came whole are kept in {cache}."
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    reason = " ".join(lines[:2]) or type(cause).__name__  # further lines are the hub's own advice
-    name = f"{repository}@{revision}" if revision else repository
-    return UserError(f"Cannot get the backbone {name} from the hub: {reason}\n{remedy}")

@@ -5,13 +5,16 @@ import runpy
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 from support.paths import ROOT
 
 import lift_jax
+from lift_jax import main
 from lift_jax.commands import COMMANDS, shared
 from lift_jax.commands.line import dispatch
+from lift_jax.settings.config_file import open_config
 from lift_jax.settings.schema import all_entries
 
 
@@ -111,7 +114,7 @@ def test_version(capsys):
         (["train", "--config=demo", "--wordkir=x"], ["--wordkir", "--workdir"]),
         (["train", "--config=demo", "stray"], ["unexpected arguments: stray"]),
         (["train", "--config=demo", "--seeds=two"], ["--seeds", "two"]),
-        (["train", "--workdir=x"], ["--config=configs/demo.py"]),
+        (["train", "--workdir=x"], ["lift-jax train --config=demo --workdir=runs/demo"]),
         (["train", "--config=demo"], ["--workdir=runs/demo"]),
         (["train", "--config=demo", "--workdir=x", "--mode=trian"], ["trian", "train"]),
         (["train", "--config=demo", "--config.train.lrr=1"], ["train.lrr", "train.lr"]),
@@ -120,6 +123,10 @@ def test_version(capsys):
         (["convert", "a"], ["DEST"]),
         (["convert", "a", "b", "--dtype=int8"], ["int8", "bfloat16"]),
         (["bench", "--config=demo"], ["--classes=8142"]),
+        (["bench", "--config=demo", "--steps=0"], ["--steps is 0", "at least 1"]),
+        (["bench", "--config=demo", "--aot", "--devices=0"], ["--devices is 0"]),
+        (["bench", "--config=demo", "--aot", "--images=-5"], ["--images is -5"]),
+        (["data", "--config=demo", "--prepare_size=-5"], ["--prepare_size is -5"]),
         (["settings", "train.lrr"], ["train.lrr", "train.lr"]),
     ],
     ids=str,
@@ -179,3 +186,12 @@ def test_a_module_that_is_no_command_says_which_to_use(module, command):
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith(f"error: {module} is not a command. Use: {command}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_config_file_may_have_any_encoding(tmp_path):
+    (tmp_path / "mine.py").write_bytes(
+        b"# -*- coding: latin-1 -*-\n# caf\xe9\nfrom configs.demo import get_config\n"
+    )
+    flags = Namespace(mode="train", sweep="", sweep_cells="", seeds=1)
+    asked = main.asked_for(open_config(str(tmp_path / "mine.py")), flags)
+    assert "caf\\xe9" in asked["the text of the config file"]

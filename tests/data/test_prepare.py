@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from support.commands import run_command
 
 from lift_jax.data import prepare, prepared
 from lift_jax.data.images.decode import Decoding, Picture
@@ -227,3 +228,22 @@ def test_default_size_and_place(files, monkeypatch, tmp_path):
     assert place != prepared.folder_of(replace(files, how=Decoding(exif=True)), "")
     assert place == prepared.folder_of(replace(files, how=Decoding(fast=True)), "")
     assert prepared.folder_of(files, str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(("flags", "side"), [([], 256), (["--prepare_size=40"], 40)])
+def test_the_command_says_what_it_wrote_and_checks_it_the_second_time(
+    flags, side, files, tmp_path, capsys
+):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        shutil.copytree(files.root, tmp_path / "photos" / name)
+    arguments = [
+        "--prepare", "--config=folder", f"--config.data.root={tmp_path / 'photos'}",
+        f"--config.data.prepared={tmp_path / 'P'}", *flags,
+    ]  # fmt: skip
+    run_command("data", *arguments)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"24 images to {tmp_path / 'P'}, short side at most {side} pixels." in said
+    assert "Training with this config uses it. Give --config.data.prepared=" in said
+    assert ("clip_vit_b16 is not on this machine" in said) == (not flags)
+    run_command("data", *arguments)
+    assert "is complete and its checksums are right" in " ".join(capsys.readouterr().out.split())

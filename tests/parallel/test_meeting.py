@@ -56,7 +56,7 @@ def test_a_port_that_is_taken_ends_all(port):
 
 def test_nobody_at_the_address_is_an_error(port):
     (error,) = meet(port, [(1, 2)], seconds=0.3)
-    assert "was not at 127.0.0.1" in error and "in 0.3 s (--connect_seconds)" in error
+    assert "was not at 127.0.0.1" in error and "within 0.3 s (--connect_seconds)" in error
 
 
 def test_a_missing_process_is_named_to_all_that_came(port):

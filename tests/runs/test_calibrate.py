@@ -236,6 +236,7 @@ def test_without_a_validation_split(tmp_path, images, capsys):
         (["predict", "--link"], "--sort-into"),
         (["predict", "--probabilities=all"], "--to=FILE"),
         (["predict", "--probabilities=some"], "top"),
+        (["predict", "--to=named.json"], "--to is named.json; it must end in .csv"),
     ],
     ids=str,
 )
@@ -301,7 +302,7 @@ def test_images_are_sorted(run, images, tmp_path, capsys):
         lying = sorted((path.name, path.parent.name) for path in (tmp_path / "out").rglob("*.png"))
         assert lying == [(f"{i:02}.png", one.answer) for i, one in enumerate(found)]
     said = fails(capsys, "predict", *options, f"--sort-into={tmp_path}/in/out")
-    assert "Give a folder beside it" in said
+    assert "Give a folder outside it" in said
 
 
 def test_the_report_shows_it(run, tmp_path):

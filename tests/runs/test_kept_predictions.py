@@ -184,7 +184,7 @@ def test_rows_are_joined_where_counts_are_summed():
     ],
 )  # fmt: skip
 def test_the_result_that_stands_for_a_run(results, validation, expected):
-    assert predictions.stands(results, validation) == expected
+    assert predictions.headline_result(results, validation) == expected
 
 
 @pytest.mark.parametrize("read", [predictions.read, examples.read])

@@ -20,6 +20,7 @@ from support.small_sets import draw_noise, load
 
 from configs import folder
 from lift_jax.errors import UserError
+from lift_jax.output.terminal import Terminal
 from lift_jax.runs import remote
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
@@ -172,6 +173,32 @@ def test_what_cannot_be_sent_is_kept(bucket, monkeypatch, tmp_path):
         run("gs://mine/a")
     kept = Path(str(error.value).partition("kept in ")[2].partition(": copy")[0])
     assert (kept / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_error_of_the_run_is_told_whatever_the_upload_does(
+    broken, bucket, tmp_path, capsys, monkeypatch
+):
+    console, copies = Terminal(width=500), tmp_path / "cache/lift_jax/remote"
+    with pytest.raises(UserError, match="^The loss is not a number$"):
+        with remote.local_copy("gs://mine/a", console) as workdir:
+            Path(workdir, "log.jsonl").write_text("a line")
+            monkeypatch.setattr(Bucket, "broken", broken)
+            raise UserError("The loss is not a number")
+    said = capsys.readouterr().out
+    assert ("Warning: Cannot send to gs://mine/a: 403 Forbidden" in said) == broken
+    assert len(list(copies.iterdir())) == broken  # kept where it is the only one
+    assert (bucket / "mine/a/log.jsonl").exists() == (not broken)
+
+
+def test_no_copy_is_left_of_what_cannot_be_read(bucket, tmp_path, monkeypatch):
+    (bucket / "mine/a").mkdir(parents=True)
+    (bucket / "mine/a/log.jsonl").write_text("a line")
+    monkeypatch.setattr(Bucket, "get_file", lambda *a, **k: 1 / 0)
+    with pytest.raises(UserError, match="Cannot read .*mine/a"):
+        with remote.local_copy("gs://mine/a", Console(quiet=True)):
+            pass
+    assert not list((tmp_path / "cache/lift_jax/remote").iterdir())
 
 
 @pytest.mark.parametrize(("address", "words"), [

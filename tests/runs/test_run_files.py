@@ -83,7 +83,7 @@ def test_one_changed_file_and_several(run, changed, says, monkeypatch):
     monkeypatch.setattr(folder, "changed_files", lambda workdir: changed)
     assert folder.stored_metrics(workdir, {}, told.append) is None
     assert told == [
-        f"{workdir}: {says} The run is tested again, which writes all of its results anew."
+        f"{workdir}: {says} The run is tested again, which writes all of its results again."
     ]
 
 
@@ -104,6 +104,7 @@ def test_files_that_hold_no_object(run, content):
     [
         ("test", 5), ("test.overall", "a"), ("test.few", [1]), ("test.overall", ...),
         ("steps", "a"), ("tuned_params", {}), ("seconds", ...), ("test", None),
+        ("tuned_params", None), ("seconds", None), ("steps", True),
     ],
 )  # fmt: skip
 def test_metrics_of_a_run(run, key, value):

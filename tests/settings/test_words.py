@@ -51,3 +51,27 @@ def test_a_run_of_an_older_version_is_told_as_it_was_then():
     del config["soups"]
     assert words.training(config) == words.training(to_dict(demo.get_config()))
     assert words.unlike_the_papers(config) == []
+    del config["text_tuner"]
+    assert words.method(config) == "LIFT+"
+
+
+@pytest.mark.parametrize(("changes", "name"), [
+    ({}, "LIFT+"),
+    ({"label": "LIFT"}, "LIFT"),
+    ({"tuner.name": "coop"}, "CoOp"),
+    ({"tuner.name": "none"}, "classifier only"),
+    ({"tuner.name": "none", "text_tuner.name": "lora"}, "lora of texts"),
+    ({"tuner.name": "lora", "soups.models": 2}, "LT-Soups of LIFT+"),
+    ({"tuner.name": "none", "soups.models": 2}, "LT-Soups of classifier only"),
+    ({"label": "LT-Soups", "tuner.name": "full", "soups.models": 2}, "LT-Soups"),
+    ({"train.sampling": "balanced"}, "LIFT+ (balanced sampling)"),
+    ({"train.sampling": "sqrt", "tuner.name": "full"}, "full fine-tuning (sqrt sampling)"),
+])  # fmt: skip
+def test_results_are_called_by_the_method(changes, name):
+    config = demo.get_config()
+    config.update_from_flattened_dict(changes)
+    assert words.method(to_dict(config)) == name
+
+
+def test_a_run_without_tuned_weights_is_its_classifier():
+    assert words.method(to_dict(demo.get_config()), tuned=False) == "classifier only"

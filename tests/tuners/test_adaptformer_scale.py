@@ -80,6 +80,21 @@ def test_a_config_from_before_has_a_learned_scale():
     assert parse(config).tuner.fixed_scale is None
 
 
+def check_damaged_configs(run, to):
+    """Checks that no scale is made up where config.json does not say it."""
+    whole = (run / "config.json").read_text()
+    for scale, words in ((None, "tuner.scale is 'None'"), ("learned", "holds no learned scale"),
+                         (..., "does not hold the setting tuner.scale")):  # fmt: skip
+        about = json.loads(whole)
+        about["tuner"]["scale"] = scale
+        if scale is ...:
+            del about["tuner"]["scale"]
+        (run / "config.json").write_text(json.dumps(about))
+        with pytest.raises(UserError, match=words):
+            export.export(run, to)
+    (run / "config.json").write_text(whole)
+
+
 @pytest.mark.slow
 def test_a_run_with_a_number_predicts_and_is_exported_with_it(tmp_path):
     """The authors' file has the number in each block. It starts a run of that number again, and
@@ -94,6 +109,7 @@ def test_a_run_with_a_number_predicts_and_is_exported_with_it(tmp_path):
     file = export.export(tmp_path / "run", tmp_path / "tuned.safetensors")
     scales = [array for name, array in load_file(file).items() if name.endswith("former.scale")]
     assert len(scales) == len(found) and all(array == 0.5 for array in scales)
+    check_damaged_configs(tmp_path / "run", tmp_path / "other.safetensors")
 
     frozen = {p: jnp.float32(0.5) for p in leaves if p.endswith("adaptformer/scale")}
     again = read_tuned(str(file), "each", {p: jnp.asarray(a) for p, a in tuned.items()}, frozen)

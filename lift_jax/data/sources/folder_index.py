@@ -150,7 +150,7 @@ def _of_paths(root: Path, paths: dict[str, list[str]]) -> tuple[dict[str, list[s
     if not found:
         raise UserError(
             f"{root} holds no class directories (found {loose} images directly in it). Expected "
-            f"a directory a class, named as the class, as in {root / 'tabby cat' / 'image1.jpg'}. "
+            f"one directory for each class, named after it: {root / 'tabby cat' / 'image1.jpg'}. "
             "If a file or the images' names tell the classes, give a list or a table "
             "(data.name=list, data.name=table)."
         )

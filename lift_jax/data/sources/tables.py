@@ -104,8 +104,8 @@ def _rows(path: Path) -> tuple[list[Row], list[Fault]]:
     readers = {".csv": _separated, ".tsv": _separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
         raise UserError(
-            f"{path} is no table that can be read: expected a name that ends in .csv, .tsv or "
-            ".jsonl. A file of lines `path label` is data.name=list."
+            f"{path} is not a table: expected a name that ends in .csv, .tsv or .jsonl. For a file "
+            "with lines `path label`, set data.name=list."
         )
     lines = readers[path.suffix.lower()](path)
     found, faults = labelled_paths.parsed(

@@ -54,7 +54,7 @@ class Predictions:
     weights: int
 
 
-def stands(results: Sequence[str], validation: Mapping[str, float] | None) -> str:
+def headline_result(results: Sequence[str], validation: Mapping[str, float] | None) -> str:
     """Returns the result that stands for a run: the last, or for an ensemble that of one crop.
 
     Args:

@@ -22,12 +22,12 @@ from lift_jax.training.state import State
 
 
 def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] | None:
-    """Returns the tuned leaves of the best checkpoint by validation, without scores of the newest,
-    and its description of the run. Returns None if there is no checkpoint.
+    """Returns the tuned leaves of a checkpoint and its description of the run; None without any.
 
-    With train.ema they are the averaged ones, as `State.weights`.
-    If it is damaged, `warn` says so and the one before is read. Changes nothing, so the run may be
-    in progress. Raises UserError if none can be read.
+    It is the checkpoint with the best validation score, or the newest one if there are no scores.
+    With train.ema the leaves are the averaged ones, as in `State.weights`. If the checkpoint is
+    damaged, `warn` says so and the one before is read. Changes nothing, so the run may be in
+    progress. Raises UserError if no checkpoint can be read.
     """
     folder = (workdir / FOLDER).absolute()
     if not (steps := best_first(workdir)):

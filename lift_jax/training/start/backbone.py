@@ -80,7 +80,7 @@ def digest(content: bytes) -> str:
 
 
 def check_named(found: Meaning, s: Settings) -> None:
-    """Raises UserError if the head is made of names, or is to start from them, and there are none.
+    """Raises UserError if the head needs names of the classes and there are none.
 
     `found` is the meaning of the class names.
     """
@@ -147,8 +147,8 @@ def untuned_classifier(
 ) -> FrozenClassifier:
     """Returns a classifier whose embedding is that of a head of `kind`, before tuning.
 
-    For a head of texts that is CLIP's own, for others one with a single class, of zeros. Call it
-    before tuners are attached to the image tower.
+    For a head on texts this is `zero_shot`. For other heads it has a single class, whose weights
+    are zero. Call it before tuners are attached to the image tower.
     """
     if kind == "text" and zero_shot is not None:
         return zero_shot

@@ -23,7 +23,7 @@ SHARE = 0.8  # of a device's memory that activations may take, beside weights an
 
 
 class Remat(NamedTuple):
-    """What blocks compute again in the backward pass, and why, "" where the user says it."""
+    """What blocks compute again in the backward pass, and why; "" if the user chose it."""
 
     chosen: str
     why: str

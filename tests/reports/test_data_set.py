@@ -14,7 +14,8 @@ from configs import folder
 from lift_jax.data import datasets, inspect
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
-from lift_jax.reports import data_page
+from lift_jax.reports.data_set import crops
+from lift_jax.reports.data_set.look import show_data
 from lift_jax.settings.parse import parse
 
 
@@ -43,7 +44,7 @@ def look(root, workdir, *, read=True, width=100):
     config.data.name, config.data.root = "folder", str(root)
     workdir.mkdir()
     console = Console(record=True, width=width)
-    found = data_page.show_data(config, workdir, read, console)
+    found = show_data(config, workdir, read, console)
     return found, console.export_text()
 
 
@@ -259,12 +260,12 @@ def test_many_images_come_in_order():
 def test_backbones_that_are_not_here_are_previewed_at_224(tmp_path):
     config = folder.get_config()
     console = Console(record=True, width=200)
-    assert data_page.preview_resolution(config.model, console) == 224
+    assert crops.preview_resolution(config.model, console) == 224
     assert "clip_vit_b16 is not on this machine" in console.export_text()
     config.model.backbone = "demo"
-    assert data_page.preview_resolution(config.model, console) == 32
+    assert crops.preview_resolution(config.model, console) == 32
     config.model.resolution = 64
-    assert data_page.preview_resolution(config.model, console) == 64
+    assert crops.preview_resolution(config.model, console) == 64
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
