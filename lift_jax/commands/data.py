@@ -49,7 +49,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
-    from lift_jax.data import prepare, prepare_training
+    from lift_jax.data.prepared import of_settings, prepare
     from lift_jax.output.terminal import Terminal
     from lift_jax.reports.data_set.crops import preview_resolution
     from lift_jax.reports.data_set.look import show_data
@@ -64,7 +64,7 @@ def run(flags: argparse.Namespace) -> None:
         size = flags.prepare_size or prepare.default_size(
             preview_resolution(settings.model, console)
         )
-        prepare_training.prepare_split(settings.data, settings.seed, size, console)
+        of_settings.prepare_split(settings.data, settings.seed, size, console)
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
     workdir = open_workdir(flags.workdir, settings.data)

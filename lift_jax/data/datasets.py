@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from lift_jax.data import prepared, splits
+from lift_jax.data import splits
+from lift_jax.data.prepared import shards
 from lift_jax.data.sources import cifar, folders, inaturalist, lists, tables, tfds
 from lift_jax.data.sources.in_memory import digits, fake
 from lift_jax.data.types import Dataset, with_reading
@@ -42,7 +43,7 @@ def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
         data = splits.with_validation(data, settings.val_share, seed)
     if settings.max_per_class:
         data = replace(data, train=splits.capped(data.train, settings.max_per_class, seed))
-    return prepared.use(with_reading(data, settings), settings.prepared)
+    return shards.use(with_reading(data, settings), settings.prepared)
 
 
 def check_source(settings: DataSettings) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 from rich.console import Console
 from support.commands import run_command
 
-from lift_jax.data import prepare, prepared
 from lift_jax.data.images.decode import Decoding, Picture
 from lift_jax.data.images.views import TrainTransform
+from lift_jax.data.prepared import prepare, shards
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.errors import UserError
 
@@ -53,7 +53,7 @@ def made(images, folder, **options):
     split = Split(images, np.arange(len(images)), skip=options.pop("skip", False))
     options = {"size": 50, "workers": 2, "console": QUIET} | options
     prepare.prepare(split, folder, **options)
-    return prepared.use(Dataset(split, split, ("a", "b")), str(folder))
+    return shards.use(Dataset(split, split, ("a", "b")), str(folder))
 
 
 def test_images_are_reduced_and_crops_are_the_same_part(files, tmp_path):
@@ -91,7 +91,7 @@ def test_killed_it_continues_and_the_bytes_are_the_same(files, tmp_path):
     """A process that is killed at random moments and run again writes the same bytes."""
     code = f"""
 import sys, time; import numpy as np; from pathlib import Path; from rich.console import Console
-from lift_jax.data import fingerprint, prepare, types
+from lift_jax.data import fingerprint, types; from lift_jax.data.prepared import prepare
 class Slow(types.FileImages):
     def content(self, i):
         time.sleep(0.05)
@@ -103,22 +103,22 @@ prepare.prepare(types.Split(files, np.arange(12)), Path(sys.argv[1]), size=50, w
     command = [sys.executable, "-c", code]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, timeout=100)
     target = tmp_path / "killed"
-    for shards in (1, 3):
+    for count in (1, 3):
         process = subprocess.Popen([*command, str(target)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while len(list(target.glob("*.array_record"))) < shards:
+        while len(list(target.glob("*.array_record"))) < count:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not (target / prepared.INDEX).exists()
+        assert not (target / shards.INDEX).exists()
     before = digests(target)
     done = {name for name in before if name.startswith("train-")}
     stamps = {name: (target / name).stat().st_mtime_ns for name in done}
     subprocess.run([*command, str(target)], check=True, timeout=100)
     assert all((target / name).stat().st_mtime_ns == time for name, time in stamps.items())
     assert digests(target) == digests(tmp_path / "straight")
-    index = json.loads((target / prepared.INDEX).read_text())
+    index = json.loads((target / shards.INDEX).read_text())
     assert index["count"] == 12 and len(index["shards"]) == 6
 
 
@@ -132,13 +132,13 @@ def test_it_is_not_used_for_other_images(files, tmp_path):
     assert made(images, folder).prepared == 50
     split = Split(images, np.arange(6))
     data = Dataset(split, split, ("a",))
-    assert prepared.use(data, "none").prepared == 0
+    assert shards.use(data, "none").prepared == 0
     fast = replace(split, images=replace(images, how=Decoding(fast=True)))
-    assert prepared.use(replace(data, train=fast), str(folder)).prepared == 50
+    assert shards.use(replace(data, train=fast), str(folder)).prepared == 50
     turned = replace(split, images=replace(images, how=Decoding(exif=True)))
-    assert prepared.use(replace(data, train=turned), str(folder)).prepared == 0
+    assert shards.use(replace(data, train=turned), str(folder)).prepared == 0
     os.utime(root / "3.png", (1, 1))
-    changed = prepared.use(data, str(folder))
+    changed = shards.use(data, str(folder))
     assert changed.prepared == 0 and "have changed since" in changed.notes[0]
     with pytest.raises(UserError, match="holds other images"):
         made(images, folder)
@@ -154,27 +154,27 @@ def test_damage_is_seen(files, tmp_path):
     shard = folder / "train-00001-of-00003.array_record"
     content = shard.read_bytes()
     shard.write_bytes(content[:-100])
-    assert "cut short" in prepared.use(original, str(folder)).notes[0]
+    assert "cut short" in shards.use(original, str(folder)).notes[0]
     shard.write_bytes(content)
-    assert prepared.use(original, str(folder)).prepared == data.prepared
-    prepared.check(folder)
+    assert shards.use(original, str(folder)).prepared == data.prepared
+    shards.check(folder)
     at = content.index(b"\xff\xd8")  # the first byte of a JPEG
     shard.write_bytes(content[:at] + b"\0" + content[at + 1 :])
     with pytest.raises(UserError, match=r"00001-of-00003.*is damaged: its checksum"):
-        prepared.check(folder)
-    again = prepared.use(Dataset(split, split, ("b",)), str(folder)).train.images
+        shards.check(folder)
+    again = shards.use(Dataset(split, split, ("b",)), str(folder)).train.images
     again = replace(again, files=tuple(shutil.copy(file, tmp_path) for file in again.files))
     with pytest.raises(UserError, match="Cannot read .*prepare it again"):
         again[5]
-    index = json.loads((folder / prepared.INDEX).read_text())
-    (folder / prepared.INDEX).write_text("{")
+    index = json.loads((folder / shards.INDEX).read_text())
+    (folder / shards.INDEX).write_text("{")
     with pytest.raises(UserError, match="prepared.json is not JSON.*prepare it again"):
-        prepared.use(original, str(folder))
+        shards.use(original, str(folder))
     elsewhere = index["shards"][0] | {"name": "../a"}
     for broken in ({}, {"stamp": 5}, index | {"shards": [5]}, index | {"shards": [elsewhere]}):
-        (folder / prepared.INDEX).write_text(json.dumps(broken))
+        (folder / shards.INDEX).write_text(json.dumps(broken))
         with pytest.raises(UserError, match="prepared.json (is|names).*prepare it again"):
-            prepared.use(original, str(folder))
+            shards.use(original, str(folder))
 
 
 def test_unreadable_images(tmp_path):
@@ -200,8 +200,8 @@ def test_shards_hold_the_exact_pixels_whatever_decode_says(tmp_path):
     assert not np.array_equal(np.asarray(images[0]), np.asarray(fast[0]))
     for name, way in (("exact", images), ("fast", fast)):
         made(way, tmp_path / name)
-    shards = [next((tmp_path / name).glob("*.array_record")) for name in ("exact", "fast")]
-    assert shards[0].read_bytes() == shards[1].read_bytes()
+    written = [next((tmp_path / name).glob("*.array_record")) for name in ("exact", "fast")]
+    assert written[0].read_bytes() == written[1].read_bytes()
 
 
 def test_a_folder_prepared_anew_is_read_anew(files, tmp_path):
@@ -223,11 +223,11 @@ def test_what_cannot_be_prepared(files, tmp_path):
 
 def test_default_size_and_place(files, monkeypatch, tmp_path):
     assert prepare.default_size(224) == 256 and prepare.default_size(336) == 384
-    place = prepared.folder_of(files, "")
+    place = shards.folder_of(files, "")
     assert place.parent.name == "prepared" and len(place.name) == 24
-    assert place != prepared.folder_of(replace(files, how=Decoding(exif=True)), "")
-    assert place == prepared.folder_of(replace(files, how=Decoding(fast=True)), "")
-    assert prepared.folder_of(files, str(tmp_path)) == tmp_path
+    assert place != shards.folder_of(replace(files, how=Decoding(exif=True)), "")
+    assert place == shards.folder_of(replace(files, how=Decoding(fast=True)), "")
+    assert shards.folder_of(files, str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize(("flags", "side"), [([], 256), (["--prepare_size=40"], 40)])

@@ -10,6 +10,11 @@ BLOCK_PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln
 LARGEST_DRAW = 2**32 - 1  # what NumPy's older generator takes, which draws aft's entries
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """Returns the names in "adaptformer" or "one+another", and () for "none"."""
+    return () if text == "none" else tuple(name.strip() for name in text.split("+"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TunerSettings:
     """The tuner of the image tower."""
@@ -102,8 +107,7 @@ class TunerSettings:
     @property
     def names(self) -> tuple[str, ...]:
         """Returns the tuners by name, () for none."""
-        parts = (part.strip() for part in self.name.split("+"))
-        return () if self.name == "none" else tuple(parts)
+        return split_names(self.name)
 
     @property
     def fixed_scale(self) -> float | None:

@@ -1,7 +1,7 @@
 """The preparation of a training split: its images, reduced, as JPEGs in a few large files.
 
 Each image is decoded once, its short side is reduced to a size that suffices for training, and it
-is encoded again into a shard, an ArrayRecord file. `prepared` reads them.
+is encoded again into a shard, an ArrayRecord file. `shards` reads them.
 """
 
 import errno
@@ -18,10 +18,10 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 from rich.console import Console
 
-from lift_jax.data import prepared
 from lift_jax.data.images.cuts import short_side_to
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.prepared import HEADER, INDEX, PreparedImages
+from lift_jax.data.prepared import shards
+from lift_jax.data.prepared.shards import HEADER, INDEX, PreparedImages
 from lift_jax.data.types import EncodedImages, Images, Split
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import track
@@ -71,23 +71,23 @@ def prepare(split: Split, folder: Path, *, size: int, workers: int, console: Con
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        shards = [
+        index = [
             {
                 "name": name,
                 "bytes": (folder / name).stat().st_size,
-                "crc32": prepared.crc_of(folder / name),
+                "crc32": shards.crc_of(folder / name),
             }
             for name in names
         ]
-        prepared.records.cache_clear()  # of shards of these names that were deleted
-        written = len(prepared.records(tuple(str(folder / name) for name in names)))
+        shards.records.cache_clear()  # of shards of these names that were deleted
+        written = len(shards.records(tuple(str(folder / name) for name in names)))
         if written != len(images):
             raise UserError(
                 f"{folder} holds {written} records, expected {len(images)}. Delete it and "
                 "prepare it again."
             )
         with atomic.open_replacement(folder / INDEX) as file:
-            json.dump(plan | {"shards": shards}, file, indent=1)
+            json.dump(plan | {"shards": index}, file, indent=1)
         begun.unlink(missing_ok=True)
     return folder
 
@@ -101,8 +101,8 @@ def _files(images: Images) -> tuple[EncodedImages, str]:
         images = images.taken
     if not isinstance(images, EncodedImages):
         raise UserError("There is nothing to prepare: these images are not files (data.name).")
-    if (stamp := prepared.stamp_of(images)) is not None:
-        return prepared.exactly(images), stamp
+    if (stamp := shards.stamp_of(images)) is not None:
+        return shards.exactly(images), stamp
     names = [images.name(i) for i in range(len(images))]
     if addresses.is_remote(names[0]):
         raise UserError(
@@ -121,7 +121,7 @@ def _check_plan(folder: Path, files: Sequence[Path], plan: Mapping[str, Any]) ->
     for path in files:
         if not path.exists():
             continue
-        found = prepared.read_plan(path)
+        found = shards.read_plan(path)
         if found["stamp"] != plan["stamp"]:
             raise UserError(f"{folder} holds other images, prepared before. Delete it first.")
         if any(found[key] != plan[key] for key in plan):

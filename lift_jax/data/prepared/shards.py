@@ -1,4 +1,4 @@
-"""Prepared training splits: small JPEGs in a few large files, which are read fastest.
+"""The images of a prepared training split, read from its shards, and whether they may be used.
 
 Only the training split is prepared (`prepare`), so that tests see the original images.
 """
