@@ -128,7 +128,7 @@ def train_on(
         state = training.train(settings, setup, state, manager, about, workdir, console, earlier)
     if settings.checkpoint.best:
         state = checkpoint.restore(manager, state, console, best=True)
-        console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        console.print(f"The best checkpoint is tested, that of step {int(state.step)}.")
     return state
 
 
