@@ -56,10 +56,9 @@ def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dic
     """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
     text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
     about, expected = split(json.loads(text))
-    reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(checkpoint / "state").item_metadata
-    if saved is None:
-        raise ValueError("its metadata cannot be read")
+    # the handler alone: a Checkpointer would warn that the part of a checkpoint is no whole one
+    reader = ocp.PyTreeCheckpointHandler()
+    saved = reader.metadata(checkpoint / "state")
     part = "ema" if "ema" in saved.tree else "tuned"  # as `State.weights`
     wanted = {"step": saved.tree["step"], part: saved.tree[part]}
     host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
