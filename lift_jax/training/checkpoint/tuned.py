@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from lift_jax.storage.names import plain_name
 from lift_jax.training.checkpoint.contents import (
@@ -58,12 +59,13 @@ def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dic
     about, expected = split(json.loads(text))
     # the handler alone: a Checkpointer would warn that the part of a checkpoint is no whole one
     reader = ocp.PyTreeCheckpointHandler()
-    saved = reader.metadata(checkpoint / "state")
+    state = epath.Path(checkpoint / "state")
+    saved = reader.metadata(state)
     part = "ema" if "ema" in saved.tree else "tuned"  # as `State.weights`
     wanted = {"step": saved.tree["step"], part: saved.tree[part]}
     host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
-    found = reader.restore(checkpoint / "state", args=args)
+    found = reader.restore(state, args=args)
     compare(checksums(State(**({"tuned": {}, "opt": ()} | found))), expected)
     if int(found["step"]) != step:
         raise ValueError(f"it holds step {int(found['step'])}")
