@@ -1,5 +1,6 @@
 """Tests of the links between processes, at a port of this machine: who is let in, and what ends."""
 
+import contextlib
 import queue
 import socket
 import threading
@@ -26,9 +27,13 @@ def ended(monkeypatch):
 def listening():
     """Yields the links of process 0, which accepts connections, and the port where."""
     links = failures._Links(["first", "second"])
+
+    def accept():
+        with contextlib.suppress(OSError):  # the port is closed at the end of the test
+            failures._accept(server, TOKEN, links)
+
     with meeting.listen(0) as server:
-        arguments = (server, TOKEN, links)
-        threading.Thread(target=failures._accept, args=arguments, daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
         yield links, server.getsockname()[1]
         links._leaving.set()
 
