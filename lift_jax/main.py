@@ -69,9 +69,9 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     if flags.mode not in MODES:
         raise unknown("mode (--mode)", flags.mode, MODES)
-    chosen = shared.chosen_config(flags, USAGE)
+    chosen = shared.chosen_config(flags, f"--config is missing. {USAGE}")
     if not flags.workdir:
-        raise UserError(USAGE)
+        raise UserError(f"--workdir is missing. {USAGE}")
 
     from lift_jax.parallel import exchange
 

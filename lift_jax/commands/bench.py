@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", type=int, default=0, metavar="N", help="number of classes")
     parser.add_argument(
-        "--images", type=int, default=0, metavar="N",
+        "--images", type=int, metavar="N",
         help="with --aot: number of training images, for the time of an epoch",
     )  # fmt: skip
     parser.add_argument(
         "--aot", action="store_true", help="compile for simulated devices without running"
     )
     parser.add_argument(
-        "--devices", type=int, default=8, metavar="N", help="with --aot: number of devices (8)"
+        "--devices", type=int, metavar="N", help="with --aot: number of devices (8)"
     )
     parser.add_argument(
         "--steps", type=int, default=20, metavar="N",
@@ -75,12 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
-    for name, least in (("steps", 1), ("devices", 1), ("images", 0)):
-        if (number := getattr(flags, name)) < least:
+    if not flags.aot and (flags.devices is not None or flags.images is not None):
+        raise UserError("--devices and --images are for --aot, which compiles without running.")
+    devices = 8 if flags.devices is None else flags.devices
+    images = flags.images or 0
+    numbers = (("steps", flags.steps, 1), ("devices", devices, 1), ("images", images, 0))
+    for name, number, least in numbers:
+        if number < least:
             raise UserError(f"--{name} is {number}; it must be at least {least}.")
     if flags.aot:  # before anything asks for devices
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={flags.devices}"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
     import jax
     from absl import logging
@@ -145,10 +150,12 @@ def run_step(
     settings = parse(shared.chosen_config(flags, USAGE).config)
     if flags.classes < 2:
         raise UserError("Give the number of classes: --classes=8142.")
+    if flags.steps < 1:
+        raise UserError(f"--steps is {flags.steps}; it must be at least 1.")
     vision = step.vision_sizes(settings.model)
     with exact_products():  # the program of training
         if flags.aot:
-            ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+            ahead_of_time.estimate(settings, vision, flags.classes, flags.images or 0, console)
         elif flags.against:
             compare = against if flags.against == "plain" else precisions
             compare.measure(settings, vision, flags.classes, flags.steps, console)

@@ -57,6 +57,8 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
+    if flags.prepare_size and not flags.prepare:
+        raise UserError("--prepare_size is for --prepare, which writes small JPEGs.")
     if flags.prepare:
         console = Terminal()
         size = flags.prepare_size or prepare.default_size(
@@ -65,6 +67,6 @@ def run(flags: argparse.Namespace) -> None:
         of_settings.prepare_split(settings.data, settings.seed, size, console)
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
-    workdir = open_workdir(flags.workdir)
+    workdir = open_workdir(flags.workdir, settings.data)
     with writing(workdir):
         show_data(as_they_are, workdir, flags.read, Terminal())

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def share(text: str) -> bool | float:
     """Returns the share that an option asks for; True for the default."""
-    return float(text) if text else True
+    return shared.number(text) if text else True
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -163,9 +163,13 @@ class Summary:
 
 
 def check(flags: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together."""
+    """Raises UserError for options that do not go together, and for a file of no known form."""
+    from lift_jax.runs.answers.output import check_ending
+
     if flags.link and not flags.sort_into:
         raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
+    if flags.to:
+        check_ending(Path(flags.to))
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
     if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):

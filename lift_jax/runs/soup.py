@@ -65,12 +65,12 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     settings = parse(config)
     check_images(settings.data, [member.config["seed"] for member in members])
     mean = mean_leaves([export.read_tuned(path) for path in paths])
-    done = is_begun(workdir, config.label, mean)
     optimizer = optimizers.of_run(settings, lambda step: 0.0, mean)
     state = create_state(mean, optimizer, averages=settings.train.ema > 0)
     state = replace(state, step=jnp.int32(members[0].metrics["steps"]))
     keep, summary = settings.checkpoint.keep, abouts[0]["data_summary"]
     with folder.writing(workdir):
+        done = is_begun(workdir, config.label, mean)
         with checkpoint.open_manager(workdir, keep) as manager:
             if not done:
                 checkpoint.save(manager, state, {**settings.written, "data_summary": summary})
@@ -132,12 +132,15 @@ def write_results(workdir: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 def describe_finished(run: finished_run.Run) -> dict[str, Any]:
     """Returns the config of a run with its data summary: classes, images and backbone.
 
-    Raises UserError if the run is not finished.
+    Raises UserError if the run is not finished, or its config.json is broken.
     """
-    train_config = run.config["train"]
-    per_epoch = steps_per_epoch(int(run.train_counts.sum()), train_config["batch"])
-    total = per_epoch * train_config["epochs"]
-    with checkpoint.open_manager(run.workdir, run.config["checkpoint"]["keep"]) as manager:
+    try:
+        settings = parse(run.config)
+    except UserError as e:
+        raise UserError(f"{run.workdir / result_files.CONFIG}: {e}") from e
+    per_epoch = steps_per_epoch(int(run.train_counts.sum()), settings.train.batch)
+    total = per_epoch * settings.train.epochs
+    with checkpoint.open_manager(run.workdir, settings.checkpoint.keep) as manager:
         about = checkpoint.read_about(manager)
     if about is None or run.metrics["steps"] != total or run.metrics["test"] is None:
         raise UserError(

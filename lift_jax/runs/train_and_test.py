@@ -1,6 +1,6 @@
 """The whole of a run, from settings to a folder of results, in reading order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def train_and_test(
     can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
-    workdir = folder.open_workdir(workdir)
+    workdir = folder.open_workdir(workdir, settings.data)
     console = Terminal(quiet=jax.process_index() != 0)
     tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
@@ -80,7 +80,7 @@ def train_and_test(
             if jax.process_index() == 0:
                 log.mend_log(workdir / log.LOG, tell)
         if mode == "train":
-            if finished := already_tested(settings, setup, state, manager, workdir, console):
+            if finished := finish_again(settings, setup, state, manager, workdir, console):
                 return finished
             state = train_on(settings, setup, state, manager, about, ahead, workdir, console)
         if mode == "evaluate" and processes.from_first(lambda: lacks_only_split(settings, workdir)):
@@ -90,13 +90,13 @@ def train_and_test(
         return test(settings, setup, state, workdir, console)
 
 
-def already_tested(
+def finish_again(
     settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager, workdir: Path,
     console: Console,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Returns the results of a finished run, and shows them; None for a run that is not finished.
+    """Shows and returns the results of a run that is finished; None for one that is not.
 
-    Tests it on the split of test.split, if that is new.
+    Tests it on the split of test.split as well, if it has not been.
     """
     total = setup.steps_per_epoch * settings.train.epochs
     tell = partial(warn, console)
@@ -104,7 +104,15 @@ def already_tested(
     if int(state.step) < total or not finished:
         return None
     stages.tidy(workdir)
-    show_finished(settings, setup, state, manager, finished, workdir, console)
+    steps, split = finished["steps"], settings.test.split
+    console.print(f"{workdir} is finished, all {steps} steps are done. Its results:")
+    results.show(finished, settings, console)
+    if split != "test" and not processes.from_first(
+        lambda: other_split.read(workdir, split, steps, settings.test.interpolation)
+    ):
+        if settings.checkpoint.best:
+            state = checkpoint.restore(manager, state, console, best=True)
+        results.test_other_split(settings, setup, state, workdir, console)
     return finished
 
 
@@ -145,27 +153,6 @@ def test(
     if settings.test.split != "test":
         results.test_other_split(settings, setup, state, workdir, console)
     return found
-
-
-def show_finished(
-    settings: Settings, setup: Setup, state: State, manager: checkpoint.Manager,
-    finished: Mapping[str, Any], workdir: Path, console: Console,
-) -> None:  # fmt: skip
-    """Shows the results of a finished run on the test split, which `finished` holds.
-
-    Tests it on the split of test.split as well, if it has not been.
-    """
-    steps = finished["steps"]
-    console.print(f"{workdir} is finished, all {steps} steps are done. Its results:")
-    results.show(finished, settings, console)
-    split = settings.test.split
-    if split == "test" or processes.from_first(
-        lambda: other_split.read(workdir, split, steps, settings.test.interpolation)
-    ):
-        return
-    if settings.checkpoint.best:
-        state = checkpoint.restore(manager, state, console, best=True)
-    results.test_other_split(settings, setup, state, workdir, console)
 
 
 def lacks_only_split(settings: Settings, workdir: Path) -> bool:

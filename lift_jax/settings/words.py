@@ -50,6 +50,8 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     each = "with a new value each step" if value("train.schedule") == "step" else "of the epoch"
     warmup = value("train.warmup")
     first = f"a warm-up of {warmup} steps and " if warmup else ""
+    share = value("train.lr_end")
+    end = f"{share} of it" if share else "0"
     ema, sampling = value("train.ema"), value("train.sampling")
     rows = [
         ("Length", f"{value('train.epochs')} epochs in batches of {value('train.batch')}"),
@@ -60,8 +62,7 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Learning rate",
-            f"{value('train.lr')}, {first}a cosine {each}, which ends at "
-            f"{value('train.lr_end')} of it",
+            f"{value('train.lr')}, {first}a cosine {each}, which ends at {end}",
         ),
         ("Sampling", DRAWS.get(sampling, str(sampling))),
         (

@@ -115,7 +115,7 @@ def merge(model: Model) -> Model:
     if lasting:
         raise UserError(
             f"{' and '.join(sorted(lasting))} cannot be merged into the weights of the backbone: "
-            f"{', '.join(name for name in TUNERS if TUNERS[name].merges)} can."
+            f"{', '.join([*(n for n in TUNERS if TUNERS[n].merges), *PATH_RULES])} can."
         )
     for holder in holders:
         if holder.order and not holder.layers():

@@ -187,10 +187,20 @@ def test_the_result_that_stands_for_a_run(results, validation, expected):
     assert predictions.headline_result(results, validation) == expected
 
 
-@pytest.mark.parametrize("read", [predictions.read, examples.read])
-def test_a_file_of_another_version_is_named(tmp_path, read):
-    name = {predictions.read: predictions.NAME, examples.read: examples.NAME}[read]
-    assert read(tmp_path) is None
-    kept_file.write(tmp_path / name, {"rows": np.zeros(1)}, {"version": "0"})
-    with pytest.raises(UserError, match=f"{name} is of another version"):
-        read(tmp_path)
+@pytest.mark.parametrize("kind", [predictions, examples, features])
+@pytest.mark.parametrize(("version", "words"), [
+    ("0", "is of another version"), ("1", "is not what lift_jax wrote: KeyError"),
+])  # fmt: skip
+def test_a_file_of_another_version_or_content_is_named(tmp_path, kind, version, words):
+    assert kind.read(tmp_path) is None
+    kept_file.write(tmp_path / kind.NAME, {"rows": np.zeros(1)}, {"version": version})
+    with pytest.raises(UserError, match=f"{kind.NAME} {words}"):
+        kind.read(tmp_path)
+
+
+@pytest.mark.parametrize("names", [b"{", b"\xff"])
+def test_names_that_are_no_text_are_named(tmp_path, names):
+    arrays = {"names": np.frombuffer(names, np.uint8)}
+    kept_file.write(tmp_path / examples.NAME, arrays, {"version": examples.VERSION})
+    with pytest.raises(UserError, match="examples.safetensors is not what lift_jax wrote"):
+        examples.read(tmp_path)

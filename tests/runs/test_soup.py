@@ -115,6 +115,11 @@ def test_what_no_soup_is_made_of(runs, tmp_path, capsys):
     (short / "metrics.json").write_text(json.dumps(found | {"steps": 1}))
     with pytest.raises(UserError, match="short is not finished: 1 of 2 steps"):
         soup.soup([runs[0], short], tmp_path / "soup")
+    about = json.loads((runs[0] / "config.json").read_text())
+    del about["train"]
+    (short / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="short/config.json: The config lacks the setting 'train."):
+        soup.soup([runs[0], short], tmp_path / "soup")
     with pytest.raises(SystemExit) as stopped:
         run_command("soup", runs[0], tmp_path / "no", f"--workdir={tmp_path / 'soup'}")
     assert stopped.value.code == 2 and "expected a run folder" in capsys.readouterr().err

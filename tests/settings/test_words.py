@@ -18,7 +18,7 @@ def test_the_papers_training_has_nothing_to_tell():
     rows, short = told()
     assert short == []
     assert rows["Optimizer"] == "SGD, momentum 0.9, weight decay 0.0005"
-    assert rows["Learning rate"] == "0.02, a cosine of the epoch, which ends at 0.0 of it"
+    assert rows["Learning rate"] == "0.02, a cosine of the epoch, which ends at 0"
     assert rows["Sampling"].startswith("natural") and rows["Average of the weights"] == "none"
     assert "LT-Soups" not in rows
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,10 @@ def test_places_are_checked_before_the_work(tmp_path):
         disk.make_place(tmp_path / "new", "--to")
     with pytest.raises(UserError, match=r"file/x \(--to\): Not a directory"):
         disk.make_place(tmp_path / "file" / "x" / "a.csv", "--to")
+    os.mkfifo(tmp_path / "fifo")
+    for special in (tmp_path / "fifo", Path("/dev/null")):  # nothing may take their place
+        with pytest.raises(UserError, match=r"\(--to\) is a device or a pipe"):
+            disk.make_place(special, "--to")
     with pytest.raises(UserError, match=r"file \(--out\): File exists"):
         disk.make_folder(tmp_path / "file", "--out")
     with (

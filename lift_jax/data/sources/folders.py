@@ -55,6 +55,15 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
     return data if held else with_test(data, settings.test_share, seed, division.train)
 
 
+def class_folders(root: Path) -> list[Path]:
+    """Returns the folders in which a new folder of images is, or may be, taken as a class.
+
+    Raises UserError as `divide` does.
+    """
+    division = divide(root)
+    return [division.train, *division.held.values()] if division.held else [root]
+
+
 def _index_notes(roots: Mapping[str, Path], found: Mapping[str, Index]) -> list[str]:
     """Returns notes on empty class folders, on files that are not taken, and on kept indices."""
     notes, others = [], []

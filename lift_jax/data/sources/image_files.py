@@ -104,9 +104,13 @@ def find_entries(root: Path, below: str) -> list[os.DirEntry[str]]:
         with os.scandir(root / below) as entries:
             return [entry for entry in entries if not is_foreign(entry.name)]
     except OSError as error:
+        remedy = (
+            "Make it readable, or move it away."
+            if isinstance(error, PermissionError)
+            else "Set data.root to the directory of the images."
+        )
         raise UserError(
-            f"Cannot open the directory {root / below}: {error.strerror}. Set data.root to the "
-            "directory of the images."
+            f"Cannot open the directory {root / below}: {error.strerror}. {remedy}"
         ) from error
 
 

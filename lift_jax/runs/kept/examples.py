@@ -173,10 +173,10 @@ def read(workdir: Path) -> Examples | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    content = kept_file.read_version(workdir / NAME, VERSION)
-    if content is None:
-        return None
-    arrays, about = content
+    return kept_file.read_as(workdir / NAME, VERSION, _made_of)
+
+
+def _made_of(arrays: kept_file.Arrays, about: Mapping[str, str]) -> Examples:
     images = {key: arrays[key].tobytes() for key in arrays if key.startswith(("test/", "train/"))}
     doubts, none = None, np.zeros(0, np.int32)
     if "doubts/rows" in arrays:

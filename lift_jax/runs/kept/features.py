@@ -156,10 +156,10 @@ def read(workdir: Path) -> Features | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    found = kept_file.read_version(workdir / NAME, VERSION)
-    if found is None:
-        return None
-    arrays, about = found
+    return kept_file.read_as(workdir / NAME, VERSION, _made_of)
+
+
+def _made_of(arrays: kept_file.Arrays, about: Mapping[str, str]) -> Features:
     tuned = about["tuned"] == "True"
     before = "before" if tuned else "after"
     return Features(

@@ -3,8 +3,9 @@
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import safetensors
@@ -20,6 +21,7 @@ NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensor
 REMEDY = "The run's command with --mode=evaluate writes all kept files again."
 
 Arrays = dict[str, np.ndarray]
+Content = TypeVar("Content")
 
 
 def write(path: Path, arrays: Arrays, about: Mapping[str, str]) -> None:
@@ -47,12 +49,22 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]] | None:
     return arrays, about
 
 
-def read_version(path: Path, version: str) -> tuple[Arrays, dict[str, str]] | None:
-    """Returns what `read` does. Raises UserError also for a file of another version."""
+def read_as(
+    path: Path, version: str, make: Callable[[Arrays, dict[str, str]], Content]
+) -> Content | None:
+    """Returns what `make` makes of the arrays and the texts about them, None without a file.
+
+    Raises UserError as `read`, and for a file of another version or with other contents.
+    """
     found = read(path)
-    if found is not None and found[1].get("version") != version:
+    if found is None:
+        return None
+    if found[1].get("version") != version:
         raise UserError(f"{path} is of another version of lift_jax. {REMEDY}")
-    return found
+    try:
+        return make(*found)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not what lift_jax wrote: {error!r}. {REMEDY}") from error
 
 
 def checksums(workdir: Path) -> dict[str, int | None]:

@@ -119,10 +119,10 @@ def read(workdir: Path) -> Predictions | None:
 
     Raises UserError if the file is not what the run wrote.
     """
-    content = kept_file.read_version(workdir / NAME, VERSION)
-    if content is None:
-        return None
-    arrays, about = content
+    return kept_file.read_as(workdir / NAME, VERSION, _made_of)
+
+
+def _made_of(arrays: kept_file.Arrays, about: Mapping[str, str]) -> Predictions:
     answers = {
         key: Answers(*(arrays[f"{key}/{part}"] for part in ("classes", "probabilities", "label")))
         for key in about["results"].split()
