@@ -71,8 +71,8 @@ class _Links:
         """Takes the connection to process `other`, and listens to it."""
         self._sockets[other] = link
         thread = threading.Thread(target=self._listen, args=(other, link), daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # `leave`, in another thread, joins those that are started
 
     def leave(self, failure: str) -> None:
         """Tells the connected processes how this one ends; "" means well.
