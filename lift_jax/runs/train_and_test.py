@@ -140,7 +140,7 @@ def train_on(
         )  # fmt: skip
     if settings.checkpoint.best:
         state = checkpoint.restore(manager, state, console, best=True)
-        console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        console.print(f"The best checkpoint is tested, that of step {int(state.step)}.")
     return state
 
 

@@ -176,11 +176,11 @@ def test_training_tells_of_orientations(tmp_path):
         (tmp_path / f"{i}.jpg").write_bytes(content if i != 9 else b"damaged")
     images = FileImages(str(tmp_path), [f"{i}.jpg" for i in range(10)])
     assert traits.orientation_note(images) == (
-        "Of 10 training images looked at, 3 carry an EXIF orientation. They are not turned "
+        "Of 10 training images checked, 3 have an EXIF orientation. They are not rotated "
         "(data.exif=False)."
     )
     upright = FileImages(str(tmp_path), images.paths, how=Decoding(exif=True))
-    assert "They are turned upright (data.exif=True)." in traits.orientation_note(upright)
+    assert "They are rotated upright (data.exif=True)." in traits.orientation_note(upright)
     assert traits.orientation_note(images.take(np.arange(3, 10))) == ""
 
 

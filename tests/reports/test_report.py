@@ -348,9 +348,9 @@ def test_a_report_says_how_the_run_was_trained(tmp_path):
     page = Page(report.write(tmp_path / "w"))
     text = " ".join(page.texts)
     assert "folder · demo · adaptformer · la · LT-Soups · balanced sampling · EMA 0.99" in text
-    assert "3 epochs in batches of 32" in text and "balanced: each class as often" in text
+    assert "3 epochs in batches of 32" in text and "balanced: each class equally often" in text
     assert "decay 0.99 (EMA): the results are those of the averaged weights" in text
-    assert "stages of the factors 0,<1>" in text
+    assert "factors 0,<1>" in text
     assert "of the classifier alone, which LT-Soups tunes last" in text
 
 
