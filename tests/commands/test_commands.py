@@ -103,6 +103,12 @@ def test_every_program_has_help(program, capsys, monkeypatch):
     assert (exit.value.code, err) == (0, "") and out.startswith("usage: ")
 
 
+def test_help_of_a_command_by_either_order(capsys):
+    assert said(capsys, "help", "soup") == said(capsys, "soup", "--help")
+    status, _, err = said(capsys, "help", "suop")
+    assert status == 2 and "Did you mean 'soup'" in err
+
+
 def test_version(capsys):
     assert said(capsys, "--version")[:2] == (0, f"{lift_jax.__version__}\n")
 

@@ -102,6 +102,8 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
         if not isinstance(image, str | os.PathLike):
             found.append(image)
             continue
+        if image == "":  # as a path it would be the folder here, with all its images
+            raise UserError("The name of an image is empty; expected a path.")
         path = expand_user(image)
         if not os.path.lexists(path) and glob.has_magic(str(path)):
             matching = sorted(glob.glob(str(path), recursive=True))

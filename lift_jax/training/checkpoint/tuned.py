@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from lift_jax.storage.names import plain_name
 from lift_jax.training.checkpoint.contents import (
@@ -56,15 +57,15 @@ def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dic
     """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
     text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
     about, expected = split(json.loads(text))
-    reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(checkpoint / "state").item_metadata
-    if saved is None:
-        raise ValueError("its metadata cannot be read")
+    # the handler alone: a Checkpointer would warn that the part of a checkpoint is no whole one
+    reader = ocp.PyTreeCheckpointHandler()
+    state = epath.Path(checkpoint / "state")
+    saved = reader.metadata(state)
     part = "ema" if "ema" in saved.tree else "tuned"  # as `State.weights`
     wanted = {"step": saved.tree["step"], part: saved.tree[part]}
     host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
-    found = reader.restore(checkpoint / "state", args=args)
+    found = reader.restore(state, args=args)
     compare(checksums(State(**({"tuned": {}, "opt": ()} | found))), expected)
     if int(found["step"]) != step:
         raise ValueError(f"it holds step {int(found['step'])}")
