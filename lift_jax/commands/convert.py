@@ -54,7 +54,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.output.terminal import Terminal
     from lift_jax.settings.values import three_numbers
     from lift_jax.tuners.parameters import Parameter, parameter_table
-    from lift_jax.weights import load
+    from lift_jax.weights import conversion, save
     from lift_jax.weights.native import NAME
 
     if flags.activation and flags.activation not in ACTIVATIONS:
@@ -68,9 +68,9 @@ def run(flags: argparse.Namespace) -> None:
     }
     if (file := Path(flags.dest) / NAME).exists():
         raise UserError(f"{file} exists (DEST). Remove it, or give another folder.")
-    config = load.convert(flags.source, flags.dest, flags.dtype, **sizes)
+    config = save.convert(flags.source, flags.dest, flags.dtype, **sizes)
     console = Terminal(soft_wrap=True)
-    leaves = load.abstract(config)
+    leaves = conversion.abstract(config)
     listed = [
         Parameter(p, v.shape, "frozen") for p, v in leaves.items() if isinstance(v, nnx.Param)
     ]

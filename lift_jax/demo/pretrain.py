@@ -24,7 +24,8 @@ from lift_jax.models.backbone import Backbone, BackboneConfig, Vision
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.output.lines import say
-from lift_jax.weights.load import load_backbone, load_tokenizer, save_backbone
+from lift_jax.weights.load import load_backbone, load_tokenizer
+from lift_jax.weights.save import save_backbone
 
 BATCH = 256
 LR, WARMUP, WEIGHT_DECAY = 1.5e-3, 200, 0.05

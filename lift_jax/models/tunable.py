@@ -44,6 +44,11 @@ class Site:
     settings: TunerSettings = TunerSettings()
     index: int = 0
 
+    @property
+    def chosen_layers(self) -> list[str]:
+        """Returns the names of the layers here that tuner.parts chooses."""
+        return [name for name in self.settings.layer_names if name in self.weights]
+
 
 class Tuner(nnx.Module):
     """The base class of tuners. Each hook returns its input unchanged unless it is overridden.

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lift_jax.errors import UserError
 from lift_jax.output.lines import say_error
@@ -71,8 +71,8 @@ class _Links:
         """Takes the connection to process `other`, and listens to it."""
         self._sockets[other] = link
         thread = threading.Thread(target=self._listen, args=(other, link), daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # `leave`, in another thread, joins those that are started
 
     def leave(self, failure: str) -> None:
         """Tells the connected processes how this one ends; "" means well.
@@ -90,10 +90,8 @@ class _Links:
         """Tells the connected processes how process `process` has ended."""
         line = json.dumps([process, failure]).encode() + b"\n"
         for link in list(self._sockets.values()):  # another thread may add one meanwhile
-            try:
+            with suppress(OSError):  # it is gone, which the thread of its link notices
                 link.sendall(line)
-            except OSError:
-                pass  # the other process is gone, which the thread of its link notices
 
     def _listen(self, other: int, link: socket.socket) -> None:
         try:

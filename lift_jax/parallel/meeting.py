@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 from lift_jax.errors import UserError
@@ -183,7 +184,5 @@ def _reach(coordinator: str, address: tuple[str, int], seconds: float) -> socket
 
 def _send(link: socket.socket, line: str) -> None:
     """Sends a line; nothing happens if the other process is gone."""
-    try:
+    with suppress(OSError):
         link.sendall(f"{line}\n".encode())
-    except OSError:
-        pass

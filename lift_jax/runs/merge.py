@@ -17,7 +17,7 @@ from lift_jax.storage.names import expand_user
 from lift_jax.storage.tensors import write_tensors
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
-from lift_jax.weights.load import save_converted
+from lift_jax.weights.save import save_converted
 
 HEAD = "head.safetensors"
 OUTSIDE_BACKBONE = ("coop", "clip_adapter")  # they change the text classifier alone

@@ -34,7 +34,7 @@ def parse_argument(argument: str | None) -> Argument:
     """
     values: dict[str, str] = {}
     for part in filter(None, (argument or "").split(",")):
-        key, equals, value = (s.strip() for s in part.partition("="))
+        key, _, value = (s.strip() for s in part.partition("="))
         if key not in KEYS:
             raise unknown("key in the config's argument", key, KEYS)
         if key in values:

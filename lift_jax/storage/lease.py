@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,8 @@ def _renew(fs: Any, own: str, claim: bytes, done: threading.Event, renewed: list
 
 
 def _remove(fs: Any, path: str) -> None:
-    try:
+    with suppress(Exception):  # it is gone, or will count as stale
         fs.rm_file(path)
-    except Exception:  # it is gone, or will count as stale
-        pass
 
 
 def _machine() -> str:

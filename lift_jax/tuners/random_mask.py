@@ -11,7 +11,6 @@ from jaxtyping import Array, Int
 
 from lift_jax.errors import UserError
 from lift_jax.models.tunable import Fixed, Site, Tuned, Tuner
-from lift_jax.tuners.sizes import chosen_layers
 
 LEAVES = ("kernel", "bias")
 Groups = Mapping[str, Sequence[str]]
@@ -128,7 +127,7 @@ class RandomMask(Tuner):
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
         settings = site.settings
-        layers = [name for name in chosen_layers(site) if not name.startswith("ln")]
+        layers = [name for name in site.chosen_layers if not name.startswith("ln")]
         if not layers:
             raise UserError(f"{settings.group}.parts is {settings.parts!r}: aft needs attn or mlp.")
         size = sum(a.size for name in layers for a in site.weights[name] if a is not None)

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float
 
 from lift_jax.models.layers import Normal
 from lift_jax.models.tunable import Site, Tuned, Tuner
-from lift_jax.tuners.sizes import chosen_layers
 
 
 class ScaleShift(nnx.Module):
@@ -30,7 +29,7 @@ class SSF(Tuner):
     merges = True
 
     def __init__(self, site: Site, *, rngs: nnx.Rngs):
-        widths = {name: site.weights[name][0].shape[-1] for name in chosen_layers(site)}
+        widths = {name: site.weights[name][0].shape[-1] for name in site.chosen_layers}
         for name, width in (widths or {"pool": site.width}).items():
             setattr(self, name, ScaleShift(width, rngs=rngs))
         self.names = tuple(widths) or ("pool",)

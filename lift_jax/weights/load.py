@@ -1,6 +1,6 @@
-"""Loading and saving of pre-trained backbones.
+"""Loading of pre-trained backbones and their tokenizers.
 
-`load_backbone` finds a source (hub.py), converts it to a copy in the cache (conversion.py), and
+`load_backbone` finds a source (sources.py), converts it to a copy in the cache (conversion.py), and
 loads that copy (native.py). Later loads of the source begin with the copy.
 """
 
@@ -14,22 +14,15 @@ import jax
 import numpy as np
 from absl import logging
 from flax import nnx
-from numpy.typing import DTypeLike
 
 from lift_jax.errors import DiskError, UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit.config import VisionConfig
-from lift_jax.storage import atomic, disk
-from lift_jax.storage.names import expand_user
-from lift_jax.weights import conversion, hub, native, tokenizer
+from lift_jax.weights import conversion, hub, native, sources, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
-from lift_jax.weights.files import adapters, folding
-from lift_jax.weights.files.adapters import Adapter
-from lift_jax.weights.files.source import ADAPTER, CONFIG, PREPROCESSOR, Source, open_source
-from lift_jax.weights.formats import written
-from lift_jax.weights.formats.written import Layout
+from lift_jax.weights.files.source import CONFIG, Source, open_source
 from lift_jax.weights.tokenizer import Tokenizer
 
 # Puts a leaf (path, values as stored) on its devices.
@@ -99,9 +92,9 @@ def _found(name: str, dtype: Any, place: Place | None, sizes: dict[str, Any]) ->
         checksums = {path: native.checksum(array) for path, array in arrays.items()}
         return _assemble(DEBUG, {p: place(p, a) for p, a in arrays.items()}, checksums)
     path = hub.locate(name)
-    converted = _native_file(path)
+    converted = sources.native_file(path)
     if converted is None:
-        return _load_through_cache(_opened(path), place, sizes)
+        return _load_through_cache(sources.opened(path), place, sizes)
     if sizes:
         raise UserError(
             f"{converted} is converted, and states all its sizes itself; leave out "
@@ -148,151 +141,18 @@ def sizes(name_or_path: str | Path) -> BackboneConfig:
     """
     if str(name_or_path) == "debug":
         return DEBUG
-    path = _here(str(name_or_path))
-    file = _native_file(path)
+    path = sources.here(str(name_or_path))
+    file = sources.native_file(path)
     described = native.describe(file) if file is not None else None
     if described is not None:
         return described[0]
-    source = _opened(path, _here)
+    source = sources.opened(path, sources.here)
     return conversion.read_sizes(source, conversion.format_of(source))
-
-
-def _here(name: str) -> Path:
-    """Returns the path of a backbone. Raises UserError if it is not on this machine."""
-    path = hub.DEMO if name == "demo" else expand_user(name)
-    if not path.exists():
-        raise UserError(
-            f"The backbone {name} is not on this machine. Give its file or folder, or load it once "
-            "by name."
-        )
-    return path
-
-
-def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
-    """Opens a source, or an adapter of peft with the weights that it was trained on.
-
-    `locate` finds these. Raises UserError as `open_source` and `folding.fold`.
-    """
-    folder = adapters.folder_of(path)
-    if folder is None:
-        return open_source(path)
-    adapter = adapters.read(folder)
-    base = _base(adapter, locate)
-    source = open_source(base)
-    folding.fold(source, adapter)
-    return source
-
-
-def _base(adapter: Adapter, locate: Callable[[str], Path] = hub.locate) -> Path:
-    """Returns the file or folder of the weights that an adapter was trained on.
-
-    Raises UserError if they cannot be found, or are of a kind that an adapter cannot change.
-    """
-    name = adapters.base_of(adapter)
-    remedy = f"Write another name, or its folder, as {adapters.BASE} in {adapter.folder / ADAPTER}."
-    try:
-        path = locate(name)
-    except UserError as e:
-        raise UserError(f"{adapter.folder} is an adapter of {name:.300}. {e} {remedy}") from e
-    if _native_file(path) is not None or adapters.folder_of(path) is not None:
-        kind = "another adapter" if adapters.folder_of(path) else "converted, under other names"
-        raise UserError(f"{adapter.folder} is an adapter of {path}, which is {kind}. {remedy}")
-    return path
-
-
-def convert(
-    source: str | Path, folder: str | Path, dtype: DTypeLike | None = None, **sizes: Any
-) -> BackboneConfig:
-    """Converts a source to a folder for `load_backbone`, and returns the sizes.
-
-    The folder gets backbone.safetensors and the tokenizer files. `dtype` None keeps the stored
-    precision, and `sizes` are those of `load_backbone`. Raises UserError as `load_backbone` does,
-    and if the folder cannot be written.
-    """
-    folder = disk.make_folder(expand_user(folder), "DEST")
-    path = hub.locate(str(source))
-    if _native_file(path) is not None:
-        raise UserError(
-            f"{path} is a converted backbone already. Use it as it is, or give the source that it "
-            "was converted from."
-        )
-    opened = _opened(path)
-    with atomic.replacement(folder / native.NAME) as partial:  # with it the folder is complete
-        config = conversion.write(opened, partial, dtype, **sizes)
-        _copy_tokenizer(path, config, folder)
-    return config
-
-
-def save_converted(backbone: Backbone, folder: str | Path, source: str | Path) -> None:
-    """Writes a backbone in memory as `convert` writes a source, in float32.
-
-    The tokenizer files are copied from `source`, the name or path that the backbone was loaded
-    from. Raises UserError if the folder cannot be written, or if the backbone has leaves that its
-    kind does not have.
-    """
-    arrays, folder = _checked_leaves(backbone, source), Path(folder)
-    kinds = {p: jax.ShapeDtypeStruct(a.shape, np.dtype(np.float32)) for p, a in arrays.items()}
-    # last, for with this file the folder is complete
-    _copy_tokenizer(_located(source), backbone.config, folder)
-    native.write(folder / native.NAME, backbone.config, arrays.items(), kinds)
-
-
-def save_for_transformers(
-    backbone: Backbone, folder: Path, source: str | Path, **images: Any
-) -> Layout:
-    """Writes a backbone as `transformers` loads it, in float32, and its tokenizer files.
-
-    `images` are those of `written.save`, which also says what is returned. Raises UserError as
-    `save_converted` does, and if transformers has no class for the backbone.
-    """
-    written.layout_of(backbone.config)
-    arrays = _checked_leaves(backbone, source)
-    _copy_tokenizer(_located(source), backbone.config, folder)
-    return written.save(folder, backbone.config, arrays, **images)
 
 
 def load_saved(folder: Path) -> Backbone:
     """Loads a folder of `save_for_transformers`, without a copy in the cache."""
     return _load_once(open_source(folder), lambda _, array: jax.numpy.asarray(array), {})
-
-
-def _checked_leaves(backbone: Backbone, source: str | Path) -> dict[str, np.ndarray]:
-    """Returns the leaves of a backbone. Raises UserError for some that its kind does not have."""
-    _, leaves = tree.split(backbone)
-    if extra := leaves.keys() - abstract(backbone.config).keys():
-        names = conversion.first_names(extra)
-        raise UserError(
-            f"{source} has no place for {names} (of {len(extra)}): its layers lack such weights, "
-            "which the tuned weights need. Keep the tuned weights in their own file."
-        )
-    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
-
-
-def _located(source: str | Path) -> Path:
-    """Returns the file or folder of a backbone, of "debug" that with its tokenizer."""
-    return hub.locate("demo" if str(source) == "debug" else str(source))
-
-
-def _copy_tokenizer(path: Path, config: BackboneConfig, folder: Path) -> None:
-    """Copies the tokenizer files and the image settings beside a source with a text tower."""
-    beside = _beside(path)
-    for name in (*tokenizer.FILES, PREPROCESSOR):
-        if config.text is not None and (beside / name).exists():
-            atomic.write_bytes(folder / name, (beside / name).read_bytes())
-
-
-def _beside(path: Path) -> Path:
-    """Returns the folder with what lies beside the weights: of an adapter its base's, mostly."""
-    folder = adapters.folder_of(path)
-    if folder is not None and not tokenizer.find(folder):
-        path = _base(adapters.read(folder))
-    return path if path.is_dir() else path.parent
-
-
-def _native_file(path: Path) -> Path | None:
-    """Returns the converted file at a path, or None if the path is of another source."""
-    file = path / native.NAME if path.is_dir() else path
-    return file if file.is_file() and native.describe(file) is not None else None
 
 
 def _load(file: Path, place: Place) -> Backbone:
@@ -324,16 +184,6 @@ def _random_leaves() -> tree.Tree:
     return tree.split(Backbone(DEBUG, rngs=nnx.Rngs(0)))[1]
 
 
-def save_backbone(backbone: Backbone, folder: str | Path, dtype: DTypeLike = np.float32) -> None:
-    """Writes a backbone in Hugging Face's layout, with weights in `dtype` and without tokenizer.
-
-    Raises UserError if transformers has no class for it.
-    """
-    _, leaves = tree.split(backbone)
-    arrays = {path: np.asarray(leaf).astype(dtype) for path, leaf in leaves.items()}
-    written.save(Path(folder), backbone.config, arrays)
-
-
 def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> Tokenizer:
     """Loads the tokenizer beside a backbone's weights.
 
@@ -345,8 +195,8 @@ def load_tokenizer(name_or_path: str | Path, context: int, vocab: int = 0) -> To
 
     Raises UserError if there is no tokenizer, or if it cannot be read or downloaded.
     """
-    path = _located(name_or_path)
-    folder = _beside(path)
+    path = sources.located(name_or_path)
+    folder = sources.beside(path)
     bare = path.is_file() or not (folder / CONFIG).exists()
     if bare and vocab == tokenizer.OPENAI and not tokenizer.find(folder):
         folder = hub.clip_tokenizer()

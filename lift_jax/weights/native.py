@@ -1,6 +1,6 @@
 """Converted backbones: one safetensors file with our leaves, and sizes and checksums as metadata.
 
-`load.convert` writes such a file where the user says. Loading any other source writes one into the
+`save.convert` writes such a file where the user says. Loading any other source writes one into the
 cache, and the next load of that source reads it there.
 """
 

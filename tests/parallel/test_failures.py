@@ -4,6 +4,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 
 import pytest
 
@@ -73,6 +74,7 @@ def test_a_process_that_finishes_ends_nobody(listening, ended):
     with connect(port, f"{TOKEN} 1\n".encode()) as process:
         process.sendall(b'[1, ""]\n')
         while not links._threads:
-            pass
+            time.sleep(0.01)
         links._threads[0].join(10)
+        assert not links._threads[0].is_alive()
     assert ended[0].empty() and not ended[1]

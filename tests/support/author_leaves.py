@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lift_jax.weights.author_names import TABLES
+from lift_jax.weights.authors.names import TABLES
 from lift_jax.weights.rename import Table, their_name, to_ours
 
 

@@ -36,8 +36,8 @@ from lift_jax.tuners.lora import LoRA
 from lift_jax.tuners.prompts import Prompts
 from lift_jax.tuners.random_mask import RandomMask
 from lift_jax.tuners.rules import chosen_blocks, trainable
-from lift_jax.weights.author_names import TABLES
 from lift_jax.weights.authors import table_of
+from lift_jax.weights.authors.names import TABLES
 from lift_jax.weights.rename import to_theirs
 
 

@@ -15,7 +15,8 @@ from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights import load
+from lift_jax.weights import hub, load, sources
+from lift_jax.weights.save import convert
 
 ADAPTERS = ("lora", "patterns", "tower")
 
@@ -86,10 +87,10 @@ def test_an_adapter_of_pytorch_and_a_wrapped_model(golden, tmp_path):
 def test_a_converted_copy_and_its_tokenizer(golden, tmp_path):
     base = Path(shutil.copytree(GOLDEN / "clip_hf", tmp_path / "base"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        if (load.hub.DEMO / name).exists():
-            shutil.copy(load.hub.DEMO / name, base)
+        if (hub.DEMO / name).exists():
+            shutil.copy(hub.DEMO / name, base)
     folder = copied(tmp_path, base_model_name_or_path=str(base))
-    load.convert(folder, tmp_path / "converted")
+    convert(folder, tmp_path / "converted")
     close(pooled(tmp_path / "converted", golden), golden("peft")["lora_image_pooled"])
     ids = [lift_jax.load_tokenizer(path, 16)(["a cat"]) for path in (folder, base)]
     np.testing.assert_array_equal(*ids)
@@ -127,7 +128,7 @@ def test_openclips_attention_by_hand(tmp_path):
     about = {"peft_type": "LORA", "r": 1, "lora_alpha": 4,
              "base_model_name_or_path": str(GOLDEN / "clip_openai.safetensors")}  # fmt: skip
     (tmp_path / "adapter_config.json").write_text(json.dumps(about))
-    found = load._opened(tmp_path).tensors
+    found = sources.opened(tmp_path).tensors
     for name in ("in_proj_weight", "out_proj.weight"):
         np.testing.assert_allclose(
             found[f"{layer}.{name}"], base[f"{layer}.{name}"].astype(np.float32) + 4 * 0.125
@@ -153,7 +154,9 @@ def test_layers_that_transformers_has_renamed(tmp_path, layer, stored):
         f"base_model.model.{layer}.lora_B.weight": np.full((len(weight), 1), 0.25, np.float32),
         "base_model.model.classifier.weight": np.ones((5, 8), np.float32),
     })  # fmt: skip
-    np.testing.assert_allclose(load._opened(folder).tensors[f"vit.{stored}.weight"], weight + 0.25)
+    np.testing.assert_allclose(
+        sources.opened(folder).tensors[f"vit.{stored}.weight"], weight + 0.25
+    )
 
 
 MERGE = r"merge it into its backbone with peft's merge_and_unload\(\), .* and give FOLDER"
@@ -232,11 +235,11 @@ def test_which_tower_an_adapter_changes(tmp_path):
         one = {f"base_model.model.{layer}.lora_A.weight": np.ones((2, weight.shape[1])),
                f"base_model.model.{layer}.lora_B.weight": np.ones((len(weight), 2))}  # fmt: skip
         save(folder, one)
-        found = load._opened(folder).tensors[f"{tower}.{layer}.weight"]
+        found = sources.opened(folder).tensors[f"{tower}.{layer}.weight"]
         np.testing.assert_allclose(found, weight.astype(np.float32) + 3, rtol=1e-6)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_mapping": None}))
     with pytest.raises(
         UserError, match="fits several towers of .* may be text_model.* or vision_model"
     ):
-        load._opened(folder)
+        sources.opened(folder)

@@ -19,7 +19,7 @@ from support.paths import GOLDEN, ROOT
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.weights import hub, load, native, rename
+from lift_jax.weights import hub, load, native, rename, save
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
@@ -170,13 +170,13 @@ def test_dtype_and_place(cache):
 @pytest.mark.parametrize("source", ["clip_hf", "torch/clip_rn.pth", "siglip2", "dinov3"])
 def test_converted_for_another_machine(source, cache, tmp_path):
     expected = lift_jax.load_backbone(GOLDEN / source)
-    load.convert(GOLDEN / source, tmp_path / "dest")
+    save.convert(GOLDEN / source, tmp_path / "dest")
     cached = files(cache)
     found = lift_jax.load_backbone(tmp_path / "dest")
     assert found.config == expected.config and same(leaves(found), leaves(expected))
     assert files(cache) == cached  # no second copy
     with pytest.raises(UserError, match="converted already|is a converted backbone"):
-        load.convert(tmp_path / "dest", tmp_path / "again")
+        save.convert(tmp_path / "dest", tmp_path / "again")
     with pytest.raises(UserError, match="states all its sizes"):
         lift_jax.load_backbone(tmp_path / "dest", resolution=64)
 
@@ -206,7 +206,7 @@ def test_the_command(cache, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written(cache, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
-        load.convert(GOLDEN / "hf_vit", tmp_path / "file" / "dest")
+        save.convert(GOLDEN / "hf_vit", tmp_path / "file" / "dest")
 
 
 @pytest.mark.parametrize("size", fullsize.SIZES)

@@ -13,7 +13,7 @@ from support.odd_values import ODD_VALUES
 from support.paths import GOLDEN
 
 from lift_jax.errors import UserError
-from lift_jax.weights import conversion, load, native
+from lift_jax.weights import conversion, load, native, save
 from lift_jax.weights.files.source import open_source, read_safetensors
 
 MUTATIONS = 200
@@ -166,7 +166,7 @@ def test_a_scalar_and_an_empty_tensor_are_read(tmp_path):
 
 
 def test_a_converted_copy_with_metadata_of_another_kind(tmp_path):
-    load.convert(GOLDEN / "hf_vit", tmp_path)
+    save.convert(GOLDEN / "hf_vit", tmp_path)
     file = tmp_path / native.NAME
     tensors, _, texts = read_safetensors(file)
     tensors = {name: tensor.copy() for name, tensor in tensors.items()}

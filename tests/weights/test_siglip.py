@@ -13,7 +13,7 @@ from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights import load
+from lift_jax.weights import save
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import siglip
 
@@ -68,7 +68,7 @@ def test_other_image_sizes(golden, tmp_path, name, numbers):
     large = np.pad(images, ((0, 0), (0, 16), (0, 16), (0, 0)), mode="wrap")
     for size, resized in ((48, large), (24, images[:, :24, :24])):
         made = tmp_path / str(size)
-        load.convert(GOLDEN / name, made, np.float32, resolution=size)
+        save.convert(GOLDEN / name, made, np.float32, resolution=size)
         model = lift_jax.load_backbone(made)
         close(model.visual.positions[...], expected[f"positions_{size}"])
         close(nnx.jit(model.visual)(resized), expected[f"image_features_{size}"])

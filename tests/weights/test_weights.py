@@ -18,7 +18,7 @@ from lift_jax.models import tree
 from lift_jax.weights import load, rename
 from lift_jax.weights.files.source import open_source
 from lift_jax.weights.formats import huggingface, openai
-from lift_jax.weights.load import save_backbone
+from lift_jax.weights.save import save_backbone
 
 Q = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
 

@@ -13,7 +13,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.vit.config import VisionConfig
-from lift_jax.weights import load
+from lift_jax.weights import load, save
 from lift_jax.weights.formats import written
 
 # source -> the class of transformers
@@ -41,7 +41,7 @@ def leaves(backbone):
 @pytest.mark.parametrize("source", CLASSES)
 def test_a_backbone_comes_back(source, tmp_path):
     backbone = lift_jax.load_backbone(GOLDEN / source)
-    load.save_for_transformers(backbone, tmp_path, GOLDEN / source)
+    save.save_for_transformers(backbone, tmp_path, GOLDEN / source)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == [CLASSES[source]]
     again = load.load_saved(tmp_path)
@@ -107,5 +107,5 @@ def test_dinov2s_ratio_is_a_whole_number():
 def test_a_resnet_has_no_class(source, tmp_path):
     model = lift_jax.load_backbone(GOLDEN / source)
     with pytest.raises(UserError, match="no class for this backbone, such as a ResNet of CLIP"):
-        load.save_for_transformers(model, tmp_path, GOLDEN / source)
+        save.save_for_transformers(model, tmp_path, GOLDEN / source)
     assert not list(tmp_path.iterdir())

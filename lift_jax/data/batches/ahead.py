@@ -81,8 +81,8 @@ def read_ahead(
     size = share * math.prod(shape) * dtype_of(example.transform).itemsize
     if workers < 0:
         in_memory = isinstance(example.split.images, ArrayImages)
-        rows = hasattr(example.transform, "dtype")  # rows of activations
-        workers = 0 if in_memory or rows else useful_workers(share * len(dataset), size)
+        ready = in_memory or dtype_of(example.transform) != np.uint8  # activations, not images
+        workers = 0 if ready else useful_workers(share * len(dataset), size)
     workers = min(workers, len(dataset))
     reading = dataset.to_iter_dataset(read_options(size, max(1, workers)))
     if not workers:

@@ -131,7 +131,7 @@ class Picture:
         return min(1.0, least), box[3] / self.height
 
 
-def read_image(path: str | os.PathLike, how: Decoding = Decoding()) -> Picture:  # noqa: B008
+def read_image(path: str | os.PathLike, how: Decoding = Decoding()) -> Picture:
     """Reads the image of a file, as `open_image` does."""
     return open_image(read_bytes(path), os.fspath(path), how)
 
@@ -148,7 +148,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             return file.read()
 
 
-def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:  # noqa: B008
+def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:
     """Returns the image in the bytes of a file; its pixels are not decoded yet.
 
     Raises UserError, which names the file and the cause, if the image is damaged: now, or when its

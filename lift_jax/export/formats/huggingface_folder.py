@@ -22,7 +22,8 @@ from lift_jax.storage.tensors import write_tensors
 from lift_jax.tuners import prompt_learning
 from lift_jax.weights.files.source import read_safetensors
 from lift_jax.weights.formats.written import layout_of
-from lift_jax.weights.load import load_saved, save_for_transformers
+from lift_jax.weights.load import load_saved
+from lift_jax.weights.save import save_for_transformers
 
 WEIGHTS, ABOUT, SCRIPT = "classifier.safetensors", "classifier.json", "classify.py"
 # how a head embeds features, by its kind (head.kind)

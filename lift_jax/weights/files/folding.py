@@ -6,7 +6,7 @@ peft stores the matrices by the names of its model, "base_model.model.LAYER.lora
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ def fold(source: Source, adapter: Adapter) -> None:
     for layer, change in layers.items():
         for name, tensor in _folded(adapter, source, names[layer], change):
             source.tensors[name] = tensor
-    begins = _begins(layers, names)
+    begins = _begins(names)
     for name, tensor in whole.items():
         ours = begins[1] + name.removeprefix(begins[0])
         if ours in source.tensors:
@@ -123,7 +123,7 @@ def _names(adapter: Adapter, source: Source, layers: Mapping[str, _Layer]) -> di
     """
     first = next(iter(layers), "")
     words = first.split(".")
-    drops = ["".join(f"{word}." for word in words[:n]) for n in range(len(words))]
+    drops = [_dotted(words[:n]) for n in range(len(words))]
     drops = [d for d in drops if all(layer.startswith(d) for layer in layers)]
     for drop in drops:
         ends = tuple(f"{first.removeprefix(drop)}.{kind}" for kind in ("weight", "in_proj_weight"))
@@ -231,13 +231,21 @@ def _by_pattern(adapter: Adapter, key: str, layer: str, default: Any) -> Any:
     return default
 
 
-def _begins(layers: Mapping[str, _Layer], names: Mapping[str, str]) -> tuple[str, str]:
-    """Returns (the adapter's prefix, the source's in its place), which all layers share."""
-    for layer, name in names.items():
-        ours, theirs = name.split("."), layer.split(".")
-        ours = ours[:-1]  # weight
-        while ours and theirs and ours[-1] == theirs[-1]:
-            ours.pop()
-            theirs.pop()
-        return "".join(f"{w}." for w in theirs), "".join(f"{w}." for w in ours)
-    return "", ""
+def _begins(names: Mapping[str, str]) -> tuple[str, str]:
+    """Returns (the adapter's prefix, the source's in its place), which all layers share.
+
+    `names` has the source's name of the weight of each layer; without any both are "".
+    """
+    if not names:
+        return "", ""
+    layer, name = next(iter(names.items()))
+    ours, theirs = name.split(".")[:-1], layer.split(".")  # without "weight"
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    return _dotted(theirs), _dotted(ours)
+
+
+def _dotted(words: Sequence[str]) -> str:
+    """Returns the words as the beginning of a name, "" for none."""
+    return "".join(f"{word}." for word in words)

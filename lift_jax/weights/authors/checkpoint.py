@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from lift_jax.errors import UserError, unknown
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.tensors import write_tensors
-from lift_jax.weights.author_contents import (
+from lift_jax.weights.authors.contents import (
     MASKS,
     Contents,
     contents_of,
@@ -25,7 +25,7 @@ from lift_jax.weights.author_contents import (
     path_rule,
     remedy,
 )
-from lift_jax.weights.author_names import LIFT_BIAS, LIFT_BLOCK, LIFT_LN, TABLES, fill
+from lift_jax.weights.authors.names import LIFT_BIAS, LIFT_BLOCK, LIFT_LN, TABLES, fill
 from lift_jax.weights.files import torch_archive
 from lift_jax.weights.files.source import read_safetensors
 from lift_jax.weights.rename import Table, their_name, to_ours, to_theirs

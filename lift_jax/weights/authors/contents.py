@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lift_jax.models import tree
 from lift_jax.settings.groups.tuner import BLOCK_PARTS
 from lift_jax.tuners.rules import PATH_RULES
-from lift_jax.weights.author_names import BLOCK, TABLES, fill
+from lift_jax.weights.authors.names import BLOCK, TABLES, fill
 
 # The rule by which each layout chooses the entries that aft trains (the setting tuner.mask).
 MASKS = {"lift": "joint", "lift_plus": "each"}
