@@ -1,14 +1,14 @@
 """The defaults of every config: LIFT+ with AdaptFormer on CLIP ViT-B/16.
 
     lift-jax settings                   all settings with their defaults and meanings
-    lift-jax settings train.lr          one of them
+    lift-jax settings train.lr          one setting
 
-The other configs change what their data set needs. Each takes an argument:
+The other configs change what their data set needs. Each takes an argument after a colon:
 
     --config=inat:backbone=clip_vit_l14,method=lift,tuner=full
     --config=inat:debug                 two steps on made-up images, offline
 
-and each setting can be given on the command line: --config.train.epochs=3
+Each setting can also be changed on the command line: --config.train.epochs=3
 """
 
 from ml_collections import ConfigDict

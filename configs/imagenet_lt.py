@@ -5,17 +5,17 @@
         --config.data.test_list=ImageNet_LT_test.txt \\
         --config.data.class_names=names.txt --workdir=runs/imagenet_lt
 
-The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not shipped
-here: a line `path label` an image, the paths relative to IMAGENET. names.txt has a class a line.
---config.data.val_list=ImageNet_LT_val.txt adds the validation split, to choose settings on.
-The run says whether the numbers of images and classes are those above.
+The lists are those of Liu et al. (OLTR, CVPR 2019), which define the data set and are not included
+here. They have one line `path label` for each image, with paths relative to IMAGENET. names.txt has
+one class name a line. --config.data.val_list=ImageNet_LT_val.txt adds the validation split, for
+choosing settings. The run says whether the numbers of images and classes are those above.
 Results are reported on the test split.
 
 Published top-1 with CLIP ViT-B/16, in percent:
     LIFT with TTE      78.3   many 81.3, medium 77.4, few 73.4: second-hand, quoted by RetFormer
     LIFT without TTE   77.0   re-run by the authors of LT-Soups
     LIFT, ViT-L/14     82.9   leaderboard mirrors; whether with TTE is not said
-No accuracy of LIFT+ on it is public in what could be read.
+We found no published accuracy of LIFT+.
 """
 
 from lift_jax import settings

@@ -2,12 +2,11 @@
 # Trains on this machine: on its CPU, or on all of its GPUs (one process drives them all).
 #
 #   launch/local.sh [--dry-run] --config=configs/demo.py --workdir=runs/demo [...]
-#   launch/local.sh --gpus=0,1 --config=configs/inat.py ...     these GPUs alone
+#   launch/local.sh --gpus=0,1 --config=configs/inat.py ...     only these GPUs
 #
 # Needs: `pip install -r requirements.txt`, for NVIDIA GPUs also `pip install "jax[cuda12]"` of the
-# same version as the jax that it installed. All other arguments go to lift_jax.main. A run that
-# was asked to stop (exit status 75) is not started again; one that crashed is not either: its
-# error needs a reader.
+# same version as the installed jax. All other arguments go to lift_jax.main. A run that was asked to
+# stop (exit status 75) or that crashed is not started again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -9,9 +9,9 @@
 #   launch/tpu_vm.sh logs | status | stop | delete
 #
 # --dry-run before or after any of them prints the commands instead. Needs: gcloud, logged in, and
-# a --workdir that outlives the VM, as gs://bucket/runs/inat. `start` detaches: it goes on when you log out, and starts again after a maintenance
-# event (exit status 75) and after a crash, each time from the newest checkpoint; `stop` lets it
-# save first.
+# a --workdir that outlives the VM, such as gs://bucket/runs/inat. `start` detaches: the run continues
+# when you log out. After a maintenance event (exit status 75) or a crash it starts again from the
+# newest checkpoint. `stop` lets it save first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

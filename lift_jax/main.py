@@ -5,9 +5,9 @@
   lift-jax train --config=inat:method=lift --config.train.epochs=10 --workdir=runs/inat
   lift-jax train --config=demo --sweep=losses --workdir=runs/losses
 
-Run the same command again to continue where it stopped. --mode=evaluate tests the newest checkpoint
-of the folder, --mode=zero_shot the untuned backbone. --seeds=5 runs five seeds, --sweep=NAME the
-runs of a table of the papers; both continue as well.
+To continue an interrupted run, run the same command again. --mode=evaluate tests the newest
+checkpoint of the run folder, --mode=zero_shot the untuned backbone. --seeds=5 trains with five
+seeds, and --sweep=NAME runs all cells of a table of the papers; both continue in the same way.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     several.add_argument(
         "--connect_seconds", type=float, default=0, metavar="S",
-        help="time that the processes wait for each other (default 60; 300 without --coordinator)",
+        help="seconds that the processes wait for each other (60; 300 without --coordinator)",
     )  # fmt: skip
 
 
@@ -69,9 +69,9 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     if flags.mode not in MODES:
         raise unknown("mode (--mode)", flags.mode, MODES)
-    chosen = shared.chosen_config(flags, USAGE)
+    chosen = shared.chosen_config(flags, f"--config is missing. {USAGE}")
     if not flags.workdir:
-        raise UserError(USAGE)
+        raise UserError(f"--workdir is missing. {USAGE}")
 
     from lift_jax.parallel import exchange
 

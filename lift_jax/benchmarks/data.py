@@ -16,11 +16,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks.results import Seconds
-from lift_jax.data import prepare
+from lift_jax.data.images.cuts import Cut
 from lift_jax.data.images.decode import Decoding, open_image
 from lift_jax.data.images.resize import compile_filters
-from lift_jax.data.images.views import Cut, FiveCrop, TestTransform, TrainTransform, View
-from lift_jax.data.prepare import PreparedImages
+from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform, View
+from lift_jax.data.prepared import prepare
+from lift_jax.data.prepared.shards import PreparedImages
 from lift_jax.data.types import FileImages, Images, Split
 from lift_jax.output.terminal import Terminal
 

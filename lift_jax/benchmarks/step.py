@@ -27,9 +27,8 @@ from lift_jax.settings.schema import Settings
 from lift_jax.training import losses
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training.classifier import Assembled, assemble, check_names, make_head
-from lift_jax.training.needs import choose_remat
 from lift_jax.training.placement import chosen_precision, kept_type, use_precision
-from lift_jax.training.start.backbone import use_remat
+from lift_jax.training.start.remat import choose_remat, use_remat
 from lift_jax.training.state import State, create_state, state_shardings, trainable_mask
 from lift_jax.training.step import make_train_step
 from lift_jax.weights import load
@@ -167,8 +166,7 @@ def random_leaves(settings: Settings, vision: Vision, classes: int) -> dict[str,
 
     @jax.jit
     def leaves() -> dict[str, jax.Array]:
-        model = new_classifier(settings, vision, names, classes, FLOAT32).model
-        return {path: leaf[...] for path, leaf in tree.flatten(model)[1].items()}
+        return tree.split(new_classifier(settings, vision, names, classes, FLOAT32).model)[1]
 
     found = leaves()
     weight = found["head/weight"]

@@ -2,14 +2,13 @@
 
 import os
 import platform
-from importlib import metadata
 
 import jax
 from rich.filesize import decimal
 
 import lift_jax
 from lift_jax.parallel.memory import machine_memory
-from lift_jax.parallel.software import LIBRARIES
+from lift_jax.parallel.software import LIBRARIES, OPTIONAL, version_of
 
 
 def describe_system() -> str:
@@ -21,7 +20,7 @@ def describe_system() -> str:
         "CPUs": str(os.cpu_count()),
         "memory": memory(),
     }
-    lines |= {name: metadata.version(name) for name in LIBRARIES}
+    lines |= {name: version_of(name) for name in (*LIBRARIES, *OPTIONAL)}
     lines |= {
         "backend": jax.default_backend(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

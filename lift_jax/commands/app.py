@@ -1,14 +1,14 @@
-"""Serves a page to try a run in the browser, on this machine alone.
+"""Serves a page on this machine, to try a run in the browser.
 
   lift-jax app --run=runs/photos
   lift-jax app --run=runs/photos --port=0
 
-Drop images on the page, choose or paste them. For each image it shows the likeliest classes with
-their probabilities and how rare they were in training, the set that holds the true class,
-"unknown" for an image of no known class, and the most similar training images. Images stay in
-memory: nothing is written, and nothing leaves this machine. Ctrl-C ends it.
+Drop images on the page, choose files, or paste an image. For each image the page shows the most
+likely classes with their probabilities and how rare they were in training, a set of classes that
+contains the true one, "unknown" for an image of no known class, and the most similar training
+images. Images stay in memory: nothing is written, and nothing leaves this machine. Ctrl-C stops it.
 
-Programs can ask it as well: curl -F image=@a.jpg http://127.0.0.1:8000/api/predict
+Programs can use it too: curl -F image=@a.jpg http://127.0.0.1:8000/api/predict
 """
 
 import argparse
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_run(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="address to listen at (127.0.0.1, this machine alone); 0.0.0.0 lets everybody in the "
+        help="address to listen on (127.0.0.1, only this machine); 0.0.0.0 lets everybody in the "
         "network use the page, without a password",
     )  # fmt: skip
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Measures what a training step costs, how fast images are read, or describes this system.
+"""Times a training step or the reading of images, or describes this system.
 
   lift-jax bench --config=inat --classes=8142
   lift-jax bench --config=inat --aot --devices=256 --classes=8142 --images=437513
@@ -8,14 +8,16 @@
   lift-jax bench --only=data --compare=before.json
   lift-jax bench --system
 
-It times the step on the devices here, with random weights and images: images per second, share of
-the hardware's peak, memory. With --aot nothing is run: the step is compiled for simulated devices,
-and what each would hold, compute and send is printed, so that a job does not fail after hours in a
-queue. With --against=plain the step and the forward pass run in turn with those of the plain
-formulas: the ratios of time and memory. With --against=precision each half precision is compared
-with float32: error of the logits, memory and time. With --only=data it times the way from files to
-views, and how long training waits for data. With --compare the times are divided, pair by pair, by
-those that --json wrote another time.
+By default it times the step on the devices of this machine, with random weights and images, and
+prints images per second, share of the hardware's peak, and memory.
+
+  --aot                  compiles the step for simulated devices and runs nothing. It prints the
+                         memory, FLOPs and traffic of each device, so that a job does not fail after
+                         hours in a queue.
+  --against=plain        compares time and memory with those of the plain formulas.
+  --against=precision    compares half precisions with float32: error of the logits, memory, time.
+  --only=data            times decoding and cropping, and how long training waits for data.
+  --json, --compare      write the times to a file, and print the ratios to such a file.
 """
 
 import argparse
@@ -38,18 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         choices=("step", "data"),
         default="step",
-        help="what to time: step (default), data",
+        help="what to time: step (default) or data",
     )
     parser.add_argument("--classes", type=int, default=0, metavar="N", help="number of classes")
     parser.add_argument(
-        "--images", type=int, default=0, metavar="N",
+        "--images", type=int, metavar="N",
         help="with --aot: number of training images, for the time of an epoch",
     )  # fmt: skip
     parser.add_argument(
-        "--aot", action="store_true", help="compile for simulated devices, without running"
+        "--aot", action="store_true", help="compile for simulated devices without running"
     )
     parser.add_argument(
-        "--devices", type=int, default=8, metavar="N", help="with --aot: number of devices (8)"
+        "--devices", type=int, metavar="N", help="with --aot: number of devices (8)"
     )
     parser.add_argument(
         "--steps", type=int, default=20, metavar="N",
@@ -57,11 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="also write the times to a file")
     parser.add_argument(
-        "--compare", metavar="FILE", help="print the ratios to the times in such a file"
+        "--compare",
+        metavar="FILE",
+        help="print the ratios to the times in a file that --json wrote",
     )
     parser.add_argument(
         "--against", choices=("plain", "precision"),
-        help="plain: compare with the plain formulas, whose backward pass is autodiff's; "
+        help="plain: compare with the plain formulas, differentiated automatically; "
         "precision: compare half precisions with float32",
     )  # fmt: skip
     parser.add_argument(
@@ -71,8 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
-    for name, least in (("steps", 1), ("devices", 1), ("images", 0)):
-        if (number := getattr(flags, name)) < least:
+    if not flags.aot and (flags.devices is not None or flags.images is not None):
+        raise UserError("--devices and --images are for --aot, which compiles without running.")
+    devices = 8 if flags.devices is None else flags.devices
+    images = flags.images or 0
+    numbers = (("steps", flags.steps, 1), ("devices", devices, 1), ("images", images, 0))
+    for name, number, least in numbers:
+        if number < least:
             raise UserError(f"--{name} is {number}; it must be at least {least}.")
     if flags.aot and flags.against:
         raise UserError("--aot runs nothing, and --against compares what runs: give one of them.")
@@ -80,7 +89,7 @@ def run(flags: argparse.Namespace) -> None:
         raise UserError("--only=data times no step: leave --aot and --against out.")
     if flags.aot:  # before anything asks for devices
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={flags.devices}"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
     import jax
     from absl import logging
@@ -145,10 +154,12 @@ def run_step(
     settings = parse(shared.chosen_config(flags, USAGE).config)
     if flags.classes < 2:
         raise UserError("Give the number of classes: --classes=8142.")
+    if flags.steps < 1:
+        raise UserError(f"--steps is {flags.steps}; it must be at least 1.")
     vision = step.vision_sizes(settings.model)
     with exact_products():  # the program of training
         if flags.aot:
-            ahead_of_time.estimate(settings, vision, flags.classes, flags.images, console)
+            ahead_of_time.estimate(settings, vision, flags.classes, flags.images or 0, console)
         elif flags.against:
             compare = against if flags.against == "plain" else precisions
             compare.measure(settings, vision, flags.classes, flags.steps, console)

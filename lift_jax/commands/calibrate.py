@@ -1,12 +1,12 @@
-"""Measures on the validation split how far the answers of a run can be trusted.
+"""Calibrates a run on its validation split: probabilities, unknown images and prediction sets.
 
   lift-jax calibrate --run=runs/photos
   lift-jax calibrate --run=runs/photos --keep=0.9 --coverage=0.95
 
-It writes calibration.json into the run folder: a temperature, which makes the probabilities of
-`lift-jax predict` honest; the score below which `predict --unknown` answers "unknown"; and the
-thresholds of `predict --sets`. Training does so at its end by itself. A validation split is needed:
-data.val_share, or the data set's own. The test split plays no part.
+It writes calibration.json into the run folder. The file holds the temperature that calibrates the
+probabilities of `lift-jax predict`, the score below which `predict --unknown` answers "unknown",
+and the thresholds of `predict --sets`. Training does this at its end. The run needs a validation
+split: data.val_share, or the data set's own. The test split is not used.
 """
 
 import argparse
@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="W", help="run folder; may be an address")
     parser.add_argument(
         "--keep", type=float, default=0.95, metavar="SHARE",
-        help="share of the right answers that `predict --unknown` keeps (0.95)",
+        help="share of the correct answers that `predict --unknown` keeps (0.95)",
     )  # fmt: skip
     parser.add_argument(
         "--coverage", type=float, default=0.9, metavar="SHARE",
-        help="share of the sets of `predict --sets` that hold the true class (0.9)",
+        help="share of images whose set (`predict --sets`) contains the true class (0.9)",
     )  # fmt: skip
     shared.add_tuner_file(parser)
 

@@ -1,9 +1,9 @@
-"""Converts pre-trained weights once, for machines without the source.
+"""Copies pre-trained weights into one folder, for machines without the source.
 
   lift-jax convert clip_vit_b16 weights/clip
   lift-jax train --config=folder:backbone=weights/clip --workdir=runs/photos
 
-The destination becomes a folder with backbone.safetensors and the tokenizer files.
+DEST becomes a folder with backbone.safetensors and the tokenizer files.
 """
 
 import argparse
@@ -24,14 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, help="precision of the file (default: as in the source)"
     )
     parser.add_argument(
-        "--resolution", type=int, metavar="PIXELS", help="image size, if not the pre-training's"
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="image size (default: that of the pre-training)",
     )
     for name, like in (("mean", "0.485,0.456,0.406"), ("std", "0.229,0.224,0.225")):
         parser.add_argument(
             f"--{name}", default="", metavar="R,G,B",
             help=f"{name} of the images, like {like} (default: as the weights say)",
         )  # fmt: skip
-    bare = parser.add_argument_group("for a bare state dict, which does not say these")
+    bare = parser.add_argument_group("for a bare state dict, which lacks these values")
     bare.add_argument("--heads", type=int, metavar="N", help="attention heads of the image tower")
     bare.add_argument(
         "--text_heads", type=int, metavar="N", help="attention heads of the text tower"

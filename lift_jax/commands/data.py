@@ -1,15 +1,17 @@
-"""Looks at a data set before training, or prepares it for fast reading.
+"""Checks a data set before training, or prepares it for fast reading.
 
   lift-jax data --config=folder --config.data.root=photos --workdir=runs/photos_data
   lift-jax data --prepare --config=inat --config.data.root=INAT
 
-Prints splits, classes, image sizes and what is wrong with them, and writes to the folder:
-classes.csv and classes.png (images of each class), findings.csv (images that cannot be read or
-occur twice), kinds.csv (images that are not ordinary RGB: turned, CMYK, 16-bit, transparent, ...)
-and views.png (what the model is shown while training and testing).
+It prints splits, classes, image sizes and what is wrong with them, and writes these files:
 
-With --prepare it writes the training split as small JPEGs in a few large files instead, which
-training then reads in place of the images. Run it again to continue after a kill.
+  classes.csv, classes.png    number of images of each class
+  findings.csv                what is wrong: images that cannot be read or occur twice, ...
+  kinds.csv                   images of unusual kinds: rotated, CMYK, 16-bit, transparent, ...
+  views.png                   what the model sees in training and testing
+
+With --prepare it writes the training images as small JPEGs into a few large files instead. Training
+then reads these. If it is interrupted, run it again: it continues.
 """
 
 import argparse
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir", default="runs/data", metavar="W", help="folder to write to (runs/data)"
     )
     parser.add_argument(
-        "--prepare", action="store_true", help="write the training split as small JPEGs, and stop"
+        "--prepare", action="store_true", help="only write the training images as small JPEGs"
     )
     parser.add_argument(
         "--prepare_size", type=int, default=0, metavar="PIXELS",
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--read", action=argparse.BooleanOptionalAction, default=True,
-        help="read every image (default); --no-read looks at the lists alone",
+        help="read every image (default); --no-read checks only the lists of images",
     )  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
-    from lift_jax.data import prepare, prepare_training
+    from lift_jax.data.prepared import of_settings, prepare
     from lift_jax.output.terminal import Terminal
     from lift_jax.reports.data_set.crops import preview_resolution
     from lift_jax.reports.data_set.look import show_data
@@ -55,14 +57,16 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.settings.parse import parse
 
     settings = parse(chosen.config)
+    if flags.prepare_size and not flags.prepare:
+        raise UserError("--prepare_size is for --prepare, which writes small JPEGs.")
     if flags.prepare:
         console = Terminal()
         size = flags.prepare_size or prepare.default_size(
             preview_resolution(settings.model, console)
         )
-        prepare_training.prepare_split(settings.data, settings.seed, size, console)
+        of_settings.prepare_split(settings.data, settings.seed, size, console)
         return
     as_they_are = replace(settings, data=replace(settings.data, prepared="none"))
-    workdir = open_workdir(flags.workdir)
+    workdir = open_workdir(flags.workdir, settings.data)
     with writing(workdir):
         show_data(as_they_are, workdir, flags.read, Terminal())

@@ -1,4 +1,4 @@
-"""Exports a run: its tuned weights, or the classifier whole, and pushes it to the hub.
+"""Exports the classifier of a run, or its tuned weights, also to the Hugging Face hub.
 
   lift-jax export --run=runs/photos --to=tuned.safetensors
   lift-jax export --run=runs/photos --to=tuned.safetensors --layout=lift
@@ -8,26 +8,27 @@
   lift-jax export --run=runs/photos --to=red_fox --format=huggingface
   lift-jax export --run=runs/photos --to=red_fox --format=adapters --push=anna/red_fox
 
-It takes the newest checkpoint of the run folder (with checkpoint.best the best), and needs neither
-data nor accelerator.
+It exports the newest checkpoint of the run folder (with checkpoint.best the best one), and needs
+no data and no accelerator.
 
-All formats but safetensors make a folder with a golden image, its probabilities and a model card
-(README.md). It is loaded again and compared with the run before it is there. --push uploads it to
-the Hugging Face hub (or HF_ENDPOINT), to a private repository if there is none of that name; it
-takes the token of `hf auth login` or HF_TOKEN.
+Every format except safetensors is a folder with a golden image, its probabilities and a model card
+(README.md). The command loads the export again and compares it with the run before it writes the
+folder. --push uploads the folder to the Hugging Face hub (or HF_ENDPOINT), with the token of
+`hf auth login` or HF_TOKEN. A new repository is private.
 
-onnx and stablehlo hold the classifier as one model of uint8 images [batch, resolution, resolution,
-3], the test view, with `logits` and `probabilities`. With --input_size it takes images of that size
-and resizes them itself. onnx has a script that needs onnxruntime, numpy and Pillow alone.
+onnx and stablehlo: the whole classifier as one model. Its input is the test view, uint8 images
+[batch, resolution, resolution, 3]; its outputs are `logits` and `probabilities`. With --input_size
+it takes images of that size and resizes them itself. onnx comes with a script that needs only
+onnxruntime, numpy and Pillow.
 
-huggingface holds the merged backbone as `transformers` loads it, the classifier beside it, and a
-script that uses both. It needs tuners that can be merged, and a backbone that is not a ResNet.
+huggingface: the merged backbone as `transformers` loads it, the classifier, and a script that uses
+both. The run's tuners must be ones that can be merged, and the backbone must not be a ResNet.
 
-adapters holds the tuned weights without the backbone, in a few MB. It stands in for the run:
-`lift-jax predict --run=FOLDER`, or --run=anna/red_fox where it was pushed.
+adapters: the tuned weights without the backbone, a few MB. The folder replaces the run folder:
+`lift-jax predict --run=FOLDER`, or --run=anna/red_fox if it was pushed.
 
-safetensors, the default, needs no backbone. The setting model.tuned reads the file. For the
-authors' code, where torch is installed:
+safetensors (default): the tuned weights in one file, which the setting model.tuned reads. To use
+it in the authors' code, where torch is installed:
 
   checkpoint = {"tuner": {}, "head": {}}
   for name, tensor in safetensors.torch.load_file("tuned.safetensors").items():
@@ -48,19 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_run(parser)
     parser.add_argument(
         "--to", required=True, metavar="PLACE",
-        help="file to write (.safetensors); with another --format a folder to make",
+        help="file to write (.safetensors); for other formats, the folder to write",
     )  # fmt: skip
     parser.add_argument(
         "--format", default="safetensors",
-        help="safetensors (default) or adapters, the tuned weights; onnx, stablehlo or "
-        "huggingface, the whole classifier",
+        help="tuned weights: safetensors (default) or adapters; whole classifier: onnx, stablehlo "
+        "or huggingface",
     )  # fmt: skip
     parser.add_argument(
-        "--layout", help="names of lift_plus (default) or lift, with --format=safetensors"
+        "--layout", help="for safetensors: names of the weights, lift_plus (default) or lift"
     )
     parser.add_argument(
         "--input_size", default="", metavar="HxW",
-        help="height and width of images that all have one size (--format=onnx or stablehlo)",
+        help="for onnx and stablehlo: height and width of the input images, if all are equal",
     )  # fmt: skip
     parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="also upload the folder to the hub"

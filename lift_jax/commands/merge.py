@@ -1,13 +1,13 @@
-"""Folds what a run tuned into its backbone, which then costs what the untuned one does.
+"""Merges the tuned weights of a run into its backbone, which then costs no more than untuned.
 
   lift-jax merge --run=runs/photos --to=merged
   lift-jax train --config=folder:backbone=merged --workdir=runs/more
 
-It takes the newest checkpoint of the run folder, and needs neither data nor accelerator. lora,
+It merges the newest checkpoint of the run folder, and needs no data and no accelerator. lora,
 lora_mlp, ssf, aft, bitfit, ln, bn and full can be merged; adapters and prompts cannot. FOLDER is a
-backbone like those of `lift-jax convert`. Beside it lies the classifier, head.safetensors: its
-weights, and in the metadata its kind, its scale and the class names. Where texts were tuned
-instead, FOLDER's own zero-shot classifier is the tuned one.
+backbone like those of `lift-jax convert`. It also holds the classifier, head.safetensors: its
+weights, and in the metadata its kind, its scale and the class names. If the run tuned texts,
+FOLDER's own zero-shot classifier is the tuned classifier.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Names new images by the classifier of a run.
+"""Classifies new images with the classifier of a run.
 
   lift-jax predict --run=runs/photos new_photos
   lift-jax predict --run=runs/photos a.jpg 'im1*.jpg' --top_k=3 --to=named.csv
@@ -9,9 +9,9 @@
 
 anna/red_fox is a run on the Hugging Face hub, as `lift-jax export --format=adapters --push` makes.
 
-Each image gets its likeliest classes and their probabilities: the softmax of the logits, which with
-the default loss treats all classes as equally frequent. Where the run has a calibration.json
-(`lift-jax calibrate`), its temperature makes the probabilities honest. In Python:
+Each image gets its most likely classes and their probabilities: the softmax of the logits, which
+with the default loss treats all classes as equally frequent. If the run has a calibration.json
+(`lift-jax calibrate`), the probabilities are calibrated. In Python:
 
   lift_jax.Predictor("runs/photos").predict(["a.jpg", "b.jpg"], top_k=5)
 """
@@ -47,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unknown", nargs="?", const="", type=share, metavar="KEEP",
-        help='answer "unknown" for images of no class; KEEP is the share of right answers that '
-        "stay (default: that of calibration.json)",
+        help='answer "unknown" for images of no class; KEEP is the share of correct answers to '
+        "keep (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--sets", nargs="?", const="", type=share, metavar="COVERAGE",
-        help="also list a set of classes for each image; COVERAGE is the share of sets that hold "
+        help="also give each image a set of classes; COVERAGE is the share of sets that contain "
         "the true class (default: that of calibration.json)",
     )  # fmt: skip
     parser.add_argument(
         "--probabilities", choices=["top", "all"], default="top",
-        help="all also writes the probability of every class (--to); top writes those of --top_k",
+        help="what --to writes: the probabilities of the --top_k classes (top) or of all (all)",
     )  # fmt: skip
     parser.add_argument(
         "--tte", action=argparse.BooleanOptionalAction,
@@ -76,12 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def share(text: str) -> bool | float:
     """Returns the share that an option asks for; True for the default."""
-    return float(text) if text else True
+    return shared.number(text) if text else True
 
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command. Raises UserError at the end if some images could not be read."""
-    from lift_jax.data.sources.folder_index import not_taken
+    from lift_jax.data.sources.image_files import not_taken
     from lift_jax.output.terminal import Terminal, track
     from lift_jax.runs.answers import output, sorting
     from lift_jax.runs.answers.given import gather
@@ -163,9 +163,13 @@ class Summary:
 
 
 def check(flags: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together."""
+    """Raises UserError for options that do not go together, and for a file of no known form."""
+    from lift_jax.runs.answers.output import check_ending
+
     if flags.link and not flags.sort_into:
         raise UserError("--link is for --sort-into=DIR, which sorts images into folders.")
+    if flags.to:
+        check_ending(Path(flags.to))
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
     if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):

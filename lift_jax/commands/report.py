@@ -1,11 +1,11 @@
-"""Writes the report of a run again, and compares several runs.
+"""Writes the report of a run again, or compares several runs.
 
   lift-jax report runs/photos
   lift-jax report runs/a runs/b --out=comparison
 
-Every run folder gets a report.html that needs no other file, and its figures as report_*.png.
-Several runs also get a comparison, report_compare.html. With --out the report of a single run goes
-elsewhere, as for a run folder that is not yours to write in.
+Every run folder gets a report.html that needs no other file, and its figures as report_*.png. For
+several runs there is also a comparison, report_compare.html. With --out, the report of a single run
+is written to another folder, for example because you cannot write to the run folder.
 """
 
 import argparse

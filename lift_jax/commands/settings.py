@@ -1,11 +1,11 @@
-"""Lists the settings of a run with their defaults, or explains those that are named.
+"""Lists all settings with their defaults, or explains some.
 
   lift-jax settings
   lift-jax settings train.lr
   lift-jax settings test
   lift-jax settings --markdown
 
-A setting is given on the command line (--config.train.lr=0.01) or in a config file.
+Set one on the command line (--config.train.lr=0.01) or in a config file (c.train.lr = 0.01).
 """
 
 import argparse

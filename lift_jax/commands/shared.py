@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lift_jax.commands.line.ending import errors_as_lines
-from lift_jax.errors import UserError, fail, near
+from lift_jax.errors import UserError, fail, near, shown
 from lift_jax.parallel import entry
 from lift_jax.settings.config_file import (
     ConfigFile,
@@ -27,6 +27,11 @@ PREFIX, NEGATED = "--config.", "--noconfig."
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line that names the nearest option."""
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.register("type", int, whole_number)
+        self.register("type", float, number)
+
     def error(self, message: str) -> NoReturn:
         """Prints a mistake in the arguments and exits with status 2."""
         raise SystemExit(fail(f"{message} (`lift-jax {self.prog.split()[-1]} --help` lists all.)"))
@@ -34,6 +39,18 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[str]:
         """Returns the names of all options."""
         return [name for action in self._actions for name in action.option_strings]
+
+    def check_given(self, arguments: Sequence[str]) -> None:
+        """Exits with a line about an argument or an option that is empty.
+
+        A variable of a script that is not set gives one, and an empty path is the folder here.
+        """
+        end = [*arguments, "--"].index("--")
+        options = [a for a in self._actions if a.nargs != argparse.OPTIONAL]
+        empty = {f"{name}=" for action in options for name in action.option_strings}
+        for i, word in enumerate(arguments):
+            if not word or (i < end and word in empty):
+                self.error(f"{word or 'an argument'} is empty; leave it out, or give it a value.")
 
     def with_values(self, arguments: Sequence[str]) -> list[str]:
         """Returns arguments in which an option that may stand alone never takes the next word.
@@ -48,6 +65,22 @@ class Parser(argparse.ArgumentParser):
         }
         end = [*arguments, "--"].index("--")
         return [alone.get(word, word) for word in arguments[:end]] + [*arguments[end:]]
+
+
+def whole_number(text: str) -> int:
+    """Returns the whole number that an option is given. Raises ArgumentTypeError for others."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """Returns the number that an option is given. Raises ArgumentTypeError for others."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
 
 
 def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +101,7 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> N
     assignments: list[tuple[str, str | None]] = []
     if parser.get_default("takes_settings"):
         arguments, assignments = take_assignments(arguments)
+    parser.check_given(arguments)
     flags, rest = parser.parse_known_args(parser.with_values(arguments))
     if rest:
         reject(rest, parser)
@@ -119,12 +153,12 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="NAME_OR_FILE",
-        help="shipped config (demo, folder, inat, ...) or config file, with an argument after a "
-        "colon if wanted: inat:method=lift,tuner=lora",
+        help="shipped config (demo, folder, inat, ...) or config file, optionally with an argument "
+        "after a colon: inat:method=lift,tuner=lora",
     )
     parser.set_defaults(takes_settings=True)
     parser.add_argument_group(
-        "settings", "--config.KEY=VALUE sets one setting; `lift-jax settings` lists them."
+        "settings", "--config.KEY=VALUE changes a setting; `lift-jax settings` lists them all."
     )
 
 

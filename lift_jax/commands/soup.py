@@ -2,8 +2,8 @@
 
   lift-jax soup runs/seed_0 runs/seed_1 runs/seed_2 --workdir=runs/soup
 
-The runs are finished, and of the same config but for seed and train.lr. The new run folder holds
-their mean, tested as they are; soup.csv in it has the results of each of them and of the soup.
+The runs must be finished, and differ only in seed and train.lr. The new run folder holds their
+mean and its test results. soup.csv in it lists the results of every run and of the soup.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lift_jax.data.prepare import PreparedImages
+from lift_jax.data.prepared.shards import PreparedImages
 from lift_jax.data.sources.tfds import TfdsImages
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Split
 from lift_jax.parallel import exchange

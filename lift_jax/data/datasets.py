@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from lift_jax.data import prepare, splits
+from lift_jax.data import splits
+from lift_jax.data.prepared import shards
 from lift_jax.data.sources import cifar, folders, inaturalist, lists, tables, tfds
 from lift_jax.data.sources.in_memory import digits, fake
 from lift_jax.data.types import Dataset, with_reading
@@ -42,7 +43,7 @@ def load(settings: DataSettings, seed: int, tolerant: bool = False) -> Dataset:
         data = splits.with_validation(data, settings.val_share, seed)
     if settings.max_per_class:
         data = replace(data, train=splits.capped(data.train, settings.max_per_class, seed))
-    return prepare.use(with_reading(data, settings), settings.prepared)
+    return shards.use(with_reading(data, settings), settings.prepared)
 
 
 def check_source(settings: DataSettings) -> None:
@@ -50,9 +51,10 @@ def check_source(settings: DataSettings) -> None:
     if settings.name not in SOURCES:
         raise unknown("data set (data.name)", settings.name, SOURCES)
     for key, owners in OWNERS.items():
-        if getattr(settings, key) not in ("", "species") and settings.name not in (*owners, "fake"):
+        value, default = getattr(settings, key), getattr(DEFAULTS, key)
+        if value not in ("", default) and settings.name not in (*owners, "fake"):
             raise UserError(
-                f"data.{key} is {getattr(settings, key)!r}, but data.name is {settings.name!r}: "
+                f"data.{key} is {value!r}, but data.name is {settings.name!r}: "
                 f"{key} belongs to {', '.join(owners)}. Set data.name to one of them, or leave "
                 f"{key} out."
             )
@@ -107,7 +109,8 @@ SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
     "cifar100": cifar.cifar100,
     "fake": fake,
 }
-OWNERS = {  # the sources that read a setting; others ignore it
+DEFAULTS = DataSettings()
+OWNERS = {  # the sources that read a setting; with any other source it is an error
     "train_list": ("list", "table", "inaturalist"),
     "test_list": ("list", "table", "inaturalist"),
     "val_list": ("list", "table", "inaturalist"),

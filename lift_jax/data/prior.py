@@ -20,10 +20,10 @@ def fill(counts: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(counts, np.float64)
     except (TypeError, ValueError) as e:
-        raise UserError(f"The training counts must be one number a class: {e}.") from e
+        raise UserError(f"The training counts must be one number for each class: {e}.") from e
     if array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any() or not array.any():
         raise UserError(
-            "The training counts must be one number a class, none negative and not all 0; "
+            "The training counts must be one number for each class, none negative and not all 0; "
             f"found {np.array2string(array, threshold=20)}."
         )
     return np.where(array > 0, array, array[array > 0].min())

@@ -98,8 +98,7 @@ def accuracy(clip: Backbone, table: list[np.ndarray], count: int = 2000) -> floa
     rng = np.random.default_rng(TEST_SEED)
     labels = np.arange(count, dtype=np.int32) % len(glyphs.DIGITS)
     prompts = np.stack([rows[0] for rows in table[: len(glyphs.DIGITS)]])
-    graph, leaves = tree.flatten(clip)
-    weights = {path: leaf[...] for path, leaf in leaves.items()}
+    graph, weights = tree.split(clip)
     compare = jax.jit(lambda w, grey, tokens: similarities(tree.merge(graph, w), grey, tokens))
     logits = compare(weights, glyphs.render(rng, labels), prompts)
     return 100 * float((np.asarray(logits).argmax(1) == labels).mean())
@@ -113,8 +112,7 @@ def pretrain(folder: Path, steps: int, seed: int, size: int = BATCH) -> None:
     table = caption_table(folder)
 
     clip = Backbone(model_config(tokenizer.get_vocab_size()), rngs=nnx.Rngs(seed))
-    graph, leaves = tree.flatten(clip)
-    weights = {path: leaf[...] for path, leaf in leaves.items()}
+    graph, weights = tree.split(clip)
     schedule = optax.warmup_cosine_decay_schedule(0, LR, min(WARMUP, steps // 2), steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

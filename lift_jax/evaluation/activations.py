@@ -192,8 +192,7 @@ class Cache:
         self, visual: Tower, k: int, split: Split, view: TestTransform, images: str | None
     ) -> RowFile:
         """Returns the file for the inputs of block `k`; `images` is the images' fingerprint."""
-        graph, leaves = tree.flatten(visual)
-        arrays = {path: leaf[...] for path, leaf in leaves.items()}
+        graph, arrays = tree.split(visual)
         one = jax.ShapeDtypeStruct((1, *view.shape), np.uint8)
         row = jax.eval_shape(lambda a, x: _inputs_of(k)(tree.merge(graph, a), x), arrays, one)
         shape = len(split), *row.shape[1:]
@@ -239,8 +238,7 @@ class Cache:
         image. Every process gets all rows. A progress bar shows `description` and the pace.
         """
         split, view, _, workers = reading
-        graph, leaves = tree.flatten(visual)
-        arrays = {path: leaf[...] for path, leaf in leaves.items()}
+        graph, arrays = tree.split(visual)
 
         def run(arrays: tree.Tree, batch: Batch) -> tuple[Array, ...]:
             tower = tree.merge(graph, arrays)

@@ -37,7 +37,7 @@ BALANCED = ("la", "bs", "lade", "cb", "grw")  # losses whose softmax is free of 
 
 
 def default_score(loss: str) -> str:
-    """Returns the score that is adjusted for the prior, of a classifier trained with a loss."""
+    """Returns the score that adjusts for the prior, for a classifier trained with this loss."""
     return "softmax" if loss in BALANCED else "pas"
 
 

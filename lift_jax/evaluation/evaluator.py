@@ -140,7 +140,7 @@ class Evaluator:
                 to it.
             split: images and labels.
             description: of the progress bar.
-            top: number of likeliest classes that the counts hold of each image
+            top: number of most likely classes that the counts hold for each image
                 (`forward.answers`), 0 for none.
         """
         graph, leaves, _ = list(candidates.values())[-1]

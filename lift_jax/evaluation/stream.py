@@ -32,10 +32,10 @@ def placed(function: Callable[[Any, Batch], tuple[Array, ...]], mesh: Mesh) -> P
 def in_order(work: Placed, mesh: Mesh) -> Stream:
     """Returns `(leaves, batches) -> results`, which yields a tuple of arrays for each batch.
 
-    The first is the index in the split of each image that can be read, ascending, the second its
-    label, and the others are what the function of `work` (`placed`) gives for it. Every process
-    gets the results of all images, from `batches` that hold its own share (`loader.eval_batches`).
-    It is compiled once, however many splits it is used for.
+    The first array holds the index in the split of each image that can be read, ascending. The
+    second holds their labels, and the others hold what the function of `work` (`placed`) returns.
+    Every process gets the results of all images, from `batches` that hold its own share
+    (`loader.eval_batches`). It is compiled once, however many splits it is used for.
     """
     process, processes = jax.process_index(), jax.process_count()
 

@@ -16,7 +16,9 @@ from lift_jax.export.deployed import Deployed
 from lift_jax.export.licences import on_the_hub
 from lift_jax.reports.page import number
 from lift_jax.runs import export, finished_run
+from lift_jax.runs.kept.result_files import METRICS
 from lift_jax.settings import words
+from lift_jax.storage import atomic
 from lift_jax.weights.hub import NAMES
 
 NAME, TEMPLATE = "README.md", "card.md"
@@ -65,10 +67,16 @@ def write(deployed: Deployed, to: Path, kind: str) -> None:
 
 
 def tested_run(run: Path) -> finished_run.Run | None:
-    """Returns the contents of a run folder, None for one that is not tested."""
+    """Returns the contents of a run folder; None for one that is not tested.
+
+    None also, with a warning, for results that are damaged.
+    """
+    if not (run / METRICS).exists():
+        return None
     try:
         return finished_run.load(run)
-    except UserError:
+    except UserError as error:
+        atomic.warn(f"{NAME} shows no results of the run. {error}")
         return None
 
 

@@ -1,7 +1,5 @@
-"""The classifier of a run as one function of uint8 images, with all that its use needs to know."""
+"""The classifier of a run as one function of uint8 images, loaded and ready to be exported."""
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +8,13 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, UInt8
 
-import lift_jax
-from lift_jax.data.images import decode, views
+from lift_jax.data.images import cuts, decode, views
 from lift_jax.errors import UserError
 from lift_jax.evaluation.forward import make_predict
-from lift_jax.export import pillow_resize
-from lift_jax.export.licences import licence
+from lift_jax.export import description, pillow_resize
 from lift_jax.models import tree
 from lift_jax.runs import restored
-from lift_jax.runs.answers.calibration_file import View, view_of
-from lift_jax.runs.finished_run import TITLE
+from lift_jax.runs.answers.calibration_file import view_of
 from lift_jax.runs.restored import RestoredRun
 from lift_jax.storage.names import expand_user
 from lift_jax.tuners import prompt_learning
@@ -67,12 +62,11 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     found = restored.load(run, exact=True)
     s, vision = found.settings, found.backbone.config.vision
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    graph, variables = tree.flatten(found.classifier)
-    leaves = {path: leaf[...] for path, leaf in variables.items()}
+    graph, leaves = tree.split(found.classifier)
     graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
     predict = make_predict(graph, vision)
     calibrated = view_of(run, found.weights, len(found.class_names), crops=False)
-    temperature = calibrated.temperature if calibrated else 1.0
+    temperature = description.temperature_of(calibrated)
 
     def of_views(images: Images) -> Outputs:
         logits = predict(leaves, {"image": images})
@@ -82,34 +76,17 @@ def load(run: str | Path, input_size: tuple[int, int] | None = None) -> Deployed
     how = decode.Decoding(s.data.decode == "fast", s.data.exif)
     function, size = of_views, (vision.resolution, vision.resolution)
     if input_size is not None:
-        resize, size = make_resize(input_size, view), input_size
-
-        def function(images: Images) -> Outputs:
-            return of_views(resize(images))
-
-    about = {
-        "title": " · ".join(str(getattr(getattr(s, group), key)) for group, key in TITLE),
-        "class_names": list(found.class_names),
-        "backbone": s.model.backbone,
-        "licence_of_weights": licence(s.model.backbone),
-        "lift_jax": lift_jax.__version__,
-        "temperature": temperature,
-        **about_unknown(calibrated),
-        "resolution": vision.resolution,
-        "mean": list(vision.mean),
-        "std": list(vision.std),
-        **about_resize(view, how, input_size),
-    }
+        function, size = of_images(make_resize(input_size, view), of_views), input_size
+    about = description.describe(found, view, how, input_size, calibrated)
     weight_bytes = sum(leaf.nbytes for leaf in leaves.values())
     return Deployed(run, found, size, function, of_views, view, how, about, weight_bytes)
 
 
-def as_texts(about: dict[str, object]) -> dict[str, str]:
-    """Returns metadata as files of tensors hold it: texts, other values as JSON."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in about.items()
-    }
+def of_images(
+    resize: Callable[[Images], Images], of_views: Callable[[Images], Outputs]
+) -> Callable[[Images], Outputs]:
+    """Returns the function of images that are resized to views first."""
+    return lambda images: of_views(resize(images))
 
 
 def make_resize(size: tuple[int, int], view: views.TestTransform) -> Callable[[Images], Images]:
@@ -120,37 +97,8 @@ def make_resize(size: tuple[int, int], view: views.TestTransform) -> Callable[[I
             f"--input_size={height}x{width} has more than {decode.MAX_PIXELS:,} pixels."
         )
     resized = view.cuts(height, width)[0].size
-    if max(resized) > views.STRIP * min(resized):
+    if max(resized) > cuts.STRIP * min(resized):
         raise UserError(
-            f"--input_size={height}x{width}: one side is more than {views.STRIP} times the other."
+            f"--input_size={height}x{width}: one side is more than {cuts.STRIP} times the other."
         )
     return pillow_resize.test_view(height, width, view)
-
-
-def about_resize(
-    view: views.TestTransform, how: decode.Decoding, input_size: tuple[int, int] | None
-) -> dict[str, Any]:
-    """Returns how an image file becomes the input of the function."""
-    short, name = min(view.cuts(view.res, view.res)[0].size), view.interpolation
-    steps = f"short side to {short} pixels by Pillow's {name}, then the centre of {view.res}"
-    height, width = (view.res, view.res) if input_size is None else input_size
-    return {
-        "input": f"uint8 RGB images [batch of any size, {height}, {width}, 3]",
-        "resize": ("before the model: " if input_size is None else "inside the model: ") + steps,
-        "resize_inside": input_size is not None,
-        "short_side": short,
-        "filter": name,
-        "exif": how.exif,
-    }
-
-
-def about_unknown(calibrated: View | None) -> dict[str, Any]:
-    """Returns the threshold below which an image is unknown, if its score is one of the logits."""
-    if calibrated is None or calibrated.unknown_score == "cosine":
-        return {}
-    threshold = calibrated.unknown_threshold(calibrated.keep)
-    return {
-        "unknown_score": calibrated.unknown_score,
-        "unknown_below": threshold if math.isfinite(threshold) else None,
-        "unknown_keep": calibrated.keep,
-    }

@@ -21,7 +21,7 @@ lean = jax.make_user_context(default_value=None)
 
 
 def is_lean() -> bool:
-    """Returns True where these rules are taken: on CPUs, unless `lean` says otherwise.
+    """Returns True if these rules are used: on CPUs, unless `lean` is set.
 
     Their effect on GPUs and TPUs, which fuse these layers, has not been measured.
     """

@@ -22,9 +22,9 @@ Normal = nnx.initializers.normal
 
 
 def later(default: Any) -> Any:
-    """Returns a field of sizes that older files lack.
+    """Returns a dataclass field for a size that older files lack.
 
-    With its default it does not count in a backbone's fingerprint (native.py).
+    A field with its default value is left out of a backbone's fingerprint (native.py).
     """
     return field(default=default, metadata={"later": True})
 

@@ -20,8 +20,14 @@ def flatten(module: Model) -> tuple[nnx.GraphDef[Model], dict[str, nnx.Variable]
     return graph, {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
+def split(module: Model) -> tuple[nnx.GraphDef[Model], Tree]:
+    """Returns the static graph of a module, and its arrays by path: what `merge` takes."""
+    graph, leaves = flatten(module)
+    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+
+
 def merge(graph: nnx.GraphDef[Model], arrays: Mapping[str, jax.Array]) -> Model:
-    """Returns the module with these arrays: the inverse of `flatten`, usable inside jit."""
+    """Returns the module with these arrays: the inverse of `split`, usable inside jit."""
     flat = [(parts(path), array) for path, array in arrays.items()]
     return nnx.merge(graph, nnx.from_flat_state(flat))
 

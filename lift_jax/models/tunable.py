@@ -50,7 +50,7 @@ class Tuner(nnx.Module):
 
     The constructor of a subclass takes a `Site` and creates the weights as `Tuned`. A tuner with
     `merges = True` is a linear change of weights and can be folded into them. One with `end = True`
-    inserts its tokens behind all others, and not behind the first.
+    inserts its tokens after all others instead of after the first.
     """
 
     merges = False

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.filesize import decimal
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
 
 def device_bytes(leaves: PyTree) -> int:
@@ -36,10 +35,18 @@ def collective_bytes(hlo: str) -> Counter[str]:
         if match is None:
             continue
         for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
-            sizes[match[2]] += ITEM_BYTES.get(kind, 1) * math.prod(
-                map(int, filter(None, shape.split(",")))
-            )
+            count = math.prod(map(int, filter(None, shape.split(","))))
+            sizes[match[2]] += math.ceil(count * _bits(kind) / 8)
     return sizes
+
+
+def _bits(kind: str) -> int:
+    """Returns the bits of a number of a type of HLO, by the type's name: 16 for bf16, 8 for pred.
+
+    A token, which carries no number, has none.
+    """
+    found = re.match(r"[a-z]+(\d+)", kind)
+    return int(found[1]) if found else 8 * (kind == "pred")
 
 
 def matmul_flops(program: Any) -> float:

@@ -89,7 +89,7 @@ class _Links:
     def _report(self, failure: str, process: int) -> None:
         """Tells the connected processes how process `process` has ended."""
         line = json.dumps([process, failure]).encode() + b"\n"
-        for link in self._sockets.values():
+        for link in list(self._sockets.values()):  # another thread may add one meanwhile
             try:
                 link.sendall(line)
             except OSError:
@@ -103,7 +103,7 @@ class _Links:
                     if process == other and not failure:
                         return  # it has finished
                     self._end(process, failure)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a line that a kill has cut off
             pass
         self._end(other, None)
 
@@ -144,11 +144,11 @@ def _connect_to_first(host: str, port: int, token: str, links: _Links) -> None:
     """Adds the link to process 0, or prints that there is none."""
     try:
         link = socket.create_connection((host, port), CONNECT)
+        link.settimeout(None)
+        link.sendall(f"{token} {exchange.number()}\n".encode())
     except OSError as e:
         say_error(f"Process 0 cannot be watched ({host}:{port}: {e}).")
         return
-    link.settimeout(None)
-    link.sendall(f"{token} {exchange.number()}\n".encode())
     _keep_alive(link)
     links.add(0, link)
 
@@ -158,7 +158,7 @@ def _accept(server: socket.socket, token: str, links: _Links) -> None:
     while True:
         link, _ = server.accept()
         words = meeting.read_line(link, CONNECT).split()
-        if len(words) == 2 and secrets.compare_digest(words[0], token):
+        if len(words) == 2 and secrets.compare_digest(words[0].encode(), token.encode()):
             _keep_alive(link)
             links.add(int(words[1]), link)
         else:

@@ -6,6 +6,7 @@ Here each of these is an error of one line, in all processes and in a stated tim
 
 import errno
 import os
+import re
 import selectors
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from lift_jax.errors import UserError
 
+NUMBER = re.compile("[0-9]{1,9}")
 GREETING, WELCOME, GO = "lift_jax-process", "lift_jax-welcome", "lift_jax-go"
 SECONDS = 60.0  # that processes wait for each other by default
 RETRY = 0.5  # seconds between two attempts to reach process 0
@@ -113,7 +115,7 @@ def _admit(
     Raises UserError, in all processes that have come, if this one does not belong to them.
     """
     words = read_line(link, STRANGER).split()
-    if len(words) != 3 or words[0] != GREETING or not all(word.isdigit() for word in words[1:]):
+    if len(words) != 3 or words[0] != GREETING or not all(map(NUMBER.fullmatch, words[1:])):
         link.close()
         return
     number, told = int(words[1]), int(words[2])
@@ -148,15 +150,15 @@ def _visit(coordinator: str, address: tuple[str, int], greeting: str, seconds: f
         _send(link, f"{GREETING} {greeting}")
         if read_line(link, ANSWER) != WELCOME:
             raise UserError(
-                f"Another program, or a run that goes on already, listens at {coordinator} "
-                "(--coordinator): no process 0 that waits for others. Give all processes of this "
-                "run a port that no other program uses."
+                f"Another program, or a run that goes on already, uses {coordinator} "
+                "(--coordinator), not a process 0 that waits for others. Give all processes of "
+                "this run a port that no other program uses."
             )
         verdict = read_line(link, seconds + ANSWER)
     if not verdict:
         raise UserError(
-            f"Process 0 (--coordinator={coordinator}) has ended before all processes had come. See "
-            "its output for the cause, and run the same command on all machines again."
+            f"Process 0 (--coordinator={coordinator}) ended before all processes had connected. "
+            "See its output for the cause, and run the same command on all machines again."
         )
     if verdict != GO:
         raise UserError(verdict)
@@ -171,10 +173,10 @@ def _reach(coordinator: str, address: tuple[str, int], seconds: float) -> socket
         except OSError as error:
             if time.monotonic() + RETRY > deadline:
                 raise UserError(
-                    f"Process 0 was not at {coordinator} (--coordinator) in {seconds:g} s "
+                    f"Process 0 was not at {coordinator} (--coordinator) within {seconds:g} s "
                     f"(--connect_seconds): {error.strerror or error}. Start all processes at the "
-                    "same time, or give --connect_seconds a larger number, and see that host and "
-                    "port are those of process 0 and can be reached from here."
+                    "same time, or set a larger --connect_seconds. Check that host and port are "
+                    "those of process 0, and that this machine can reach them."
                 ) from error
             time.sleep(RETRY)
 

@@ -37,8 +37,8 @@ def make_mesh(data: int = 0, model: int = 0, strategy: str = "replicate") -> Mes
     data = data or devices // model
     if data * model != devices:
         raise UserError(
-            f"mesh.data {data or 'auto'} x mesh.model {model} does not use the {devices} devices "
-            "here exactly. Give numbers whose product is the number of devices, or mesh.data=0."
+            f"mesh.data={data or 'auto'} x mesh.model={model} is not the number of devices, "
+            f"{devices}. Give numbers whose product it is, or mesh.data=0."
         )
     # make_mesh defaults to explicit axes, under which plain model code does not type check
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)

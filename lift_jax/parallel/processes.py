@@ -9,6 +9,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ HEARTBEAT = 60
 # Seconds that JAX waits for the processes of an environment that it knows. Their machines may start
 # minutes apart, and the environment starts them again if they fail. JAX may wait twice as long.
 ENVIRONMENT_SECONDS = 300
+PART = 2**28  # bytes that are sent at once, which every device holds meanwhile
+HIGHEST_PORT = 2**16 - 1
 
 
 def start(
@@ -94,8 +97,13 @@ def _check_flags(coordinator: str, process_id: int, process_count: int) -> None:
             f"--process_id is {process_id}; with --process_count={process_count} it runs from 0 "
             f"to {process_count - 1}."
         )
-    if coordinator and not coordinator.rpartition(":")[2].isdigit():
-        raise UserError(f"--coordinator is {coordinator!r}; expected HOST:PORT.")
+    host, _, port = coordinator.rpartition(":")
+    valid = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= HIGHEST_PORT
+    if coordinator and not (host and valid):
+        raise UserError(
+            f"--coordinator is {coordinator!r}; expected HOST:PORT, with a port from 1 to "
+            f"{HIGHEST_PORT}. Give the address of process 0."
+        )
 
 
 def all_hosts() -> list[str]:
@@ -141,19 +149,23 @@ def arrays_from_first(
 
 
 def _bytes_from_first(make: Callable[[], bytes]) -> bytes:
-    """Returns on all processes the bytes that `make` returns on process 0."""
+    """Returns on all processes the bytes that `make` returns on process 0, sent part by part."""
     sent, failed = b"", False
     if jax.process_index() == 0:
         try:
             sent = make()
         except UserError as error:  # raised here alone it would leave the other processes waiting
             sent, failed = str(error).encode(), True
-    size, failed = multihost_utils.broadcast_one_to_all(np.array([len(sent), failed], np.int32))
-    row = np.frombuffer(sent, np.uint8) if sent else np.zeros(size, np.uint8)
-    received = multihost_utils.broadcast_one_to_all(row).tobytes() if size else b""
+    told = np.array([*divmod(len(sent), PART), failed], np.int32)  # a size may exceed 32 bits
+    parts, rest, failed = multihost_utils.broadcast_one_to_all(told).tolist()
+    received = bytearray(parts * PART + rest)
+    for start in range(0, len(received), PART):
+        size = min(PART, len(received) - start)
+        part = np.frombuffer(sent, np.uint8, size, start) if sent else np.zeros(size, np.uint8)
+        received[start : start + size] = multihost_utils.broadcast_one_to_all(part).tobytes()
     if failed:
         raise UserError(received.decode())
-    return received
+    return bytes(received)
 
 
 def _fill_in_from_launcher(process_id: int, process_count: int) -> tuple[int, int]:

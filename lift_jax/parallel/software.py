@@ -14,6 +14,7 @@ from lift_jax.errors import UserError
 LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "simplejpeg",
 )  # fmt: skip
+OPTIONAL = ("cykooz-resizer",)  # of data.decode=fast, whose pixels depend on whether it is there
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -23,7 +24,7 @@ def versions() -> dict[str, str]:
     No device is touched: processes with devices of different kinds wait two minutes for each other.
     """
     found = {"the version of Python": platform.python_version()}
-    found |= {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
+    found |= {f"the version of {name}": version_of(name) for name in (*LIBRARIES, *OPTIONAL)}
     plugins = metadata.entry_points(group="jax_plugins")
     kinds = sorted(f"{plugin.name} {plugin.dist.version}" for plugin in plugins if plugin.dist)
     return found | {
@@ -31,6 +32,14 @@ def versions() -> dict[str, str]:
         "the devices that jax can use": ", ".join(["cpu", *kinds]),
         "JAX_PLATFORMS": str(jax.config.values["jax_platforms"] or "not set"),
     }
+
+
+def version_of(library: str) -> str:
+    """Returns the version of a library, "not installed" for none."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @functools.cache

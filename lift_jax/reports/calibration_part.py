@@ -56,7 +56,7 @@ def missing(run: Run) -> str:
         return ""
     command = f"`lift-jax calibrate --run={run.workdir}`"
     if calibration_file.NAME in run.changed:
-        return f"{calibration_file.NAME} is not what the run wrote; {command} writes it anew."
+        return f"{calibration_file.NAME} is not what the run wrote; {command} replaces it."
     data = run.config.get("data", {})
     if run.metrics.get("validation") or data.get("val_share") or data.get("val_list"):
         return f"Not calibrated; {command} does it by the validation split."
@@ -88,7 +88,7 @@ def _facts(
     """Returns names and values of what predict goes by."""
     unknown, sets = view["unknown"], view["sets"]
     best = f"{view['best_temperature']:g}, the {view['at_bound']} that is tried"
-    bound = f" (the best is {best}: the split cannot tell it)" if view["at_bound"] else ""
+    bound = f" (the best is {best}: too little data to find it)" if view["at_bound"] else ""
     return [
         ("Answers from", "several crops" if crops else "one crop"),
         ("Temperature", f"{view['temperature']:.3f}{bound}"),

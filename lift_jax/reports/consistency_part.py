@@ -29,9 +29,9 @@ ABSENT = (
     "did to its classes."
 )
 ADVICE = (
-    "What the classifier learned of these classes holds for their training images, and less for "
-    "new ones. Lighter tuning keeps them together: a small tuner (tuner.name=adaptformer) instead "
-    "of more of the backbone, a lower train.lr, or fewer train.epochs."
+    "The classifier fits the training images of these classes better than new images. Tune more "
+    "lightly: a small tuner (tuner.name=adaptformer) instead of more of the backbone, a lower "
+    "train.lr, or fewer train.epochs."
 )
 ONE_PLACE = (
     "All classes lie in one place: the cosine of their means is {:.2f}, before tuning {:.2f}. "

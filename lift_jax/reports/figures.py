@@ -116,6 +116,9 @@ def accuracy_figure(
             linewidth=2, linestyle="-" if filled else (0, (4, 1)),
             label=f" {name}" if name.startswith("_") else name,  # else the legend lacks it
         )  # fmt: skip
+    left, right = axes.dataLim.intervalx
+    if left <= right < 1.01 * left:  # classes of one size give the axis no width
+        axes.set_xlim(left / 2, right * 2)
     axes.set(xscale="log", xlabel="training images of a class", ylabel="accuracy (%)")
     axes.set(ylim=(-4, 106))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

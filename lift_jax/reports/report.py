@@ -72,7 +72,7 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     run = finished_run.load(workdir)
     if run.changed:
         note = result_files.changed_note(run.workdir, run.changed)
-        atomic.warn(f"{note} The run's command, run again, mends that.")
+        atomic.warn(f"{note} Run the training command again, which repairs it.")
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):

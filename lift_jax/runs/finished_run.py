@@ -219,7 +219,7 @@ def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 def _require(path: Path, value: Mapping[str, Any], keys: Sequence[str]) -> None:
     if missing := [key for key in keys if key not in value]:
-        raise UserError(f"{path}: expected the keys {', '.join(missing)}, found none of that name.")
+        raise UserError(f"{path}: expected the keys {', '.join(missing)}; they are missing.")
 
 
 def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -227,7 +227,7 @@ def _read_classes(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if tuple(header) != tuple(columns):
         raise UserError(
             f"{path}: expected the columns {', '.join(columns)}; "
-            f"found {', '.join(header) or 'none'}. The run's command, given again, writes it anew."
+            f"found {', '.join(header) or 'none'}. Run the training command again to replace it."
         )
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     for number, row in enumerate(found, 2):

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 
+from lift_jax.data.sources import folders
 from lift_jax.errors import UserError
 from lift_jax.parallel import processes
 from lift_jax.runs import finished_run
 from lift_jax.runs.kept.result_files import CONFIG, METRICS, SUMS, changed_files, changed_note
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import changes, same
 from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.addresses import is_remote
@@ -37,11 +39,31 @@ FREE = (
 )
 
 
-def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder. Raises UserError if it cannot be made or written."""
+def open_workdir(workdir: str | Path, data: DataSettings | None = None) -> Path:
+    """Makes the folder for a run on `data`.
+
+    Raises UserError if it cannot be made or written, or lies among the classes of the data.
+    """
     if is_remote(workdir):
         raise UserError(f"{workdir}: this command needs a folder of this machine.")
-    return disk.make_folder(expand_user(workdir), "--workdir")
+    path = expand_user(workdir)
+    if data is not None and data.name == "folder" and data.root and not is_remote(data.root):
+        _check_apart(path, expand_user(data.root))
+    return disk.make_folder(path, "--workdir")
+
+
+def _check_apart(workdir: Path, root: Path) -> None:
+    """Raises UserError for a run folder whose figures the next run would take for a class."""
+    try:
+        places = folders.class_folders(root)
+    except UserError:
+        return  # reading the data says what is wrong with it
+    for place in places:
+        if workdir.resolve().is_relative_to(place.resolve()):
+            raise UserError(
+                f"{workdir} (--workdir) lies in {place}, where each folder of images is a class "
+                "(data.root): the figures of a run would be taken for one. Give a folder beside it."
+            )
 
 
 @contextmanager
@@ -104,7 +126,7 @@ def stored_metrics(
         if changed := changed_files(workdir):
             raise UserError(changed_note(workdir, changed))
     except UserError as e:
-        warn(f"{e} The run is tested again, which writes all of its results anew.")
+        warn(f"{e} The run is tested again, which writes all of its results again.")
         return None
     alike = same(run.config.get("test", {}), written["test"], ("split",))
     alike &= run.config.get("checkpoint", {}).get("best") == written["checkpoint"]["best"]

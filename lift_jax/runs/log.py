@@ -135,7 +135,7 @@ def mend_log(path: Path, warn: Callable[[str], None]) -> None:
     A missing log becomes an empty one, because its lines cannot be made again. `warn` says so.
     """
     if not path.exists():
-        warn(f"{path}, the training log, is missing. The run goes on without what it held.")
+        warn(f"{path}, the training log, is missing. The run continues with a new one.")
         write_bytes(path, b"")
         return
     try:

@@ -16,7 +16,7 @@ from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 from rich.console import Console
 
 from lift_jax.errors import UserError
-from lift_jax.storage import atomic, disk, lease
+from lift_jax.storage import atomic, disk, lease, temporary
 from lift_jax.storage.addresses import file_system, is_remote
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
@@ -55,7 +55,7 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
                 yield str(folder)
     finally:
         if not mirror.unsent:
-            disk.remove(folder)
+            temporary.remove(folder)
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def load(run: str | Path, exact: bool = False) -> RestoredRun:
     same_backbone = fingerprint(backbone, settings.head) == backbone_fingerprint
     if not same_backbone or not tuned.keys() <= leaves.keys():
         raise UserError(
-            f"The backbone {settings.model.backbone} has other weights than that of {run}: put "
-            "those back that the run was made with."
+            f"The backbone {settings.model.backbone} has other weights than that of {run}. Put "
+            "back the weights that the run was trained with."
         )
     arrays = {path: restored_leaf(path, leaf, tuned, precision) for path, leaf in leaves.items()}
     model, checksum = tree.merge(graph, arrays), weights_checksum(tuned)

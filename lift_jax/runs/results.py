@@ -233,9 +233,9 @@ def validator(settings: Settings, setup: Setup, console: Console) -> Validate:
     val = setup.data.val
     if val is None:
         raise UserError(
-            "checkpoint.best chooses by a validation split, never by the test split, and "
-            f"data.name={settings.data.name!r} has none here. Give data.val_share=0.1, which holds "
-            "that share of the training images out, or the data set's own (see test.adjust)."
+            "checkpoint.best needs a validation split, because it never chooses by the test split, "
+            f"and data.name={settings.data.name!r} has none here. Give a validation split of the "
+            "data set, or data.val_share=0.1, which holds out that share of the training images."
         )
     evaluator = make_evaluator(settings, setup, console)
 

@@ -52,7 +52,7 @@ def soup(runs: Sequence[str | Path], workdir: str | Path) -> dict[str, Any]:
     """
     paths = [expand_user(run) for run in runs]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
-        raise UserError("A soup is made of two runs or more, each of them once.")
+        raise UserError("A soup needs two runs or more, and each of them once.")
     workdir = folder.open_workdir(workdir)
     members = [finished_run.load(path) for path in paths]
     abouts = [describe_finished(member) for member in members]
@@ -177,9 +177,9 @@ def check_images(data: DataSettings, seeds: Sequence[int]) -> None:
     first, *others = (images(datasets.load(data, seed)) for seed in dict.fromkeys(seeds))
     if any(other != first for other in others):
         raise UserError(
-            f"The seeds of the runs draw other test images from data.name={data.name!r}: "
-            "the soup would be tested on images that some of its runs have learned. Give runs of "
-            "one seed with other learning rates, or data with a test set of its own."
+            f"The seeds of the runs draw different test images from data.name={data.name!r}: the "
+            "soup would be tested on images that some of its runs were trained on. Give runs with "
+            "one seed and different learning rates, or data with a test split of its own."
         )
 
 

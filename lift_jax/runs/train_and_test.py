@@ -46,7 +46,7 @@ def train_and_test(
     can mend, and in all processes if these differ.
     """
     agree(common_settings(settings.written) | {"the mode of the run": mode})
-    workdir = folder.open_workdir(workdir)
+    workdir = folder.open_workdir(workdir, settings.data)
     console = Terminal(quiet=jax.process_index() != 0)
     tell = partial(warn, console)
     keep, best = settings.checkpoint.keep, settings.checkpoint.best
@@ -122,7 +122,8 @@ def train_on(
 ) -> State:  # fmt: skip
     """Trains from a state to the end; returns the state to test. `about` describes the run.
 
-    Meanwhile the programs of the test are compiled.
+    The programs of the test are compiled meanwhile, after that of the step, so that the first step
+    comes soon.
     """
     done, total = int(state.step), setup.steps_per_epoch * settings.train.epochs
     if 0 < done < total:
@@ -130,13 +131,16 @@ def train_on(
     if done == 0 and (line := optimizer.note(settings.train)):
         console.print(line)
     if done < total:
-        ahead.start(list(results.compile_ahead(settings, setup, state, console)))
+        jobs = list(results.compile_ahead(settings, setup, state, console))
         folder.write_config(workdir, about)
         earlier = stages.seconds(workdir)
-        state = training.train(settings, setup, state, manager, about, workdir, console, earlier)
+        state = training.train(
+            settings, setup, state, manager, about, workdir, console, earlier,
+            on_compiled=partial(ahead.start, jobs),
+        )  # fmt: skip
     if settings.checkpoint.best:
         state = checkpoint.restore(manager, state, console, best=True)
-        console.print(f"Tested is the checkpoint of step {int(state.step)}, the best.")
+        console.print(f"The best checkpoint is tested, that of step {int(state.step)}.")
     return state
 
 

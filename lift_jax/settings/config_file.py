@@ -6,6 +6,7 @@ from any folder (`demo`, `inat`); a path works as well (`configs/demo.py`, `mine
 
 import importlib.util
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,16 @@ def run_file(path: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except Exception as e:  # whatever the file does
-        raise UserError(f"Cannot run the config file {path} (--config): {e!r}") from e
+        raise UserError(f"Cannot run the config file {path} (--config): {_told(e, path)}") from e
     return module
+
+
+def _told(error: Exception, path: Path) -> str:
+    """Returns what a config file raised, and in which of its lines where that is known."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}: {type(error).__name__}: {error.msg}"
+    return f"line {lines[-1]}: {error!r}" if lines else repr(error)
 
 
 def split_argument(text: str) -> tuple[str, str]:
@@ -112,7 +121,7 @@ def open_config(text: str) -> ConfigFile:
     except UserError:
         raise
     except Exception as e:  # whatever the file does
-        raise UserError(f"get_config of {path} (--config) failed: {e!r}") from e
+        raise UserError(f"get_config of {path} (--config) failed: {_told(e, path)}") from e
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config of {path} (--config) gave {shown(config)}; expected a ConfigDict."
@@ -137,7 +146,10 @@ def override(config: ConfigDict, assignments: Sequence[tuple[str, str | None]]) 
     for key, text in assignments:
         if key not in known:
             if key in GROUPS:
-                raise UserError(f"The config's {key} is a group: set one of its settings.")
+                raise UserError(
+                    f"{key} is a group of settings (--config.{key}): set one of them. "
+                    f"`lift-jax settings {key}` lists them."
+                )
             meant = near(key, known)
             guess = f" Did you mean {' or '.join(meant)}?" if meant else ""
             raise UserError(

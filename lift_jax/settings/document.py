@@ -10,10 +10,12 @@ from lift_jax.settings.values import TYPE_NAMES
 
 INTRODUCTION = """# Settings
 
-Set one on the command line, `--config.train.lr=0.01`, or in a config file, `c.train.lr = 0.01`.
-`lift-jax settings train.lr` prints the same text. A text is one line of at most 1,000 characters;
-a path, an address or a prompt of at most 4,096. This page is written by
-`lift-jax settings --markdown`.
+This page lists every setting of a run. Set one on the command line, `--config.train.lr=0.01`, or in
+a config file, `c.train.lr = 0.01`. `lift-jax settings train.lr` prints one setting,
+`lift-jax settings train` a group.
+
+A text is one line of at most 1,000 characters; a path, an address or a prompt has at most 4,096.
+This page is written by `lift-jax settings --markdown`.
 """
 
 

@@ -118,7 +118,7 @@ def resolve(settings: Settings) -> Settings:
     s = settings
     kind = s.head.kind
     if kind == "auto":
-        kind = "text" if tuners_of_texts(s.tuner.name, s.text_tuner.name) else "cosine"
+        kind = "text" if tuners_of_texts(s) else "cosine"
     scale = s.loss.scale
     if s.loss.name == "ldam" and not scale:
         scale = s.head.scale

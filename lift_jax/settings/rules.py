@@ -145,16 +145,15 @@ def check_shots(head: HeadSettings, init: str) -> None:
         )
 
 
-def tuners_of_texts(tuner: str, text_tuner: str) -> tuple[str, ...]:
-    """Returns the tuners that change the text features, of the values of both `name` settings."""
-    names = [name.strip() for name in tuner.split("+")]
-    in_tower = [] if text_tuner == "none" else [text_tuner]
-    return (*(name for name in names if name in TEXT_FEATURE_TUNERS), *in_tower)
+def tuners_of_texts(s: Settings) -> tuple[str, ...]:
+    """Returns the tuners that change the text features: of both settings `name`."""
+    in_tower = [] if s.text_tuner.name == "none" else [s.text_tuner.name]
+    return (*(name for name in s.tuner.names if name in TEXT_FEATURE_TUNERS), *in_tower)
 
 
 def check_text_head(s: Settings) -> None:
     """Raises UserError for a classifier on tuned texts that misses something, or for none."""
-    tuned = tuners_of_texts(s.tuner.name, s.text_tuner.name)
+    tuned = tuners_of_texts(s)
     if tuned and s.head.kind != "text":
         raise UserError(
             f"head.kind is {s.head.kind!r}, a classifier that does not look at the texts that "
@@ -193,6 +192,7 @@ def check_soups(s: Settings) -> None:
     _ = s.soups.parsed_factors  # raises for a wrong text
     if s.head.kind == "text":
         raise UserError(
-            "soups.models is set, but head.kind is 'text', which has no weights: LT-Soups tunes "
-            "the classifier alone at last. Give head.kind=cosine and a tuner of the image tower."
+            "soups.models is set, but head.kind is 'text', which has no weights, but LT-Soups "
+            "tunes the classifier in its last step. Give head.kind=cosine and a tuner of the image "
+            "tower."
         )

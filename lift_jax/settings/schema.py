@@ -39,7 +39,7 @@ class Settings:
     label: str = setting("", "Name of the tuned model in tables.", by_method=True)
     seed: int = setting(
         0,
-        "Seed of the head, the tuners, the order of images and their crops.",
+        "Seed of the classifier, the tuners, the order of images and their crops.",
         low=0,
         high=LARGEST_SEED,
     )

@@ -13,8 +13,8 @@ METHODS = {
 }  # fmt: skip
 DRAWS = {
     "natural": "natural: each image once an epoch",
-    "balanced": "balanced: each class as often; the loss takes the classes as alike",
-    "sqrt": "sqrt: each class by the square root of its images; the loss takes the classes so",
+    "balanced": "balanced: each class equally often; the loss counts these draws",
+    "sqrt": "sqrt: in proportion to the square root of a class's images; the loss counts the draws",
 }
 OPTIMIZERS = {"sgd": "SGD, momentum {}", "adamw": "AdamW"}
 
@@ -50,6 +50,8 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     each = "with a new value each step" if value("train.schedule") == "step" else "of the epoch"
     warmup = value("train.warmup")
     first = f"a warm-up of {warmup} steps and " if warmup else ""
+    share = value("train.lr_end")
+    end = f"{share} of it" if share else "0"
     ema, sampling = value("train.ema"), value("train.sampling")
     rows = [
         ("Length", f"{value('train.epochs')} epochs in batches of {value('train.batch')}"),
@@ -60,8 +62,7 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Learning rate",
-            f"{value('train.lr')}, {first}a cosine {each}, which ends at "
-            f"{value('train.lr_end')} of it",
+            f"{value('train.lr')}, {first}a cosine {each}, which ends at {end}",
         ),
         ("Sampling", DRAWS.get(sampling, str(sampling))),
         (
@@ -73,8 +74,8 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "LT-Soups",
-                f"{models} models a stage, stages of the factors {value('soups.factors')}, joined "
-                f"by {value('soups.join')}; then the classifier alone",
+                f"{models} models in each stage, factors {value('soups.factors')}, joined with "
+                f"weight {value('soups.join')}; then the classifier alone",
             )
         )
     return rows

@@ -11,9 +11,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from lift_jax.errors import DiskError
 from lift_jax.output.lines import say_error
-from lift_jax.storage import disk
+from lift_jax.storage import disk, temporary
 
 # Temporary files and folders that are being written now. A program that ends at once removes them.
 UNFINISHED: set[Path] = set()
@@ -51,21 +50,21 @@ def replacement(path: str | os.PathLike[str], clean: bool = False) -> Iterator[P
     Raises DiskError if it cannot be written.
     """
     path = Path(path)
-    temporary = disk.temporary_beside(path)
+    partial = temporary.beside(path)
     with disk.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         make_way(path)
         if not clean:
-            disk.remove_stale(path)
-        UNFINISHED.add(temporary)
+            temporary.remove_stale(path)
+        UNFINISHED.add(partial)
         try:
-            yield temporary
-            sync(temporary)
-            os.replace(temporary, path)
+            yield partial
+            sync(partial)
+            os.replace(partial, path)
         finally:
             with suppress(OSError):
-                temporary.unlink()
-            UNFINISHED.discard(temporary)
+                partial.unlink()
+            UNFINISHED.discard(partial)
 
 
 @contextmanager
@@ -75,17 +74,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     If the block raises, nothing is left. What a killed process left of `path` is removed. Raises
     DiskError if it cannot be written, or if there is a folder or file of that name by then.
     """
-    temporary = disk.temporary_beside(path)
+    partial = temporary.beside(path)
     with disk.disk_errors(path):
-        disk.remove_stale(path)
-        UNFINISHED.add(temporary)
+        temporary.remove_stale(path)
+        UNFINISHED.add(partial)
         try:
-            temporary.mkdir()
-            yield temporary
-            os.rename(temporary, path)
+            partial.mkdir()
+            yield partial
+            os.rename(partial, path)
         finally:
-            disk.remove(temporary)
-            UNFINISHED.discard(temporary)
+            temporary.remove(partial)
+            UNFINISHED.discard(partial)
 
 
 @contextmanager
@@ -95,15 +94,15 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     What killed processes left under that name is removed as well. Raises OSError if the folder
     cannot be made.
     """
-    folder = disk.temporary_beside(parent / name, uuid.uuid4().hex[:8])
+    folder = temporary.beside(parent / name, uuid.uuid4().hex[:8])
     folder.mkdir(mode=0o700)
     UNFINISHED.add(folder)
     try:
-        with suppress(DiskError):  # of folders that cannot be listed
-            disk.remove_stale(parent / name)
+        with suppress(OSError):  # of folders that cannot be listed
+            temporary.remove_stale(parent / name)
         yield folder
     finally:
-        disk.remove(folder)
+        temporary.remove(folder)
         UNFINISHED.discard(folder)
 
 
@@ -120,16 +119,16 @@ def sync(path: Path) -> None:
 def open_replacement(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Opens a text file that replaces `path` when the block ends; see `replacement`."""
     with (
-        replacement(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
+        replacement(path) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
     ):
         yield file
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file of bytes; see `replacement`."""
-    with replacement(path) as temporary:
-        temporary.write_bytes(content)
+    with replacement(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from lift_jax.storage import disk
+from lift_jax.storage import temporary
 
 
 def cache_folder() -> Path:
@@ -16,4 +16,4 @@ def remove_leftovers() -> None:
     """Removes what killed processes left half-written in the cache folder, where it is allowed."""
     with suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
         for folder in cache_folder().iterdir():
-            disk.remove_dead(folder)
+            temporary.remove_dead(folder)

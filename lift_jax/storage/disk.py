@@ -5,19 +5,15 @@ Every OSError of these kinds becomes a DiskError here, and nowhere else.
 
 import errno
 import os
-import re
-import shutil
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from lift_jax.errors import DiskError, UserError
+from lift_jax.storage import temporary
 
 Name = str | os.PathLike[str]
 
-DAY = 24 * 60 * 60.0  # seconds
 _WRITABLE = "Make it writable, or give another place"
 REMEDIES = {  # what to do, by the kind of error
     errno.ENOSPC: "Make room on the disk",
@@ -61,100 +57,15 @@ def disk_errors(place: Name = "") -> Iterator[None]:
         ) from error
 
 
-def temporary_beside(path: Path, more: str = "") -> Path:
-    """Returns a path beside another under which this process may write it first.
-
-    `remove_temporary`, `remove_stale` and `remove_dead` recognise the name, also with a few letters
-    `more`. Only the first letters of `path` are in it, because that may be as long as is allowed.
-    """
-    end = f"{_process_table()}_{os.getpid()}{more and '.'}{more}.tmp"
-    return path.with_name(f"{_start_of_temporary(path)}{end}")
-
-
-def _start_of_temporary(path: Path) -> str:
-    return f".{path.name.lstrip('.')[:40]}.{_host()}_"
-
-
-def _host() -> str:
-    return "".join(c for c in socket.gethostname() if c.isalnum())[:20]
-
-
-def _process_table() -> str:
-    """Returns the number of the PID namespace: each container on a host has its own."""
-    try:
-        return "".join(c for c in os.readlink("/proc/self/ns/pid") if c.isdigit())
-    except OSError:
-        return "0"
-
-
-def remove_stale(path: Path) -> None:
-    """Removes what killed processes of this machine left under their temporary names of `path`."""
-    with disk_errors(path):
-        remove_dead(path.parent, _start_of_temporary(path))
-
-
-def remove_dead(folder: Path, start: str = ".") -> None:
-    """Removes what killed processes of this machine left under temporary names in a folder.
-
-    Processes of another container cannot be seen: what one of them left goes after a day.
-
-    Args:
-        folder: may have other writers.
-        start: the beginning of the names.
-    """
-    owners = re.compile(rf"\.{re.escape(_host())}_(?:(\d+)_)?(\d+)(?=\.)")
-    for left in folder.iterdir() if folder.is_dir() else ():
-        if left.name.startswith(start) and left.suffix == ".tmp":
-            # a writer that was given a temporary name added its own
-            found = owners.findall(left.name)
-            if found and all(_is_dead(table, int(process), left) for table, process in found):
-                remove(left)
-
-
-def _is_dead(table: str, process: int, left: Path) -> bool:
-    if table == _process_table():
-        return not is_alive(process)
-    with suppress(OSError):
-        return time.time() - left.lstat().st_mtime > DAY
-    return False
-
-
-def is_alive(process: int) -> bool:
-    """Returns False if no process of this machine and container has the number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # of another user, or no number of a process
-    return True
-
-
-def remove(path: Path) -> None:
-    """Removes a file or folder, if it is there and can be removed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
-
-
-def remove_temporary(folder: Path) -> None:
-    """Removes what killed processes left under temporary names in a folder with one writer."""
-    with disk_errors(folder):
-        for left in folder.glob(".[!.]*.tmp"):
-            remove(left)
-
-
 def make_folder(folder: Path, option: str) -> Path:
     """Makes a folder where there is none, and returns it.
 
     Raises UserError, which names the option that gave it, if it cannot be made or written.
     """
-    probe = temporary_beside(folder / "probe")
+    probe = temporary.beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(folder / "probe")
+        temporary.remove_stale(folder / "probe")
         try:
             probe.write_bytes(b"x")
         finally:
@@ -176,6 +87,8 @@ def make_place(file: Path, option: str) -> Path:
     """
     if file.is_dir():
         raise UserError(f"{file} ({option}) is a folder. Give the name of a file in it.")
+    if file.exists() and not file.is_file():  # what replaces a device would be its end
+        raise UserError(f"{file} ({option}) is a device or a pipe. Give the name of a file.")
     make_folder(file.parent, option)
     if file.exists() and not os.access(file, os.W_OK):
         raise UserError(f"{file} ({option}) may not be written. Give another name.")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError
-from lift_jax.storage.disk import is_alive
 from lift_jax.storage.lock import describe, this_process
+from lift_jax.storage.temporary import is_alive
 
 CLAIMS = ".writers"  # the folder of the claims, which is no part of the run
 RENEW = 30.0  # seconds between two renewals of a claim
@@ -64,7 +64,10 @@ def one_writer(fs: Any, root: str, address: str) -> Iterator[Callable[[], bool]]
 
 
 def _living(fs: Any, root: str, own: str) -> dict[str, Any] | None:
-    """Returns who else writes at an address, None for nobody. Removes claims of dead processes."""
+    """Returns who else writes at an address, None for nobody; {} if the claim does not say who.
+
+    Removes claims of dead processes.
+    """
     fs.invalidate_cache()
     now = fs.modified(own)
     for path in map(str, fs.ls(f"{root}/{CLAIMS}", detail=False)):
@@ -73,13 +76,14 @@ def _living(fs: Any, root: str, own: str) -> dict[str, Any] | None:
         holder: dict[str, Any] = {}
         try:
             age = (now - fs.modified(path)).total_seconds()
-            holder = json.loads(fs.cat_file(path))
+            written = json.loads(fs.cat_file(path))
+            holder = written if isinstance(written, dict) else {}
         except FileNotFoundError:
             continue  # ended meanwhile
         except ValueError:  # it is being written
             age = 0.0
         if age < STALE and not _is_dead(holder):
-            return {key: holder.get(key, "?") for key in ("host", "process", "since")}
+            return holder if holder.keys() >= {"host", "process", "since"} else {}
         _remove(fs, path)
     return None
 

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from lift_jax.errors import UserError
-from lift_jax.storage import atomic, disk
+from lift_jax.storage import atomic, disk, temporary
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD: set[Path] = set()  # by this process, whose own functions may call each other
@@ -61,7 +61,8 @@ def one_writer(folder: Path, part: str = "") -> Iterator[None]:
     _HELD.add(place)
     try:
         if not part:  # else others may write in the folder as well
-            disk.remove_temporary(folder)
+            with disk.disk_errors(folder):
+                temporary.remove_all(folder)
         atomic.write_json(about, this_process())
         yield
     finally:

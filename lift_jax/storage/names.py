@@ -68,9 +68,10 @@ def _place_of_links(folder: Path, stack: ExitStack) -> Path:
             except OSError:
                 continue
     raise UserError(
-        f"{str(folder)!r} has letters in its name that orbax, which saves checkpoints, gives a "
-        "meaning, and neither the cache folder ($XDG_CACHE_HOME) nor /tmp has room for a link to "
-        "it. Give another run folder, or make one of those writable."
+        f"The name {str(folder)!r} has characters that have a meaning for orbax, which saves "
+        "checkpoints. It needs a link under a plain name, but neither the cache folder "
+        "($XDG_CACHE_HOME) nor /tmp can hold one. Give another run folder, or make one of these "
+        "writable."
     )
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lift_jax.data.images.views import CROPS, SCHEDULES
+from lift_jax.data.images.crops import SCHEDULES
+from lift_jax.data.images.views import CROPS
 from lift_jax.data.sources.inaturalist import LEVELS
 from lift_jax.errors import UserError, unknown
 from lift_jax.evaluation.evaluator import margin

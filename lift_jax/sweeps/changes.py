@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from lift_jax.errors import UserError
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.settings.common import flatten
+from lift_jax.settings.groups.tuner import split_names
 from lift_jax.settings.methods import LIFT, LT_SOUPS, METHODS
 from lift_jax.settings.schema import entries
 from lift_jax.weights.hub import DEPTHS, NAMES
@@ -60,7 +61,7 @@ def named(tuner: str) -> dict[str, Any]:
     return {"tuner.name": tuner} | {
         entry.key: entry.default
         for entry in options
-        if entry.about.only_for and entry.about.only_for not in tuner.split("+")
+        if entry.about.only_for and entry.about.only_for not in split_names(tuner)
     }
 
 

@@ -22,7 +22,7 @@ from lift_jax.settings.groups.train import TrainSettings
 from lift_jax.training import checkpoint, optimizer
 from lift_jax.training import step as step_module
 from lift_jax.training.losses import Loss
-from lift_jax.training.monitor import Monitor, Plan, StepRecord
+from lift_jax.training.monitor import Course, Monitor, StepRecord
 from lift_jax.training.setup import Setup
 from lift_jax.training.state import State
 
@@ -62,6 +62,7 @@ def train(
     saver: "Saver",
     output: Output,
     console: Console,
+    on_compiled: Callable[[], object] = lambda: None,
 ) -> State:
     """Trains from the step of `state` to the last one, with checkpoints; returns the last state.
 
@@ -74,6 +75,7 @@ def train(
         saver: decides when a checkpoint is due, and saves it.
         output: log, progress bar and run folder.
         console: for messages.
+        on_compiled: called before the first step, when its program is compiled.
 
     Raises UserError if a loss or a weight is not finite, or a checkpoint cannot be written. Raises
     SystemExit with status 75 after a request to stop.
@@ -81,42 +83,43 @@ def train(
     start = int(state.step)
     if setup.remat.why:
         console.print(f"train.remat: {setup.remat.chosen} ({setup.remat.why}).", soft_wrap=True)
-    plan = make_plan(settings, setup, start)
+    course = make_course(settings, setup, start)
     train_step = step_module.make_train_step(
         setup.graph, setup.vision, loss, setup.optimizer, setup.mesh, settings.accum, source.start,
         setup.remat.chosen, settings.ema,
     )  # fmt: skip
     with closing(source.batches) as batches, output, StopRequest() as request:
         seconds = output.resume(start)
-        with Monitor(plan, output.record, saver.diverged, seconds) as monitor:
-            for step in range(start + 1, plan.total + 1):
+        with Monitor(course, output.record, saver.diverged, seconds) as monitor:
+            for step in range(start + 1, course.total + 1):
                 batch = put_batch(setup.mesh, monitor.next_batch(batches))
                 if step == start + 1:
                     train_step = cost.compile_step(
                         train_step, state, setup.frozen, batch, console
                     ).step
+                    on_compiled()
                 state, value = train_step(state, setup.frozen, batch)
                 monitor.add(step, value)
                 stop = request.asked(step)
-                if saver.due(step, plan) or stop:
+                if saver.due(step, course) or stop:
                     monitor.finish()  # raises unless all losses up to here are finite
-                    saver.save(state, step, plan, output)
-                if stop and step < plan.total:
+                    saver.save(state, step, course, output)
+                if stop and step < course.total:
                     saver.wait()
                     console.print(
-                        f"Stopped after step {step} of {plan.total}, which is saved. Run the same "
-                        "command to continue."
+                        f"Stopped after step {step} of {course.total}, which is saved. Run the "
+                        "same command to continue."
                     )
                     raise SystemExit(STOPPED)
             saver.wait()
     return state
 
 
-def make_plan(train: TrainSettings, setup: Setup, start: int) -> Plan:
+def make_course(train: TrainSettings, setup: Setup, start: int) -> Course:
     """Returns the length of the run and the learning rate of each step."""
     per_epoch = setup.steps_per_epoch
     rates = optimizer.rates(setup.rate, train, per_epoch)
-    return Plan(len(setup.data.train), train.batch, per_epoch, rates, start)
+    return Course(len(setup.data.train), train.batch, per_epoch, rates, start)
 
 
 @dataclass(frozen=True)
@@ -180,12 +183,13 @@ class Saver:
         self._manager, self._about, self._validate = manager, about, validate
         self._cadence = checkpoint.Cadence(settings.every_steps, settings.every_minutes, start)
 
-    def due(self, step: int, plan: Plan) -> bool:
+    def due(self, step: int, course: Course) -> bool:
         """Returns True if a checkpoint is due after `step`. Call it after every step."""
         due = self._cadence.due(step)
-        return due or step == plan.total or (self._validate is not None and plan.ends_epoch(step))
+        validated = self._validate is not None and course.ends_epoch(step)
+        return due or validated or step == course.total
 
-    def save(self, state: State, step: int, plan: Plan, output: Output) -> None:
+    def save(self, state: State, step: int, course: Course, output: Output) -> None:
         """Validates at the end of an epoch, and saves in the background.
 
         Raises UserError if a weight is not finite.
@@ -193,9 +197,9 @@ class Saver:
         if not step_module.all_finite(state.tuned):
             raise self.diverged(f"Weights are not finite after step {step}")
         score = None
-        if self._validate is not None and plan.ends_epoch(step):
+        if self._validate is not None and course.ends_epoch(step):
             score = self._validate(state)
-            epoch = step // plan.steps_per_epoch
+            epoch = step // course.steps_per_epoch
             output.show(f"Validation after epoch {epoch}: {score:.2f} %")
         checkpoint.save(self._manager, state, self._about, score)
         output.saved()

@@ -76,8 +76,8 @@ class Loss:
         mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise ValueError(
-                f"logits of shape {logits.shape}; expected one row an image, and {self.classes} "
-                "columns, as there are counts"
+                f"logits of shape {logits.shape}; expected one row for each image and one column "
+                f"for each of the {self.classes} classes"
             )
         if not labels.shape == mask.shape == logits.shape[:1]:
             raise ValueError(
@@ -138,7 +138,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def la(counts: np.ndarray, tau: float = 1.0) -> Terms:
-    """Logit adjustment: cross-entropy of z + tau log pi (arXiv 2007.07314)."""
+    """Returns logit adjustment: cross-entropy of z + tau log pi (arXiv 2007.07314)."""
     shift = jnp.asarray(tau * log_prior(counts), jnp.float32)
 
     def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
@@ -148,17 +148,17 @@ def la(counts: np.ndarray, tau: float = 1.0) -> Terms:
 
 
 def bs(counts: np.ndarray) -> Terms:
-    """Balanced softmax: logit adjustment with tau 1 (arXiv 2007.10740)."""
+    """Returns balanced softmax: logit adjustment with tau 1 (arXiv 2007.10740)."""
     return la(counts, tau=1.0)
 
 
 def ce(counts: np.ndarray) -> Terms:
-    """Plain cross-entropy: logit adjustment with tau 0, so the counts play no part."""
+    """Returns plain cross-entropy, which does not use the counts: logit adjustment with tau 0."""
     return la(counts, tau=0.0)
 
 
 def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
-    """Focal loss: (1 - p_y)^gamma times the cross-entropy -log p_y (arXiv 1708.02002)."""
+    """Returns the focal loss: cross-entropy times (1 - p_y)^gamma (arXiv 1708.02002)."""
 
     def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
         rows = cross_entropy(logits, labels)
@@ -170,10 +170,10 @@ def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
 
 
 def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Terms:
-    """LDAM: cross-entropy after z_y - scale * m_y (arXiv 1906.07413).
+    """Returns LDAM: cross-entropy in which z_y is replaced by z_y - scale * m_y (arXiv 1906.07413).
 
-    The margins m_c = n_c^(-1/4) are scaled so that the largest is `max_margin`. `scale` is the
-    factor between cosines and logits.
+    The margins m_c = n_c^(-1/4) are scaled so that the largest is `max_margin`. They are
+    differences of cosines; `scale` turns these into differences of logits.
     """
     lowered = jnp.asarray(scale * margins(counts, max_margin), jnp.float32)
 
@@ -190,12 +190,18 @@ def margins(counts: np.ndarray, largest: float) -> np.ndarray:
 
 
 def cb(counts: np.ndarray, beta: float = 0.9999) -> Terms:
-    """Class-balanced loss: weights (1 - beta) / (1 - beta^n_c) of mean 1 (arXiv 1901.05555)."""
+    """Returns the class-balanced loss (arXiv 1901.05555).
+
+    The weight of a class is (1 - beta) / (1 - beta^n_c), scaled to mean 1 over the classes.
+    """
     return weighted((1 - beta) / (1 - beta**counts))
 
 
 def grw(counts: np.ndarray, exponent: float = 1.0) -> Terms:
-    """Generalised re-weighting: weights pi_c^-exponent of mean 1 (arXiv 2103.16370)."""
+    """Returns generalised re-weighting (arXiv 2103.16370).
+
+    The weight of a class is pi_c^-exponent, scaled to mean 1 over the classes.
+    """
     return weighted((counts / counts.min()) ** -exponent)
 
 
@@ -211,11 +217,11 @@ def weighted(weights: np.ndarray) -> Terms:
 
 
 def lade(counts: np.ndarray, weight: float = 0.1) -> Terms:
-    """LADE: logit adjustment plus `weight` times a bound (arXiv 2012.00321).
+    """Returns LADE: logit adjustment plus `weight` times a regulariser (arXiv 2012.00321).
 
-    The bound pulls the logits of each class towards their log density ratio. It is
+    The regulariser pulls the logits of each class towards their log density ratio. It is
     sum_c pi_c (T_c + 0.1 T_c^2 - mean of z_c over the rows of class c), where T_c is the log of the
-    mean of exp(z_c) over all rows under a uniform prior. So it is not a sum over rows.
+    mean of exp(z_c) over all rows under a uniform prior. So this loss is not a sum over rows.
     """
     adjusted = la(counts)
     prior = np.exp(log_prior(counts))

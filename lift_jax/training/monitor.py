@@ -39,8 +39,8 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The length of a run.
+class Course:
+    """The course of a run: its length, and the learning rate of each step.
 
     Attributes:
         images: number of images in the training split.
@@ -75,7 +75,7 @@ class Monitor:
     """A monitor that hands out batches, and records each step once the device has done it.
 
     Args:
-        plan: the length of the run.
+        course: the course of the run.
         record: called with each step, in order.
         fail: turns a message about a loss that is not finite into the error to raise.
         seconds: training time before this process started.
@@ -83,12 +83,12 @@ class Monitor:
 
     def __init__(
         self,
-        plan: Plan,
+        course: Course,
         record: Callable[[StepRecord], None],
         fail: Callable[[str], UserError],
         seconds: float,
     ):
-        self._plan, self._record, self._fail, self._seconds = plan, record, fail, seconds
+        self._course, self._record, self._fail, self._seconds = course, record, fail, seconds
         self._observer = ThreadPoolExecutor(1)
         # steps whose loss is not yet read; when their batch was asked for, and when it came
         self._ahead: deque[tuple[int, Future[tuple[float, float]], float, float]] = deque()
@@ -135,9 +135,9 @@ class Monitor:
         waited = max(0.0, came - max(asked, self._clock))
         elapsed, self._clock = now - self._clock, now
         self._seconds += elapsed
-        epoch, images = self._plan.epoch_and_images(step)
+        epoch, images = self._course.epoch_and_images(step)
         # The first step includes the compilation, so the pace forgets it at once.
-        fade = FADE if step > self._plan.start + 2 else 0.0
+        fade = FADE if step > self._course.start + 2 else 0.0
         self._recent = self._recent * fade + (images, elapsed, waited)
         if not np.isfinite(loss):
             raise self._fail(f"The loss of step {step} (epoch {epoch + 1}) is {loss}")
@@ -147,7 +147,7 @@ class Monitor:
                 step=step,
                 epoch=epoch,
                 loss=loss,
-                lr=float(self._plan.rates[step - 1]),
+                lr=float(self._course.rates[step - 1]),
                 images_per_second=recent_images / recent_seconds,
                 wait=min(1.0, without_batch / recent_seconds),
                 seconds=self._seconds,

@@ -29,7 +29,7 @@ from lift_jax.settings.schema import Settings
 from lift_jax.training import optimizer as optimizers
 from lift_jax.training import text_classifier
 from lift_jax.training.classifier import assemble, check_names, fingerprint, make_head
-from lift_jax.training.needs import Remat, choose_remat, needed_memory
+from lift_jax.training.needs import needed_memory
 from lift_jax.training.placement import Placement, chosen_precision, use_precision
 from lift_jax.training.start.backbone import (
     FrozenClassifier,
@@ -38,7 +38,6 @@ from lift_jax.training.start.backbone import (
     encode_class_texts,
     prepare_backbone,
     untuned_classifier,
-    use_remat,
     zero_shot_classifier,
 )
 from lift_jax.training.start.data import prepare_data
@@ -49,6 +48,7 @@ from lift_jax.training.start.leaves import (
     read_tuned,
     split_weights,
 )
+from lift_jax.training.start.remat import Remat, choose_remat, use_remat
 from lift_jax.tuners.parameters import Parameter
 from lift_jax.tuners.rules import PATH_RULES
 
@@ -173,8 +173,8 @@ def fit(
 ) -> tuple[Settings, Remat]:
     """Returns settings in which train.remat is chosen, and the choice with its reason.
 
-    Process 0 chooses: the device of another may have a little less memory. Raises UserError for
-    sizes that cannot fit.
+    Process 0 chooses for all processes, whose devices may differ a little in memory. Raises
+    UserError for sizes that cannot fit.
     """
     remat = Remat(*processes.from_first(lambda: choose_remat(settings, names, backbone, devices)))
     settings = replace(settings, train=replace(settings.train, remat=remat.chosen))

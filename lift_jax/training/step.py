@@ -106,9 +106,9 @@ def make_forward(
 def make_pull_back(graph: nnx.GraphDef[Classifier]) -> PullBack:
     """Returns the function from the gradient of the logits to that of the tuned leaves.
 
-    Where the tower's products are float16, which knows no numbers below 6e-8, it multiplies the
-    gradient of the logits by a power of two, so that its largest number lies in 8 to 16, and
-    divides the result by it. This changes nothing but what would be lost.
+    If the tower's products are float16, numbers below 6e-8 would be lost. So it multiplies the
+    gradient of the logits by a power of two, such that its largest number lies in 8 to 16, and
+    divides the result by it. All other numbers stay the same.
     """
 
     def pull_back(tuned: Tree, frozen: Tree, back: Back, pull: Array) -> Tree:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from lift_jax.errors import UserError, unknown
 from lift_jax.models.tunable import Site, Tunable, Tuner
-from lift_jax.settings.groups.tuner import TunerSettings
+from lift_jax.settings.groups.tuner import TunerSettings, split_names
 from lift_jax.tuners.adapter import Adapter, AdaptFormer
 from lift_jax.tuners.lora import LoRA, LoRAMLP
 from lift_jax.tuners.prompts import Prompts, ShallowPrompts
@@ -44,7 +44,7 @@ def parse_names(text: str, more: Sequence[str] = (), key: str = "tuner.name") ->
     `more` are names that are allowed besides tuners and `PATH_RULES`; `key` is the setting, for
     messages. Raises UserError for unknown or repeated names, and for two kinds of prompts.
     """
-    names = () if text == "none" else tuple(name.strip() for name in text.split("+"))
+    names = split_names(text)
     for name in names:
         if name not in (*TUNERS, *PATH_RULES, *more):
             raise unknown(f"tuner ({key})", name, [*TUNERS, *PATH_RULES, *more, "none"])
@@ -115,7 +115,7 @@ def merge(model: Model) -> Model:
     if lasting:
         raise UserError(
             f"{' and '.join(sorted(lasting))} cannot be merged into the weights of the backbone: "
-            f"{', '.join(name for name in TUNERS if TUNERS[name].merges)} can."
+            f"{', '.join([*(n for n in TUNERS if TUNERS[n].merges), *PATH_RULES])} can."
         )
     for holder in holders:
         if holder.order and not holder.layers():

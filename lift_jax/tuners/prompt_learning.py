@@ -154,9 +154,9 @@ class TunedTextHead(nnx.Module):
 
         `sharding` is that of the features.
         """
-        graph, leaves = tree.flatten(self)
+        graph, leaves = tree.split(self)
         encode = jax.jit(lambda arrays: tree.merge(graph, arrays).encode(), out_shardings=sharding)
-        features = encode({path: leaf[...] for path, leaf in leaves.items()})
+        features = encode(leaves)
         self.features = nnx.data(Fixed(features))
         self.text = self.tokens = self.context = None
 
@@ -190,5 +190,4 @@ def encode_texts_once(
     if not isinstance(model.head, TunedTextHead):
         return graph, leaves
     model.head.encode_once(sharding)
-    graph, variables = tree.flatten(model)
-    return graph, {path: leaf[...] for path, leaf in variables.items()}
+    return tree.split(model)

@@ -31,8 +31,8 @@ class Prompts(Tuner):
         self.end = site.settings.place == "end"
         if self.end and not site.patch:
             raise UserError(
-                "tuner.place is 'end', but no text looks behind its end, so prompts there would "
-                "change nothing: give start."
+                "tuner.place is 'end', but a text attends to nothing behind its end, so prompts "
+                "there would change nothing. Set tuner.place=start."
             )
         shape, key = (length, site.width), rngs.params()
         bound = math.sqrt(6 / (3 * site.patch**2 + site.width))

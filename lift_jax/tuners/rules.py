@@ -1,6 +1,6 @@
 """The rule that says which leaves are trained.
 
-Two kinds of leaves are: those that tuners and heads add, which are `Tuned`, and existing weights
+Two kinds of leaves are trained: those that tuners and heads add, which are `Tuned`, and weights
 whose paths a method in `PATH_RULES` chooses (BitFit, LayerNorm tuning, full fine-tuning).
 """
 

@@ -64,8 +64,8 @@ def read(
         own = (entries or {}).get(f"{leaf}_at")
         if theirs is not None and own is not None and np.any(np.flatnonzero(theirs) != own):
             raise UserError(
-                f"{path} trains other entries than the config gives aft: set tuner.seed (and "
-                "tuner.ratio) to what it was trained with."
+                f"{path} tunes other entries than aft with these settings: set tuner.seed (and "
+                "tuner.ratio) to the values it was trained with."
             )
     return read
 
@@ -74,8 +74,8 @@ def check_mask(where: str, layout: str, mask: str) -> None:
     """Raises UserError unless tuner.mask is the rule by which a layout chooses aft's entries."""
     if mask != MASKS[layout]:
         raise UserError(
-            f"{where}: with tuner.mask={mask!r} aft trains other entries than {layout} does: "
-            f"--config.tuner.mask={MASKS[layout]} is its rule."
+            f"{where}: with tuner.mask={mask!r} aft tunes other entries than {layout} does. Set "
+            f"--config.tuner.mask={MASKS[layout]}."
         )
 
 

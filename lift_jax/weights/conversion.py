@@ -89,9 +89,8 @@ def format_of(source: Source) -> Format:
         else f"its names begin {first_names(source.tensors)}"
     )
     raise UserError(
-        f"{source.where} is of no kind that can be read: {says}. Expected CLIP (OpenAI, Hugging "
-        "Face, OpenCLIP), SigLIP, ViT or MAE (Hugging Face), DINOv2 or DINOv3, or ViT or ResNet of "
-        "timm: give one of these."
+        f"{source.where} is not a supported model: {says}. Give one of CLIP (OpenAI, Hugging Face, "
+        "OpenCLIP), SigLIP, ViT or MAE (Hugging Face), DINOv2, DINOv3, or a ViT or ResNet of timm."
     )
 
 

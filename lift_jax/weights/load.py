@@ -25,7 +25,7 @@ from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
 from lift_jax.weights import conversion, hub, native, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
-from lift_jax.weights.files import adapters
+from lift_jax.weights.files import adapters, folding
 from lift_jax.weights.files.adapters import Adapter
 from lift_jax.weights.files.source import ADAPTER, CONFIG, PREPROCESSOR, Source, open_source
 from lift_jax.weights.formats import written
@@ -171,7 +171,7 @@ def _here(name: str) -> Path:
 def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
     """Opens a source, or an adapter of peft with the weights that it was trained on.
 
-    `locate` finds these. Raises UserError as `open_source` and `adapters.fold`.
+    `locate` finds these. Raises UserError as `open_source` and `folding.fold`.
     """
     folder = adapters.folder_of(path)
     if folder is None:
@@ -179,7 +179,7 @@ def _opened(path: Path, locate: Callable[[str], Path] = hub.locate) -> Source:
     adapter = adapters.read(folder)
     base = _base(adapter, locate)
     source = open_source(base)
-    adapters.fold(source, adapter)
+    folding.fold(source, adapter)
     return source
 
 
@@ -258,14 +258,14 @@ def load_saved(folder: Path) -> Backbone:
 
 def _checked_leaves(backbone: Backbone, source: str | Path) -> dict[str, np.ndarray]:
     """Returns the leaves of a backbone. Raises UserError for some that its kind does not have."""
-    _, leaves = tree.flatten(backbone)
+    _, leaves = tree.split(backbone)
     if extra := leaves.keys() - abstract(backbone.config).keys():
         names = conversion.first_names(extra)
         raise UserError(
             f"{source} has no place for {names} (of {len(extra)}): its layers lack such weights, "
             "which the tuned weights need. Keep the tuned weights in their own file."
         )
-    return {path: np.asarray(leaf[...]) for path, leaf in leaves.items()}
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
 def _located(source: str | Path) -> Path:
@@ -321,8 +321,7 @@ def _assemble(config: BackboneConfig, leaves: tree.Tree, checksums: dict[str, st
 
 def _random_leaves() -> tree.Tree:
     """Draws the weights of the backbone "debug"."""
-    _, leaves = tree.flatten(Backbone(DEBUG, rngs=nnx.Rngs(0)))
-    return {path: leaf[...] for path, leaf in leaves.items()}
+    return tree.split(Backbone(DEBUG, rngs=nnx.Rngs(0)))[1]
 
 
 def save_backbone(backbone: Backbone, folder: str | Path, dtype: DTypeLike = np.float32) -> None:
@@ -330,8 +329,8 @@ def save_backbone(backbone: Backbone, folder: str | Path, dtype: DTypeLike = np.
 
     Raises UserError if transformers has no class for it.
     """
-    _, leaves = tree.flatten(backbone)
-    arrays = {path: np.asarray(leaf[...]).astype(dtype) for path, leaf in leaves.items()}
+    _, leaves = tree.split(backbone)
+    arrays = {path: np.asarray(leaf).astype(dtype) for path, leaf in leaves.items()}
     written.save(Path(folder), backbone.config, arrays)
 
 

@@ -94,7 +94,10 @@ class Tokenizer:
         """Returns the token ids, int32 of shape (number of texts, context).
 
         A text that is too long is cut, keeps its end token, and is logged as a warning.
+        Raises ValueError for a text alone, whose letters would be the texts.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"expected several texts, found one: give [{texts[:40]!r}]")
         rows = np.full((len(texts), self.context), self.pad, np.int32)
         cleaned = [self._clean(text) for text in texts]
         encodings = self._fast.encode_batch(cleaned, add_special_tokens=self._end is None)

@@ -147,6 +147,10 @@ def test_bytes_of_collectives_by_hand():
       %d = f32[9]{0} add(%a, %b), metadata={op_name="all-reduce"}
     """
     assert cost.collective_bytes(hlo) == {"all-reduce": 60 + 4 + 14, "all-gather": 72}
+    kinds = {"f64": 8, "s16": 2, "u8": 1, "f8e4m3fn": 1, "pred": 1, "c64": 8, "s4": 0.5, "token": 0}
+    for kind, size in kinds.items():
+        line = f"  %a = {kind}[6]{{0}} collective-permute(%x)"
+        assert cost.collective_bytes(line) == {"collective-permute": 6 * size}, kind
 
 
 def test_it_times_the_step_here():

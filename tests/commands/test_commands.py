@@ -103,6 +103,12 @@ def test_every_program_has_help(program, capsys, monkeypatch):
     assert (exit.value.code, err) == (0, "") and out.startswith("usage: ")
 
 
+def test_help_of_a_command_by_either_order(capsys):
+    assert said(capsys, "help", "soup") == said(capsys, "soup", "--help")
+    status, _, err = said(capsys, "help", "suop")
+    assert status == 2 and "Did you mean 'soup'" in err
+
+
 def test_version(capsys):
     assert said(capsys, "--version")[:2] == (0, f"{lift_jax.__version__}\n")
 
@@ -113,12 +119,22 @@ def test_version(capsys):
         (["trian", "--config=demo"], ["Unknown command 'trian'", "Did you mean 'train'"]),
         (["train", "--config=demo", "--wordkir=x"], ["--wordkir", "--workdir"]),
         (["train", "--config=demo", "stray"], ["unexpected arguments: stray"]),
-        (["train", "--config=demo", "--seeds=two"], ["--seeds", "two"]),
-        (["train", "--workdir=x"], ["lift-jax train --config=demo --workdir=runs/demo"]),
-        (["train", "--config=demo"], ["--workdir=runs/demo"]),
+        (["train", "--config=demo", "--seeds=two"], ["--seeds: 'two' is not a whole number"]),
+        (["train", "--workdir=x"], ["--config is missing", "--config=demo"]),
+        (["train", "--config=demo"], ["--workdir is missing", "--workdir=runs/demo"]),
+        (["train", "--config=demo", "--workdir="], ["--workdir= is empty"]),
+        (["train", "--config=demo", "--workdir", ""], ["an argument is empty"]),
+        (["train", "--config=demo", "--workdir=x", "--config.train=3"], ["settings train"]),
         (["train", "--config=demo", "--workdir=x", "--mode=trian"], ["trian", "train"]),
         (["train", "--config=demo", "--config.train.lrr=1"], ["train.lrr", "train.lr"]),
         (["predict", "a.jpg"], ["--run"]),
+        (["predict", "--run=x", ""], ["an argument is empty"]),
+        (["predict", "--run=x", "--", ""], ["an argument is empty"]),
+        (["predict", "--run=x", "a.jpg", "--to="], ["--to= is empty"]),
+        (["predict", "--run=x", "a.jpg", "--to=b.txt"], ["b.txt (--to)", "'.txt'", ".jsonl"]),
+        (["predict", "--run=x", "a.jpg", "--to=b"], ["b (--to)", "'nothing'", ".csv"]),
+        (["predict", "--run=x", "a.jpg", "--unknown=x"], ["--unknown: 'x' is not a number"]),
+        (["calibrate", "--run=x", "--keep=much"], ["--keep: 'much' is not a number"]),
         (["predict", "--run=x", "--config.train.lr=1", "a.jpg"], ["--config.train.lr"]),
         (["convert", "a"], ["DEST"]),
         (["convert", "a", "b", "--dtype=int8"], ["int8", "bfloat16"]),
@@ -126,10 +142,13 @@ def test_version(capsys):
         (["bench", "--config=demo", "--aot", "--against=plain"], ["give one of them"]),
         (["bench", "--only=data", "--against=plain"], ["--only=data times no step"]),
         (["settings", "--markdown", "train.lr"], ["leave train.lr out"]),
-        (["bench", "--config=demo", "--steps=0"], ["--steps is 0", "at least 1"]),
-        (["bench", "--config=demo", "--aot", "--devices=0"], ["--devices is 0"]),
-        (["bench", "--config=demo", "--aot", "--images=-5"], ["--images is -5"]),
-        (["data", "--config=demo", "--prepare_size=-5"], ["--prepare_size is -5"]),
+        (["bench", "--config=demo", "--classes=9", "--steps=0"], ["--steps is 0", "at least 1"]),
+        (["bench", "--config=demo", "--classes=9", "--devices=4"], ["--devices", "--aot"]),
+        (["bench", "--config=demo", "--classes=9", "--images=4"], ["--images", "--aot"]),
+        (["bench", "--config=demo", "--classes=9", "--aot", "--devices=0"], ["--devices is 0"]),
+        (["bench", "--config=demo", "--classes=9", "--aot", "--images=-5"], ["--images is -5"]),
+        (["data", "--config=demo", "--prepare", "--prepare_size=-5"], ["--prepare_size is -5"]),
+        (["data", "--config=demo", "--prepare_size=9"], ["--prepare_size", "--prepare,"]),
         (["settings", "train.lrr"], ["train.lrr", "train.lr"]),
     ],
     ids=str,

@@ -9,16 +9,9 @@ import pytest
 from PIL import Image
 
 from lift_jax.data.images import resize
+from lift_jax.data.images.cuts import Cut, corners, short_side_to, shown
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.images.views import (
-    Cut,
-    FiveCrop,
-    TestTransform,
-    TrainTransform,
-    corners,
-    short_side_to,
-    shown,
-)
+from lift_jax.data.images.views import FiveCrop, TestTransform, TrainTransform
 from lift_jax.data.loader import train_batches
 from lift_jax.data.types import FileImages, Split
 

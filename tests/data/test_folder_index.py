@@ -10,7 +10,8 @@ import pytest
 from support.paths import ROOT
 from support.small_sets import load, message
 
-from lift_jax.data.sources import folder_index
+from lift_jax.data.sources import folder_index, image_files
+from lift_jax.errors import UserError
 from lift_jax.runs.answers import given as given_images
 
 
@@ -101,7 +102,7 @@ def test_an_index_for_other_endings_is_read_again(tree, monkeypatch):
     (tree / "cat 2/new.svg").touch()
     settle(tree)
     folder_index.read(tree)
-    monkeypatch.setattr(folder_index, "SUFFIXES", (*folder_index.SUFFIXES, ".svg"))
+    monkeypatch.setattr(image_files, "SUFFIXES", (*image_files.SUFFIXES, ".svg"))
     assert "cat 2/new.svg" in folder_index.read(tree).images["cat 2"]
 
 
@@ -183,3 +184,14 @@ def test_directories_that_name_one_class(tmp_path):
         (tmp_path / name / "1.png").touch()
     said = message(lambda: load("folder", root=tmp_path))
     assert "'red_fox'" in said and "'Red fox'" in said and "same class" in said
+
+
+def test_a_directory_that_may_not_be_read_says_what_to_do(tmp_path, monkeypatch):
+    """`predict` reads directories, too, and has no data.root."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(folder_index.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"Permission denied. Make it readable, or move it away.$"):
+        given_images.gather([str(tmp_path)])

@@ -11,7 +11,7 @@ from support.small_sets import message
 
 from lift_jax.data.images import formats, traits
 from lift_jax.data.images.decode import Decoding, open_image
-from lift_jax.data.sources import folder_index
+from lift_jax.data.sources import image_files
 from lift_jax.data.types import FileImages
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_every_format_gives_its_pixels_whatever_its_ending(form, tmp_path):
     content = saved(image.quantize(256) if options is None else image, form, **(options or {}))
     assert np.abs(pixels(content).astype(int) - PHOTO).max() <= 3
     for ending in (*formats.ENDINGS[form], ".JPG", ".Png"):
-        assert folder_index.is_image(f"a{ending}") and folder_index.is_image(f"a{ending.upper()}")
+        assert image_files.is_image(f"a{ending}") and image_files.is_image(f"a{ending.upper()}")
         (tmp_path / f"a{ending}").write_bytes(content)
         np.testing.assert_array_equal(FileImages(str(tmp_path), [f"a{ending}"])[0], pixels(content))
 
@@ -176,11 +176,11 @@ def test_training_tells_of_orientations(tmp_path):
         (tmp_path / f"{i}.jpg").write_bytes(content if i != 9 else b"damaged")
     images = FileImages(str(tmp_path), [f"{i}.jpg" for i in range(10)])
     assert traits.orientation_note(images) == (
-        "Of 10 training images looked at, 3 carry an EXIF orientation. They are not turned "
+        "Of 10 training images checked, 3 have an EXIF orientation. They are not rotated "
         "(data.exif=False)."
     )
     upright = FileImages(str(tmp_path), images.paths, how=Decoding(exif=True))
-    assert "They are turned upright (data.exif=True)." in traits.orientation_note(upright)
+    assert "They are rotated upright (data.exif=True)." in traits.orientation_note(upright)
     assert traits.orientation_note(images.take(np.arange(3, 10))) == ""
 
 

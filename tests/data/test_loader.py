@@ -451,11 +451,11 @@ def test_the_list_of_bad_images_outlives_stops_and_tests(tmp_path):
         return [line.split(".png")[0].replace(",/photos/", " ") for line in lines]
 
     assert record() == "" and not (tmp_path / "bad_images.csv").exists()
-    assert "images that could not be read and were passed over: 1 " in record(train=[3])
+    assert "images that could not be read and were skipped: 1 " in record(train=[3])
     assert record() == "" and listed() == ["train 3"]  # continued after a stop: nothing is new
-    assert "passed over: 3 " in record(train=[1], test=[0], anew=["test"])
+    assert "skipped: 3 " in record(train=[1], test=[0], anew=["test"])
     assert listed() == ["train 3", "train 1", "test 0"]
-    assert "passed over: 3 " in record(
+    assert "skipped: 3 " in record(
         test=[2], anew=["test"]
     )  # tested again, after a file was replaced
     assert listed() == ["train 3", "train 1", "test 2"]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lift_jax.data import loader
+from lift_jax.data.images.crops import rrc_box
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.images.views import ensemble, rrc_box
+from lift_jax.data.images.views import ensemble
 from lift_jax.data.types import ArrayImages, Split
 
 RNG = np.random.default_rng(0)

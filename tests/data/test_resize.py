@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lift_jax.data.images import resize, views
+from lift_jax.data.images.cuts import shown
 from lift_jax.data.images.decode import Picture
 
 
@@ -60,7 +61,7 @@ def test_views_of_an_image_are_cut_from_one_decoding():
     crops = views.RandomCrops(16, 5, "bicubic", 0.08)
     found = crops(image, np.random.default_rng(0))
     cuts = crops.cuts(60, 80, np.random.default_rng(0))
-    alone = [views.shown(image, [cut], 16, "bicubic")[0] for cut in cuts]
+    alone = [shown(image, [cut], 16, "bicubic")[0] for cut in cuts]
     assert np.array_equal(found, alone)
     needs = asked[1:]  # of the views one by one: together they need the largest of each
     assert len(needs) == 5 and asked[0] == tuple(map(max, zip(*needs, strict=True)))

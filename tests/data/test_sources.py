@@ -392,6 +392,8 @@ def test_mistakes_in_the_catalogue():
     said = message(lambda: load("folder", root="here", train_list="train.txt"))
     assert "data.train_list is 'train.txt'" in said and "list, table, inaturalist" in said
     assert "belongs to inaturalist" in message(lambda: load("digits", level="genus"))
+    said = message(lambda: load("digits", class_names="species"))  # the default of another key
+    assert "data.class_names is 'species'" in said
     assert len(load("fake", train_list="train2018.json").train) == 61  # as in a debug run
     assert "data.imbalance" in message(lambda: load("digits", imbalance=float("nan")))
 

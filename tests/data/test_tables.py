@@ -97,6 +97,8 @@ def test_names_from_a_file(table, tmp_path):
         ("path,class\n0.png\n", ["line 2", "expected 2 values", "found 1"]),
         ("path,class\na, b.png,x\n", ["line 2", "found 3", "quotes"]),
         ("path,path\n0.png,x\n", ["line 1", "'path'", "twice"]),
+        ("file,species\n0.png,x\n", ["line 2", "found ['file', 'species']. Rename"]),
+        ("path;class\n0.png;x\n", ["line 2", "found ['path;class']"]),
         ("file,class\n0.png,x\n", ["line 2", "'path' and 'label' or 'class'", "'class'"]),
         ("path,class\n", ["no rows"]),
         ("\n", ["empty"]),

@@ -14,6 +14,7 @@ from PIL import Image
 from support.small_sets import load, message, pixels
 
 from lift_jax.data.sources import tfds as tfds_module
+from lift_jax.storage.cache import cache_folder
 
 NAMES = ["fox", "hare", "owl"]
 
@@ -87,6 +88,18 @@ def test_labels_are_read_once(root, monkeypatch):
     monkeypatch.setattr(tfds_module, "_source", lambda *_: [{"label": 0}])  # no split is made of it
     again = load("tfds", root=root, tfds="pets:1.0.0")
     assert again.train.labels.tolist() == first.train.labels.tolist()
+
+
+def test_kept_labels_that_are_damaged_are_read_again(root):
+    first = load("tfds", root=root, tfds="pets:1.0.0")
+    wrong = [np.zeros(len(TRAIN), np.float32), np.zeros(1, np.int32), np.array({"a": 1})]
+    for array in (None, *wrong):
+        for file in (cache_folder() / "labels").iterdir():
+            file.write_bytes(b"")
+            if array is not None:
+                np.save(file, array)
+        again = load("tfds", root=root, tfds="pets:1.0.0")
+        assert again.train.labels.tolist() == first.train.labels.tolist()
 
 
 def test_labels_of_shards_that_are_named_otherwise(tmp_path):

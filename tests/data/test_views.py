@@ -8,22 +8,19 @@ import pytest
 from PIL import Image
 from support.paths import GOLDEN
 
-from lift_jax.data.images import views as views_module
-from lift_jax.data.images.decode import Picture
-from lift_jax.data.images.views import (
+from lift_jax.data.images import cuts as cuts_module
+from lift_jax.data.images.crops import (
     SCHEDULES,
-    FiveCrop,
-    TenCrop,
-    TestTransform,
-    TrainTransform,
     area_bounds,
     central_box,
     crop_side,
     mda_box,
     min_scale,
     rrc_box,
-    short_side_to,
 )
+from lift_jax.data.images.cuts import short_side_to
+from lift_jax.data.images.decode import Picture
+from lift_jax.data.images.views import FiveCrop, TenCrop, TestTransform, TrainTransform
 from lift_jax.errors import UserError
 
 RES = 32
@@ -242,7 +239,7 @@ def test_same_generator_state_same_view():
 
 def test_strips_get_the_same_five_crops_as_ordinary_images(monkeypatch, images):
     expected = FiveCrop(RES)(images[0])
-    monkeypatch.setattr(views_module, "STRIP", 0)
+    monkeypatch.setattr(cuts_module, "STRIP", 0)
     found = FiveCrop(RES)(images[0])
     assert np.abs(found.astype(int) - expected).max() <= 3
 

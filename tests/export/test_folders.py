@@ -264,6 +264,14 @@ def test_every_format_is_pushed(kind, runs, tmp_path, monkeypatch, capsys):
             assert again.fingerprint == lift_jax.load_backbone(folder).fingerprint
 
 
+def test_a_card_of_damaged_results_says_so(tmp_path, capsys):
+    assert card.tested_run(tmp_path) is None and not capsys.readouterr().err  # is not tested
+    (tmp_path / "metrics.json").write_text("{")
+    assert card.tested_run(tmp_path) is None
+    said = capsys.readouterr().err
+    assert said.startswith("Warning: README.md shows no results of the run. ") and "json" in said
+
+
 @slow
 def test_names_in_a_card_are_text(runs, tmp_path):
     classifier = deployed.load(runs("vpt"))

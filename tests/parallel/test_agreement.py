@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import pytest
 
 from lift_jax.errors import UserError
@@ -93,3 +94,9 @@ def test_versions_and_devices_have_values():
     assert values["the platform of the devices"] == "cpu"
     assert values["the number of devices of a process"] == "8"
     assert {"the version of jax", "the version of Python"} <= values.keys()
+
+
+def test_an_optional_library_that_one_process_lacks_is_a_difference(monkeypatch):
+    monkeypatch.setattr(software, "OPTIONAL", ("no-such-library",))
+    assert software.versions()["the version of no-such-library"] == "not installed"
+    assert software.version_of("jax") == jax.__version__

@@ -13,9 +13,10 @@ from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import memory
 from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse
-from lift_jax.training import needs
 from lift_jax.training.classifier import check_names
-from lift_jax.training.needs import choose_remat, needed_memory
+from lift_jax.training.needs import needed_memory
+from lift_jax.training.start import remat as remat_module
+from lift_jax.training.start.remat import choose_remat
 
 VIT_B16 = BackboneConfig(VisionConfig(224, 16, 768, 12, 12, 3072))
 
@@ -110,8 +111,8 @@ def test_what_auto_computes_again(changes, backbone, lean, fused, held, expected
     override(config, [*half, ("tuner.name", "adaptformer"), *changes])
     parsed = parse(config)
     monkeypatch.setattr(backward, "is_lean", lambda: lean)
-    monkeypatch.setattr(needs, "has_fused_attention", lambda: fused)
-    monkeypatch.setattr(needs, "device_memory", lambda: held)
+    monkeypatch.setattr(remat_module, "has_fused_attention", lambda: fused)
+    monkeypatch.setattr(remat_module, "device_memory", lambda: held)
     found = choose_remat(parsed, check_names(parsed), backbone, 1)
     assert found.chosen == expected
     assert why in found.why and bool(why) == bool(found.why)

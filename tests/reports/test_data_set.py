@@ -99,7 +99,7 @@ def test_kinds_of_images_are_counted(photos, tmp_path):
     image.convert("CMYK").save(photos / "train/hare/d.jpg")
     said = look(photos, tmp_path / "W", width=200)[1]
     assert [" ".join(line.split()) for line in said.splitlines() if line.startswith("│ EXIF")] == [
-        "│ EXIF orientation │ 3 │ not turned, as in the papers (data.exif=True does) │ "
+        "│ EXIF orientation │ 3 │ not rotated, as in the papers (data.exif=True does) │ "
         f"{photos}/train/fox/a.jpg │"
     ]
     assert f"{photos}/train/hare/d.jpg" in said

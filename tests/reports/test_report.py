@@ -11,6 +11,7 @@ from support.commands import run_command
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
+from lift_jax.evaluation.insight import class_changes
 from lift_jax.reports import comparison, figure_file, figures, report
 from lift_jax.runs import finished_run, log
 from lift_jax.storage import atomic
@@ -205,6 +206,23 @@ def test_a_page_is_readable_in_light_and_dark_mode(tmp_path):
     assert turned in style.partition("prefers-color-scheme: dark")[2].partition("body {")[0]
 
 
+@pytest.mark.parametrize("counts", [[10, 10, 10], [7], [3, 4], []])
+def test_classes_of_one_size_have_a_figure_by_number_of_images(counts):
+    counts, accuracy = np.array(counts, int), np.full(len(counts), 50.0)
+    names = [f"c{i}" for i in range(len(counts))]
+    lines = {"test": (class_changes.bands(counts, accuracy), "test")}
+    figure = figures.accuracy_figure(lines, counts, accuracy, names)  # warnings are errors here
+    left, right = figure.axes[0].get_xlim()
+    assert all(left < count < right for count in counts)
+
+
+def test_a_figure_that_goes_on_beside_the_screen_says_so(tmp_path):
+    """The shadow of a box lies behind its content: figures let it through, no rule covers it."""
+    style = "".join(pages(tmp_path)[0].styles)
+    assert ".figure img { mix-blend-mode: multiply; }" in style
+    assert not re.search(r"\.figure \{[^}]*background", style)
+
+
 # -- the headline
 
 
@@ -330,9 +348,9 @@ def test_a_report_says_how_the_run_was_trained(tmp_path):
     page = Page(report.write(tmp_path / "w"))
     text = " ".join(page.texts)
     assert "folder · demo · adaptformer · la · LT-Soups · balanced sampling · EMA 0.99" in text
-    assert "3 epochs in batches of 32" in text and "balanced: each class as often" in text
+    assert "3 epochs in batches of 32" in text and "balanced: each class equally often" in text
     assert "decay 0.99 (EMA): the results are those of the averaged weights" in text
-    assert "stages of the factors 0,<1>" in text
+    assert "factors 0,<1>" in text
     assert "of the classifier alone, which LT-Soups tunes last" in text
 
 

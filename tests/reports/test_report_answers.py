@@ -246,7 +246,7 @@ def test_a_run_from_before_says_how_to_get_the_rest(tmp_path):
     assert page.sections["answers"] == [
         "Single answers",
         "This run keeps no answers to single images. The run's command with --mode=evaluate writes "
-        "all kept files anew.",
+        "all kept files again.",
     ]
     assert "pairs" not in page.sections
 
@@ -270,7 +270,7 @@ COMMAND = "`lift-jax calibrate --run={}`"
         ({}, {}, False, False,
          f"Not calibrated; {COMMAND} does it where the data have a validation split."),
         ({}, {"val_share": 0.1}, True, True,
-         f"calibration.json is not what the run wrote; {COMMAND} writes it anew."),
+         f"calibration.json is not what the run wrote; {COMMAND} replaces it."),
         ({"test": None, "test_tte": None}, {}, True, False, None),
     ],
 )  # fmt: skip

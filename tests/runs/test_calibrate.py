@@ -302,7 +302,7 @@ def test_images_are_sorted(run, images, tmp_path, capsys):
         lying = sorted((path.name, path.parent.name) for path in (tmp_path / "out").rglob("*.png"))
         assert lying == [(f"{i:02}.png", one.answer) for i, one in enumerate(found)]
     said = fails(capsys, "predict", *options, f"--sort-into={tmp_path}/in/out")
-    assert "Give a folder beside it" in said
+    assert "Give a folder outside it" in said
 
 
 def test_the_report_shows_it(run, tmp_path):

@@ -328,6 +328,10 @@ def test_mpirun(started, monkeypatch):
     (("", 0, 2), "missing: --coordinator=HOST:PORT"),
     (("10.0.0.1:1234", 2, 2), "--process_id is 2; .* from 0 to 1"),
     (("10.0.0.1", 0, 2), "'10.0.0.1'; expected HOST:PORT"),
+    ((":1234", 0, 2), "':1234'; expected HOST:PORT"),
+    (("h:0", 0, 2), "'h:0'; expected HOST:PORT, with a port from 1 to 65535"),
+    (("h:65536", 1, 2), "expected HOST:PORT, with a port from 1 to 65535"),
+    (("h:²", 1, 2), "expected HOST:PORT"),
 ])  # fmt: skip
 def test_wrong_flags(started, arguments, words):
     with pytest.raises(UserError, match=words):

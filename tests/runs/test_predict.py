@@ -46,6 +46,20 @@ def run(photos, tmp_path_factory):
     return workdir
 
 
+def test_a_predictor_is_silent(run):
+    """Libraries have nothing to warn of, also in a program that does not quieten them."""
+    code = f"import lift_jax; lift_jax.Predictor({str(run)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_empty_name_is_not_the_folder_here(run):
+    with pytest.raises(UserError, match="name of an image is empty"):
+        lift_jax.Predictor(run).predict("")
+
+
 def accuracy(found, names):
     return 100 * np.mean([one.labels[0] == name for one, name in zip(found, names, strict=True)])
 

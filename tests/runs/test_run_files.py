@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from configs import base
 from lift_jax.errors import UserError
@@ -10,6 +11,7 @@ from lift_jax.evaluation.metrics import NAMES
 from lift_jax.runs import finished_run, folder, log
 from lift_jax.runs.kept import result_files
 from lift_jax.runs.restored import read_settings
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import to_dict
 
 
@@ -83,7 +85,7 @@ def test_one_changed_file_and_several(run, changed, says, monkeypatch):
     monkeypatch.setattr(folder, "changed_files", lambda workdir: changed)
     assert folder.stored_metrics(workdir, {}, told.append) is None
     assert told == [
-        f"{workdir}: {says} The run is tested again, which writes all of its results anew."
+        f"{workdir}: {says} The run is tested again, which writes all of its results again."
     ]
 
 
@@ -122,3 +124,28 @@ def test_a_log_of_other_values(tmp_path):
         (tmp_path / log.LOG).write_text("\n".join(lines))
         with pytest.raises(UserError, match="line 1 is not a training step"):
             log.read_log(tmp_path / log.LOG)
+
+
+@pytest.mark.parametrize("splits", [(), ("train",), ("train", "test")], ids=str)
+def test_a_run_does_not_lie_among_the_classes_of_its_data(splits, tmp_path):
+    """The figures of its report would be images of a class, of which the next run is made."""
+    root = tmp_path / "photos"
+    for place in (root / split for split in splits or ("",)):
+        for name in ("fox", "hare"):
+            (place / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (9, 9)).save(place / name / f"{i}.png")
+    data = DataSettings(name="folder", root=str(root))
+    held = "test" in splits  # then other folders beside the splits are not used
+    inside = [root / split / name for split in splits for name in ("runs", "fox/run")]
+    for workdir in [*inside, *([] if held else [root, root / "runs", root / "fox" / "run"])]:
+        with pytest.raises(
+            UserError, match=r"\(--workdir\) lies in .*photos.*Give a folder beside"
+        ):
+            folder.open_workdir(workdir, data)
+    assert not (root / "runs").exists()
+    for workdir in [tmp_path / "photos_run", tmp_path, *[root / "runs"] * held]:
+        folder.open_workdir(workdir, data)
+    folder.open_workdir(root / "runs", DataSettings(name="list", root=str(root)))
+    empty = DataSettings(name="folder", root=str(tmp_path / "none"))  # which is said later
+    folder.open_workdir(tmp_path / "none" / "runs", empty)

@@ -68,7 +68,7 @@ def test_nothing_goes_outside(tmp_path):
         sorter.sort(image, Prediction(("red_fox",), (1.0,)))
     assert not list(elsewhere.iterdir())
     for inside in (tmp_path / "in", tmp_path / "in" / "sorted"):
-        with pytest.raises(UserError, match="Give a folder beside it"):
+        with pytest.raises(UserError, match="Give a folder outside it"):
             check_apart(inside, [str(tmp_path / "in"), str(image)])
     check_apart(into, [str(tmp_path / "in"), str(image)])
 

@@ -99,7 +99,7 @@ def test_other_backbones_do_not_mix(runs, tmp_path, monkeypatch):
 def test_seeds_that_draw_other_test_images_do_not_mix():
     demo = config_of("").to_dict()
     soup.check_images(parse(ConfigDict(demo)).data, [0, 0])
-    with pytest.raises(UserError, match="draw other test images from data.name='digits'"):
+    with pytest.raises(UserError, match="draw different test images from data.name='digits'"):
         soup.check_images(parse(ConfigDict(demo)).data, [0, 1])
 
 

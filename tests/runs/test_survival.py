@@ -138,7 +138,7 @@ def test_there_is_no_best_of_what_was_not_validated(tmp_path):
 def test_the_best_needs_a_validation_split(tmp_path):
     config = folder_config.get_config("debug")
     config.checkpoint.best = True
-    with pytest.raises(UserError, match="checkpoint.best chooses by a validation split"):
+    with pytest.raises(UserError, match="checkpoint.best needs a validation split"):
         train_and_test(config, tmp_path)
 
 

@@ -62,11 +62,16 @@ def test_a_file_of_ones_own_wins_over_a_shipped_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("raise ValueError('no')", "Cannot run the config file .*ValueError"),
+        ("raise ValueError('no')", "Cannot run the config file .*: line 1: ValueError"),
+        ("x = 1\ny = (", "Cannot run the config file .*: line 2: SyntaxError: '\\(' was never"),
         ("import a_module_that_is_not_there", "Cannot run .*a_module_that_is_not_there"),
         ("get_config = 3", "no function get_config"),
         ("def get_config(a): return {}", "expected a ConfigDict"),
-        ("def get_config(a): raise KeyError('x')", "get_config of .*KeyError"),
+        ("def get_config(a):\n    raise KeyError('x')", "get_config of .*: line 2: KeyError"),
+        (
+            "import json\ndef get_config(a):\n    return json.loads('{')",
+            ": line 3: JSONDecodeError",
+        ),
     ],
 )
 def test_mistakes_in_a_file_are_told(text, words, tmp_path):

@@ -18,14 +18,14 @@ def test_the_papers_training_has_nothing_to_tell():
     rows, short = told()
     assert short == []
     assert rows["Optimizer"] == "SGD, momentum 0.9, weight decay 0.0005"
-    assert rows["Learning rate"] == "0.02, a cosine of the epoch, which ends at 0.0 of it"
+    assert rows["Learning rate"] == "0.02, a cosine of the epoch, which ends at 0"
     assert rows["Sampling"].startswith("natural") and rows["Average of the weights"] == "none"
     assert "LT-Soups" not in rows
 
 
 @pytest.mark.parametrize(("key", "value", "row", "long", "short"), [
-    ("train.sampling", "balanced", "Sampling", "balanced: each class as", "balanced sampling"),
-    ("train.sampling", "sqrt", "Sampling", "sqrt: each class by the square root", "sqrt sampling"),
+    ("train.sampling", "balanced", "Sampling", "balanced: each class equally", "balanced sampling"),
+    ("train.sampling", "sqrt", "Sampling", "sqrt: in proportion to the square", "sqrt sampling"),
     ("train.optimizer", "adamw", "Optimizer", "AdamW, weight decay 0.0005", "adamw"),
     ("train.ema", 0.99, "Average of the weights", "decay 0.99 (EMA): the results", "EMA 0.99"),
 ])  # fmt: skip
@@ -38,9 +38,9 @@ def test_a_warm_up_and_lt_soups():
     rows, short = told("method=lt_soups", **{"soups.factors": "0,-1"})
     assert rows["Learning rate"] == (
         "3e-05, a warm-up of 20 steps and a cosine with a new value each step, which ends at 0.1 "
-        "of it"
+        "of that rate"
     )
-    assert rows["LT-Soups"].startswith("2 models a stage, stages of the factors 0,-1")
+    assert rows["LT-Soups"].startswith("2 models in each stage, factors 0,-1")
     assert short == ["LT-Soups", "adamw", "EMA 0.99"]
 
 

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.full_disk import full_disk
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.storage import atomic, cache, csv_files, disk, lock
+from lift_jax.storage import atomic, cache, csv_files, disk, lock, temporary
 
 KINDS = (
     "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE",
@@ -95,6 +96,10 @@ def test_places_are_checked_before_the_work(tmp_path):
         disk.make_place(tmp_path / "new", "--to")
     with pytest.raises(UserError, match=r"file/x \(--to\): Not a directory"):
         disk.make_place(tmp_path / "file" / "x" / "a.csv", "--to")
+    os.mkfifo(tmp_path / "fifo")
+    for special in (tmp_path / "fifo", Path("/dev/null")):  # nothing may take their place
+        with pytest.raises(UserError, match=r"\(--to\) is a device or a pipe"):
+            disk.make_place(special, "--to")
     with pytest.raises(UserError, match=r"file \(--out\): File exists"):
         disk.make_folder(tmp_path / "file", "--out")
     with (
@@ -105,14 +110,14 @@ def test_places_are_checked_before_the_work(tmp_path):
 
 
 def test_the_writer_of_a_folder_removes_what_a_killed_one_left(tmp_path):
-    disk.temporary_beside(tmp_path / "metrics.json").write_text("half")
+    temporary.beside(tmp_path / "metrics.json").write_text("half")
     with lock.one_writer(tmp_path):
         assert not list(tmp_path.glob(".m*"))
 
 
 def left_by(process: int, path):
     """Returns the temporary name of a path for another process."""
-    name = disk.temporary_beside(path).name
+    name = temporary.beside(path).name
     return path.with_name(name.replace(f"_{os.getpid()}.tmp", f"_{process}.tmp"))
 
 
@@ -129,7 +134,7 @@ def test_a_write_removes_what_a_killed_one_left_of_the_file(tmp_path, name):
     assert sorted(tmp_path.iterdir()) == sorted([path, living, left_by(ended.pid, other)])
 
 
-HOST, TABLE = disk._host(), disk._process_table()
+HOST, TABLE = temporary._host(), temporary._process_table()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,16 @@ def test_a_claim_at_an_address_keeps_others_out(memory):
             pass
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[5]", b"5", b'{"host": "tpu-7"}'])
+def test_a_claim_that_does_not_say_whose_it_is_keeps_others_out(memory, content):
+    claim(memory)
+    memory.pipe_file(f"/mine/{lease.CLAIMS}/a.json", content)
+    with pytest.raises(UserError, match="memory://mine is being written by another process"):
+        with one_writer(memory):
+            pass
+    assert len(claims(memory)) == 1  # its own is gone
+
+
 def test_a_claim_that_is_not_renewed_ends(memory, monkeypatch):
     """Its age is a difference of the store's own times, whatever the clocks of the machines say."""
     claim(memory)

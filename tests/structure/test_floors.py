@@ -36,7 +36,7 @@ FLOORS = [
 ]
 # `commands` and `main` are one floor: main.py is the command `train`.
 SAME_FLOOR = {("main", "commands"), ("commands", "main")}
-PRINT_THE_VERSION = {"benchmarks.system", "commands.line.dispatch", "export.deployed"}
+PRINT_THE_VERSION = {"benchmarks.system", "commands.line.dispatch", "export.description"}
 AT_THE_ROOT = {"__init__.py", "__main__.py", "main.py", "errors.py"}
 MOST_IN_A_FOLDER = 12
 

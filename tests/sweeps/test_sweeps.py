@@ -16,7 +16,7 @@ from support.commands import run_command
 from support.paths import ROOT
 
 from configs import demo, imagenet_lt, inat, places_lt
-from lift_jax.data.images import views
+from lift_jax.data.images import crops, views
 from lift_jax.errors import UserError
 from lift_jax.models.heads import HEADS
 from lift_jax.output.terminal import Terminal
@@ -92,7 +92,7 @@ def test_sweeps_have_every_method_that_there_is():
     c = inat.get_config()
     assert set(sweeps.cells("losses", c, origin("inat"))) == set(LOSSES)
     assert set(sweeps.cells("heads", c, origin("inat"))) == set(HEADS)
-    assert set(sweeps.cells("mda", c, origin("inat"))) == {*views.SCHEDULES, "rrc", "none"}
+    assert set(sweeps.cells("mda", c, origin("inat"))) == {*crops.SCHEDULES, "rrc", "none"}
     assert set(sweeps.cells("tuners", c, origin("inat"))) == {
         "none",
         *TUNERS,

@@ -1,4 +1,4 @@
-"""Tests of parts of the training loop: saving, validation, and the plan."""
+"""Tests of parts of the training loop: saving, validation, and the course."""
 
 from types import SimpleNamespace
 
@@ -9,12 +9,12 @@ import pytest
 from lift_jax.errors import UserError
 from lift_jax.settings.groups.checkpoint import CheckpointSettings
 from lift_jax.settings.groups.train import TrainSettings
-from lift_jax.training.loop import Saver, make_plan
-from lift_jax.training.monitor import Plan
+from lift_jax.training.loop import Saver, make_course
+from lift_jax.training.monitor import Course
 from lift_jax.training.optimizer import schedule, sgd
 from lift_jax.training.state import create_state
 
-PLAN = Plan(images=20, batch=4, steps_per_epoch=5, rates=[0.2] * 5 + [0.1] * 5, start=0)
+COURSE = Course(images=20, batch=4, steps_per_epoch=5, rates=[0.2] * 5 + [0.1] * 5, start=0)
 EVERY = CheckpointSettings(every_steps=4, every_minutes=0.0)
 
 
@@ -41,7 +41,7 @@ def state_of(value=1.0):
 def test_when_a_checkpoint_is_due(validate, steps):
     """Every fourth step and the last are saved; with validation also the end of each epoch."""
     saver = Saver(None, EVERY, {}, 0, validate)
-    assert [step for step in range(1, 11) if saver.due(step, PLAN)] == steps
+    assert [step for step in range(1, 11) if saver.due(step, COURSE)] == steps
 
 
 def test_a_state_is_validated_at_the_end_of_an_epoch():
@@ -49,9 +49,9 @@ def test_a_state_is_validated_at_the_end_of_an_epoch():
     validated, output = [], Recorded()
     saver = Saver(None, EVERY, {}, 0, lambda state: validated.append(state) or 62.5)
     state = state_of()
-    saver.save(state, 4, PLAN, output)
+    saver.save(state, 4, COURSE, output)
     assert not validated and not output.lines
-    saver.save(state, 5, PLAN, output)
+    saver.save(state, 5, COURSE, output)
     assert validated == [state] and output.lines == ["Validation after epoch 1: 62.50 %"]
     assert output.checkpoints == 2
 
@@ -62,18 +62,18 @@ def test_weights_that_are_not_finite_are_not_saved(value):
     output = Recorded()
     saver = Saver(None, EVERY, {}, 0, lambda _: pytest.fail("validated"))
     with pytest.raises(UserError, match="not finite after step 5.*last good.*Lower train.lr"):
-        saver.save(state_of(value), 5, PLAN, output)
+        saver.save(state_of(value), 5, COURSE, output)
     assert not output.lines and not output.checkpoints
 
 
 def test_the_plan_of_a_run():
-    """The plan has the number of images, and the learning rate of each step by the schedule."""
+    """The course has the number of images, and the learning rate of each step by the schedule."""
     rate = schedule(0.02, 3, 4)
     setup = SimpleNamespace(
         steps_per_epoch=4, rate=rate, data=SimpleNamespace(train=np.zeros(13))
     )  # fmt: skip
-    plan = make_plan(TrainSettings(epochs=3, batch=4), setup, 2)
-    assert (plan.images, plan.batch, plan.steps_per_epoch, plan.start) == (13, 4, 4, 2)
+    course = make_course(TrainSettings(epochs=3, batch=4), setup, 2)
+    assert (course.images, course.batch, course.steps_per_epoch, course.start) == (13, 4, 4, 2)
     by_hand = np.repeat([0.02, 0.02 * 0.75, 0.02 * 0.25], 4)  # (1 + cos(pi e / 3)) / 2
-    np.testing.assert_allclose(plan.rates, by_hand, rtol=1e-6)
-    assert plan.total == 12
+    np.testing.assert_allclose(course.rates, by_hand, rtol=1e-6)
+    assert course.total == 12

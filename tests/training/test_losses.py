@@ -249,7 +249,7 @@ def test_mistakes_are_named():
 
 
 @pytest.mark.parametrize(("logits", "labels", "mask", "words"), [
-    ((3, 4), 3, None, r"logits of shape \(3, 4\).* 2 columns"),
+    ((3, 4), 3, None, r"logits of shape \(3, 4\).* each of the 2 classes"),
     ((2,), 2, None, r"logits of shape \(2,\)"),
     ((3, 2), 2, None, r"labels of shape \(2,\).* 3 rows"),
     ((3, 2), 3, 1, r"a mask of \(1,\).* 3 rows"),  # it would broadcast

@@ -35,10 +35,11 @@ from lift_jax.training.classifier import Assembled, assemble, check_names, make_
 from lift_jax.training.placement import Placement, chosen_precision, stays_float32
 from lift_jax.training.start import backbone as start_backbone
 from lift_jax.training.start import head_init
-from lift_jax.training.start.backbone import encode_class_texts, use_remat, zero_shot_classifier
+from lift_jax.training.start.backbone import encode_class_texts, zero_shot_classifier
 from lift_jax.training.start.data import check_validation, print_data, shorten
 from lift_jax.training.start.head import HeadSource, start_head
 from lift_jax.training.start.leaves import drop_inapplicable, place_frozen, split_weights
+from lift_jax.training.start.remat import use_remat
 from lift_jax.training.state import split_trainable
 
 SILENT = Console(quiet=True)

@@ -369,7 +369,7 @@ def test_the_start_of_prompts():
     assert prompts("end").max() == pytest.approx(bound, rel=0.01)
     assert prompts("start").std() == pytest.approx(0.02, rel=0.05)
     _, tower, _ = new("text")
-    with pytest.raises(UserError, match="no text looks behind its end"):
+    with pytest.raises(UserError, match="a text attends to nothing behind its end"):
         attach.attach(tower, ("vpt_deep",), 5, TunerSettings(place="end"), rngs=nnx.Rngs(0))
 
 

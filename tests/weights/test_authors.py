@@ -240,7 +240,9 @@ def test_the_random_entries_of_lift(golden, tmp_path):
     logits = tree.merge(graph, read | frozen)(golden("clip_openai")["images"])
     expected = golden("tuners")["lift_mask/logits"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    with pytest.raises(UserError, match="other entries than lift does: --config.tuner.mask=joint"):
+    with pytest.raises(
+        UserError, match="other entries than lift does. Set --config.tuner.mask=joint"
+    ):
         authors.read(path, shapes_of(tuned), mask="each")
 
 
@@ -310,7 +312,7 @@ def test_lift_plus_saves_which_entries_it_trains(golden, tmp_path):
 
     _, others, elsewhere = split(golden_vit(), ("aft",), seed=1, **options)
     assert shapes_of(others) == shapes_of(tuned)
-    with pytest.raises(UserError, match="trains other entries than the config.*tuner.seed"):
+    with pytest.raises(UserError, match="tunes other entries than aft.*tuner.seed"):
         authors.read(path, shapes_of(others), entries=entries(elsewhere))
 
 

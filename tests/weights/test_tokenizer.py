@@ -27,6 +27,12 @@ def test_the_demo_tokenizer_by_hand():
         assert not row[int(np.flatnonzero(row == end)[0]) + 1 :].any()
 
 
+def test_a_text_alone_is_no_list_of_letters():
+    tokenizer = lift_jax.load_tokenizer("demo", context=16)
+    with pytest.raises(ValueError, match=r"found one: give \['a fox'\]"):
+        tokenizer("a fox")
+
+
 def test_a_long_text_is_cut_and_keeps_its_end():
     tokenizer = lift_jax.load_tokenizer("demo", context=16)
     end = lift_jax.load_backbone("demo").config.text.eot

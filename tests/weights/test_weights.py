@@ -123,7 +123,7 @@ def test_sizes_are_taken_where_the_source_does_not_say_them():
 
 def test_openai_naming_that_is_something_else(tmp_path):
     safetensors.numpy.save_file({"fc.weight": np.ones((2, 2))}, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="no kind that can be read: its names begin fc.weight"):
+    with pytest.raises(UserError, match="not a supported model: its names begin fc.weight"):
         lift_jax.load_backbone(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="does not exist"):
         lift_jax.load_backbone(tmp_path / "none.safetensors")

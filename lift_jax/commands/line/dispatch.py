@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `lift-jax COMMAND ...`. Raises SystemExit with the command's exit status."""
     with errors_as_lines():
         arguments = list(sys.argv[1:] if arguments is None else arguments)
+        if arguments[0:1] == ["help"] and len(arguments) > 1:
+            arguments = [arguments[1], "--help"]
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             listed = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
             say(USAGE.format(commands=listed), end="")

@@ -77,7 +77,7 @@ def leave(status: int, message: str = "") -> NoReturn:
     """Ends the program with a status at once; flushes the output, removes temporary files."""
     if atomic := sys.modules.get("lift_jax.storage.atomic"):
         for path in tuple(atomic.UNFINISHED):
-            atomic.disk.remove(path)
+            atomic.temporary.remove(path)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):

@@ -87,7 +87,8 @@ def read_ahead(
     reading = dataset.to_iter_dataset(read_options(size, max(1, workers)))
     if not workers:
         return _served(iter(reading), example.split)
-    _prepare_workers(size, workers)
+    _check_shared_memory(size, workers)
+    _ready_for_workers()
     options = grain.MultiprocessingOptions(num_workers=workers)
     reading = iter(reading.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
     return _served(_started(reading), example.split)
@@ -195,13 +196,18 @@ def _end_with_parent(worker: int, workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _prepare_workers(size: int, workers: int) -> None:
+def _ready_for_workers() -> None:
+    """Sets what Grain and its worker processes take from here: flags, and filters of warnings."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only absl.app would parse
     # the tracker frees what workers held when a program was ended, and warns of what it is for
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     if quiet not in (given := os.environ.get("PYTHONWARNINGS", "")):
         os.environ["PYTHONWARNINGS"] = f"{given},{quiet}".strip(",")
+
+
+def _check_shared_memory(size: int, workers: int) -> None:
+    """Raises UserError if there is less shared memory than so many workers need."""
     need = WAITING * size * workers
     if SHARED.is_dir() and (free := shutil.disk_usage(SHARED).free) < need:
         raise UserError(

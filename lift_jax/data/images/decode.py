@@ -50,8 +50,8 @@ class UnreadableImage(UserError):
 
     def __str__(self) -> str:
         return (
-            f"Cannot read the image {self.name}: {self.cause}. Replace the file, or take it out of "
-            "the data set (delete it, or its line in the list)."
+            f"Cannot read the image {self.name}: {self.cause}. Replace the file, or leave it out "
+            "(delete it, or its line in the list)."
         )
 
 

@@ -1,7 +1,7 @@
 """Cutting and enlarging on the device, for images smaller than the network's input.
 
 An image of CIFAR takes 3 kB, its view 150 kB. The loader draws the cuts of a view as for any other
-image (`views.Cut`) and sends them beside the pixels; the jitted step computes the view. The view
+image (`cuts.Cut`) and sends them beside the pixels; the jitted step computes the view. The view
 equals Pillow's: the same filters, which read nothing outside the box, in the same two passes, each
 rounded to bytes. Because sums run in another order, values halfway between two grey levels can
 differ by one: about one value in a few thousand with bicubic, at most one in fifty with bilinear
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
-from lift_jax.data.images.views import Cut, TrainTransform, View
+from lift_jax.data.images.cuts import Cut
+from lift_jax.data.images.views import TrainTransform, View
 from lift_jax.data.types import ArrayImages, Images
 
 # Fields of each axis of a cut: first pixel of the box, its size, its size after resizing, the first

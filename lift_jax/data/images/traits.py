@@ -55,7 +55,9 @@ def find(content: bytes) -> tuple[str, ...]:
 def meaning(trait: str, upright: bool) -> str:
     """Returns how images with a trait are read; `upright` if data.exif is set."""
     if trait == TURNED:
-        return "turned upright" if upright else "not turned, as in the papers (data.exif=True does)"
+        return (
+            "rotated upright" if upright else "not rotated, as in the papers (data.exif=True does)"
+        )
     return MEANING[trait.split(":")[0]]
 
 
@@ -74,9 +76,9 @@ def orientation_note(images: EncodedImages) -> str:
             turned += TURNED in find(images.content(i))
     if not turned:
         return ""
-    done = "turned upright" if images.how.exif else "not turned"
+    done = "rotated upright" if images.how.exif else "not rotated"
     return (
-        f"Of {looked:,} training images looked at, {turned:,} carry an EXIF orientation. They "
+        f"Of {looked:,} training images checked, {turned:,} have an EXIF orientation. They "
         f"are {done} (data.exif={images.how.exif})."
     )
 

@@ -5,171 +5,17 @@ torchvision's. The device normalises, because uint8 takes a quarter of the bytes
 randomness comes from the generator in the arguments.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from lift_jax.data.images.crops import SCHEDULES, mda_box, min_scale, rrc_box
+from lift_jax.data.images.cuts import Cut, centre, corners, short_side_to, shown
 from lift_jax.data.images.decode import Picture
-from lift_jax.data.images.resize import FILTERS, Box, mirrored
+from lift_jax.data.images.resize import FILTERS
 from lift_jax.errors import UserError, unknown
-
-# Growth of the smallest crop, from `min_area` (0) to the whole image (1), at training time t in
-# [0, 1] (LIFT+, minimalist data augmentation).
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "convex": lambda t: 1.0 - math.sqrt(1.0 - t * t),
-    "linear": lambda t: t,
-    "concave": lambda t: math.sqrt(1.0 - (1.0 - t) ** 2),
-    "min": lambda t: 0.0,
-    "max": lambda t: 1.0,
-}
-
-ASPECTS = (3 / 4, 4 / 3)  # width / height of a RandomResizedCrop
-STRIP = 64  # long side / short side above which a resized image is never formed whole
-
-
-# --- boxes of training crops ---
-
-
-def min_scale(mda: str, epoch: int, epochs: int, min_area: float = 0.08) -> float:
-    """Returns s_t, the smallest area share of an MDA crop in `epoch` (0-based) of `epochs`.
-
-    A run of one epoch keeps t = 0.
-    """
-    t = epoch / (epochs - 1) if epochs > 1 else 0.0
-    return min_area + (1.0 - min_area) * SCHEDULES[mda](t)
-
-
-def area_bounds(height: int, width: int, low: float) -> tuple[float, float]:
-    """Returns the area shares between which an MDA crop is drawn, for a smallest share `low`.
-
-    A square inside the image covers at most q = short side / long side, so both bounds stop there.
-    """
-    q = min(height, width) ** 2 / (height * width)
-    return min(low, q), min(1.0, q)
-
-
-def crop_side(height: int, width: int, share: float) -> int:
-    """Returns the side in pixels of the square that covers `share` of the image."""
-    return max(1, min(round(math.sqrt(share * height * width)), height, width))
-
-
-def mda_box(height: int, width: int, low: float, rng: np.random.Generator) -> Box:
-    """Draws the one crop of minimalist data augmentation (LIFT+): square, anywhere in the image."""
-    side = crop_side(height, width, rng.uniform(*area_bounds(height, width, low)))
-    top = int(rng.integers(height - side + 1))
-    left = int(rng.integers(width - side + 1))
-    return left, top, left + side, top + side
-
-
-def rrc_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> Box:
-    """Draws a RandomResizedCrop: area share in [min_area, 1], log-uniform aspect in [3/4, 4/3].
-
-    After ten draws that do not fit, returns the largest centred box of an allowed aspect.
-    """
-    for _ in range(10):
-        area = height * width * rng.uniform(min_area, 1.0)
-        aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(height - h + 1))
-            left = int(rng.integers(width - w + 1))
-            return left, top, left + w, top + h
-    return central_box(height, width)
-
-
-def central_box(height: int, width: int) -> Box:
-    """Returns the largest centred box whose aspect lies in [3/4, 4/3]."""
-    w, h = width, height
-    if width / height < ASPECTS[0]:
-        h = round(width / ASPECTS[0])
-    elif width / height > ASPECTS[1]:
-        w = round(height * ASPECTS[1])
-    top, left = (height - h) // 2, (width - w) // 2
-    return left, top, left + w, top + h
-
-
-# --- resizing and cutting ---
-
-
-def short_side_to(height: int, width: int, size: int) -> tuple[int, int]:
-    """Returns (height, width) with the short side at `size` and the long side cut to an integer."""
-    if width <= height:
-        return int(size * height / width), size
-    return size, int(size * width / height)
-
-
-def centre(height: int, width: int, res: int) -> tuple[int, int]:
-    """Returns (top, left) of the centred res x res square; halves go to the even neighbour."""
-    return round((height - res) / 2.0), round((width - res) / 2.0)
-
-
-def corners(height: int, width: int, res: int) -> list[tuple[int, int]]:
-    """Returns (top, left) of the five crops: two above, two below, the centre."""
-    down, right = height - res, width - res
-    return [(0, 0), (0, right), (down, 0), (down, right), centre(height, width, res)]
-
-
-class Cut(NamedTuple):
-    """The part of an image that a view shows.
-
-    The box of the image is resized to `size` (h, w); the view is the square at `place` (top, left)
-    of the result, perhaps mirrored.
-    """
-
-    box: Box
-    size: tuple[int, int]
-    place: tuple[int, int] = (0, 0)
-    mirrored: bool = False
-
-
-def shown(
-    image: Picture, cuts: list[Cut], res: int, interpolation: str
-) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
-    """Returns the res x res view of each cut.
-
-    The image is decoded once, and cuts that differ in their place alone are resized once.
-    """
-    groups = [list(alike) for _, alike in groupby(cuts, lambda cut: cut._replace(place=(0, 0)))]
-    if len(groups) > 1:
-        image = image.held([(alike[0].box, alike[0].size) for alike in groups])
-    return [view for alike in groups for view in squares(image, alike, res, interpolation)]
-
-
-def squares(
-    image: Picture, cuts: list[Cut], res: int, interpolation: str
-) -> list[UInt8[np.ndarray, "{res} {res} 3"]]:
-    """Returns the res x res view of each cut; they differ in their place alone."""
-    box, (height, width), _, mirror = cuts[0]
-    tops, lefts = zip(*(cut.place for cut in cuts), strict=True)
-    if max(height, width) <= STRIP * min(height, width):
-        left, top, right, bottom = min(lefts), min(tops), max(lefts) + res, max(tops) + res
-        size, window = (height, width), (left, top, right, bottom)
-        pixels = image.resized(box, size, interpolation, window, mirror)
-        starts = [right - res - x if mirror else x - left for x in lefts]
-        return [
-            pixels[y - top :, start:][:res, :res] for y, start in zip(tops, starts, strict=True)
-        ]
-    # A resized 1 x 10,000 strip would fill gigabytes, so only the squares are computed. They are
-    # equal up to rounding. Other images are resized whole, because Pillow chooses the order of its
-    # two passes by size and rounds in between, which shows on sharp edges.
-    source, resample = image.pillow(), FILTERS[interpolation]
-    y, x = source.height / height, source.width / width  # source pixels per resized pixel
-    ends = source.width, source.height
-    boxes = (
-        (left * x, top * y, min((left + res) * x, ends[0]), min((top + res) * y, ends[1]))
-        for top, left in zip(tops, lefts, strict=True)
-    )
-    found = [np.asarray(source.resize((res, res), resample, box=box)) for box in boxes]
-    return [mirrored(square) for square in found] if mirror else found
-
-
-# --- the transforms that a loader holds ---
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def read_for_folders(path: Path, folders: Sequence[str], clean: bool) -> NameFil
     if len(found.names) != len(folders):
         raise UserError(
             f"{path} has {len(found.names)} names, but there are {len(folders)} class directories, "
-            f"from {folders[0]!r} to {folders[-1]!r}. Expected a name a line, in the natural order "
-            "of the directories, or lines `DIRECTORY name` in any order."
+            f"from {folders[0]!r} to {folders[-1]!r}. Expected one name a line, in the natural "
+            "order of the directories, or lines `DIRECTORY name` in any order."
         )
     return NameFile(found.names, found.lines, found.notes + _order(path, found.names, folders))
 
@@ -210,7 +210,7 @@ def _wrong_numbers(path: Path, numbers: Sequence[int]) -> UserError:
     missing = [str(n) for n in range(first, first + count) if n not in present]
     return UserError(
         f"{path} numbers its names, but not from {first} to {first + count - 1}"
-        f"{_wrong(missing, twice, [])}. Expected one line a label."
+        f"{_wrong(missing, twice, [])}. Expected one line for each label."
     )
 
 

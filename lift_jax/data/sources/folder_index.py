@@ -13,27 +13,32 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lift_jax.data.images.formats import SUFFIXES
+from lift_jax.data.sources import image_files
+from lift_jax.data.sources.image_files import (
+    Others,
+    count_others,
+    files_below,
+    find_entries,
+    is_folder,
+    is_foreign,
+    is_image,
+    natural_key,
+    not_taken,
+    placed,
+)
 from lift_jax.errors import DiskError, UserError
 from lift_jax.storage import addresses, atomic, cache
 from lift_jax.storage.reading import DATA_BYTES, read_json
 
 LARGE = 10_000  # images; a smaller tree is read faster than its stamps are checked
 SETTLED = 2_000_000_000  # nanoseconds: the coarsest resolution of file systems' times
-ENDINGS = 6  # that a message names
 VERSION = 3
-# Names that systems leave behind, in small letters, beside hidden ones and those of __MACOSX.
-FOREIGN = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
-           "system volume information", "lost+found")  # fmt: skip
 Stamp = list[int]  # mtime and ctime of a directory in nanoseconds, and its inode
-Others = dict[str, tuple[int, str]]  # by ending: the number of such files, and the first of them
 
 
 @dataclass(frozen=True)
@@ -53,57 +58,6 @@ class Index:
     note: str = ""
 
 
-def is_image(name: str) -> bool:
-    """Returns True if a file's name has an ending that is read, in any case."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def is_foreign(name: str) -> bool:
-    """Returns True for a hidden file or folder, and for one that a system left behind."""
-    return name.startswith((".", "__MACOSX")) or name.lower() in FOREIGN
-
-
-def count_others(paths: Iterable[str]) -> Others:
-    """Returns the number of files by ending, the most frequent first, with the first of each."""
-    by_ending: dict[str, list[str]] = {}
-    for path in sorted(paths, key=natural_key):
-        by_ending.setdefault(os.path.splitext(path)[1].lower(), []).append(path)
-    ranked = sorted(by_ending.items(), key=lambda item: -len(item[1]))
-    return {ending: (len(own), own[0]) for ending, own in ranked}
-
-
-def placed(others: Others, folder: str | Path) -> Others:
-    """Returns the counts with the first file of each ending given below `folder`."""
-    return {end: (count, os.path.join(folder, first)) for end, (count, first) in others.items()}
-
-
-def joined(several: Iterable[Others]) -> Others:
-    """Returns the counts of several folders together, the most frequent ending first."""
-    together: Others = {}
-    for end, (count, first) in (item for others in several for item in others.items()):
-        before, earlier = together.get(end, (0, first))
-        together[end] = (before + count, earlier)
-    return dict(sorted(together.items(), key=lambda item: -item[1][0]))
-
-
-def not_taken(others: Others) -> str:
-    """Returns a sentence on files that are not taken as images, "" if there are none."""
-    if not others:
-        return ""
-    counted = [f"{count:,} {end or 'without an ending'}" for end, (count, _) in others.items()]
-    if len(counted) > ENDINGS:
-        rest = sum(count for count, _ in list(others.values())[ENDINGS:])
-        counted[ENDINGS:] = [f"{rest:,} with other endings"]
-    first = next(iter(others.values()))[1]
-    return f"Not taken as images: {', '.join(counted)}; first: {first}."
-
-
-def natural_key(name: str) -> tuple:
-    """Returns a sort key that orders numbers by value: class_2 comes before class_10."""
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
-
-
 def read(root: Path) -> Index:
     """Indexes the images of each directory in `root`, in natural order.
 
@@ -118,7 +72,7 @@ def read(root: Path) -> Index:
     if not full:
         raise UserError(
             f"The class directory {root / empty[0]} holds no images (expected files that end in "
-            f"{', '.join(SUFFIXES)}), and neither does any other. Add images. "
+            f"{', '.join(image_files.SUFFIXES)}), and neither does any other. Add images. "
             f"{not_taken(placed(others, root))}".rstrip()
         )
     return Index(full, empty, others, note)
@@ -154,11 +108,15 @@ def _read(root: Path) -> tuple[dict[str, list[str]], dict[str, Stamp]]:
     "" holds the files outside class directories. Stamps are by relative path.
     """
     stamps = {"": _stamp(root)}
+
+    def enter(below: str) -> None:
+        stamps[below] = _stamp(root / below)  # before reading, so that a later change shows
+
     entries = find_entries(root, "")
     paths: dict[str, list[str]] = {}
     for name in (e.name for e in entries if is_folder(e)):
         _check_name(root, name)
-        paths[name] = _files_below(root, name, stamps)
+        paths[name] = files_below(root, name, enter)
         for path in filter(is_image, paths[name]):
             _check_name(root, path)
     return paths | {"": [e.name for e in entries if not is_folder(e)]}, stamps
@@ -192,56 +150,11 @@ def _of_paths(root: Path, paths: dict[str, list[str]]) -> tuple[dict[str, list[s
     if not found:
         raise UserError(
             f"{root} holds no class directories (found {loose} images directly in it). Expected "
-            f"a directory a class, named as the class, as in {root / 'tabby cat' / 'image1.jpg'}. "
+            f"one directory for each class, named after it: {root / 'tabby cat' / 'image1.jpg'}. "
             "If a file or the images' names tell the classes, give a list or a table "
             "(data.name=list, data.name=table)."
         )
     return found, count_others(p for each in paths.values() for p in each if not is_image(p))
-
-
-def images_below(folder: Path) -> tuple[list[Path], Others]:
-    """Returns the images anywhere below a folder, sorted, and the files that are not taken."""
-    files = _files_below(folder, "", {})
-    others = placed(count_others(path for path in files if not is_image(path)), folder)
-    return sorted(folder / path for path in files if is_image(path)), others
-
-
-def _files_below(root: Path, first: str, stamps: dict[str, Stamp]) -> list[str]:
-    """Returns the files below a directory of `root`, and adds the stamps of its directories."""
-    paths, waiting = [], [first]
-    while waiting:
-        below = waiting.pop()
-        stamps[below] = _stamp(root / below)  # before reading, so that a later change shows
-        for entry in find_entries(root, below):
-            path = os.path.join(below, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(path)
-            elif not is_folder(entry):
-                paths.append(path)
-    return paths
-
-
-def find_entries(root: Path, below: str) -> list[os.DirEntry[str]]:
-    """Returns the entries of a directory that are not foreign.
-
-    Raises UserError if it cannot be opened.
-    """
-    try:
-        with os.scandir(root / below) as entries:
-            return [entry for entry in entries if not is_foreign(entry.name)]
-    except OSError as error:
-        raise UserError(
-            f"Cannot open the directory {root / below}: {error.strerror}. Set data.root to the "
-            "directory of the images."
-        ) from error
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns True for a directory and for a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a link to itself: its name decides
 
 
 def _stamp(folder: Path) -> Stamp:
@@ -292,7 +205,7 @@ def _remembered(file: Path, root: Path) -> tuple[dict[str, list[str]], Others] |
 
 
 def _made_for(root: Path) -> dict[str, object]:
-    return dict(version=VERSION, root=os.path.abspath(root), suffixes=list(SUFFIXES))
+    return dict(version=VERSION, root=os.path.abspath(root), suffixes=list(image_files.SUFFIXES))
 
 
 def _remember(

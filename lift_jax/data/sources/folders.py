@@ -8,7 +8,7 @@ import numpy as np
 
 from lift_jax.data import splits
 from lift_jax.data.names import files, same
-from lift_jax.data.sources import folder_index
+from lift_jax.data.sources import folder_index, image_files
 from lift_jax.data.sources.folder_index import Index
 from lift_jax.data.sources.layouts import doubts
 from lift_jax.data.sources.layouts.division import divide
@@ -55,6 +55,15 @@ def folder(settings: DataSettings, seed: int) -> Dataset:
     return data if held else with_test(data, settings.test_share, seed, division.train)
 
 
+def class_folders(root: Path) -> list[Path]:
+    """Returns the folders in which a new folder of images is, or may be, taken as a class.
+
+    Raises UserError as `divide` does.
+    """
+    division = divide(root)
+    return [division.train, *division.held.values()] if division.held else [root]
+
+
 def _index_notes(roots: Mapping[str, Path], found: Mapping[str, Index]) -> list[str]:
     """Returns notes on empty class folders, on files that are not taken, and on kept indices."""
     notes, others = [], []
@@ -64,8 +73,8 @@ def _index_notes(roots: Mapping[str, Path], found: Mapping[str, Index]) -> list[
             kinds = "class folder" if len(empty) == 1 else "class folders"
             notes.append(f"Skipped {len(empty)} {kinds} without images: {shown}.")
         notes.append(found[key].note)
-        others.append(folder_index.placed(found[key].others, place))
-    notes.append(folder_index.not_taken(folder_index.joined(others)))
+        others.append(image_files.placed(found[key].others, place))
+    notes.append(image_files.not_taken(image_files.joined(others)))
     return list(filter(None, notes))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lift_jax.data.names import same
 from lift_jax.data.sources import labelled_paths
 from lift_jax.data.sources.labelled_paths import LabelledPaths
-from lift_jax.data.sources.paths import file, folder, read_text
+from lift_jax.data.sources.paths import file, folder, read_text, split_files
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError, unknown
 from lift_jax.settings.groups.data import DataSettings
@@ -34,11 +34,7 @@ def inaturalist(settings: DataSettings, seed: int) -> Dataset:
     if settings.level not in LEVELS:
         raise unknown("level (data.level)", settings.level, LEVELS)
     root = folder(settings.root)
-    sources = {
-        split: file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
-        for split in ("train", "test", "val")
-        if split != "val" or settings.val_list
-    }
+    sources = split_files(settings, root, needed=("train", "test"))
     files = {split: _read(path) for split, path in sources.items()}
     own = {
         split: _categories(_entries(file, "categories", sources[split]), sources[split])

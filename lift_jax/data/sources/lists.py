@@ -8,7 +8,7 @@ from pathlib import Path
 from lift_jax.data.names import files as files_of_names
 from lift_jax.data.sources import labelled_paths
 from lift_jax.data.sources.labelled_paths import LabelledPaths
-from lift_jax.data.sources.paths import file, folder, read_lines
+from lift_jax.data.sources.paths import file, folder, read_lines, split_files
 from lift_jax.data.types import Dataset, Fault
 from lift_jax.errors import UserError
 from lift_jax.settings.groups.data import DataSettings
@@ -29,11 +29,7 @@ def list_files(settings: DataSettings, seed: int) -> Dataset:
     (437,513 training images and 24,426 validation images, used as test, of 8,142 classes).
     """
     root = folder(settings.root)
-    files = {
-        split: file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
-        for split in ("train", "test", "val")
-        if split != "val" or settings.val_list
-    }
+    files = split_files(settings, root, needed=("train", "test"))
     read, faults = {}, []
     for split, path in files.items():
         read[split], broken = read_list(path)

@@ -4,13 +4,14 @@ Addresses such as gs://bucket/photos become objects with the methods of other pa
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import cast
 
 from etils import epath
 
 from lift_jax.errors import UserError
+from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage import addresses, reading
 from lift_jax.storage.names import expand_user
 
@@ -50,6 +51,19 @@ def file(root: Path, value: str, key: str) -> Path:
         )
     )
     raise UserError(f"There is no file {places}. Set {key} to a text file.")
+
+
+def split_files(settings: DataSettings, root: Path, needed: Collection[str]) -> dict[str, Path]:
+    """Returns the files of data.train_list, test_list and val_list, by split.
+
+    Those that are not needed may be empty, and are then left out. Raises UserError as `file`.
+    """
+    given = {split: getattr(settings, f"{split}_list") for split in ("train", "test", "val")}
+    return {
+        split: file(root, value, f"data.{split}_list")
+        for split, value in given.items()
+        if value or split in needed
+    }
 
 
 def _asked(path: Path, question: Callable[[], bool]) -> bool:

@@ -10,12 +10,12 @@ from pathlib import Path
 from lift_jax.data.names import files, same
 from lift_jax.data.names.files import NameFile
 from lift_jax.data.sources import labelled_paths, paths
-from lift_jax.data.sources.folder_index import natural_key
 from lift_jax.data.sources.folders import with_test
+from lift_jax.data.sources.image_files import natural_key
 from lift_jax.data.sources.labelled_paths import LabelledPaths
 from lift_jax.data.sources.lists import checked_label, count_classes, first_label
 from lift_jax.data.types import Dataset, Fault
-from lift_jax.errors import UserError
+from lift_jax.errors import UserError, shown
 from lift_jax.settings.groups.data import DataSettings
 from lift_jax.storage.reading import parse_json
 
@@ -36,11 +36,7 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     Without labels, classes are in natural order or in the order of the file `data.class_names`.
     """
     root = paths.folder(settings.root)
-    sources = {
-        split: paths.file(root, getattr(settings, f"{split}_list"), f"data.{split}_list")
-        for split in ("train", "test", "val")
-        if split == "train" or getattr(settings, f"{split}_list")
-    }
+    sources = paths.split_files(settings, root, needed=("train",))
     tables, faults = {}, []
     for split, path in sources.items():
         tables[split], broken = _rows(path)
@@ -108,8 +104,8 @@ def _rows(path: Path) -> tuple[list[Row], list[Fault]]:
     readers = {".csv": _separated, ".tsv": _separated, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
         raise UserError(
-            f"{path} is no table that can be read: expected a name that ends in .csv, .tsv or "
-            ".jsonl. A file of lines `path label` is data.name=list."
+            f"{path} is not a table: expected a name that ends in .csv, .tsv or .jsonl. For a file "
+            "with lines `path label`, set data.name=list."
         )
     lines = readers[path.suffix.lower()](path)
     found, faults = labelled_paths.parsed(
@@ -126,8 +122,9 @@ def _row(place: str, read: Callable[[], dict[str, str]]) -> Row:
     if "path" not in row or not ("label" in row or "class" in row):
         raise UserError(
             f"{place}: expected the columns 'path' and 'label' or 'class', found "
-            f"{', '.join(map(repr, row)) or 'none'}."
+            f"{shown(list(row))}. Rename the columns."
         )
+    row = {key: row[key] for key in COLUMNS if key in row}
     for value in row.values():
         labelled_paths.check_text(value, place)
     if "label" in row:
@@ -163,8 +160,7 @@ def _cells(place: str, values: list[str], header: list[str]) -> dict[str, str]:
             f"{', '.join(header)}, found {len(values)}. A value that holds a separator "
             'stands in quotes: "a, b.jpg".'
         )
-    row = dict(zip(header, (value.strip() for value in values), strict=True))
-    return {key: row[key] for key in COLUMNS if key in row}
+    return dict(zip(header, (value.strip() for value in values), strict=True))
 
 
 def _objects(path: Path) -> Iterator[Line]:
@@ -174,17 +170,17 @@ def _objects(path: Path) -> Iterator[Line]:
 
 
 def _object(place: str, line: str) -> dict[str, str]:
-    """Returns the values of a JSON line by column. Raises UserError for values of other kinds."""
+    """Returns the values of a JSON line by column. Raises UserError for values of other kinds in
+    the columns that are read."""
     row = parse_json(line, place)
-    kept = {}
     for key in (key for key in COLUMNS if key in row):
         value = row[key]
         if key == "label" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
             raise UserError(f"{place}: {key!r} is {json.dumps(value)[:100]}, expected text.")
-        kept[key] = value
-    return kept
+        row[key] = value
+    return row
 
 
 # --- the meaning of rows ---

@@ -199,10 +199,9 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
     stamps = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = hashlib.sha256(json.dumps([stamps, split, label]).encode()).hexdigest()[:20]
     kept = cache_folder() / "labels" / f"{key}.npy"
-    try:
-        return np.load(kept, allow_pickle=False)
-    except (OSError, ValueError):
-        pass  # not cached yet
+    count = _builder(str(home)).info.splits[split].num_examples
+    if (remembered := _kept_labels(kept, count)) is not None:
+        return remembered
     try:
         source: Any = _source(str(home), split, image)
         found = [
@@ -223,6 +222,16 @@ def _labels(home: Path, split: str, image: str, label: str) -> Int[np.ndarray, "
     except DiskError:
         pass  # without room in the cache, the next run reads them again
     return labels
+
+
+def _kept_labels(file: Path, count: int) -> Int[np.ndarray, "n"] | None:
+    """Returns the labels in a file of the cache; None if it is absent, or holds anything else."""
+    try:
+        with open(file, "rb") as content:
+            found = np.lib.format.read_array(content, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return found if found.shape == (count,) and found.dtype == np.int32 else None
 
 
 def _unreadable(what: str, error: Exception) -> UserError:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes of which one is taken for the other.
+    """Two classes that are confused.
 
     Attributes:
         first, second: the classes; more of `first` are taken for `second` than the other way round.

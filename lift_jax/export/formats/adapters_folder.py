@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from lift_jax.export import deployed as deployed_module
-from lift_jax.export.deployed import Deployed, as_texts
+from lift_jax.export.deployed import Deployed
+from lift_jax.export.description import as_texts
 from lift_jax.export.golden import Probabilities
 from lift_jax.runs import export
 from lift_jax.runs import folder as run_folder

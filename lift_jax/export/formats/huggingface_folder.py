@@ -53,8 +53,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
         )  # fmt: skip
     except UserError as e:
         raise UserError(f"{e} The formats onnx, stablehlo and adapters take every run.") from e
-    graph, variables = tree.flatten(merged.classifier)
-    leaves = {path: leaf[...] for path, leaf in variables.items()}
+    graph, leaves = tree.split(merged.classifier)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     graph, leaves = prompt_learning.encode_texts_once(graph, leaves, device)
     classifier = affine(tree.merge(graph, leaves).head, deployed.found.backbone.visual.width)
@@ -89,8 +88,7 @@ def load(folder: Path) -> Probabilities:
     backbone, about = load_saved(folder), read_json(folder / ABOUT)
     tensors, _, _ = read_safetensors(folder / WEIGHTS)
     stored = {name: np.array(array) for name, array in tensors.items()}
-    graph, variables = tree.flatten(backbone.visual)
-    arrays = {path: leaf[...] for path, leaf in variables.items()}
+    graph, arrays = tree.split(backbone.visual)
 
     @jax.jit
     def work(arrays: tree.Tree, images: Array) -> Array:

@@ -8,7 +8,8 @@ import numpy as np
 
 from lift_jax.errors import UserError
 from lift_jax.export import rendered
-from lift_jax.export.deployed import Deployed, as_texts
+from lift_jax.export.deployed import Deployed
+from lift_jax.export.description import as_texts
 from lift_jax.export.formats.max_pool import over_height_and_width
 from lift_jax.export.golden import Probabilities
 

@@ -87,7 +87,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
     path = workdir / NAME
     if not path.exists() and not path.is_symlink():
         return None
-    remedy = f"Run `lift-jax calibrate --run={workdir}` again, which makes it anew."
+    remedy = f"Run `lift-jax calibrate --run={workdir}` again, which replaces it."
     content = read_json(path, most_bytes=RUN_BYTES, remedy=remedy)
     if content.pop(CHECKSUM, None) != _sum(content):
         raise UserError(f"{path} is not what lift_jax wrote: its checksum differs. {remedy}")

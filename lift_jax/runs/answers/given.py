@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from lift_jax.data.images import decode
 from lift_jax.data.images.formats import SUFFIXES
-from lift_jax.data.sources import folder_index
-from lift_jax.data.sources.folder_index import Others
+from lift_jax.data.sources import image_files
+from lift_jax.data.sources.image_files import Others
 from lift_jax.errors import UserError
 from lift_jax.storage.names import expand_user
 
@@ -102,6 +102,8 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
         if not isinstance(image, str | os.PathLike):
             found.append(image)
             continue
+        if image == "":  # as a path it would be the folder here, with all its images
+            raise UserError("The name of an image is empty; expected a path.")
         path = expand_user(image)
         if not os.path.lexists(path) and glob.has_magic(str(path)):
             matching = sorted(glob.glob(str(path), recursive=True))
@@ -109,9 +111,9 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
                 raise UserError(f"{path}: no image or folder matches this pattern.")
             below, passed_over = gather(matching)
         elif path.is_dir():
-            below, passed_over = folder_index.images_below(path)
+            below, passed_over = image_files.images_below(path)
             if not below:
-                said = folder_index.not_taken(passed_over)
+                said = image_files.not_taken(passed_over)
                 raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}). {said}".rstrip())
         elif path.exists():
             below, passed_over = [path], {}
@@ -119,4 +121,4 @@ def gather(images: Iterable[Given] | Given) -> tuple[list[Given], Others]:
             raise UserError(f"{path}: there is no such image or folder.")
         found += below
         others.append(passed_over)
-    return found, folder_index.joined(others)
+    return found, image_files.joined(others)

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lift_jax.errors import UserError
 from lift_jax.output.plain import printable
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.storage.atomic import open_replacement
 from lift_jax.storage.csv_files import write_csv
 
-JSONL = ".jsonl"
+CSV, JSONL = ".csv", ".jsonl"
 SHOWN = 40  # images that are printed
 
 
@@ -33,6 +34,15 @@ class Columns:
     unknown: bool = False
     sets: bool = False
     classes: Sequence[str] = ()
+
+
+def check_ending(path: Path) -> None:
+    """Raises UserError for a file of answers (--to) whose ending names none of its forms."""
+    if path.suffix.lower() not in (CSV, JSONL):
+        raise UserError(
+            f"{path} (--to) ends in {path.suffix or 'nothing'!r}; expected {CSV}, a table, or "
+            f"{JSONL}, lines of JSON."
+        )
 
 
 def write(path: Path, answers: Iterable[tuple[str, Prediction]], columns: Columns) -> None:

@@ -98,8 +98,8 @@ def check_apart(into: Path, given: Sequence[str]) -> None:
     for path in given:
         if os.path.isdir(path) and into.resolve().is_relative_to(Path(path).resolve()):
             raise UserError(
-                f"{into} (--sort-into) lies in {path}, whose images are sorted: they would be "
-                "found there again. Give a folder beside it."
+                f"{into} (--sort-into) is in {path}, the folder of the images, so sorted images "
+                "would be sorted again. Give a folder outside it."
             )
 
 

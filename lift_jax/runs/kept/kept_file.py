@@ -18,7 +18,7 @@ from lift_jax.storage.tensors import write_tensors
 CHECKSUM = "checksum"
 # The names of all kept files.
 NAMES = ("predictions.safetensors", "examples.safetensors", "features.safetensors")
-REMEDY = "The run's command with --mode=evaluate writes all kept files anew."
+REMEDY = "The run's command with --mode=evaluate writes all kept files again."
 
 Arrays = dict[str, np.ndarray]
 Content = TypeVar("Content")

@@ -33,7 +33,7 @@ def record_unreadable(
     write_csv(path, HEADER, [(*image, cause) for image, cause in causes.items()])
     if causes:
         console.print(
-            f"Warning: images that could not be read and were passed over: {len(causes):,} "
+            f"Warning: images that could not be read and were skipped: {len(causes):,} "
             f"(data.on_bad_image=skip), listed in {path}.",
         )
 

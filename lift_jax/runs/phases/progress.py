@@ -110,8 +110,7 @@ class Progress:
             self._hinted = True
             self._print(
                 f"Hint: {share:.0%} of the time goes into waiting for data. Prepare the images "
-                "once (lift-jax data --prepare --config=...), set data.decode=fast, or raise "
-                "data.workers."
+                "once (lift-jax data --prepare --config=...), or raise data.workers."
             )
 
     def show_line(self, line: str) -> None:

@@ -1,5 +1,6 @@
 """One training in a folder, with its log, progress bar and checkpoints."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +35,7 @@ def train(
     folder: Path,
     console: Console,
     earlier: float = 0.0,
+    on_compiled: Callable[[], object] = lambda: None,
 ) -> State:
     """Runs the training loop with the log, the progress bar and the checkpoints of a folder.
 
@@ -45,6 +47,7 @@ def train(
         folder: the run folder, or that of a part of it.
         console: for messages.
         earlier: training seconds of the parts of the run before this one.
+        on_compiled: called before the first step, when its program is compiled.
     """
     start = int(state.step)
     validate = results.validator(settings, setup, console) if settings.checkpoint.best else None
@@ -53,7 +56,9 @@ def train(
     draws = prior.expected_draws(setup.data.counts, settings.train.sampling)
     loss = losses.make(settings.loss.name, draws, **settings.loss.options)
     source = loop.open_batches(settings.train, settings.seed, settings.data.workers, setup, state)
-    return loop.train(settings.train, loss, source, setup, state, saver, output, console)
+    return loop.train(
+        settings.train, loss, source, setup, state, saver, output, console, on_compiled
+    )
 
 
 def train_apart(

@@ -11,17 +11,22 @@ class HeadSettings:
 
     kind: str = setting(
         "auto",
-        "cosine, linear, l2norm or layernorm; text: the texts of the classes, as in CLIP, instead "
-        "of a classifier; auto: text if a tuner changes the texts, otherwise cosine.",
+        "Classifier: cosine, linear, l2norm or layernorm. text: the text features of the classes, "
+        "as in CLIP's zero-shot classifier. auto: text if a tuner changes the texts, otherwise "
+        "cosine.",
     )
     scale: float = setting(
-        25.0, "Scale of the cosine head's logits.", low=0, exclusive="low", high=10**6
+        25.0,
+        "Scale (inverse temperature) of the cosine classifier's logits.",
+        low=0,
+        exclusive="low",
+        high=10**6,
     )
     init: str = setting(
         "auto",
-        "Start of the head. text: from the class names; class_mean, linear_probe: from training "
-        "images; none: random; auto: text if the backbone has a text tower and the classes have "
-        "names, otherwise class_mean.",
+        "Start of the classifier. text: from the class names; class_mean or linear_probe: from "
+        "training images; none: random. auto: text if the backbone has a text tower and the "
+        "classes have names, otherwise class_mean.",
         choices=("auto", "text", "class_mean", "linear_probe", "none"),
     )
     shots: int = setting(
@@ -33,15 +38,15 @@ class HeadSettings:
     )
     random: str = setting(
         "uniform",
-        "Random start of a linear head with head.init=none: uniform (rows of unit length) or "
-        "kaiming_normal.",
+        "Random start of a linear classifier with head.init=none: uniform (rows of unit length) "
+        "or kaiming_normal.",
         choices=("uniform", "kaiming_normal"),
         by_method=True,
     )
     prompt: str = setting(
         "a photo of a {}.",
-        "Prompt of a class: a template with {} for the name, or classname (the name alone), "
-        "ensemble (CLIP's 80 templates), descriptor.",
+        "Prompt of a class: a template with {} for the name, classname (the name alone), ensemble "
+        "(CLIP's 80 templates) or descriptor (head.descriptors).",
         longest=4096,
     )
     descriptors: str = setting(

@@ -11,12 +11,16 @@ class MeshSettings:
 
     strategy: str = setting(
         "replicate",
-        "replicate, or fsdp: split frozen weights and large heads over the model axis.",
+        "replicate: every device holds all frozen weights. fsdp: the devices of a group share "
+        "frozen weights and large classifiers.",
         choices=("replicate", "fsdp"),
     )
     data: int = setting(
-        0, "Number of device groups. 0: all that mesh.model leaves.", low=0, high=10**6
+        0, "Number of device groups. 0: as many as the devices allow.", low=0, high=10**6
     )
     model: int = setting(
-        0, "Devices in a group. 0: one, or with fsdp the devices of a process.", low=0, high=10**6
+        0,
+        "Number of devices in a group. 0: one, or with fsdp the devices of a process.",
+        low=0,
+        high=10**6,
     )

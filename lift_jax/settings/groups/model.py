@@ -13,31 +13,31 @@ class ModelSettings:
 
     backbone: str = setting(
         "clip_vit_b16",
-        "Backbone: a name, a folder, a file, or owner/repository[@revision].",
+        "Pre-trained backbone: a name, a folder, a file, or owner/repository[@revision].",
         longest=4096,
         path=True,
     )
     resolution: int = setting(
         0,
-        "Image size in pixels, a multiple of the patch size. 0: as pre-trained.",
+        "Side of the input images in pixels, a multiple of the patch size. 0: as pre-trained.",
         low=0,
         high=16_384,
     )
     mean: str = setting(
         "",
-        "Mean of the images' red, green and blue values, like 0.485,0.456,0.406, which is taken "
-        "from them. Empty: as the weights say, or as the run says where they do not.",
+        "Mean to subtract from the images' red, green and blue values, like 0.485,0.456,0.406. "
+        "Empty: the mean that belongs to the weights.",
         before="",
     )
     std: str = setting(
         "",
-        "Standard deviation of the images' red, green and blue values, like 0.229,0.224,0.225, by "
-        "which they are divided. Empty: as the weights say.",
+        "Standard deviation by which the images' red, green and blue values are divided, like "
+        "0.229,0.224,0.225. Empty: the one that belongs to the weights.",
         before="",
     )
     tuned: str = setting(
         "",
-        "File of tuned weights to start from: a checkpoint of the authors' code, or what "
+        "File of tuned weights to start from: a checkpoint of the authors' code, or a file that "
         "`lift-jax export` wrote.",
         longest=4096,
         path=True,
@@ -50,8 +50,8 @@ class ModelSettings:
     )
     residual: str = setting(
         "float32",
-        "Type of the residual stream, of embeddings, biases and norms: float32, or the same as "
-        "model.precision, as in version 0.1.0, where auto was bfloat16 on GPUs.",
+        "Type of the residual stream, embeddings, biases and norms: float32, or same (as "
+        "model.precision). Version 0.1.0 used same, with bfloat16 on GPUs.",
         choices=("float32", "same"),
         before="same",
     )

@@ -13,22 +13,24 @@ class SoupsSettings:
 
     models: int = setting(
         0,
-        "Number of models of each stage, tuned from the same start on the same images in other "
-        "orders and crops. Their mean is the stage's model. At last the classifier alone is tuned "
-        "on all images. 0: a plain run without stages.",
+        "Number of models in each stage. They start from the same weights and see the same images "
+        "in different orders and crops; their mean is the model of the stage. At the end, the "
+        "classifier alone is tuned on all images. 0: ordinary training without stages.",
         low=0,
         high=1000,
         before=0,
     )
     factors: str = setting(
         "0,1,2,3,4,5,6",
-        "Subset of each stage: factor f keeps of each class at most 2^f times the images of the "
-        "smallest class; -1 keeps all. Factor 0 is tuned by plain cross-entropy.",
+        "Subsets of the stages, separated by commas. Factor f keeps at most 2^f times as many "
+        "images of each class as the smallest class has; -1 keeps all. Factor 0 is tuned with "
+        "plain cross-entropy.",
         before="0,1,2,3,4,5,6",
     )
     join: float = setting(
         0.7,
-        "Weight w of a stage's model s when it is joined to those before it, m: (1 - w) m + w s.",
+        "Weight w of a stage's model s when it is joined to the model m of the stages before it: "
+        "(1 - w) m + w s.",
         low=0,
         high=1,
         exclusive="low",
@@ -36,7 +38,7 @@ class SoupsSettings:
     )
     least_steps: int = setting(
         100,
-        "Least number of steps of each model; a stage of fewer goes on for more epochs.",
+        "Least number of steps of each model. A shorter stage trains for more epochs.",
         low=0,
         high=2**31 - 1,
         before=100,

@@ -14,32 +14,39 @@ class TestSettings:
     batch: int = setting(
         128, "Batch size of tests, over all devices and processes.", low=1, high=10**7
     )
-    interpolation: str = setting("bicubic", "bicubic or bilinear.", by_method=True)
-    tte: bool = setting(True, "Test-time ensembling: average the logits of several crops as well.")
+    interpolation: str = setting(
+        "bicubic",
+        "Interpolation when test images are resized: bicubic or bilinear.",
+        by_method=True,
+    )
+    tte: bool = setting(
+        True, "Also test with test-time ensembling: average the logits of several crops."
+    )
     crops: str = setting(
         "five",
-        "Crops of the ensemble: five, ten (with those of the mirror image) or random (as for rrc, "
-        "half of them mirrored).",
+        "Crops of test-time ensembling: five; ten (five and their mirror images); random (random "
+        "resized crops, half of them mirrored).",
         choices=("five", "ten", "random"),
     )
     expand: int = setting(
         24,
-        "For five and ten crops: pixels by which the image is larger than its crops. The default "
-        "24 is meant for 224 pixels or more, and is scaled with the resolution below that.",
+        "For five and ten crops: number of pixels by which the resized image is larger than a "
+        "crop. The default, 24, is meant for 224 pixels or more, and is scaled down for lower "
+        "resolutions.",
         low=0,
         high=16_384,
     )
-    views: int = setting(10, "For random crops: their number.", low=1, high=10**5)
+    views: int = setting(10, "For random crops: number of crops.", low=1, high=10**5)
     split: str = setting(
         "test",
-        "train or val: also test with one crop on the training or validation images, into "
-        "metrics_train.json or metrics_val.json. With --mode=evaluate a run that is tested is "
-        "tested on them alone.",
+        "train or val: also test on the training or validation images, with one crop, and write "
+        "metrics_train.json or metrics_val.json. With --mode=evaluate, a run that has been tested "
+        "is tested on these images only.",
         choices=("test", "val", "train"),
         before="test",
     )
     adjust: bool = setting(
         False,
-        "Also test with logits less tau log prior of the training images; tau is chosen on the "
-        "validation split.",
+        "Also test with post-hoc logit adjustment: tau times the log prior of the training images "
+        "is subtracted from the logits. tau is chosen on the validation split.",
     )

@@ -13,26 +13,30 @@ class TrainSettings:
     batch: int = setting(128, "Batch size over all devices and processes.", low=1, high=10**7)
     sampling: str = setting(
         "natural",
-        "Draws of training images: natural (each image once an epoch), balanced (each class as "
-        "often) or sqrt (each class in proportion to the square root of its images). An epoch has "
-        "as many draws as images, and the loss sees the classes as they are drawn.",
+        "Sampling of training images: natural (each image once an epoch), balanced (each class "
+        "equally often) or sqrt (each class in proportion to the square root of its images). An "
+        "epoch has as many draws as there are images, and the loss counts the draws.",
         choices=("natural", "balanced", "sqrt"),
         before="natural",
     )
     accum: int = setting(
-        1, "Micro-batches a step, which use less memory and change nothing else.", low=1, high=10**7
+        1,
+        "Number of micro-batches in a step (gradient accumulation). More of them use less memory, "
+        "with the same results.",
+        low=1,
+        high=10**7,
     )
     remat: str = setting(
         "auto",
-        "What blocks compute again in the backward pass instead of keeping it: none, dots (all "
-        "but matrix products) or blocks (everything). Saves memory, gives the same numbers. auto: "
-        "dots on a GPU or TPU whose memory the activations are likely to exceed, else none.",
+        "Activations that the backward pass computes again to save memory: none, dots (all but "
+        "the results of matrix products) or blocks (all). The results are the same. auto: dots on "
+        "a GPU or TPU if the activations probably exceed its memory, otherwise none.",
         choices=("auto", "none", "dots", "blocks"),
         before="none",
     )
     lr: float = setting(
         0.02,
-        "Learning rate, which falls by a cosine (train.schedule, train.lr_end).",
+        "Learning rate at the start. It decays with a cosine (train.schedule, train.lr_end).",
         low=0,
         exclusive="low",
         by_method=True,
@@ -40,15 +44,15 @@ class TrainSettings:
     )
     schedule: str = setting(
         "epoch",
-        "Cosine of the learning rate: epoch (the papers': one value an epoch) or step (a new value "
-        "each step, over the steps after train.warmup).",
+        "When the learning rate changes: epoch (once an epoch, as in the papers) or step (in "
+        "every step after train.warmup).",
         choices=("epoch", "step"),
         before="epoch",
     )
     warmup: int = setting(
         0,
-        "Number of steps in which the learning rate grows on a line, from a millionth in the first "
-        "step to all of it.",
+        "Number of warm-up steps, in which the learning rate grows linearly from a millionth of "
+        "train.lr to train.lr.",
         low=0,
         high=2**31 - 1,
         before=0,
@@ -58,8 +62,8 @@ class TrainSettings:
     )
     optimizer: str = setting(
         "sgd",
-        "sgd (the papers') or adamw (beta 0.9 and 0.999, epsilon 1e-8). AdamW needs a far smaller "
-        "train.lr than SGD, such as 0.0003.",
+        "sgd (as in the papers) or adamw (beta 0.9 and 0.999, epsilon 1e-8). AdamW needs a far "
+        "smaller train.lr than SGD, such as 0.0003.",
         choices=("sgd", "adamw"),
         before="sgd",
     )
@@ -68,15 +72,15 @@ class TrainSettings:
     )
     weight_decay: float = setting(
         5e-4,
-        "Weight decay of all tuned weights: added to the gradient by sgd, decoupled from it in "
-        "adamw.",
+        "Weight decay of all tuned weights: added to the gradient with sgd, decoupled from it "
+        "with adamw.",
         low=0,
         high=10**6,
     )
     ema: float = setting(
         0.0,
-        "Decay of a moving average of the tuned weights, such as 0.999. The averaged weights are "
-        "validated, tested and exported. 0: no average.",
+        "Decay of an exponential moving average of the tuned weights, such as 0.999. The averaged "
+        "weights are validated, tested and exported. 0: no average.",
         low=0,
         high=1,
         exclusive="high",
@@ -84,18 +88,25 @@ class TrainSettings:
     )
     augment: str = setting(
         "mda",
-        "mda (minimalist augmentation), rrc (random resized crops) or none.",
+        "Augmentation: mda (LIFT+'s minimalist data augmentation), rrc (random resized crops) or "
+        "none.",
         by_method=True,
     )
-    interpolation: str = setting("bicubic", "bicubic or bilinear.", by_method=True)
+    interpolation: str = setting(
+        "bicubic",
+        "Interpolation when training images are resized: bicubic or bilinear.",
+        by_method=True,
+    )
     mda: str = setting(
-        "convex", "How the smallest crop of mda grows: convex, linear, concave, min or max."
+        "convex",
+        "For mda: how the smallest crop grows during training: convex, linear, concave, min or "
+        "max.",
     )
     min_area: float = setting(
         0.08,
-        "Share of the image that the smallest crop covers.",
+        "Share of the image's area that the smallest crop covers.",
         low=0,
         high=1,
         exclusive="low",
     )
-    flip: bool = setting(False, "Mirror half of the images.", by_method=True)
+    flip: bool = setting(False, "Mirror half of the training images.", by_method=True)

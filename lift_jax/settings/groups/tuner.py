@@ -10,6 +10,11 @@ BLOCK_PARTS = {"attn": ("q", "k", "v", "out"), "mlp": ("fc1", "fc2"), "ln": ("ln
 LARGEST_DRAW = 2**32 - 1  # what NumPy's older generator takes, which draws aft's entries
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """Returns the names in "adaptformer" or "one+another", and () for "none"."""
+    return () if text == "none" else tuple(name.strip() for name in text.split("+"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TunerSettings:
     """The tuner of the image tower."""
@@ -18,82 +23,83 @@ class TunerSettings:
 
     name: str = setting(
         "adaptformer",
-        "adaptformer, adapter, lora, lora_mlp, ssf, vpt_shallow, vpt_deep, aft (random entries), "
-        "bitfit (biases), ln, full, bn (of ResNets); several as lora+ssf; none: the classifier "
-        "alone. With head.kind=text also coop (learned words), clip_adapter, proj (both "
-        "projections).",
+        "Tuner: adaptformer, adapter, lora, lora_mlp, ssf, vpt_shallow, vpt_deep, aft (random "
+        "weights), bitfit (biases), ln (LayerNorms), full, or bn (BatchNorms of ResNets). "
+        "lora+ssf combines several. none: only the classifier is tuned. With head.kind=text also "
+        "coop (learned words), clip_adapter, proj (both projections).",
     )
     dim: int = setting(
         0,
-        "Bottleneck width, or LoRA's rank. 0: the size that gives the tuner about as many "
-        "parameters as the head.",
+        "Bottleneck width, or LoRA's rank. 0: chosen so that the tuner has about as many "
+        "parameters as the classifier.",
         low=0,
         high=10**6,
     )
     partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0, high=10_000)
     layers: str = setting(
-        "", "Blocks to tune, counted from 0, instead of tuner.partial: 0,2 or 3:7 (3 to 6)."
+        "", "Blocks to tune, counted from 0, instead of tuner.partial: 0,2 or 3:7 (blocks 3 to 6)."
     )
     init: str = setting(
         "kaiming_uniform",
-        "Initialisation of bottlenecks.",
+        "Random initialisation of bottlenecks.",
         choices=("kaiming_uniform", "kaiming_normal"),
         by_method=True,
     )
     scale: str = setting(
         "learned",
-        "For adaptformer: learned (a number for each block, which starts at 1), or one number "
-        "that stays, like 0.1.",
+        "Scale of AdaptFormer: learned (one number for each block, which starts at 1), or a fixed "
+        "number such as 0.1.",
         only_for="adaptformer",
         before="learned",
     )
     parts: str = setting(
         "attn+mlp",
-        "For ssf and aft: parts of a block that are tuned: attn, mlp, ln (not for aft), with + "
-        "between them.",
+        "For ssf and aft: parts of a block to tune, joined by +: attn, mlp, ln (not for aft).",
         by_method=True,
     )
     ratio: float = setting(
         0.0,
-        "For aft: share of the entries that is tuned. 0: as many as the head has.",
+        "For aft: share of the weights to tune. 0: as many weights as the classifier has.",
         low=0,
         high=1,
         only_for="aft",
     )
     seed: int = setting(
-        0, "For aft: seed of the choice of entries.", low=0, only_for="aft", high=LARGEST_DRAW
+        0, "For aft: seed that draws the weights.", low=0, only_for="aft", high=LARGEST_DRAW
     )
     mask: str = setting(
         "each",
-        "For aft: each chooses entries of every kernel and bias separately (LIFT+); joint draws "
-        "one order over each layer's kernel and bias, continued through all blocks (LIFT).",
+        "For aft: how weights are drawn. each: from every kernel and bias separately (LIFT+). "
+        "joint: from one random order over the kernel and bias of a layer, continued through all "
+        "blocks (LIFT).",
         choices=("each", "joint"),
         by_method=True,
     )
     budget: str = setting(
         "joint",
-        "For lora and lora_mlp with tuner.dim=0: the two layers together (joint, LIFT+) or each "
-        "of them (each, LIFT) have about as many parameters as the head.",
+        "For lora and lora_mlp with tuner.dim=0: what has about as many parameters as the "
+        "classifier: both adapted layers together (joint, LIFT+) or each of them (each, LIFT).",
         choices=("joint", "each"),
         by_method=True,
     )
     prompts: int = setting(
         0,
-        "For vpt: number of prompts in each block. 0: about as many parameters as the head has.",
+        "For vpt: number of prompts in each block. 0: chosen so that they have about as many "
+        "parameters as the classifier.",
         low=0,
         by_method=True,
         high=10**5,
     )
     place: str = setting(
         "start",
-        "For vpt: position of the prompts: start (after CLS, LIFT+) or end (LIFT).",
+        "For vpt: position of the prompts: start (after the CLS token, LIFT+) or end (LIFT).",
         choices=("start", "end"),
         by_method=True,
     )
     stem: bool = setting(
         False,
-        "For bitfit and full of all blocks of a ResNet: also tune its stem and pooling, as LIFT "
-        "does; LIFT+ tunes the blocks alone.",
+        "For bitfit and full on all blocks of a ResNet: also tune its stem and pooling, as LIFT "
+        "does. LIFT+ tunes only the blocks.",
         by_method=True,
         before=True,
     )
@@ -101,8 +107,7 @@ class TunerSettings:
     @property
     def names(self) -> tuple[str, ...]:
         """Returns the tuners by name, () for none."""
-        parts = (part.strip() for part in self.name.split("+"))
-        return () if self.name == "none" else tuple(parts)
+        return split_names(self.name)
 
     @property
     def fixed_scale(self) -> float | None:
@@ -122,13 +127,15 @@ class TextTunerSettings(TunerSettings):
     group: ClassVar[str] = "text_tuner"
 
     name: str = setting("none", "Tuner of the text tower, as tuner.name.")
-    dim: int = setting(4, "Bottleneck width, or LoRA's rank. 0: automatic.", low=0, high=10**6)
+    dim: int = setting(
+        4, "Bottleneck width, or LoRA's rank. 0: automatic, as tuner.dim.", low=0, high=10**6
+    )
     partial: int = setting(0, "Number of last blocks to tune. 0: all.", low=0, high=10_000)
     layers: str = setting("", "Blocks to tune, as tuner.layers.")
     scale: str = setting("learned", "Scale of AdaptFormer, as tuner.scale.", before="learned")
-    parts: str = setting("attn+mlp", "Parts of a block that ssf and aft tune, as tuner.parts.")
-    ratio: float = setting(0.0, "For aft: share of the entries that is tuned.", low=0, high=1)
-    seed: int = setting(0, "For aft: seed of the choice of entries.", low=0, high=LARGEST_DRAW)
+    parts: str = setting("attn+mlp", "For ssf and aft: parts of a block to tune, as tuner.parts.")
+    ratio: float = setting(0.0, "For aft: share of the weights to tune.", low=0, high=1)
+    seed: int = setting(0, "For aft: seed that draws the weights.", low=0, high=LARGEST_DRAW)
     prompts: int = setting(2, "For vpt: number of prompts in each block.", low=0, high=10**5)
     init: str = not_settable("kaiming_uniform")  # `parse` takes tuner.init
     mask: str = not_settable("each")
@@ -143,14 +150,15 @@ class CoopSettings:
 
     init: str = setting(
         "random",
-        "random, or photo: the words of 'a photo of a {}.', whatever the next two settings say.",
+        "Start of the learned words: random, or photo (the words of 'a photo of a {}.'; then the "
+        "next two settings have no effect).",
         choices=("random", "photo"),
         only_for="coop",
     )
     tokens: int = setting(4, "Number of learned words.", low=1, only_for="coop", high=10_000)
     place: str = setting(
         "end",
-        "Position of the class name among the learned words.",
+        "Position of the class name relative to the learned words.",
         choices=("front", "middle", "end"),
         only_for="coop",
     )

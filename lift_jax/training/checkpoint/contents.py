@@ -60,7 +60,8 @@ def compare(found: Mapping[str, int], saved: Mapping[str, int]) -> None:
 def split(about: dict) -> tuple[dict, dict[str, int]]:
     """Returns a description and the checksums that are saved with it.
 
-    Raises ValueError if it is not the one that was saved; earlier versions saved no checksum of it.
+    Raises ValueError if the description is not the one that was saved. Earlier versions saved no
+    checksum of it, so theirs is not checked.
     """
     if not isinstance(about, dict) or not isinstance(about.get(CHECKSUMS), dict):
         raise ValueError("its description is not one of a checkpoint")
@@ -84,5 +85,5 @@ def all_damaged(folder: Path, faults: dict[int, str]) -> UserError:
     lines = "\n  ".join(f"{folder}/{step}: {fault}" for step, fault in faults.items())
     return UserError(
         f"No checkpoint of this run can be read:\n  {lines}\nRestore them from a copy, delete "
-        f"{folder} to begin anew, or give another --workdir."
+        f"{folder} to start again, or give another --workdir."
     )

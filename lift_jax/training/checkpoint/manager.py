@@ -85,8 +85,8 @@ def open_manager(
     folder = (workdir / FOLDER).absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(
-            f"{folder} is a file; the folder of the checkpoints belongs there. Put the folder "
-            "back, or move the file away to begin anew."
+            f"{folder} is a file; expected the folder of the checkpoints. Put the folder back, or "
+            "move the file away to start again."
         )
     folder.mkdir(exist_ok=True)
     # A killed save leaves its folder. Orbax cleans in a thread that may outlive the program.

@@ -15,7 +15,7 @@ Warn = Callable[[str], None]  # shows a line
 
 
 def best_first(workdir: Path) -> list[int]:
-    """Returns the steps of a run folder's checkpoints by falling score, or else the newest first.
+    """Returns the steps of a run's checkpoints: the best score first; without scores the newest.
 
     Changes nothing, so the run may be in progress.
     """
@@ -27,7 +27,7 @@ def best_first(workdir: Path) -> list[int]:
 
 
 def by_score(steps: Iterable[int], scores: Mapping[int, float]) -> list[int]:
-    """Returns steps by falling score, of equal scores the later first, those without one last."""
+    """Returns steps, the best score first. Equal scores: the later first. No score: last."""
     return sorted(steps, key=lambda step: (scores.get(step, -math.inf), step), reverse=True)
 
 

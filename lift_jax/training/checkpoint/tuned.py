@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from lift_jax.storage.names import plain_name
 from lift_jax.training.checkpoint.contents import (
@@ -22,12 +23,12 @@ from lift_jax.training.state import State
 
 
 def read_tuned(workdir: Path, warn: Warn) -> tuple[dict[str, np.ndarray], dict] | None:
-    """Returns the tuned leaves of the best checkpoint by validation, without scores of the newest,
-    and its description of the run. Returns None if there is no checkpoint.
+    """Returns the tuned leaves of a checkpoint and its description of the run; None without any.
 
-    With train.ema they are the averaged ones, as `State.weights`.
-    If it is damaged, `warn` says so and the one before is read. Changes nothing, so the run may be
-    in progress. Raises UserError if none can be read.
+    It is the checkpoint with the best validation score, or the newest one if there are no scores.
+    With train.ema the leaves are the averaged ones, as in `State.weights`. If the checkpoint is
+    damaged, `warn` says so and the one before is read. Changes nothing, so the run may be in
+    progress. Raises UserError if no checkpoint can be read.
     """
     folder = (workdir / FOLDER).absolute()
     if not (steps := best_first(workdir)):
@@ -56,15 +57,15 @@ def _read_tuned(checkpoint: Path, step: int) -> tuple[dict[str, np.ndarray], dic
     """Reads tuned leaves and description of one checkpoint. Raises ValueError for a wrong one."""
     text = (checkpoint / ABOUT / "metadata").read_text(encoding="utf-8")
     about, expected = split(json.loads(text))
-    reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(checkpoint / "state").item_metadata
-    if saved is None:
-        raise ValueError("its metadata cannot be read")
+    # the handler alone: a Checkpointer would warn that the part of a checkpoint is no whole one
+    reader = ocp.PyTreeCheckpointHandler()
+    state = epath.Path(checkpoint / "state")
+    saved = reader.metadata(state)
     part = "ema" if "ema" in saved.tree else "tuned"  # as `State.weights`
     wanted = {"step": saved.tree["step"], part: saved.tree[part]}
     host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True)
-    found = reader.restore(checkpoint / "state", args=args)
+    found = reader.restore(state, args=args)
     compare(checksums(State(**({"tuned": {}, "opt": ()} | found))), expected)
     if int(found["step"]) != step:
         raise ValueError(f"it holds step {int(found['step'])}")

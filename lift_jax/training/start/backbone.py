@@ -12,9 +12,8 @@ from rich.console import Console
 from lift_jax.data.names.meaning import GIVE, Meaning
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.models.backbone import Backbone, Classifier, Tower
+from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import HEADS
-from lift_jax.models.resnet import ResNet
 from lift_jax.models.tree import Tree
 from lift_jax.parallel import exchange
 from lift_jax.parallel.agreement import agree
@@ -80,20 +79,8 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def use_remat(visual: Tower, remat: str) -> None:
-    """Sets what the blocks compute again in the backward pass (train.remat).
-
-    Raises UserError for a ResNet, unless `remat` is none.
-    """
-    if remat == "none":
-        return
-    if isinstance(visual, ResNet):
-        raise UserError("train.remat is for transformer blocks: leave it at 'auto' for a ResNet.")
-    visual.remat = remat
-
-
 def check_named(found: Meaning, s: Settings) -> None:
-    """Raises UserError if the head is made of names, or is to start from them, and there are none.
+    """Raises UserError if the head needs names of the classes and there are none.
 
     `found` is the meaning of the class names.
     """
@@ -152,8 +139,7 @@ def zero_shot_classifier(backbone: Backbone, texts: jax.Array | None) -> FrozenC
     if texts is None:
         return None
     model = Classifier(backbone.visual, make_zero_shot_head(backbone, texts))
-    graph, leaves = tree.flatten(model)
-    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+    return tree.split(model)
 
 
 def untuned_classifier(
@@ -161,11 +147,10 @@ def untuned_classifier(
 ) -> FrozenClassifier:
     """Returns a classifier whose embedding is that of a head of `kind`, before tuning.
 
-    For a head of texts that is CLIP's own, for others one with a single class, of zeros. Call it
-    before tuners are attached to the image tower.
+    For a head on texts this is `zero_shot`. For other heads it has a single class, whose weights
+    are zero. Call it before tuners are attached to the image tower.
     """
     if kind == "text" and zero_shot is not None:
         return zero_shot
     head = HEADS[kind](jnp.zeros((1, backbone.visual.width)))
-    graph, leaves = tree.flatten(Classifier(backbone.visual, head))
-    return graph, {path: leaf[...] for path, leaf in leaves.items()}
+    return tree.split(Classifier(backbone.visual, head))

@@ -94,7 +94,10 @@ def by_length(lengths: Int[np.ndarray, " d"], size: int) -> Parts:
 def holders(
     parts: Parts, inverse: Int[np.ndarray, " n"]
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
-    """Yields the indices of all texts that those of a part are, and the row of each in the part."""
+    """Yields, for each part, the indices of all texts that it encodes, and the row of each in it.
+
+    `inverse` is the place of each text among the different ones, as `distinct` returns it.
+    """
     ranks = np.argsort(np.concatenate(parts))[inverse]
     texts = np.argsort(ranks, kind="stable")
     starts = np.cumsum([0, *map(len, parts)])
@@ -139,13 +142,12 @@ def _whole(
     """Yields the features of each part, whose texts are encoded from their first token on."""
     tower, proj = backbone.text, backbone.text_proj
     assert tower is not None
-    graph, variables = tree.flatten(tower)
+    graph, leaves = tree.split(tower)
 
     @jax.jit
     def encode(leaves: tree.Tree, proj: Array | None, rows: Array) -> Array:
         return _projected(tree.merge(graph, leaves)(rows), proj)
 
-    leaves = {path: leaf[...] for path, leaf in variables.items()}
     matrix = None if proj is None else proj[...]
     for part in parts:
         longest = int(lengths[part].max())

@@ -23,7 +23,6 @@ from lift_jax.training.texts.groups import Batch, Part
 # It saves 1/15 of the work on a ViT-B/16's texts, and a CPU compiles it while it encodes 1,300.
 END = 20_000
 
-Split = tuple[nnx.GraphDef, tree.Tree]  # a module, and its leaves
 Past = list[tuple[Array, Array]]  # keys and values of prefixes, f32[g p d], of each block
 
 
@@ -43,8 +42,8 @@ class Encoder:
         shapes = [part.tokens.shape for batch in batches for part in batch.parts]
         self.ends_alone = sum(map(prod, shapes)) > END * len(set(shapes))
         self.tokens, self.positions = tower.tokens[...], tower.positions[...]
-        self.blocks = [_split(block) for block in tower.blocks]
-        self.norm = _split(tower.ln_final)
+        self.blocks = [tree.split(block) for block in tower.blocks]
+        self.norm = tree.split(tower.ln_final)
 
     def begin(self, batch: Batch) -> Past:
         """Returns the keys and values of a batch's prefixes in each block."""
@@ -64,11 +63,6 @@ class Encoder:
             x = _continue(graph, leaves, past[i], part.prefixes, x, allowed, ends)
         graph, leaves = self.norm
         return _normalise(graph, leaves, x if self.ends_alone else _at(x, part.ends))
-
-
-def _split(module: Block | LayerNorm) -> Split:
-    graph, variables = tree.flatten(module)
-    return graph, {path: leaf[...] for path, leaf in variables.items()}
 
 
 @jax.jit

@@ -200,9 +200,9 @@ def _check_classes(home: Path, found: list[Candidate], others: list[str]) -> Non
         return
     raise UserError(
         f"{home} has {shown}, the name{'s' * (len(found) > 1)} of a split, but no folder of "
-        f"training images with a folder a class{_beside(beside)}. Name that folder 'train', as in "
-        f"train/CLASS/image.jpg; or, if {held[0] if held else shown} is a class, give its folder "
-        "another name."
+        f"training images with one folder for each class{_beside(beside)}. Name that folder "
+        f"'train', as in train/CLASS/image.jpg; or, if {held[0] if held else shown} is a class, "
+        "give its folder another name."
     )
 
 

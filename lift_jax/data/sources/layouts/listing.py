@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lift_jax.data.sources.folder_index import (
+from lift_jax.data.sources.image_files import (
     find_entries,
     is_folder,
     is_foreign,
@@ -21,7 +21,7 @@ from lift_jax.storage import addresses
 class Listing:
     """The names in a folder in natural order: folders, images, and other files.
 
-    Hidden names and those that systems leave behind (`folder_index.is_foreign`) are passed over.
+    Hidden names and those that systems leave behind (`image_files.is_foreign`) are passed over.
     """
 
     folders: tuple[str, ...]

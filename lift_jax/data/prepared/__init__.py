@@ -1,0 +1,1 @@
+"""Prepared training splits: small JPEGs in a few large files, which are read fastest."""
