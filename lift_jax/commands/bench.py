@@ -83,6 +83,10 @@ def run(flags: argparse.Namespace) -> None:
     for name, number, least in numbers:
         if number < least:
             raise UserError(f"--{name} is {number}; it must be at least {least}.")
+    if flags.aot and flags.against:
+        raise UserError("--aot runs nothing, and --against compares what runs: give one of them.")
+    if flags.only == "data" and (flags.aot or flags.against):
+        raise UserError("--only=data times no step: leave --aot and --against out.")
     if flags.aot:  # before anything asks for devices
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"

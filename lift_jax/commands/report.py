@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     from lift_jax.output.terminal import Terminal
-    from lift_jax.reports.report import compare, write
+    from lift_jax.reports.comparison import compare
+    from lift_jax.reports.report import write
     from lift_jax.runs.remote import local_copy
 
     with ExitStack() as stack:

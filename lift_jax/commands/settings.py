@@ -10,7 +10,7 @@ Set one on the command line (--config.train.lr=0.01) or in a config file (c.trai
 
 import argparse
 
-from lift_jax.errors import unknown
+from lift_jax.errors import UserError, unknown
 from lift_jax.output.lines import say
 
 
@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Runs the command. Raises UserError for a setting that does not exist."""
+    """Runs the command. Raises UserError for a setting that does not exist, or with --markdown."""
     from lift_jax.settings import document
     from lift_jax.settings.schema import GROUPS, all_entries
 
+    if flags.markdown and flags.keys:
+        raise UserError(f"--markdown prints all settings: leave {' '.join(flags.keys)} out.")
     if flags.markdown:
         say(document.markdown(), end="")
         return

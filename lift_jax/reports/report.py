@@ -1,7 +1,7 @@
-"""The report of a run folder, and the comparison of several: HTML pages with figures."""
+"""The report of a run folder: an HTML page with figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from lift_jax.reports import (
     calibration_part,
     changes_part,
     class_table,
-    consistency_comparison,
     consistency_part,
     figures,
     insight_part,
@@ -97,7 +96,7 @@ def _write(run: Run, out: Path) -> Path:
     name = run.workdir.resolve().name
     insight, missing = _insight(run, key)
     shown = {
-        "results": _results({name: run}), "class_figure": class_figure,
+        "results": results_table({name: run}), "class_figure": class_figure,
         "frequency": changes_part.frequency(run, key, out),
         "changes": changes_part.against_zero_shot(run, key), "insight": insight,
         "missing": missing, "calibration": calibration_part.part(run.workdir, out),
@@ -133,48 +132,6 @@ def _own(run: Run, kind: Any) -> Any:
         return None if kind.NAME in run.changed else kind.read(run.workdir)
     except UserError:
         return None
-
-
-def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
-    """Writes report_compare.html and .png of several runs into `out`; returns the page's path.
-
-    The bars show the headline result of each run. Raises UserError if a file of a run is missing or
-    broken, or `out` cannot be made.
-    """
-    paths = [expand_user(workdir).resolve() for workdir in workdirs]
-    unique = len({path.name for path in paths}) == len(paths)
-    runs = {path.name if unique else str(path): finished_run.load(path) for path in paths}
-    headlines = {name: headline(run)[0] for name, run in runs.items()}
-    bars = {
-        f"{name}: {run.labels[headlines[name]]}": run.results[headlines[name]]
-        for name, run in runs.items()
-    }
-    out = disk.make_folder(expand_user(out), "--out")
-    with lock.one_writer(out), disk.disk_errors(out):
-        return _write_comparison(out, runs, headlines, bars)
-
-
-def _write_comparison(
-    out: Path, runs: Mapping[str, Run], headlines: Mapping[str, str],
-    bars: Mapping[str, Mapping[str, Any]],
-) -> Path:  # fmt: skip
-    """Writes the page of several runs and its figures; returns the page's path."""
-    drawn, path = figures.comparison_figure(bars), out / "report_compare.png"
-    frequency, name = changes_part.overlaid(runs, headlines), out / "report_compare_frequency.png"
-    changes, others = changes_part.between(runs, headlines)
-    rows = [
-        (name, run.title, f"{run.metrics['tuned_params']:,} tuned",
-         page.duration(run.metrics["seconds"]))
-        for name, run in runs.items()
-    ]  # fmt: skip
-    return page.write(
-        out / "report_compare.html", "compare.html", title="Comparison",
-        heading=f"{len(runs)} runs", subtitle="Top-1 accuracy in %", results=_results(runs),
-        explanation=NOTE, figure=page.image(drawn, path, "Accuracy of the runs"), runs=rows,
-        frequency=page.image(frequency, name, "Accuracy of the runs by number of training images"),
-        changes=changes, other_classes=others,
-        consistency=consistency_comparison.part(runs, out),
-    )  # fmt: skip
 
 
 # --- the result that stands for a run ---
@@ -247,10 +204,10 @@ def _cards(run: Run, key: str) -> list[tuple[str, str]]:
     return values
 
 
-def _results(runs: Mapping[str, Run]) -> page.Table:
-    """Returns the table of all results, which marks the best value on test images in each column.
+def results_table(runs: Mapping[str, Run]) -> page.Table:
+    """Returns the table of all results of runs by name.
 
-    Results on other images stand at the end.
+    It marks the best value on test images in each column. Results on other images stand at the end.
     """
     rows = [
         (run.labels[key] if len(runs) == 1 else f"{name}: {run.labels[key]}", summary)

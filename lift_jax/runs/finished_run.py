@@ -99,15 +99,17 @@ def load(workdir: str | Path) -> Run:
     rows = _read_classes(workdir / PER_CLASS, class_columns(metrics))
     if len(rows) != len(summary["class_names"]):
         raise UserError(
-            f"{workdir / 'per_class.csv'}: expected {len(summary['class_names'])} classes "
-            f"(config.json), found {len(rows)}."
+            f"{workdir / PER_CLASS}: expected {len(summary['class_names'])} classes ({CONFIG}), "
+            f"found {len(rows)}."
         )
+    steps = read_log(workdir / LOG) if metrics["steps"] else []
+    splits = _splits(workdir, config, metrics)
     try:
         return Run(
             workdir=workdir,
             config=config,
             metrics=metrics,
-            steps=read_log(workdir / LOG) if metrics["steps"] else [],
+            steps=steps,
             names=[row["name"] for row in rows],
             groups=[row["group"] for row in rows],
             train_counts=np.array([int(row["train_images"]) for row in rows]),
@@ -117,10 +119,10 @@ def load(workdir: str | Path) -> Run:
                 for key in RESULTS
                 if metrics[key] is not None
             },
-            splits=_splits(workdir, config, metrics),
+            splits=splits,
         )
     except ValueError as error:
-        raise UserError(f"{workdir / 'per_class.csv'}: expected numbers; {error}.") from error
+        raise UserError(f"{workdir / PER_CLASS}: expected numbers; {error}.") from error
 
 
 def _splits(

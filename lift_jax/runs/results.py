@@ -88,7 +88,7 @@ def test_other_split(
     split = settings.test.split
     images = {"train": setup.data.train, "val": setup.data.val}[split]
     assert images is not None  # `build` has checked
-    candidates = {"zero_shot": Candidate(*setup.zero_shot)} if setup.zero_shot is not None else {}
+    candidates = zero_shot_candidate(setup)
     if state is not None:
         candidates["test"] = tuned_candidate(setup, state)
     evaluator = make_evaluator(settings, setup, console)
@@ -115,9 +115,7 @@ def measure(
 ) -> tuple[dict[str, Counts], dict[str, Any]]:
     """Returns the counts on the test split by result, and what the validation split decided."""
     evaluator, data = make_evaluator(settings, setup, console), setup.data
-    once: dict[str, Candidate] = {}
-    if setup.zero_shot is not None:
-        once["zero_shot"] = Candidate(*setup.zero_shot)
+    once = zero_shot_candidate(setup)
     if state is None:
         counts = evaluator.one_crop(once, (), data.test, "Testing", TOP)
         return counts, {"adjustment": None}
@@ -150,9 +148,7 @@ def compile_ahead(
     With logit adjustment, and with a head of texts, the tuned classifier is known only later.
     """
     evaluator, data, tte = make_evaluator(settings, setup, console), setup.data, settings.test.tte
-    once: dict[str, Candidate] = {}
-    if setup.zero_shot is not None:
-        once["zero_shot"] = Candidate(*setup.zero_shot)
+    once = zero_shot_candidate(setup)
     leaves = state.weights | setup.frozen
     if settings.head.kind != "text" and not settings.test.adjust:
         tuned = Candidate(setup.graph, leaves)
@@ -172,6 +168,11 @@ def make_evaluator(settings: Settings, setup: Setup, console: Console) -> Evalua
         setup.mesh, setup.vision, setup.cache, setup.programs, settings.test, settings.seed,
         settings.train.min_area, settings.data.workers, console,
     )  # fmt: skip
+
+
+def zero_shot_candidate(setup: Setup) -> dict[str, Candidate]:
+    """Returns the zero-shot classifier by the key of its result, {} if there is none."""
+    return {} if setup.zero_shot is None else {"zero_shot": Candidate(*setup.zero_shot)}
 
 
 def tuned_candidate(setup: Setup, state: State) -> Candidate:

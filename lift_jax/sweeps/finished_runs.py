@@ -15,8 +15,10 @@ from lift_jax.runs.kept.result_files import CONFIG, METRICS, changed_files
 from lift_jax.settings.parse import same, to_dict
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.reading import RUN_BYTES, read_json
+from lift_jax.training import checkpoint
 
 Runs = Mapping[str, Mapping[Path, ConfigDict]]  # cell -> folder -> config
+Results = Mapping[str, Mapping[Path, dict[str, Any] | None]]  # the same -> metrics.json
 # Settings that change neither training nor results, so that a finished run stays finished.
 # test.split has a file of its own.
 IDLE = (
@@ -48,6 +50,14 @@ def finished(folder: Path, config: ConfigDict, mode: str = "train") -> dict | No
     return found | other if (other := of_other_split(folder, config, found)) is not None else None
 
 
+def results_of(runs: Runs, mode: str = "train") -> Results:
+    """Returns what `finished` does of each run. It reads all files of results, to check them."""
+    return {
+        name: {folder: finished(folder, config, mode) for folder, config in cell.items()}
+        for name, cell in runs.items()
+    }
+
+
 def of_other_split(folder: Path, config: ConfigDict, found: Mapping[str, Any]) -> dict | None:
     """Returns the result on the other split by its name, {} if none is asked for.
 
@@ -65,15 +75,15 @@ def borrow(folder: Path, config: ConfigDict, runs: Runs) -> None:
 
     The run in `folder` then only has to be tested.
     """
-    if (folder / "checkpoints").exists():
+    if (folder / checkpoint.FOLDER).exists():
         return
     for other, c in ((other, c) for cell in runs.values() for other, c in cell.items()):
-        trained = (other / "checkpoints").exists() and finished(other, c)
+        trained = (other / checkpoint.FOLDER).exists() and finished(other, c)
         if trained and same(to_dict(c), to_dict(config), TESTED):
             atomic.write_bytes(folder / log.LOG, (other / log.LOG).read_bytes())
-            with atomic.new_folder(folder / "checkpoints") as copy:
+            with atomic.new_folder(folder / checkpoint.FOLDER) as copy:
                 shutil.copytree(
-                    other / "checkpoints", copy, copy_function=_copy, dirs_exist_ok=True
+                    other / checkpoint.FOLDER, copy, copy_function=_copy, dirs_exist_ok=True
                 )
             return
 

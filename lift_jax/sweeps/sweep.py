@@ -30,7 +30,7 @@ from lift_jax.settings import words
 from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.sweeps import table
-from lift_jax.sweeps.finished_runs import Runs, borrow, finished
+from lift_jax.sweeps.finished_runs import Results, Runs, borrow, finished, results_of
 from lift_jax.sweeps.table import COLUMNS, TITLES, Row
 from lift_jax.training.classifier import check_names
 
@@ -152,11 +152,12 @@ class Sweep:
 
     def collect(self) -> tuple[list[Row], list[str]]:
         """Returns the table of the finished runs and the lines below it, and writes both."""
-        found = rows(self.runs, self.published, self.mode)
-        lines = [*self.notes, *unfinished(self.runs, self.mode)]
+        done = results_of(self.runs, self.mode)
+        found = rows(self.runs, done, self.published, self.mode)
+        lines = [*self.notes, *unfinished(self.runs, done)]
         lines += [f"Failed: {', '.join(runs)}. {text}" for text, runs in self.failed.items()]
-        if jax.process_index() == 0 and self.of_features:
-            lines += features_of(self.runs, self.workdir)
+        if jax.process_index() == 0 and self.of_features and self.mode == "train":
+            lines += features_of(done, self.workdir)
         if jax.process_index() == 0 and self.whole:  # machines with a part each would write at once
             axis = varied({name: next(iter(cell.values())) for name, cell in self.runs.items()})
             table.write(self.workdir, self.title, found, lines, self.crossed, axis)
@@ -228,14 +229,17 @@ def varied(configs: Mapping[str, ConfigDict]) -> str:
     return keys[0] if len(keys) == 1 else ""
 
 
-def rows(runs: Runs, published: Published, mode: str = "train") -> list[Row]:
-    """Returns the table of all finished runs; a zero-shot result that all share stands once."""
+def rows(runs: Runs, done: Results, published: Published, mode: str = "train") -> list[Row]:
+    """Returns the table of all finished runs; a zero-shot result that all share stands once.
+
+    `done` holds the results of the runs (`results_of`).
+    """
     firsts = [next(iter(cell.values())) for cell in runs.values()]
     once = len({f"{c.data}{c.model}{c.head.prompt}{c.head.descriptors}" for c in firsts}) == 1
     once = once and mode == "train"
     found: list[Row] = []
-    for (name, cell), first in zip(runs.items(), firsts, strict=True):
-        results = [r for folder, c in cell.items() if (r := finished(folder, c, mode))]
+    for name, first in zip(runs, firsts, strict=True):
+        results = [each for each in done[name].values() if each]
         for result in TITLES:
             zero = result == "zero_shot"
             absent = not results or any(r.get(result) is None for r in results)
@@ -254,27 +258,22 @@ def rows(runs: Runs, published: Published, mode: str = "train") -> list[Row]:
     return found
 
 
-def features_of(runs: Runs, out: Path) -> list[str]:
+def features_of(done: Results, out: Path) -> list[str]:
     """Draws what the finished runs of the first seed did to the classes; returns lines about it."""
-    firsts = {name: next(iter(cell.items())) for name, cell in runs.items()}
-    done = {name: load(folder) for name, (folder, c) in firsts.items() if finished(folder, c)}
-    part = consistency_comparison.part(done, out, "sweep")
+    firsts = {name: next(iter(cell.items())) for name, cell in done.items()}
+    loaded = {name: load(folder) for name, (folder, found) in firsts.items() if found}
+    part = consistency_comparison.part(loaded, out, "sweep")
     return part.sentences if part else []
 
 
-def unfinished(runs: Runs, mode: str = "train") -> list[str]:
+def unfinished(runs: Runs, done: Results) -> list[str]:
     """Returns a note that names the cells whose runs are not all finished; [] if there are none."""
-    counts = {
-        called(name, next(iter(cell.values()))): [
-            finished(folder, c, mode) is not None for folder, c in cell.items()
-        ]
-        for name, cell in runs.items()
-    }
-    names = [
-        name + (f" ({sum(done)} of {len(done)} seeds)" if any(done) else "")
-        for name, done in counts.items()
-        if not all(done)
-    ]
+    names = []
+    for name, cell in done.items():
+        count = sum(each is not None for each in cell.values())
+        if count < len(cell):
+            some = f" ({count} of {len(cell)} seeds)" if count else ""
+            names.append(called(name, next(iter(runs[name].values()))) + some)
     return [f"Not finished: {', '.join(names)}."] if names else []
 
 

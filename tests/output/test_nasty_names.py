@@ -16,7 +16,7 @@ from lift_jax.evaluation import metrics, tables
 from lift_jax.output.lines import say
 from lift_jax.output.plain import figure_text, markdown_cell, printable
 from lift_jax.output.terminal import Terminal, track
-from lift_jax.reports import figure_file, figures, report
+from lift_jax.reports import comparison, figure_file, figures, report
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.runs.answers.output import show
 from lift_jax.storage import atomic, csv_files
@@ -189,7 +189,7 @@ def test_reports_hold_every_name_as_text(tmp_path):
     make_run(tmp_path / "plain", [f"kind {i}" for i in range(10)])
     plain = Page(report.write(tmp_path / "plain"))
     expected = plain.kinds
-    compared = Page(report.compare([tmp_path / "plain", tmp_path / "plain"], tmp_path)).kinds
+    compared = Page(comparison.compare([tmp_path / "plain", tmp_path / "plain"], tmp_path)).kinds
     assert not any(name.startswith("on") for _, names in expected for name in names)
     for at in range(0, len(NASTY), 10):
         names = list(NASTY[at : at + 10]) + ["other"]
@@ -200,5 +200,5 @@ def test_reports_hold_every_name_as_text(tmp_path):
         shown = set(page.texts)
         for name in names[:10]:
             assert printable(name) in shown, name
-        page = Page(report.compare([workdir, tmp_path / "plain"], workdir))
+        page = Page(comparison.compare([workdir, tmp_path / "plain"], workdir))
         assert page.kinds <= compared

@@ -12,7 +12,7 @@ from support.commands import run_command
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.insight import class_changes
-from lift_jax.reports import figure_file, figures, report
+from lift_jax.reports import comparison, figure_file, figures, report
 from lift_jax.runs import finished_run, log
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -149,7 +149,7 @@ def pages(tmp_path):
         make_run(tmp_path / name)
     return [
         Page(report.write(tmp_path / "a")),
-        Page(report.compare([tmp_path / "a", tmp_path / "b"], tmp_path)),
+        Page(comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path)),
     ]
 
 
@@ -289,7 +289,7 @@ def test_the_headline_is_what_runs_are_compared_by(tmp_path, monkeypatch):
     headline_run(tmp_path / "b", one_crop=70.0, ensemble=75.0)
     drawn, draw = [], figures.comparison_figure
     monkeypatch.setattr(figures, "comparison_figure", lambda bars: drawn.append(bars) or draw(bars))
-    report.compare([tmp_path / "a", tmp_path / "b"], tmp_path)
+    comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path)
     assert {name: bar["overall"] for name, bar in drawn[0].items()} == {
         "a: LIFT+": 70.0, "b: LIFT+ with TTE": 75.0,
     }  # fmt: skip
@@ -351,7 +351,7 @@ def test_a_report_says_how_the_run_was_trained(tmp_path):
     assert "3 epochs in batches of 32" in text and "balanced: each class equally often" in text
     assert "decay 0.99 (EMA): the results are those of the averaged weights" in text
     assert "factors 0,<1>" in text
-    assert "of the classifier alone, which LT-Soups tunes last" in text
+    assert "the last step of LT-Soups, which tunes the classifier alone" in text
 
 
 @pytest.mark.slow
@@ -375,14 +375,14 @@ def test_several_runs_are_compared(tmp_path, capsys):
     )
     assert (tmp_path / "c" / "d" / "report_compare.html").exists()
     with pytest.raises(UserError, match="--out"):
-        report.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a" / "config.json")
+        comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a" / "config.json")
 
 
 def test_runs_of_the_same_folder_name_stay_apart(tmp_path):
     for parent in ("x", "y"):
         (tmp_path / parent).mkdir()
         make_run(tmp_path / parent / "w", results=("zero_shot",), steps=0)
-    page = Page(report.compare([tmp_path / "x" / "w", tmp_path / "y" / "w"], tmp_path))
+    page = Page(comparison.compare([tmp_path / "x" / "w", tmp_path / "y" / "w"], tmp_path))
     assert f"{tmp_path / 'x' / 'w'}: zero-shot" in page.texts
     assert f"{tmp_path / 'y' / 'w'}: zero-shot" in page.texts
 

@@ -13,7 +13,7 @@ from support.answered_runs import answer, counts_of
 from support.pages import Page
 
 from lift_jax.evaluation import metrics
-from lift_jax.reports import report
+from lift_jax.reports import comparison, report
 from lift_jax.runs import finished_run
 from lift_jax.runs.kept import predictions, result_files
 from lift_jax.storage import atomic
@@ -323,7 +323,7 @@ def test_runs_are_compared_by_class(tmp_path):
         make_run(tmp_path / name, classes=30)
         answer(tmp_path / name, seed=i)
     make_run(tmp_path / "c", classes=5)
-    path = report.compare([tmp_path / name for name in "abc"], tmp_path / "out")
+    path = comparison.compare([tmp_path / name for name in "abc"], tmp_path / "out")
     page = Page(path)
     first, second = (accuracies(predictions.read(tmp_path / name), 30)["test_tte"] for name in "ab")
     change = np.array(second) - first

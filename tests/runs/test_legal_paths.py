@@ -12,7 +12,7 @@ from support.runs import saved_leaves, train_and_test
 import lift_jax
 from configs import demo
 from lift_jax.errors import UserError
-from lift_jax.reports import report
+from lift_jax.reports import comparison, report
 from lift_jax.runs import export
 from lift_jax.runs.answers import given
 from lift_jax.settings import config_file
@@ -82,7 +82,7 @@ def test_the_commands_read_it(odd, tmp_path, monkeypatch):
 def test_two_runs_are_compared_there(odd, tmp_path):
     workdir, _ = odd
     second = shutil.copytree(workdir, tmp_path / "_$a$ $b$")
-    page = report.compare([workdir, second], tmp_path / NAME)
+    page = comparison.compare([workdir, second], tmp_path / NAME)
     assert page.parent == tmp_path / NAME and "$a$" in page.read_text()
 
 

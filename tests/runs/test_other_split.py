@@ -91,14 +91,20 @@ def test_a_run_that_is_not_tested_gets_both(tmp_path):
     {"steps": 1}, {"interpolation": "bilinear"}, {"test": {"overall": 1.0}}, {"test": 3},
     {"zero_shot": "none"},
 ], ids=str)  # fmt: skip
-def test_a_file_of_another_state_or_a_damaged_one_does_not_count(changes, tmp_path):
+def test_a_file_of_another_state_or_a_damaged_one_does_not_count(changes, tmp_path, capsys):
     whole = {"steps": 2, "interpolation": "bicubic", "zero_shot": None, "test": None}
     atomic.write_json(tmp_path / "metrics_val.json", whole)
     assert other_split.read(tmp_path, "val", 2, "bicubic") == whole
+    assert other_split.read(tmp_path, "train", 2, "bicubic") is None  # there is none
+    assert not capsys.readouterr().err
     atomic.write_json(tmp_path / "metrics_val.json", whole | changes)
     assert other_split.read(tmp_path, "val", 2, "bicubic") is None
-    (tmp_path / "metrics_val.json").write_text('{"steps":')
-    assert other_split.read(tmp_path, "val", 2, "bicubic") is None
+    damaged = not changes.keys() & {"steps", "interpolation"}
+    assert ("metrics_val.json is damaged or" in capsys.readouterr().err) == damaged
+    for text in ('{"steps":', "{}"):
+        (tmp_path / "metrics_val.json").write_text(text)
+        assert other_split.read(tmp_path, "val", 2, "bicubic") is None
+        assert "--config.test.split=val makes it anew" in capsys.readouterr().err
 
 
 def test_without_a_validation_split_there_is_a_line(tmp_path):

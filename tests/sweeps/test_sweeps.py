@@ -19,6 +19,7 @@ from configs import demo, imagenet_lt, inat, places_lt
 from lift_jax.data.images import crops, views
 from lift_jax.errors import UserError
 from lift_jax.models.heads import HEADS
+from lift_jax.output.terminal import Terminal
 from lift_jax.runs.phases import training
 from lift_jax.settings.common import flatten
 from lift_jax.settings.parse import to_dict
@@ -296,6 +297,10 @@ def write_run(folder: Path, c, results: dict[str, tuple], steps: int = 2) -> Non
     (folder / "metrics.json").write_text(json.dumps(rows | sizes))
 
 
+def table_of(runs, published):
+    return sweep.rows(runs, finished_runs.results_of(runs), published)
+
+
 def runs_of(cells, workdir: Path, seeds: int):
     return {
         name: {workdir / name / f"seed_{s}": sweep.seeded(c, s) for s in range(seeds)}
@@ -317,8 +322,22 @@ def written(tmp_path):
     return runs
 
 
+def test_a_table_opens_each_run_once(written, tmp_path, monkeypatch):
+    opened, whole = [], finished_runs.finished
+    monkeypatch.setattr(
+        finished_runs,
+        "finished",
+        lambda folder, *rest: opened.append(folder) or whole(folder, *rest),
+    )
+    console = Terminal(quiet=True)
+    made = sweep.Sweep("a", tmp_path, written, "train", {}, [], console, True, False, "")
+    table, lines = made.collect()
+    assert len(table) == 5 and lines[0] == "Not finished: la (1 of 2 seeds)."
+    assert sorted(opened) == sorted(folder for cell in written.values() for folder in cell)
+
+
 def test_the_table_by_hand(written, tmp_path):
-    table = sweep.rows(written, {"ce": {"test": {"overall": 84.0, "many": 90.0, "few": 5.5}}})
+    table = table_of(written, {"ce": {"test": {"overall": 84.0, "many": 90.0, "few": 5.5}}})
     assert [row.name for row in table] == ["zero-shot", "ce", "ce with TTE", "la", "la with TTE"]
     assert [row.runs for row in table] == [2, 2, 2, 1, 1]
     assert [row.tuned for row in table] == [0, 1234, 1234, 1234, 1234]
@@ -332,7 +351,9 @@ def test_the_table_by_hand(written, tmp_path):
     ]  # fmt: skip
     assert table[2].difference("overall") is None
     assert table[3].std("overall") is None
-    assert sweep.unfinished(written) == ["Not finished: la (1 of 2 seeds)."]
+    assert sweep.unfinished(written, finished_runs.results_of(written)) == [
+        "Not finished: la (1 of 2 seeds)."
+    ]
     assert tables.texts(ce) == [
         "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1",
         "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / -2.5)",
@@ -359,7 +380,7 @@ def test_adjusted_results_have_lines_of_their_own(tmp_path):
     runs = runs_of(sweep.settle(config, {"ce": {}}), tmp_path, 1)
     results = {"test": 2.0, "test_adjusted": 4.0, "test_tte": 3.0, "test_tte_adjusted": 5.0}
     write_run(tmp_path / "ce" / "seed_0", config, {k: (v,) * 5 for k, v in results.items()})
-    table = sweep.rows(runs, {})
+    table = table_of(runs, {})
     assert {row.name: row.mean("few") for row in table} == {
         "ce": 2.0, "ce adjusted": 4.0, "ce with TTE": 3.0, "ce with TTE, adjusted": 5.0,
     }  # fmt: skip
@@ -375,7 +396,7 @@ def test_a_crossed_sweep_is_a_heat_map(tmp_path):
         for folder, c in cell.items():
             if name != "1_lr_0.01":  # not finished
                 write_run(folder, c, {"test": (float(i), None, 2.0 * i, 90.0 - i, 5.0)})
-    drawn = tables.figure("a", sweep.rows(runs, {}), crossed="blocks")
+    drawn = tables.figure("a", table_of(runs, {}), crossed="blocks")
     overall, medium, few = drawn.axes
     texts = [[text.get_text() for text in axes.texts] for axes in drawn.axes]
     assert texts[0] == [f"{i}.0" for i in range(12) if i != 9]
@@ -391,11 +412,11 @@ def test_a_crossed_sweep_is_a_heat_map(tmp_path):
 
 
 def test_without_published_numbers_there_is_no_column_for_them(written):
-    assert tables.headings(sweep.rows(written, {}))[-1] == "mean"
-    alone = sweep.rows(written, {"la": {"test": {"overall": 1.0}}})
+    assert tables.headings(table_of(written, {}))[-1] == "mean"
+    alone = table_of(written, {"la": {"test": {"overall": 1.0}}})
     assert tables.headings(alone)[-2:] == ["published", "difference"]
     assert [tables.texts(row)[-2] for row in alone] == ["", "", "", "1.0", ""]
-    groups = sweep.rows(written, {"la": {"test": {"overall": 1.0, "few": 2.0}}})
+    groups = table_of(written, {"la": {"test": {"overall": 1.0, "few": 2.0}}})
     assert tables.headings(groups)[-2:] == ["published (many / medium / few)", "difference"]
 
 
@@ -406,7 +427,7 @@ def test_other_backbones_have_a_zero_shot_row_each(tmp_path):
     for cell in runs.values():
         for folder, c in cell.items():
             write_run(folder, c, {"zero_shot": (1.0,) * 5, "test": (2.0,) * 5})
-    names = [row.name for row in sweep.rows(runs, {})]
+    names = [row.name for row in table_of(runs, {})]
     assert names == ["debug zero-shot", "debug", "demo zero-shot", "demo"]
 
 
@@ -414,7 +435,7 @@ def test_a_seed_study_is_called_by_its_method(tmp_path):
     config = demo.get_config("debug")
     runs = {"": {tmp_path / "seed_0": config}}
     write_run(tmp_path / "seed_0", config, {"test": (2.0,) * 5})
-    assert [row.name for row in sweep.rows(runs, {})] == ["LIFT+"]
+    assert [row.name for row in table_of(runs, {})] == ["LIFT+"]
 
 
 @pytest.mark.parametrize(("changes", "still"), [

@@ -1,5 +1,6 @@
 """The accuracies of a run on its training or validation split (test.split), a file for each."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,31 @@ def write(workdir: Path, split: str, found: Mapping[str, Any]) -> None:
 def read(workdir: Path, split: str, steps: int, interpolation: str) -> dict[str, Any] | None:
     """Returns what is kept of a split after this many steps and with this interpolation.
 
-    Returns None if there is no such result, or its file is damaged.
+    Returns None if there is no such result, and, after a warning, if its file is damaged.
     """
-    try:
-        found = read_json(workdir / name(split), most_bytes=RUN_BYTES)
-        made_by = (found["steps"], found["interpolation"])
-        summaries = (found["zero_shot"], found["test"])
-    except (UserError, OSError, KeyError, TypeError):
+    path = workdir / name(split)
+    if not os.path.lexists(path):
         return None
-    whole = all(each is None or _is_summary(each) for each in summaries)
-    return found if whole and made_by == (steps, interpolation) else None
+    found = _whole(path)
+    if found is None:
+        atomic.warn(
+            f"{path} is damaged or of another version of lift_jax, so its results are left out. "
+            f"The run's command with --mode=evaluate --config.test.split={split} makes it anew."
+        )
+        return None
+    return found if (found["steps"], found["interpolation"]) == (steps, interpolation) else None
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a file, None if it is not what `write` writes."""
+    try:
+        found = read_json(path, most_bytes=RUN_BYTES)
+    except UserError:
+        return None
+    if not {"steps", "interpolation", "zero_shot", "test"} <= found.keys():
+        return None
+    summaries = (found["zero_shot"], found["test"])
+    return found if all(each is None or _is_summary(each) for each in summaries) else None
 
 
 def _is_summary(value: Any) -> bool:
