@@ -333,7 +333,7 @@ def test_a_report_says_how_the_run_was_trained(tmp_path):
     assert "3 epochs in batches of 32" in text and "balanced: each class equally often" in text
     assert "decay 0.99 (EMA): the results are those of the averaged weights" in text
     assert "factors 0,<1>" in text
-    assert "of the classifier alone, which LT-Soups tunes last" in text
+    assert "of the last step of LT-Soups, which tunes the classifier alone" in text
 
 
 @pytest.mark.slow
