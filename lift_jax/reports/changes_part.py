@@ -77,8 +77,9 @@ def counted(
     """Returns a sentence that counts the classes that gain and lose."""
     change = (after - before)[~np.isnan(after - before)]
     numbers = [int((change > 0).sum()), int((change < 0).sum()), int((change == 0).sum())]
+    classes = "class" if numbers[0] == 1 else "classes"
     return (
-        f"{name} is better than {base} for {numbers[0]:,} classes, worse for {numbers[1]:,} and "
+        f"{name} is better than {base} for {numbers[0]:,} {classes}, worse for {numbers[1]:,} and "
         f"equal for {numbers[2]:,}."
     )
 

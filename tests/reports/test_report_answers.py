@@ -13,7 +13,7 @@ from support.answered_runs import answer, counts_of
 from support.pages import Page
 
 from lift_jax.evaluation import metrics
-from lift_jax.reports import comparison, report
+from lift_jax.reports import changes_part, comparison, report
 from lift_jax.runs import finished_run
 from lift_jax.runs.kept import predictions, result_files
 from lift_jax.storage import atomic
@@ -98,6 +98,9 @@ def test_gains_and_losses_follow_from_the_answers(shown):
         assert [row["after"] for row in rows] == [text(expected["test_tte"][c]) for c in order]
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     said = " ".join(page.sections["changes"])
+    assert changes_part.counted(np.zeros(2), np.array([1.0, 0.0]), "a", "b").startswith(
+        "a is better than b for 1 class, worse for 0"
+    )
     assert f"for {better} classes, worse for {worse} and equal for {39 - better - worse}" in said
 
 
