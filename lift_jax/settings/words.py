@@ -51,7 +51,7 @@ def training(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     warmup = value("train.warmup")
     first = f"a warm-up of {warmup} steps and " if warmup else ""
     share = value("train.lr_end")
-    end = f"{share} of it" if share else "0"
+    end = f"{share} of that rate" if share else "0"
     ema, sampling = value("train.ema"), value("train.sampling")
     rows = [
         ("Length", f"{value('train.epochs')} epochs in batches of {value('train.batch')}"),
