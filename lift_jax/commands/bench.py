@@ -75,21 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
-    if not flags.aot and (flags.devices is not None or flags.images is not None):
-        raise UserError("--devices and --images are for --aot, which compiles without running.")
-    devices = 8 if flags.devices is None else flags.devices
-    images = flags.images or 0
-    numbers = (("steps", flags.steps, 1), ("devices", devices, 1), ("images", images, 0))
-    for name, number, least in numbers:
-        if number < least:
-            raise UserError(f"--{name} is {number}; it must be at least {least}.")
-    if flags.aot and flags.against:
-        raise UserError("--aot runs nothing, and --against compares what runs: give one of them.")
-    if flags.only == "data" and (flags.aot or flags.against):
-        raise UserError("--only=data times no step: leave --aot and --against out.")
+    check(flags)
     if flags.aot:  # before anything asks for devices
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={flags.devices or 8}"
 
     import jax
     from absl import logging
@@ -105,12 +94,26 @@ def run(flags: argparse.Namespace) -> None:
 
         console.print(describe_system())
     elif flags.aot or flags.against:
-        if flags.json or flags.compare:
-            other = "--aot takes none" if flags.aot else "--against compares by itself"
-            raise UserError(f"--json and --compare are for times, and {other}.")
         run_step(flags, console, {})
     else:
         run_timed(flags, console)
+
+
+def check(flags: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go together, and for numbers that are too small."""
+    if not flags.aot and (flags.devices is not None or flags.images is not None):
+        raise UserError("--devices and --images are for --aot, which compiles without running.")
+    for name, least in (("steps", 1), ("devices", 1), ("images", 0)):
+        number = getattr(flags, name)
+        if number is not None and number < least:
+            raise UserError(f"--{name} is {number}; it must be at least {least}.")
+    if flags.aot and flags.against:
+        raise UserError("--aot runs nothing, and --against compares what runs: give one of them.")
+    if flags.only == "data" and (flags.aot or flags.against):
+        raise UserError("--only=data times no step: leave --aot and --against out.")
+    if (flags.aot or flags.against) and (flags.json or flags.compare):
+        other = "--aot takes none" if flags.aot else "--against compares by itself"
+        raise UserError(f"--json and --compare are for times, and {other}.")
 
 
 def run_timed(flags: argparse.Namespace, console: "Console") -> None:

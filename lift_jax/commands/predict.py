@@ -172,8 +172,6 @@ def check(flags: argparse.Namespace) -> None:
         check_ending(Path(flags.to))
     if flags.probabilities == "all" and not flags.to:
         raise UserError("--probabilities=all writes a file: give --to=FILE.csv or FILE.jsonl.")
-    if flags.to and not flags.to.lower().endswith((".csv", ".jsonl")):
-        raise UserError(f"--to is {flags.to}; it must end in .csv (a table) or .jsonl (lines).")
 
 
 def with_standard_input(images: list[str]) -> list[str]:

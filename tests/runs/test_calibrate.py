@@ -236,7 +236,7 @@ def test_without_a_validation_split(tmp_path, images, capsys):
         (["predict", "--link"], "--sort-into"),
         (["predict", "--probabilities=all"], "--to=FILE"),
         (["predict", "--probabilities=some"], "top"),
-        (["predict", "--to=named.json"], "--to is named.json; it must end in .csv"),
+        (["predict", "--to=named.json"], "named.json (--to) ends in '.json'; expected .csv"),
     ],
     ids=str,
 )

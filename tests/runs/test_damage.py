@@ -189,7 +189,9 @@ def test_a_file_where_the_checkpoints_belong(run, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "w")
     shutil.rmtree(workdir / "checkpoints")
     (workdir / "checkpoints").touch()
-    with pytest.raises(UserError, match="checkpoints is a file; the folder of the checkpoints"):
+    with pytest.raises(
+        UserError, match="checkpoints is a file; expected the folder of the checkpoints"
+    ):
         train_and_test(config_of(), workdir)
     with pytest.raises(
         UserError, match="checkpoints is a file; expected the folder of checkpoints"

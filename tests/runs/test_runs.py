@@ -308,7 +308,7 @@ def test_classes_without_images_are_named(tmp_path, capsys):
     ({"train__batch": 12}, "train.batch is 12.*give 16"),
     ({"train__epochs": 0}, "train.epochs is 0"),
     ({"seed": -1}, "seed is -1"),
-    ({"mesh__data": 3}, "8 devices"),
+    ({"mesh__data": 3}, "mesh.data=3 x mesh.model=1 is not the number of devices, 8"),
     ({"mesh__model": 2}, "mesh.strategy=fsdp as well"),
     ({"mesh__strategy": "fdsp"}, "fsdp"),
     ({"train__remat": "block"}, "blocks"),

@@ -621,7 +621,12 @@ def test_cells_that_differ_in_crops_share_their_training(tmp_path, ran, monkeypa
     config = demo.get_config("debug")
     cells = sweep.settle(config, {"0": {"test.expand": 0}, "ten": {"test.crops": "ten"}})
     trained, train = [], training.train
-    monkeypatch.setattr(training, "train", lambda *a: trained.append(a[5].parent.name) or train(*a))
+
+    def noted(*arguments, **options):
+        trained.append(arguments[5].parent.name)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(training, "train", noted)
     sweep.run_sweep(cells, tmp_path, title="expand")
     assert trained == ["0"] and ran == ["0/seed_0", "ten/seed_0"]
     a, b = (json.loads((tmp_path / n / "seed_0" / "metrics.json").read_text()) for n in cells)
