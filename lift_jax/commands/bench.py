@@ -157,8 +157,6 @@ def run_step(
     settings = parse(shared.chosen_config(flags, USAGE).config)
     if flags.classes < 2:
         raise UserError("Give the number of classes: --classes=8142.")
-    if flags.steps < 1:
-        raise UserError(f"--steps is {flags.steps}; it must be at least 1.")
     vision = step.vision_sizes(settings.model)
     with exact_products():  # the program of training
         if flags.aot:

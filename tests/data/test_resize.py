@@ -15,7 +15,7 @@ def picture(height, width, seed=0):
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.skipif(resize.quick is None, reason="no wheel for this machine")
+@pytest.mark.skipif(resize.quick is None, reason="cykooz-resizer has no wheel for this machine")
 @pytest.mark.parametrize("interpolation", resize.FILTERS)
 @pytest.mark.parametrize(
     "box", [(0, 0, 90, 70), (10, 5, 60, 65), (40, 30, 44, 33), (3.5, 2.25, 50.75, 60.5)]
