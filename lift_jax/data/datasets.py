@@ -99,7 +99,7 @@ def compare(data: Dataset, expected: str, species: bool = True) -> str:
 
 
 SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
-    "digits": digits,
+    "digits": digits.digits,
     "folder": folders.folder,
     "list": lists.list_files,
     "table": tables.table,
@@ -107,7 +107,7 @@ SOURCES: dict[str, Callable[[DataSettings, int], Dataset]] = {
     "inaturalist": inaturalist.inaturalist,
     "cifar10": cifar.cifar10,
     "cifar100": cifar.cifar100,
-    "fake": fake,
+    "fake": fake.fake,
 }
 DEFAULTS = DataSettings()
 OWNERS = {  # the sources that read a setting; with any other source it is an error

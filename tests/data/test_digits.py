@@ -8,13 +8,13 @@ import pytest
 from sklearn.datasets import load_digits
 from support.paths import ROOT
 
-from lift_jax.data.sources import in_memory
+from lift_jax.data.sources.in_memory import digits
 
 
-@pytest.mark.parametrize("place", [in_memory.DIGITS_FILE, ("moved.csv.gz",)])
+@pytest.mark.parametrize("place", [digits.DIGITS_FILE, ("moved.csv.gz",)])
 def test_they_are_those_of_scikit_learn(place, monkeypatch):
-    monkeypatch.setattr(in_memory, "DIGITS_FILE", place)
-    images, labels = in_memory._read_digits()
+    monkeypatch.setattr(digits, "DIGITS_FILE", place)
+    images, labels = digits._read_digits()
     expected = load_digits()
     np.testing.assert_array_equal(images, expected.images)
     np.testing.assert_array_equal(labels, expected.target)
@@ -22,6 +22,6 @@ def test_they_are_those_of_scikit_learn(place, monkeypatch):
 
 
 def test_reading_them_does_not_import_scikit_learn():
-    code = "import sys; from lift_jax.data.sources import in_memory; in_memory._read_digits()"
+    code = "import sys; from lift_jax.data.sources.in_memory import digits; digits._read_digits()"
     code += "; assert not {'sklearn', 'scipy.stats', 'scipy.optimize'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=ROOT)

@@ -18,7 +18,7 @@ from support.runs import train_and_test
 import lift_jax
 from configs import base
 from lift_jax.data import class_prompts
-from lift_jax.data.sources import in_memory
+from lift_jax.data.sources.in_memory.digits import DIGITS
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
@@ -243,7 +243,7 @@ def described(path, digits, **changes):
 
 
 def test_head_and_zero_shot_start_from_the_same_texts(demo, tmp_path):
-    digits = {name: [f"the digit {name}", f"{name}, by hand"] for name in in_memory.DIGITS}
+    digits = {name: [f"the digit {name}", f"{name}, by hand"] for name in DIGITS}
     changes = described(tmp_path / "d.json", digits | {"ten": ["no class"]})
     made = setup.build(parse(config_of(**changes)), SILENT)
     backbone, tokenizer = demo

@@ -1,8 +1,7 @@
-"""Data sets in memory: scikit-learn's handwritten digits, and made-up images for debug runs."""
+"""The handwritten digits that come with scikit-learn, read without its import."""
 
 import gzip
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,55 +59,3 @@ def _read_digits() -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
 def _enlarge(image: np.ndarray) -> UInt8[np.ndarray, "32 32 3"]:
     grey = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
     return np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"))
-
-
-COLOURS = {
-    "red": (220, 40, 40),
-    "green": (40, 160, 60),
-    "blue": (40, 70, 210),
-    "yellow": (230, 210, 50),
-    "purple": (140, 50, 160),
-    "orange": (240, 140, 30),
-    "grey": (128, 128, 128),
-}
-FAKE_COUNTS = (25, 14, 9, 6, 4, 2, 1)
-
-
-@dataclass(frozen=True)
-class FakeImages:
-    """Noisy images of their class's colour, of about 40 x 50 pixels; image i is always the same."""
-
-    seed: int
-    split: int
-    labels: tuple[int, ...]
-    rows: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        rng = np.random.default_rng((self.seed, self.split, self.rows[i]))
-        height, width = rng.integers(37, 44), rng.integers(47, 54)
-        colour = list(COLOURS.values())[self.labels[i]]
-        noise = rng.normal(scale=40, size=(height, width, 3))
-        return np.clip(colour + noise, 0, 255).astype(np.uint8)
-
-    def name(self, i: int) -> str:
-        return f"made-up {('train', 'test')[self.split]} image {self.rows[i]}"
-
-    def take(self, rows: Int[np.ndarray, "m"]) -> "FakeImages":
-        kept = (tuple(each[i] for i in rows.tolist()) for each in (self.labels, self.rows))
-        return FakeImages(self.seed, self.split, *kept)
-
-
-def fake(settings: DataSettings, seed: int) -> Dataset:
-    """Makes images for debug runs: 7 colours, 61 training images (25 to 1 a class), 31 to test.
-
-    Nothing is read from disk. Sizes vary, as photographs' do.
-    """
-    labels = np.repeat(np.arange(len(COLOURS)), FAKE_COUNTS), np.arange(31) % len(COLOURS)
-    train, test = (
-        Split(FakeImages(seed, which, tuple(each.tolist()), tuple(range(len(each)))), each)
-        for which, each in enumerate(labels)
-    )
-    return Dataset(train, test, tuple(COLOURS))

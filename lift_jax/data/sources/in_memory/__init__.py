@@ -1,0 +1,1 @@
+"""Data sets in memory, for which `data.root` needs no files."""
