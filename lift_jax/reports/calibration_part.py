@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError
-from lift_jax.reports import figures, page
+from lift_jax.reports import page
+from lift_jax.reports.figures.reliability import reliability_figure
 from lift_jax.runs import finished_run
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.finished_run import Run
@@ -42,7 +43,7 @@ def part(workdir: Path, out: Path) -> Part | None:
         return None
     crops = content["crops"] is not None
     view = content["crops"] if crops else content["one_crop"]
-    drawn = figures.reliability_figure(*_reliability(view))
+    drawn = reliability_figure(*_reliability(view))
     figure = page.image(drawn, out / "report_calibration.png", "Accuracy by confidence")
     return Part(figure, _table(view), _facts(content, view, crops))
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from lift_jax.evaluation.insight.class_changes import Band, bands, changes
-from lift_jax.reports import figures, page
+from lift_jax.reports import page
 from lift_jax.reports.class_table import gain
-from lift_jax.reports.figures import PALETTE
+from lift_jax.reports.figures.by_images import accuracy_figure
+from lift_jax.reports.figures.look import PALETTE
 from lift_jax.runs.finished_run import Run
 
 MOST = 10  # classes that gain, and that lose
@@ -38,7 +39,7 @@ def frequency(run: Run, key: str, out: Path) -> Frequency:
     shown = dict.fromkeys(k for k in ("zero_shot", key) if k in run.results)
     lines = {k: bands(run.train_counts, run.accuracy[k]) for k in shown}
     named = {run.labels[k]: (line, k) for k, line in lines.items()}
-    drawn = figures.accuracy_figure(named, run.train_counts, run.accuracy[key], run.names)
+    drawn = accuracy_figure(named, run.train_counts, run.accuracy[key], run.names)
     alt = "Accuracy by number of training images; the table below holds the means"
     figure = page.image(drawn, out / "report_frequency.png", alt)
     return Frequency(figure, _table(lines, run))
@@ -118,7 +119,7 @@ def overlaid(runs: Mapping[str, Run], headlines: Mapping[str, str]) -> Figure:
     for i, (name, run) in enumerate(runs.items()):
         line = bands(run.train_counts, run.accuracy[headlines[name]])
         lines[f"{name}: {run.labels[headlines[name]]}"] = line, PALETTE[i % len(PALETTE)]
-    return figures.accuracy_figure(lines)
+    return accuracy_figure(lines)
 
 
 def between(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lift_jax.reports import changes_part, consistency_comparison, figures, page
+from lift_jax.reports import changes_part, consistency_comparison, page
+from lift_jax.reports.figures.runs import comparison_figure
 from lift_jax.reports.report import NOTE, headline, results_table
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
@@ -36,7 +37,7 @@ def _write_comparison(
     bars: Mapping[str, Mapping[str, Any]],
 ) -> Path:  # fmt: skip
     """Writes the page of several runs and its figures; returns the page's path."""
-    drawn, path = figures.comparison_figure(bars), out / "report_compare.png"
+    drawn, path = comparison_figure(bars), out / "report_compare.png"
     frequency, name = changes_part.overlaid(runs, headlines), out / "report_compare_frequency.png"
     changes, others = changes_part.between(runs, headlines)
     rows = [

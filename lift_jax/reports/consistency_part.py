@@ -9,9 +9,9 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import consistency
 from lift_jax.evaluation.insight.consistency import Consistency
-from lift_jax.reports import consistency_figures as figures
 from lift_jax.reports import page
-from lift_jax.reports.figures import head_first
+from lift_jax.reports.figures.by_class import head_first
+from lift_jax.reports.figures.consistency import distance_figure, similarity_figure
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
@@ -114,11 +114,11 @@ def draw(
     order = [c for c in head_first(run.groups, run.train_counts) if c in there]
     sizes = {name: sum(run.groups[c] == name for c in order) for name in finished_run.GROUPS}
     maps = {name: consistency.similarity_map(each.means[order]) for name, each in states.items()}
-    drawn = {"similarity": figures.similarity_figure(maps, sizes, [run.names[c] for c in order])}
+    drawn = {"similarity": similarity_figure(maps, sizes, [run.names[c] for c in order])}
     gaps = consistency.by_group(any_state.test - any_state.train, run.groups, finished_run.GROUPS)
     if shown := [name for name in finished_run.GROUPS if np.isfinite(gaps[name])]:
         distances = {name: (each.train, each.test) for name, each in states.items()}
-        drawn["distances"] = figures.distance_figure(distances, run.groups, shown)
+        drawn["distances"] = distance_figure(distances, run.groups, shown)
     alt = {"similarity": "Cosines of the class means", "distances": "Distances to the class"}
     return {
         name: page.image(figure, out / f"{prefix}_{name}.png", alt[name])

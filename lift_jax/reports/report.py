@@ -14,10 +14,11 @@ from lift_jax.reports import (
     changes_part,
     class_table,
     consistency_part,
-    figures,
     insight_part,
     page,
 )
+from lift_jax.reports.figures.by_class import class_figure
+from lift_jax.reports.figures.training import training_figure
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files
@@ -87,22 +88,22 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
 def _write(run: Run, out: Path) -> Path:
     """Writes the page of a run and its figures into a folder; returns the page's path."""
     key, reason = headline(run)
-    drawn = figures.class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
-    class_figure = page.image(drawn, out / "report_classes.png", "Accuracy of each class")
-    training_figure = None
+    drawn = class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
+    of_classes = page.image(drawn, out / "report_classes.png", "Accuracy of each class")
+    of_training = None
     if run.steps:
-        drawn, path = figures.training_figure(run.steps), out / "report_training.png"
-        training_figure = page.image(drawn, path, "Loss and learning rate")
+        drawn, path = training_figure(run.steps), out / "report_training.png"
+        of_training = page.image(drawn, path, "Loss and learning rate")
     name = run.workdir.resolve().name
     insight, missing = _insight(run, key)
     shown = {
-        "results": results_table({name: run}), "class_figure": class_figure,
+        "results": results_table({name: run}), "class_figure": of_classes,
         "frequency": changes_part.frequency(run, key, out),
         "changes": changes_part.against_zero_shot(run, key), "insight": insight,
         "missing": missing, "calibration": calibration_part.part(run.workdir, out),
         "uncalibrated": calibration_part.missing(run),
         "consistency": consistency_part.part(run, out),
-        "classes": class_table.table(run, key), "training_figure": training_figure,
+        "classes": class_table.table(run, key), "training_figure": of_training,
         "training": words.training(run.config), "stages": bool(stages.seconds(run.workdir)),
     }  # fmt: skip
     return page.write(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lift_jax.output.plain import figure_text
-from lift_jax.reports.figures import Point
+from lift_jax.sweeps.by_cell import Point
 from lift_jax.sweeps.cells import CROSS
 
 GROUPS = ("overall", "many", "medium", "few")

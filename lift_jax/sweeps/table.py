@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from lift_jax.output.plain import markdown_cell, printable
-from lift_jax.reports import figure_file, figures
+from lift_jax.reports import figure_file
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
+from lift_jax.sweeps.by_cell import Point, sweep_figure
 from lift_jax.sweeps.heat_map import heat_map
 
 TITLES = {
@@ -161,7 +162,7 @@ def figure(title: str, table: Sequence[Row], crossed: str = "", axis: str = "") 
     `write` describes `crossed` and `axis`.
     """
     cells = list(dict.fromkeys(row.cell for row in table if row.cell))
-    panels: dict[str, dict[str, dict[str, figures.Point]]] = {}
+    panels: dict[str, dict[str, dict[str, Point]]] = {}
     for row in table:
         if row.cell:
             points = {key: (row.mean(key), row.std(key)) for key in COLUMNS}
@@ -170,4 +171,4 @@ def figure(title: str, table: Sequence[Row], crossed: str = "", axis: str = "") 
     full_title = "; ".join([title, *alone])
     if crossed and cells:
         return heat_map(full_title, crossed, cells, panels)
-    return figures.sweep_figure(full_title, cells, panels, axis)
+    return sweep_figure(full_title, cells, panels, axis)

@@ -16,7 +16,10 @@ from lift_jax.evaluation import metrics, tables
 from lift_jax.output.lines import say
 from lift_jax.output.plain import figure_text, markdown_cell, printable
 from lift_jax.output.terminal import Terminal, track
-from lift_jax.reports import comparison, figure_file, figures, report
+from lift_jax.reports import comparison, figure_file, report
+from lift_jax.reports.figures.by_class import class_figure
+from lift_jax.reports.figures.runs import comparison_figure
+from lift_jax.reports.figures.views import views_figure
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.runs.answers.output import show
 from lift_jax.storage import atomic, csv_files
@@ -119,7 +122,7 @@ def test_figures_are_drawn(tmp_path):
         counts = np.arange(len(some), 0, -1)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            figure = figures.class_figure(
+            figure = class_figure(
                 {"test": np.full(len(some), 50.0)}, {"test": some[0]}, counts,
                 ["few"] * len(some), some,
             )  # fmt: skip
@@ -128,9 +131,9 @@ def test_figures_are_drawn(tmp_path):
             assert not any(CONTROL.search(text) for text in shown)
             figure_file.write(figure, tmp_path / "classes.png")
             bars = dict.fromkeys(("overall", "many", "medium", "few", "mean"), 50.0)
-            comparison = figures.comparison_figure({name: bars for name in some})
-            figure_file.write(comparison, tmp_path / "compare.png")
-            sheet = figures.views_figure({some[3]: [np.zeros((4, 4, 3), np.uint8)]}, some[:1])
+            compared = comparison_figure({name: bars for name in some})
+            figure_file.write(compared, tmp_path / "compare.png")
+            sheet = views_figure({some[3]: [np.zeros((4, 4, 3), np.uint8)]}, some[:1])
             figure_file.write(sheet, tmp_path / "views.png")
 
 

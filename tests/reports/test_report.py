@@ -12,7 +12,9 @@ from support.commands import run_command
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
 from lift_jax.evaluation.insight import class_changes
-from lift_jax.reports import comparison, figure_file, figures, report
+from lift_jax.reports import comparison, figure_file, report
+from lift_jax.reports.figures.by_class import class_figure, frequency_figure
+from lift_jax.reports.figures.by_images import accuracy_figure
 from lift_jax.runs import finished_run, log
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -211,7 +213,7 @@ def test_classes_of_one_size_have_a_figure_by_number_of_images(counts):
     counts, accuracy = np.array(counts, int), np.full(len(counts), 50.0)
     names = [f"c{i}" for i in range(len(counts))]
     lines = {"test": (class_changes.bands(counts, accuracy), "test")}
-    figure = figures.accuracy_figure(lines, counts, accuracy, names)  # warnings are errors here
+    figure = accuracy_figure(lines, counts, accuracy, names)  # warnings are errors here
     left, right = figure.axes[0].get_xlim()
     assert all(left < count < right for count in counts)
 
@@ -287,8 +289,10 @@ def test_the_headline_of_adjusted_results(tmp_path):
 def test_the_headline_is_what_runs_are_compared_by(tmp_path, monkeypatch):
     headline_run(tmp_path / "a", one_crop=70.0, ensemble=75.0, validation=(62.0, 61.0))
     headline_run(tmp_path / "b", one_crop=70.0, ensemble=75.0)
-    drawn, draw = [], figures.comparison_figure
-    monkeypatch.setattr(figures, "comparison_figure", lambda bars: drawn.append(bars) or draw(bars))
+    drawn, draw = [], comparison.comparison_figure
+    monkeypatch.setattr(
+        comparison, "comparison_figure", lambda bars: drawn.append(bars) or draw(bars)
+    )
     comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path)
     assert {name: bar["overall"] for name, bar in drawn[0].items()} == {
         "a: LIFT+": 70.0, "b: LIFT+ with TTE": 75.0,
@@ -315,7 +319,7 @@ def test_names_are_drawn_letter_by_letter(tmp_path, name):
     """No name below the axis is a formula, and a long one leaves the axes their room."""
     labels, counts = {"test": name, "test_tte": name}, np.array([300, 50, 2])
     groups, accuracy = ["many", "medium", "few"], dict.fromkeys(labels, np.full(3, 50.0))
-    drawn = figures.class_figure(accuracy, labels, counts, groups, [name, "$y^{$", "z"])
+    drawn = class_figure(accuracy, labels, counts, groups, [name, "$y^{$", "z"])
     figure_file.write(drawn, tmp_path / "f.png")
     shown = [text.get_text() for text in drawn.axes[1].get_xticklabels()]
     assert shown[1:] == ["$y^{$", "z"] and shown[0][:20] == name[:20]
@@ -465,8 +469,8 @@ def test_thousands_of_classes_are_one_outline():
     names = [f"class {i}" for i in range(8142)]
     labels = {"test": "LIFT+"}
     for figure in (
-        figures.class_figure({"test": np.full(8142, 70.0)}, labels, counts, groups, names),
-        figures.frequency_figure({"train": counts}, groups, names),
+        class_figure({"test": np.full(8142, 70.0)}, labels, counts, groups, names),
+        frequency_figure({"train": counts}, groups, names),
     ):
         assert sum(len(axes.patches) for axes in figure.axes) < 20
         values = np.asarray(figure.axes[-1].patches[-1].get_data().values)

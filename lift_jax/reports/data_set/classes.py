@@ -11,7 +11,8 @@ from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics
-from lift_jax.reports import figure_file, figures
+from lift_jax.reports import figure_file
+from lift_jax.reports.figures.by_class import frequency_figure
 from lift_jax.settings.schema import Settings
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.weights import load
@@ -75,7 +76,7 @@ def write(data: Dataset, splits: dict[str, Split], workdir: Path) -> None:
         ((c, name, group[c], *(int(n[c]) for n in counts.values()))
          for c, name in enumerate(data.class_names)),
     )  # fmt: skip
-    figure = figures.frequency_figure(counts, group, data.class_names)
+    figure = frequency_figure(counts, group, data.class_names)
     figure_file.write(figure, workdir / "classes.png")
 
 

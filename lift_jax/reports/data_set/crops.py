@@ -11,7 +11,8 @@ from lift_jax.data.images.decode import Picture
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
 from lift_jax.evaluation.evaluator import margin
-from lift_jax.reports import figure_file, figures
+from lift_jax.reports import figure_file
+from lift_jax.reports.figures.views import views_figure
 from lift_jax.settings.groups.model import ModelSettings
 from lift_jax.settings.schema import Settings
 from lift_jax.weights import load
@@ -57,7 +58,7 @@ def draw(settings: Settings, data: Dataset, res: int, workdir: Path) -> None:
         whole.thumbnail((2 * res, 2 * res))
         title = f"{data.class_names[data.train.labels[i]]}\n{data.counts[data.train.labels[i]]:,}"
         rows[f"{title} images"] = [np.asarray(whole), *drawn, plain(image), *crops(image)]
-    figure_file.write(figures.views_figure(rows, columns), workdir / "views.png")
+    figure_file.write(views_figure(rows, columns), workdir / "views.png")
 
 
 def chosen_images(data: Dataset) -> Sequence[int]:

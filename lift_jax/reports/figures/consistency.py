@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lift_jax.output.plain import figure_text
-from lift_jax.reports import figures
+from lift_jax.reports.figures.look import PALETTE
 
 NAMED = 20  # most classes that are named beside a map
 LONGEST = 24  # letters of the name of a state or run
 DOTS = 200  # most classes that are drawn one by one in a panel
-STYLES = {"training": (figures.PALETTE[0], "o", "-"), "test": (figures.PALETTE[1], "^", "--")}
+STYLES = {"training": (PALETTE[0], "o", "-"), "test": (PALETTE[1], "^", "--")}
 SIDES = (-0.16, 0.16)  # places of the marks of training and test images
 
 # Mean distances of training and test images of each class, by the state of the model.

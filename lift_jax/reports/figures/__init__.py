@@ -1,0 +1,1 @@
+"""Figures, drawn without a display: a file for each kind."""
