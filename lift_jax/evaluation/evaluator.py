@@ -17,7 +17,8 @@ from lift_jax.data import loader
 from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
-from lift_jax.evaluation.activations import Cache, Reading
+from lift_jax.evaluation.activations.cache import Cache
+from lift_jax.evaluation.activations.reading import Reading
 from lift_jax.evaluation.evaluate import Counter, evaluate
 from lift_jax.evaluation.forward import Batch, make_count, make_embed, make_outputs
 from lift_jax.evaluation.metrics import Counts

@@ -12,7 +12,7 @@ from lift_jax.data import loader
 from lift_jax.data.batches.ahead import Batches
 from lift_jax.data.images import views
 from lift_jax.errors import UserError
-from lift_jax.evaluation import activations
+from lift_jax.evaluation.activations.reading import Reading
 from lift_jax.models import tree
 from lift_jax.parallel import cost
 from lift_jax.parallel.mesh import put_batch
@@ -147,7 +147,7 @@ def open_batches(
         res=setup.vision.resolution, kind=train.augment, interpolation=train.interpolation,
         mda=train.mda, min_area=train.min_area, flip=train.flip, epochs=train.epochs,
     )  # fmt: skip
-    reading = activations.Reading(setup.data.train, transform, 0, workers)
+    reading = Reading(setup.data.train, transform, 0, workers)
     if train.augment == "none" and not train.flip:
         view = views.TestTransform(setup.vision.resolution, train.interpolation)
         visual = tree.merge(setup.graph, state.weights | setup.frozen).visual

@@ -16,7 +16,7 @@ from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.names.meaning import meaning
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.evaluation.programs import Programs
 from lift_jax.models.backbone import BackboneConfig, Classifier, Vision
 from lift_jax.models.tree import Tree

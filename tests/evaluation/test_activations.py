@@ -20,9 +20,9 @@ from lift_jax.data.images.decode import Decoding
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.sources.tfds import TfdsImages
 from lift_jax.data.types import ArrayImages, FileImages, Split
-from lift_jax.evaluation import activations, forward, stream
-from lift_jax.models.backbone import Classifier
-from lift_jax.models.heads import CosineHead
+from lift_jax.evaluation import forward, stream
+from lift_jax.evaluation.activations.cache import Cache
+from lift_jax.evaluation.activations.reading import ActivationRows, IdentityView
 from lift_jax.models.precision import Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
@@ -32,8 +32,8 @@ from lift_jax.runs import results
 from lift_jax.runs.kept import examples
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.storage import row_file
-from lift_jax.training import loop, state
-from lift_jax.tuners import attach, rules
+from lift_jax.training import loop
+from lift_jax.tuners import attach
 
 SIZES = {"resolution": 8, "patch": 4, "width": 8, "layers": 3, "heads": 2, "mlp": 16}
 VIEW = TestTransform(8)
@@ -79,45 +79,6 @@ def test_a_resnet_has_its_feature_alone():
     assert np.array_equal(tower.upper(tower.lower(images, 2), 2), tower(images))
     with pytest.raises(ValueError, match="k = 2, found 1"):
         tower.lower(images, 1)
-
-
-def tuned_of(tower, names, **options):
-    tower = nnx.clone(tower)
-    attach.attach(tower, names, 5, TunerSettings(**options), rngs=nnx.Rngs(1))
-    chosen = options.get("partial", 0), options.get("layers", "")
-    resnet = isinstance(tower, ResNet)
-    wanted = rules.trainable(names, len(tower.blocks), *chosen, resnet=resnet)
-    model = Classifier(tower, CosineHead(jnp.ones((5, tower.width))))
-    return state.split_trainable(model, wanted)[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [*attach.TUNERS, *(rule for rule in rules.PATH_RULES if rule != "bn"), "none"]
-)
-def test_the_lowest_tuned_block(name, tower):
-    """The lowest tuned block of three is found for every tuner; without any it is 3."""
-    names = () if name == "none" else (name,)
-    for options, by_hand in (({}, 0), ({"partial": 1}, 2), ({"layers": "1,2"}, 1)):
-        expected = by_hand if names else 3
-        found = activations.lowest_tuned_block(tower, tuned_of(tower, names, **options))
-        assert found == expected, options
-
-
-@pytest.mark.parametrize(("path", "k"), [
-    ("head/weight", 3), ("head/text/blocks/0/tuners/lora/q/up", 3), ("head/image_proj", 3),
-    ("visual/blocks/2/ln2/bias", 2), ("visual/blocks/1/q/kernel", 1), ("visual/ln_post/scale", 2),
-    ("visual/pool/probe", 2), ("visual/positions", 0), ("visual/cls", 0), ("visual/registers", 0),
-    ("visual/stem/linear/kernel", 0), ("visual/ln_pre/scale", 0),
-])  # fmt: skip
-def test_the_lowest_tuned_block_by_path(path, k, tower):
-    assert activations.lowest_tuned_block(tower, ["head/weight", path]) == k
-
-
-@pytest.mark.parametrize(("names", "k"), [((), 2), (("ssf",), 0), (("bn",), 0), (("full",), 0)])
-def test_the_lowest_tuned_block_of_a_resnet(names, k):
-    tower = ResNet(RESNET, rngs=nnx.Rngs(0))
-    assert activations.lowest_tuned_block(tower, tuned_of(tower, names)) == k
 
 
 # -- whole runs
@@ -170,7 +131,7 @@ def test_a_run_from_activations_is_the_run_from_images(changes, folder, tmp_path
     calls = []
     monkeypatch.setattr(examples, "thumbnail", lambda *_: None)
     monkeypatch.setattr(ArrayImages, "__getitem__", lambda *_: calls.append("image"))
-    monkeypatch.setattr(activations.Cache, "_write", lambda *_: calls.append("computed"))
+    monkeypatch.setattr(Cache, "_write", lambda *_: calls.append("computed"))
     again = outcome(config, tmp_path / "c")
     assert not calls
     assert again[0] == found[0] and again[2] == results
@@ -187,8 +148,8 @@ def test_what_training_reads(changes, rows, folder, tmp_path, monkeypatch):
         pass
 
     def batches(split, transform, **_):
-        assert isinstance(transform, activations.IdentityView) == rows
-        assert isinstance(split.images, activations.ActivationRows) == rows
+        assert isinstance(transform, IdentityView) == rows
+        assert isinstance(split.images, ActivationRows) == rows
         raise Seen
 
     monkeypatch.setattr(loop.loader, "train_batches", batches)
@@ -217,7 +178,7 @@ def split_of(n=11):
 
 
 def cache_of(gigabytes=1.0, fingerprint="weights"):
-    return activations.Cache(gigabytes, fingerprint, mesh.make_mesh(), 8, 0, Told())
+    return Cache(gigabytes, fingerprint, mesh.make_mesh(), 8, 0, Told())
 
 
 def read(cache, tower, split=None, view=VIEW, tuned=()):
@@ -332,13 +293,13 @@ def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
 
 
 def test_rows_that_lack_an_image_are_not_kept(tower, folder, monkeypatch):
-    whole = activations.Cache.run_tower
+    whole = Cache.run_tower
 
     def lacking(*arguments):
         for rows, labels in whole(*arguments):
             yield rows[1:], labels[1:]
 
-    monkeypatch.setattr(activations.Cache, "run_tower", lacking)
+    monkeypatch.setattr(Cache, "run_tower", lacking)
     cache = cache_of()
     assert read(cache, tower).start == 0
     assert "2 images cannot be read" in cache.console.lines[-1]

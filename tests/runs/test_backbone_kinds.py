@@ -18,7 +18,7 @@ import lift_jax
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.models import tree
 from lift_jax.models.heads import l2_normalise
 from lift_jax.parallel import mesh

@@ -22,7 +22,7 @@ from lift_jax.data.sources.in_memory.digits import DIGITS
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.models.heads import l2_normalise
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import mesh

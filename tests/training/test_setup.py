@@ -14,7 +14,7 @@ import lift_jax
 from configs import base
 from lift_jax.data.types import ArrayImages, Dataset, Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.models.backbone import Classifier
 from lift_jax.models.heads import CosineHead
 from lift_jax.models.precision import FLOAT32, Precision

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.models.backbone import Backbone
 from lift_jax.settings.groups.head import HeadSettings
 from lift_jax.settings.rules import check_shots

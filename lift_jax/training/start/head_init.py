@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from lift_jax.data.images import views
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation.activations import Cache
+from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.evaluation.forward import feature
 from lift_jax.models.backbone import Tower
 from lift_jax.models.heads import l2_normalise

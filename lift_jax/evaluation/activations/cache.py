@@ -14,8 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,95 +30,16 @@ from lift_jax.data.fingerprint import fingerprint_images
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.types import Split
 from lift_jax.errors import DiskError, UserError
+from lift_jax.evaluation.activations.reading import ActivationRows, IdentityView, Reading
 from lift_jax.evaluation.forward import Batch, normalise, pixels
 from lift_jax.evaluation.stream import in_order, placed
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
-from lift_jax.models.resnet import ResNet
 from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.row_file import RowFile, make_room
+from lift_jax.tuners.lowest_block import lowest_tuned_block
 
 VERSION = 2  # version of the content of the files
-
-
-def lowest_tuned_block(visual: Tower, tuned: Iterable[str]) -> int:
-    """Returns the index of the lowest block that holds a tuned leaf, counted from 0.
-
-    `tuned` holds the paths of tuned leaves in a classifier; those of the head count as above the
-    tower. Returns the number of blocks if nothing in the tower is tuned, and 0 if its first block
-    or its stem is. Returns 0 for a ResNet with a tuned leaf: ResNets do not run in parts.
-    """
-    depth = len(visual.blocks)
-    inside = [tree.parts(path)[1:] for path in tuned if path.startswith("visual/")]
-    if isinstance(visual, ResNet):
-        return 0 if inside else depth
-
-    def block(path: tuple[str | int, ...]) -> int:
-        if path[0] == "blocks":
-            return int(path[1])
-        # The last block returns only CLS, so the layers after it start from its inputs.
-        return depth - 1 if path[0] in ("ln_post", "pool") else 0
-
-    return min(map(block, inside), default=depth)
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationRows:
-    """Activations that take the place of a split's images, one row for each.
-
-    Attributes:
-        rows: activations, memory-mapped, [images ...].
-        file: path of the file that holds them.
-    """
-
-    rows: np.ndarray
-    file: Path
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.rows[i]
-
-    def name(self, i: int) -> str:
-        """Returns the name of a row, for messages."""
-        return f"{self.file}, row {i}"
-
-    def take(self, rows: Int[np.ndarray, "m"]) -> "ActivationRows":
-        """Returns the rows with these indices."""
-        return ActivationRows(self.rows[rows], self.file)
-
-
-@dataclass(frozen=True)
-class IdentityView:
-    """The view that returns a row unchanged.
-
-    Attributes:
-        shape: shape of a row.
-        dtype: type of a row.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def __call__(self, row: np.ndarray, rng: Any = None, epoch: int = 0) -> np.ndarray:
-        return row
-
-
-class Reading(NamedTuple):
-    """The input of a loader: images and their view, or activations.
-
-    Attributes:
-        split: images or activations, with labels.
-        view: function from an image, or a row of activations, to what the model gets.
-        start: the block that activations enter; 0 for images.
-        workers: number of processes that decode images (see data.workers).
-    """
-
-    split: Split
-    view: Any
-    start: int
-    workers: int
 
 
 @dataclass(frozen=True)

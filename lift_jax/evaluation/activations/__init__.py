@@ -1,0 +1,1 @@
+"""Activations of the frozen blocks, kept in files and read instead of images."""
