@@ -6,9 +6,8 @@ compute in float32.
 
 import re
 from collections.abc import Callable
-from dataclasses import field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,6 @@ from lift_jax.models import backward, formulas
 from lift_jax.models.precision import HALVES
 
 Normal = nnx.initializers.normal
-
-
-def later(default: Any) -> Any:
-    """Returns a dataclass field for a size that older files lack.
-
-    A field with its default value is left out of a backbone's fingerprint (native.py).
-    """
-    return field(default=default, metadata={"later": True})
 
 
 class Linear(nnx.Module):

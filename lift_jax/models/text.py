@@ -8,8 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lift_jax.models.block import Block
-from lift_jax.models.layers import LayerNorm, Linear, Normal, later
+from lift_jax.models.layers import LayerNorm, Linear, Normal
 from lift_jax.models.precision import Precision, types_of
+from lift_jax.models.sizes import later
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,9 @@ from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.sweeps.changes import (
     Origin,
     alone,
-    depth_of,
     is_resnet,
     named,
     of_method,
-    resolution_of,
     with_loss,
     with_method,
     with_tuner,
@@ -43,6 +41,7 @@ from lift_jax.sweeps.changes import (
 from lift_jax.training.losses import LOSSES
 from lift_jax.tuners.attach import TUNERS
 from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES
+from lift_jax.weights.known import PIXELS, depth_of, resolution_of
 
 Cells = dict[str, dict[str, Any]]
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
@@ -280,7 +279,7 @@ def tte(c: ConfigDict, origin: Origin) -> Cells:
 
 def expand(c: ConfigDict, origin: Origin) -> Cells:
     """Varies the margin around the crops of TTE; one training for all."""
-    resolution = resolution_of(c)
+    resolution = c.model.resolution or resolution_of(c.model.backbone) or PIXELS
     own = margin(c.test.expand, resolution)
     chosen = [own * k // 6 for k in range(13)]  # 0, 4, ..., 48 for 224 pixels
     return {

@@ -6,14 +6,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lift_jax.errors import UserError
-from lift_jax.models.vit.config import VisionConfig
 from lift_jax.settings.common import flatten
 from lift_jax.settings.groups.tuner import split_names
 from lift_jax.settings.methods import LIFT, LT_SOUPS, METHODS
 from lift_jax.settings.schema import entries
-from lift_jax.weights.hub import DEPTHS, NAMES
-from lift_jax.weights.load import sizes
+from lift_jax.weights.hub import NAMES
 
 
 @dataclass(frozen=True)
@@ -63,23 +60,6 @@ def named(tuner: str) -> dict[str, Any]:
         for entry in options
         if entry.about.only_for and entry.about.only_for not in split_names(tuner)
     }
-
-
-def depth_of(backbone: str) -> int:
-    """Returns the number of blocks of a backbone, also of one that is not on this machine."""
-    try:
-        vision = sizes(backbone).vision
-    except UserError:
-        return DEPTHS.get(backbone, 12)
-    return vision.layers if isinstance(vision, VisionConfig) else sum(vision.layers)
-
-
-def resolution_of(c: ConfigDict) -> int:
-    """Returns the resolution of a config in pixels, 224 for a backbone that is not here."""
-    try:
-        return c.model.resolution or sizes(c.model.backbone).vision.resolution
-    except UserError:
-        return 224
 
 
 def is_resnet(backbone: str) -> bool:

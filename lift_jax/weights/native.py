@@ -21,6 +21,7 @@ import numpy as np
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
 from lift_jax.models.resnet import ResNetConfig
+from lift_jax.models.sizes import counted
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.storage import atomic
@@ -71,17 +72,8 @@ def fingerprint(config: BackboneConfig, checksums: Mapping[str, str], texts: boo
     if sizes is None:
         return ""
     side = {p: c for p, c in checksums.items() if p.startswith("text") == texts}
-    hashed = [_counted(sizes), config.projections, sorted(side.items())]
+    hashed = [counted(sizes), config.projections, sorted(side.items())]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
-
-
-def _counted(sizes: Any) -> dict[str, Any]:
-    """Returns the sizes of a tower without those that came later and have their default."""
-    fields = dataclasses.fields(sizes)
-    later = {
-        f.name for f in fields if f.metadata.get("later") and getattr(sizes, f.name) == f.default
-    }
-    return {name: value for name, value in dataclasses.asdict(sizes).items() if name not in later}
 
 
 def write(

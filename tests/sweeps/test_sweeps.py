@@ -242,14 +242,6 @@ def test_a_config_of_ones_own_has_no_published_numbers():
     assert references(lift, own) == []
 
 
-@pytest.mark.parametrize(("backbone", "depth"), [
-    ("demo", 4), ("debug", 2), ("clip_vit_b16", 12), ("clip_vit_l14_336", 24), ("dinov3_l16", 24),
-    ("clip_vit_h14_dfn", 32), ("clip_rn50", 16), ("clip_rn50x4", 26), ("resnet152", 50),
-])  # fmt: skip
-def test_depths_of_backbones(backbone, depth):
-    assert sweeps.depth_of(backbone) == depth
-
-
 def test_an_unknown_sweep_names_its_neighbours():
     with pytest.raises(UserError, match="'loses'.*Did you mean 'losses'"):
         sweeps.cells("loses", demo.get_config(), origin("demo"))

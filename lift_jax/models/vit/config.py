@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lift_jax.models.layers import later
+from lift_jax.models.sizes import later
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -15,23 +15,18 @@ from lift_jax.reports import figure_file
 from lift_jax.reports.figures.views import views_figure
 from lift_jax.settings.groups.model import ModelSettings
 from lift_jax.settings.schema import Settings
-from lift_jax.weights import load
-
-PIXELS = 224  # resolution if the backbone is not on this machine
+from lift_jax.weights.known import PIXELS, resolution_of
 
 
 def preview_resolution(model: ModelSettings, console: Console) -> int:
     """Returns the resolution of the backbone, as far as it is known without a download."""
-    if model.resolution:
-        return model.resolution
-    try:
-        return load.sizes(model.backbone).vision.resolution
-    except UserError:
-        console.print(
-            f"{model.backbone} is not on this machine: its resolution is taken to be {PIXELS} "
-            "pixels. Give --config.model.resolution for another."
-        )
-        return PIXELS
+    if known := model.resolution or resolution_of(model.backbone):
+        return known
+    console.print(
+        f"{model.backbone} is not on this machine: its resolution is taken to be {PIXELS} pixels. "
+        "Give --config.model.resolution for another."
+    )
+    return PIXELS
 
 
 def draw(settings: Settings, data: Dataset, res: int, workdir: Path) -> None:
