@@ -19,9 +19,11 @@ FLOOR = 0.001  # smallest accuracy of a class in the harmonic mean, in percent
 Counts = dict[str, np.ndarray]
 Summary = dict[str, float | int | None]
 
-# The keys of a summary, in the order of the tables. All but the last are percentages.
+GROUPS = ("many", "medium", "few")  # of classes by their training images (`groups`)
+COLUMNS = ("overall", *GROUPS, "mean")  # of tables of results
+# The keys of a summary, in the order of files. All but the last are percentages.
 NAMES = (
-    *("overall", "mean", "many", "medium", "few"),
+    *("overall", "mean", *GROUPS),
     *("hmean", "gmean", "worst", "macro_f1", "ece", "images"),
 )
 
@@ -89,7 +91,7 @@ def groups(train_counts: ArrayLike) -> dict[str, np.ndarray]:
             counts at imbalance ratio 100, whatever the ratio: pass those counts.
     """
     n = np.asarray(train_counts)
-    return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
+    return dict(zip(GROUPS, (n > 100, (n >= 20) & (n <= 100), n < 20), strict=True))
 
 
 def group_of_each(train_counts: ArrayLike) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lift_jax.evaluation.metrics import COLUMNS
 from lift_jax.output.plain import printable
 
 SPLITS = {"train": "training", "val": "validation"}
@@ -30,12 +31,11 @@ def results_table(rows: Mapping[str, Mapping[str, Any] | None]) -> Table:
     """Returns a table of summaries (from `metrics.summarise`) by row name, without None rows."""
     table = Table(title="Accuracy in %", title_justify="left")
     table.add_column("")
-    columns = ("overall", "many", "medium", "few", "mean")
-    for column in columns:
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, summary in rows.items():
         if summary is not None:
-            values = [summary[column] for column in columns]
+            values = [summary[column] for column in COLUMNS]
             texts = ("–" if value is None else f"{value:.2f}" for value in values)
             table.add_row(printable(name), *texts)
     return table

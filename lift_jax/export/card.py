@@ -23,7 +23,7 @@ from lift_jax.weights.hub import NAMES
 
 NAME, TEMPLATE = "README.md", "card.md"
 SHOWN = 60  # classes that are listed
-COLUMNS = ("overall", "mean", "many", "medium", "few")
+COLUMNS = ("overall", "mean", *metrics.GROUPS)
 LIBRARIES = {"huggingface": "transformers", "onnx": "onnx"}  # of others it is this one
 
 
@@ -85,7 +85,7 @@ def groups_of(run: Path, tested: finished_run.Run | None) -> list[list[str]]:
     counts = np.array(export.read_checkpoint(run)[1]["data_summary"]["counts"])
     groups = metrics.groups(counts)
     if tested:  # some data sets are divided by other counts
-        groups = {name: np.array(tested.groups) == name for name in finished_run.GROUPS}
+        groups = {name: np.array(tested.groups) == name for name in metrics.GROUPS}
     rows = [(f"{name}-shot", counts[members]) for name, members in groups.items()]
     return [[name, f"{len(n):,}", f"{n.sum():,}"] for name, n in (*rows, ("all", counts))]
 

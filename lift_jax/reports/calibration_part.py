@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lift_jax.errors import UserError
+from lift_jax.evaluation.metrics import GROUPS
 from lift_jax.reports import page
 from lift_jax.reports.figures.reliability import reliability_figure
-from lift_jax.runs import finished_run
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import result_files
@@ -69,7 +69,7 @@ def missing(run: Run) -> str:
 def _reliability(view: Mapping[str, Any]) -> list[dict[str, Mapping[str, Any]]]:
     """Returns the reliability of all images and of each group, before and after."""
     found = view["reliability"]
-    names = ("overall", *finished_run.GROUPS)
+    names = ("overall", *GROUPS)
     return [{name: found[when][name] for name in names} for when in ("before", "after")]
 
 

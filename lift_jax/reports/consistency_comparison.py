@@ -7,9 +7,9 @@ import numpy as np
 
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight.consistency import Consistency
+from lift_jax.evaluation.metrics import GROUPS
 from lift_jax.reports import consistency_part, page
 from lift_jax.reports.consistency_part import NOTE, WORDS, Measured, Part, decimals, known
-from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 
 MOST = 6  # runs that are drawn
@@ -67,7 +67,7 @@ def _states(found: Mapping[str, Measured]) -> dict[str, Consistency]:
 
 def _table(found: Mapping[str, Measured]) -> page.Table:
     """Returns the gaps of the groups; the smallest of each after tuning is marked."""
-    groups = (*finished_run.GROUPS, "all")
+    groups = (*GROUPS, "all")
 
     def gap(name: str, group: str, state: str) -> float:
         return found[name].numbers[group][state]["gap"]

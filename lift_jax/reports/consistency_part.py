@@ -9,10 +9,10 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import consistency
 from lift_jax.evaluation.insight.consistency import Consistency
+from lift_jax.evaluation.metrics import GROUPS
 from lift_jax.reports import page
 from lift_jax.reports.figures.by_class import head_first
 from lift_jax.reports.figures.consistency import distance_figure, similarity_figure
-from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
 
@@ -84,7 +84,7 @@ def measure(run: Run) -> Measured | None:
     before = after
     if found.tuned:
         before = consistency.measure(found.before, found.test_before, *labels, classes)
-    numbers = consistency.summary(before, after, run.groups, finished_run.GROUPS)
+    numbers = consistency.summary(before, after, run.groups, GROUPS)
     return Measured(before, after, found.tuned, numbers)
 
 
@@ -112,11 +112,11 @@ def draw(
     any_state = next(iter(states.values()))
     there = set(np.flatnonzero(any_state.means.any(axis=1)).tolist())
     order = [c for c in head_first(run.groups, run.train_counts) if c in there]
-    sizes = {name: sum(run.groups[c] == name for c in order) for name in finished_run.GROUPS}
+    sizes = {name: sum(run.groups[c] == name for c in order) for name in GROUPS}
     maps = {name: consistency.similarity_map(each.means[order]) for name, each in states.items()}
     drawn = {"similarity": similarity_figure(maps, sizes, [run.names[c] for c in order])}
-    gaps = consistency.by_group(any_state.test - any_state.train, run.groups, finished_run.GROUPS)
-    if shown := [name for name in finished_run.GROUPS if np.isfinite(gaps[name])]:
+    gaps = consistency.by_group(any_state.test - any_state.train, run.groups, GROUPS)
+    if shown := [name for name in GROUPS if np.isfinite(gaps[name])]:
         distances = {name: (each.train, each.test) for name, each in states.items()}
         drawn["distances"] = distance_figure(distances, run.groups, shown)
     alt = {"similarity": "Cosines of the class means", "distances": "Distances to the class"}

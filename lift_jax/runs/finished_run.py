@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError, shown
-from lift_jax.evaluation.metrics import NAMES
+from lift_jax.evaluation.metrics import GROUPS, NAMES
 from lift_jax.evaluation.tables import SPLITS, result_names
 from lift_jax.runs.kept import other_split
 from lift_jax.runs.kept.result_files import CONFIG, METRICS, PER_CLASS, changed_files
@@ -25,7 +25,6 @@ from lift_jax.training.monitor import StepRecord
 RESULTS = ("zero_shot", "test", "test_adjusted", "test_tte", "test_tte_adjusted")
 ADJUSTED = ("test_adjusted", "test_tte_adjusted")  # only with test.adjust
 FACTS = ("tuned_params", "head_params", "frozen_params", "steps", "seconds", "images_per_second")
-GROUPS = ("many", "medium", "few")
 TITLE = (("data", "name"), ("model", "backbone"), ("tuner", "name"), ("loss", "name"))
 CLASS_COLUMNS = ("class", "name", "train_images", "group", "test_images")
 

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lift_jax.evaluation.metrics import GROUPS
 from lift_jax.output.plain import figure_text
 from lift_jax.sweeps.by_cell import Point
 from lift_jax.sweeps.cells import CROSS
 
-GROUPS = ("overall", "many", "medium", "few")
+SHOWN = ("overall", *GROUPS)
 
 
 def heat_map(
@@ -33,7 +34,7 @@ def heat_map(
     split = [cell.split(CROSS) for cell in cells]
     values, rates = (list(dict.fromkeys(each)) for each in zip(*split, strict=True))
     found = [points for panel in panels.values() for points in panel.values()]
-    groups = [group for group in GROUPS if any(points[group][0] is not None for points in found)]
+    groups = [group for group in SHOWN if any(points[group][0] is not None for points in found)]
     width = 1.3 + (0.8 + 0.52 * len(rates)) * len(groups)
     height = 1 + (0.9 + 0.34 * len(values)) * len(panels)
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lift_jax.evaluation.metrics import GROUPS
 from lift_jax.settings.parse import parse, same
 from lift_jax.settings.schema import Settings
 from lift_jax.sweeps.changes import Origin, of_method
@@ -26,7 +27,7 @@ class Figures:
 
 def figures(source: str, overall: float, *shots: float) -> Figures:
     """Returns published accuracies; `shots` are many, medium and few."""
-    groups = dict(zip(("many", "medium", "few"), shots, strict=True)) if shots else {}
+    groups = dict(zip(GROUPS, shots, strict=True)) if shots else {}
     return Figures(source, {"overall": overall} | groups)
 
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from lift_jax.errors import DiskError, UserError
+from lift_jax.evaluation.metrics import COLUMNS
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
@@ -31,7 +32,7 @@ from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.sweeps import table
 from lift_jax.sweeps.finished_runs import Results, Runs, borrow, finished, results_of
-from lift_jax.sweeps.table import COLUMNS, TITLES, Row
+from lift_jax.sweeps.table import TITLES, Row
 from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from lift_jax.evaluation.metrics import COLUMNS, GROUPS
 from lift_jax.output.plain import markdown_cell, printable
 from lift_jax.reports import figure_file
 from lift_jax.storage import atomic
@@ -25,9 +26,7 @@ PANELS = {  # of the figure
     "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
     "val": "validation images", "train": "training images",
 }  # fmt: skip
-COLUMNS = ("overall", "many", "medium", "few", "mean")
-SHOTS = ("many", "medium", "few")
-PUBLISHED = ("overall", *SHOTS)  # what papers publish
+PUBLISHED = ("overall", *GROUPS)  # what papers publish
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def headings(table: Sequence[Row]) -> list[str]:
     columns = ["", "tuned", *COLUMNS]
     if not any(row.published for row in table):
         return columns
-    shots = any(row.published.get(column) for row in table for column in SHOTS)
-    groups = f" ({' / '.join(SHOTS)})" if shots else ""
+    shots = any(row.published.get(column) for row in table for column in GROUPS)
+    groups = f" ({' / '.join(GROUPS)})" if shots else ""
     return [*columns, f"published{groups}", "difference"]
 
 
@@ -101,7 +100,7 @@ def texts(row: Row) -> list[str]:
 
 def _with_groups(values: Mapping[str, float | None], sign: str) -> str:
     """Returns overall as text, with many, medium and few in brackets where there are some."""
-    groups = [values[column] for column in SHOTS]
+    groups = [values[column] for column in GROUPS]
     if values["overall"] is None:
         return ""
     overall = f"{values['overall']:{sign}.1f}"
@@ -134,7 +133,7 @@ def write(
     header = ["cell", "result", "runs", "tuned_params", "head_params"]
     header += [name for key in COLUMNS for name in (key, f"{key}_std")]
     compared = ["published", "difference"]
-    compared += [name for key in SHOTS for name in (f"{key}_published", f"{key}_difference")]
+    compared += [name for key in GROUPS for name in (f"{key}_published", f"{key}_difference")]
     write_csv(
         workdir / "sweep.csv",
         header + compared,

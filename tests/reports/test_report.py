@@ -15,7 +15,7 @@ from lift_jax.evaluation.insight import class_changes
 from lift_jax.reports import comparison, figure_file, report
 from lift_jax.reports.figures.by_class import class_figure, frequency_figure
 from lift_jax.reports.figures.by_images import accuracy_figure
-from lift_jax.runs import finished_run, log
+from lift_jax.runs import log
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
@@ -465,7 +465,7 @@ def test_the_command_prints_mistakes_without_a_trace(tmp_path, capsys):
 def test_thousands_of_classes_are_one_outline():
     """A bar for each of 8,142 classes takes seconds to draw."""
     counts = np.sort(np.random.default_rng(0).integers(1, 900, 8142))[::-1].copy()
-    groups = np.array(finished_run.GROUPS)[(counts <= 100) + (counts < 20).astype(int)].tolist()
+    groups = np.array(metrics.GROUPS)[(counts <= 100) + (counts < 20).astype(int)].tolist()
     names = [f"class {i}" for i in range(8142)]
     labels = {"test": "LIFT+"}
     for figure in (
