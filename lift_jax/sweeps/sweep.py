@@ -32,6 +32,7 @@ from lift_jax.settings.common import common_settings, flatten
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.sweeps import table
 from lift_jax.sweeps.finished_runs import Results, Runs, borrow, finished, results_of
+from lift_jax.sweeps.folder import check_same
 from lift_jax.sweeps.table import TITLES, Row
 from lift_jax.training.classifier import check_names
 
@@ -73,7 +74,8 @@ def run_sweep(
         crossed: what the cells cross with learning rates (`cells.CROSSED`), for a heat map.
 
     Raises:
-        UserError: if an argument is wrong, before anything is run; if a cell failed, at the end.
+        UserError: if an argument is wrong, or another sweep is in the folder, before anything is
+            run; if a cell failed, at the end.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1.")
@@ -93,12 +95,7 @@ def run_sweep(
         title, workdir, runs, mode, published or {}, notes, console, whole, of_features, crossed
     )
     with writing(workdir, f"_{part.replace('/', '_of_')}" if part else ""):
-        for name in chosen:
-            for folder, config in runs[name].items():
-                if not processes.from_first(partial(finished, folder, config, mode)):
-                    sweep.run(folder, config)
-                elif jax.process_index() == 0 and not (folder / "report.html").exists():
-                    report.write(folder)  # the disk was full, say
+        sweep.run_all(chosen)
         return sweep.show()
 
 
@@ -132,6 +129,23 @@ class Sweep:
     crossed: str
     failed: dict[str, list[str]] = field(default_factory=dict)
 
+    def run_all(self, chosen: Sequence[str]) -> None:
+        """Runs what is not finished of the chosen cells, and writes the table between two runs.
+
+        Raises UserError if the folder holds another sweep.
+        """
+        names = {"", *(called(name, next(iter(cell.values()))) for name, cell in self.runs.items())}
+        processes.from_first(lambda: check_same(self.workdir, self.runs, names))
+        ran = False
+        for folder, config in (each for name in chosen for each in self.runs[name].items()):
+            if not processes.from_first(partial(finished, folder, config, self.mode)):
+                if ran:
+                    self.collect()  # which stays if the next run is killed
+                self.run(folder, config)
+                ran = True
+            elif jax.process_index() == 0 and not (folder / "report.html").exists():
+                report.write(folder)  # the disk was full, say
+
     def run(self, folder: Path, config: ConfigDict) -> None:
         """Runs one cell with one seed; adds a UserError to `failed`."""
         where = str(folder.relative_to(self.workdir))
@@ -149,7 +163,6 @@ class Sweep:
             return
         if jax.process_index() == 0:
             report.write(folder)
-        self.collect()
 
     def collect(self) -> tuple[list[Row], list[str]]:
         """Returns the table of the finished runs and the lines below it, and writes both."""

@@ -26,6 +26,7 @@ PANELS = {  # of the figure
     "test_tte": "TTE", "test_tte_adjusted": "TTE, adjusted",
     "val": "validation images", "train": "training images",
 }  # fmt: skip
+CSV = "sweep.csv"
 PUBLISHED = ("overall", *GROUPS)  # what papers publish
 
 
@@ -74,6 +75,12 @@ class Row:
         return None if published is None or mean is None else mean - published
 
 
+def texts(table: Sequence[Row]) -> list[list[str]]:
+    """Returns the table as texts: its headings, then its rows."""
+    columns = headings(table)
+    return [columns, *(texts_of(row)[: len(columns)] for row in table)]
+
+
 def headings(table: Sequence[Row]) -> list[str]:
     """Returns the columns; those of published numbers only where a row has some."""
     columns = ["", "tuned", *COLUMNS]
@@ -84,7 +91,7 @@ def headings(table: Sequence[Row]) -> list[str]:
     return [*columns, f"published{groups}", "difference"]
 
 
-def texts(row: Row) -> list[str]:
+def texts_of(row: Row) -> list[str]:
     """Returns a row of the table as text, the published number and the difference last."""
 
     def number(column: str) -> str:
@@ -113,11 +120,11 @@ def _with_groups(values: Mapping[str, float | None], sign: str) -> str:
 def rich_table(title: str, table: Sequence[Row]) -> Table:
     """Returns the table of a sweep for the terminal."""
     made = Table(title=f"{title}: accuracy in %", title_justify="left")
-    columns = headings(table)
+    columns, *rows = texts(table)
     for i, heading in enumerate(columns):
         made.add_column(heading, justify="right" if i else "left", overflow="fold")
-    for row in table:
-        made.add_row(*map(printable, texts(row)[: len(columns)]))
+    for row in rows:
+        made.add_row(*map(printable, row))
     return made
 
 
@@ -135,7 +142,7 @@ def write(
     compared = ["published", "difference"]
     compared += [name for key in GROUPS for name in (f"{key}_published", f"{key}_difference")]
     write_csv(
-        workdir / "sweep.csv",
+        workdir / CSV,
         header + compared,
         (
             [row.cell, row.result, row.runs, row.tuned, row.head]
@@ -144,9 +151,8 @@ def write(
             for row in table
         ),
     )
-    columns = headings(table)
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [texts(row)[: len(columns)] for row in table]
+    columns, *rows = texts(table)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     with atomic.open_replacement(workdir / "sweep.md") as file:
         file.write(f"{markdown_cell(title)}: accuracy in %\n\n")
         file.writelines(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
@@ -166,7 +172,7 @@ def figure(title: str, table: Sequence[Row], crossed: str = "", axis: str = "") 
         if row.cell:
             points = {key: (row.mean(key), row.std(key)) for key in COLUMNS}
             panels.setdefault(PANELS[row.result], {})[row.cell] = points
-    alone = [f"zero-shot {texts(row)[2]} overall" for row in table if not row.cell]
+    alone = [f"zero-shot {texts_of(row)[2]} overall" for row in table if not row.cell]
     full_title = "; ".join([title, *alone])
     if crossed and cells:
         return heat_map(full_title, crossed, cells, panels)

@@ -27,6 +27,7 @@ from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.sweeps import cells as sweeps
 from lift_jax.sweeps import finished_runs, sweep
 from lift_jax.sweeps import table as tables
+from lift_jax.sweeps.folder import check_same
 from lift_jax.sweeps.published import published as published_for
 from lift_jax.sweeps.published import references
 from lift_jax.training.losses import LOSSES
@@ -346,7 +347,7 @@ def test_the_table_by_hand(written, tmp_path):
     assert sweep.unfinished(written, finished_runs.results_of(written)) == [
         "Not finished: la (1 of 2 seeds)."
     ]
-    assert tables.texts(ce) == [
+    assert tables.texts_of(ce) == [
         "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1",
         "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / -2.5)",
     ]  # fmt: skip
@@ -365,6 +366,49 @@ def test_the_table_by_hand(written, tmp_path):
     assert text.endswith("A note.\n")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"lr_0.1": {}}, "holds the table of another sweep: 'ce' is none of the cells of this one"),
+    ({"ce": {}}, "'la' is none of the cells"),
+    ({"ce": {"loss.name": "ldam"}, "la": {"train.lr": 0.5}}, "holds a run of another config"),
+])  # fmt: skip
+def test_another_sweep_does_not_replace_the_table(changes, words, written, tmp_path, monkeypatch):
+    tables.write(tmp_path, "losses", table_of(written, {}), [])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("sweep.*")}
+    monkeypatch.setattr(sweep, "train_and_test", lambda *_: pytest.fail("it ran"))
+    cells = sweep.settle(demo.get_config("debug"), changes)
+    with pytest.raises(UserError, match=words) as refused:
+        sweep.run_sweep(cells, tmp_path, title="lr")
+    assert "Give another --workdir" in str(refused.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("sweep.*")} == before
+
+
+def test_a_sweep_with_more_cells_goes_on_in_its_folder(written, tmp_path):
+    tables.write(tmp_path, "losses", table_of(written, {}), [])
+    changes = {"ce": {"loss.name": "ce"}, "la": {"train.lr": 0.5}, "more": {}}
+    runs = runs_of(sweep.settle(demo.get_config("debug"), changes), tmp_path, 1)
+    check_same(tmp_path, runs, {"", *runs})  # one run that fits is enough
+    (tmp_path / "ce" / "seed_0" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="la/seed_0 holds a run of another config"):
+        check_same(tmp_path, runs, {"", *runs})
+
+
+def test_the_table_is_made_after_each_run_and_not_twice(tmp_path, monkeypatch):
+    """Before the second run begins, the table holds the first: the second may be killed."""
+    config = demo.get_config("debug")
+    cells = sweep.settle(config, {"a": {}, "b": {"train.lr": 0.5}})
+    made, seen, whole = [], [], tables.write
+
+    def run(settings, workdir, *_):
+        seen.append(len(made))
+        write_run(workdir, cells[workdir.parent.name], {"test": (80.0, None, 1.0, 2.0, 3.0)})
+
+    monkeypatch.setattr(sweep, "train_and_test", run)
+    monkeypatch.setattr(sweep.report, "write", lambda *_: None)
+    monkeypatch.setattr(tables, "write", lambda *a: made.append(a[2]) or whole(*a))
+    sweep.run_sweep(cells, tmp_path, title="lr")
+    assert seen == [0, 1] and [[row.cell for row in table] for table in made] == [["a"], ["a", "b"]]
 
 
 def test_adjusted_results_have_lines_of_their_own(tmp_path):
@@ -407,7 +451,7 @@ def test_without_published_numbers_there_is_no_column_for_them(written):
     assert tables.headings(table_of(written, {}))[-1] == "mean"
     alone = table_of(written, {"la": {"test": {"overall": 1.0}}})
     assert tables.headings(alone)[-2:] == ["published", "difference"]
-    assert [tables.texts(row)[-2] for row in alone] == ["", "", "", "1.0", ""]
+    assert [tables.texts_of(row)[-2] for row in alone] == ["", "", "", "1.0", ""]
     groups = table_of(written, {"la": {"test": {"overall": 1.0, "few": 2.0}}})
     assert tables.headings(groups)[-2:] == ["published (many / medium / few)", "difference"]
 
