@@ -60,7 +60,7 @@ def test_of_a_coca_the_image_tower_is_read(golden):
     close(found, golden("open_clip_coca")["image_features_pre"])
     assert model.text is None and (model.visual.width, model.config.vision.width) == (16, 24)
     notes = " ".join(model.config.notes)
-    assert "differs from CLIP's in text_cfg.embed_cls = True, which is not read" in notes
+    assert "differs from CLIP's in text_cfg.embed_cls = True, which is not supported" in notes
     assert "The image tower alone is taken: there is no zero-shot classifier" in notes
 
 

@@ -191,7 +191,7 @@ def test_other_kinds_are_refused_with_what_to_do(tmp_path, kind):
     with pytest.raises(UserError) as error:
         lift_jax.load_backbone(save(tmp_path / "a.safetensors", tensors))
     message = str(error.value)
-    assert SAID.get(kind, kind) in message and "which is not read. Give" in message
+    assert SAID.get(kind, kind) in message and "which is not supported. Give" in message
     assert "heads=" not in message and "\n" not in message
 
 

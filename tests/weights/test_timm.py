@@ -197,7 +197,7 @@ def test_pe_core_by_its_config(folder):
     with pytest.raises(UserError, match="built with rope_grid_offset, which is not supported"):
         lift_jax.load_backbone(path)
     (path / "config.json").unlink()
-    with pytest.raises(UserError, match="which is not read. Give PE-Core as timm's folder"):
+    with pytest.raises(UserError, match="which is not supported. Give PE-Core as timm's folder"):
         lift_jax.load_backbone(path)
 
 
@@ -217,7 +217,7 @@ def test_bare_weights_of_tipsv2_by_their_name(folder, tmp_path):
 def test_an_eva_without_its_name_is_refused(folder):
     path = folder("eva02")
     change_config(path, lambda c: c.update(architecture="eva02_enormous_patch14_clip_224"))
-    with pytest.raises(UserError, match="not read. Give EVA, EVA-02 or DINOv3 as timm's folder"):
+    with pytest.raises(UserError, match="supported. Give EVA, EVA-02 or DINOv3 as timm's folder"):
         lift_jax.load_backbone(path)
     with pytest.raises(UserError, match="has heads 8 wide; leave out heads=4"):
         lift_jax.load_backbone(GOLDEN / "timm" / "timm_eva02", heads=4)

@@ -222,7 +222,8 @@ def _by_pattern(adapter: Adapter, key: str, layer: str, default: Any) -> Any:
             found = re.match(rf"(.*\.)?({pattern})$", layer)
         except re.error as e:
             raise UserError(
-                f"{adapter.where} the pattern {pattern[:80]!r} of {key} is not read ({e}). {MERGE}"
+                f"{adapter.where} the pattern {pattern[:80]!r} of {key} is not supported ({e}). "
+                f"{MERGE}"
             ) from None
         if found:
             if type(value) not in (int, float) or not abs(value) <= LARGEST:

@@ -129,8 +129,8 @@ def _read_zip(path: Path, pages: mmap.mmap, foreign: list[str] | None) -> Any:
             raise ValueError("two of its entries have one name")
     if any(name.endswith(".npy") for name in infos):
         raise UserError(
-            f"{path} is an archive of NumPy (.npz), as Google's ViTs have, which is not read. Give "
-            "the same model in timm's or Hugging Face's layout."
+            f"{path} is an archive of NumPy (.npz), as Google's ViTs have, which is not supported. "
+            "Give the same model in timm's or Hugging Face's layout."
         )
     roots = [name[:-8] for name in infos if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:

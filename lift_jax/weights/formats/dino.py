@@ -154,7 +154,7 @@ def _rotary(source: Source, width: int) -> tuple[int, float]:
             return width // (4 * n), base
     raise UserError(
         f"{fault}, as in DINOv3; found {periods[0]:g} to {periods[-1]:g}, as of a smallest and a "
-        "largest period, which are not read. Give a published DINOv3."
+        "largest period, which are not supported. Give a published DINOv3."
     )
 
 

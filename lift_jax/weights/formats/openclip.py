@@ -200,10 +200,10 @@ def _check_supported(where: str, parts: dict[str, dict[str, Any]], quick: bool) 
     if not faults:
         return ()
     return (
-        f"{where} the text tower differs from CLIP's in {'; '.join(faults)}, which is not read. "
-        "The image tower alone is taken: there is no zero-shot classifier, and heads start from "
-        "class means. For a text tower give another model, or the same one in Hugging Face's "
-        "layout where there is one.",
+        f"{where} the text tower differs from CLIP's in {'; '.join(faults)}, which is not "
+        "supported. The image tower alone is taken: there is no zero-shot classifier, and heads "
+        "start from class means. For a text tower give another model, or the same one in Hugging "
+        "Face's layout where there is one.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Weights of kinds that are not read: what they are by their names, and what to do.
+"""Weights of kinds that are not supported: what they are by their names, and what to do.
 
 Most of these have the names of a known kind with a few more, or even the same names with other
 shapes. They are told apart before anything is read, so that none is taken for a plain tower.
@@ -81,9 +81,9 @@ _OTHER_VITS = r"(?<![a-z])(rope|pe_(core|lang|spatial)|rpn|post_?norm)(?![a-z])"
 
 
 def check(source: Source) -> None:
-    """Raises UserError for a source of a kind not read, also of texts alone."""
+    """Raises UserError for a source of a kind that is not supported, also of texts alone."""
     if str(source.config.get("model_type")).startswith("tips"):
-        raise UserError(f"{source.where} is TIPS or TIPSv2, which is not read. {_TIPS}")
+        raise UserError(f"{source.where} is TIPS or TIPSv2, which is not supported. {_TIPS}")
     texts = re.compile(_TEXTS).fullmatch
     if source.tensors and all(texts(name[:500]) for name in source.tensors):
         raise UserError(
@@ -97,7 +97,8 @@ def check(source: Source) -> None:
             continue
         if name := _first(source, pattern):
             raise UserError(
-                f"{source.where} holds {name:.80}, a sign of {kind}, which is not read. {remedy}"
+                f"{source.where} holds {name:.80}, a sign of {kind}, which is not supported. "
+                f"{remedy}"
             )
     if name := _first(source, _TRANSFORMERS):
         raise UserError(f"{source.where} holds {name:.80}, {_config_missing(source)}")
@@ -132,14 +133,14 @@ def _check_vit(source: Source) -> None:
     if pooled and not timm.is_eva(source):
         raise UserError(
             f"{source.where} holds attn_pool.latent and norm_pre.weight, signs of a Perception "
-            f"Encoder without the config that has its sizes, which is not read. {_PE}"
+            f"Encoder without the config that has its sizes, which is not supported. {_PE}"
         )
     found = re.search(_OTHER_VITS, source.path.name.lower())
     if found and not source.config and "patch_embed.proj.weight" in source.tensors:
         raise UserError(
             f"{source.path}: {found[0]!r} in its name stands for a ViT with the weights of another "
-            f"that computes other features, which is not read. {_PLAIN_VIT} If it is a plain one, "
-            "give it another name."
+            f"that computes other features, which is not supported. {_PLAIN_VIT} If it is a plain "
+            "one, give it another name."
         )
 
 
@@ -153,8 +154,8 @@ def _check_resnet(source: Source) -> None:
     if "layer1.0.bn1.weight" in tensors and "layer1.0.bn1.running_mean" not in tensors:
         raise UserError(
             f"{source.where} is missing layer1.0.bn1.running_mean: it has no statistics of its "
-            "BatchNorms, or GroupNorms in place of them, which are not read. Save the whole state "
-            f"dict (parameters and buffers). {_PLAIN_RESNET}"
+            "BatchNorms, or GroupNorms in place of them, which are not supported. Save the whole "
+            f"state dict (parameters and buffers). {_PLAIN_RESNET}"
         )
     if conv.shape[1] != conv.shape[0]:
         kind = "a ResNeXt, with convolutions in groups"
@@ -163,13 +164,13 @@ def _check_resnet(source: Source) -> None:
     if kind:
         shapes = f"{conv.shape} for layer1.0.conv2.weight, {last.shape} for layer1.0.conv3.weight"
         raise UserError(
-            f"{source.where} has the shapes of {kind} ({shapes}), which is not read. "
+            f"{source.where} has the shapes of {kind} ({shapes}), which is not supported. "
             f"{_PLAIN_RESNET}"
         )
     found = re.search(_OTHER_RESNETS, source.path.name.lower())
     if found and not source.config:
         raise UserError(
             f"{source.path}: {found[0]!r} in its name stands for a ResNet with the weights of the "
-            f"plain one that computes other features, which is not read. {_PLAIN_RESNET} If it is "
-            "a plain one, give it another name."
+            f"plain one that computes other features, which is not supported. {_PLAIN_RESNET} If "
+            "it is a plain one, give it another name."
         )
