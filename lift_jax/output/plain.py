@@ -36,6 +36,14 @@ def markdown_cell(text: str) -> str:
     return MARKDOWN.sub(r"\\\g<0>", plain)
 
 
+def minus(number: str) -> str:
+    """Returns a written number with a minus sign in place of a hyphen, for tables that people read.
+
+    The hyphen is hard to tell from the dash that stands for an unknown number.
+    """
+    return number.replace("-", "−")
+
+
 def figure_text(text: str) -> str:
     """Returns a text for a figure: each line at most `LONGEST` characters long."""
     lines = printable(text, kept="\n").split("\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from lift_jax.output.plain import printable
+from lift_jax.output.plain import minus, printable
 from lift_jax.reports import page
 from lift_jax.runs.finished_run import Run
 
@@ -58,4 +58,4 @@ def _percent(run: Run, key: str) -> list[str]:
 
 def gain(value: float) -> str:
     """Returns a difference with its sign, a dash for NaN."""
-    return "–" if value != value else f"{value:+.2f}"
+    return "–" if value != value else minus(f"{value:+.2f}")

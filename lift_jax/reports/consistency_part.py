@@ -10,6 +10,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation.insight import consistency
 from lift_jax.evaluation.insight.consistency import Consistency
 from lift_jax.evaluation.metrics import GROUPS
+from lift_jax.output.plain import minus
 from lift_jax.reports import page
 from lift_jax.reports.figures.by_class import head_first
 from lift_jax.reports.figures.consistency import distance_figure, similarity_figure
@@ -203,4 +204,4 @@ def _table(found: Measured) -> page.Table:
 
 def decimals(value: float) -> str:
     """Returns a distance or cosine with three decimals, a dash for one that is not known."""
-    return "–" if np.isnan(value) else f"{value:.3f}".replace("-", "−")
+    return "–" if np.isnan(value) else minus(f"{value:.3f}")

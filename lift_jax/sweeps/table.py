@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from lift_jax.evaluation.metrics import COLUMNS, GROUPS
-from lift_jax.output.plain import markdown_cell, printable
+from lift_jax.output.plain import markdown_cell, minus, printable
 from lift_jax.reports import figure_file
 from lift_jax.storage import atomic
 from lift_jax.storage.csv_files import write_csv
@@ -110,10 +110,10 @@ def _with_groups(values: Mapping[str, float | None], sign: str) -> str:
     groups = [values[column] for column in GROUPS]
     if values["overall"] is None:
         return ""
-    overall = f"{values['overall']:{sign}.1f}"
+    overall = minus(f"{values['overall']:{sign}.1f}")
     if all(value is None for value in groups):
         return overall
-    parts = ("–" if value is None else f"{value:{sign}.1f}" for value in groups)
+    parts = ("–" if value is None else minus(f"{value:{sign}.1f}") for value in groups)
     return f"{overall} ({' / '.join(parts)})"
 
 

@@ -51,6 +51,10 @@ def text(value):
     return "–" if np.isnan(value) else f"{value:.2f}"
 
 
+def signed(value):
+    return f"{'−' if value < 0 else '+'}{abs(value):.2f}"
+
+
 def test_the_results_follow_from_the_answers(shown):
     page, kept, workdir = shown
     train = finished_run.load(workdir).train_counts
@@ -79,7 +83,7 @@ def test_the_classes_follow_from_the_answers(shown):
         for key, label in LABELS.items():
             assert row[label] == text(expected[key][c])
         change = expected["test_tte"][c] - expected["zero_shot"][c]
-        assert row["gain on zero-shot"] == ("–" if np.isnan(change) else f"{change:+.2f}")
+        assert row["gain on zero-shot"] == ("–" if np.isnan(change) else signed(change))
         assert row["train images"] == str(run.train_counts[c])
         assert row["test images"] == str((kept.labels == c).sum())
 
@@ -93,7 +97,7 @@ def test_gains_and_losses_follow_from_the_answers(shown):
         order = [c for c in order if sign * change[c] > 0][:10]
         rows = page.table(caption)
         assert [row["class"] for row in rows] == [run.names[c] for c in order]
-        assert [row["change"] for row in rows] == [f"{change[c]:+.2f}" for c in order]
+        assert [row["change"] for row in rows] == [signed(change[c]) for c in order]
         assert [row["before"] for row in rows] == [text(expected["zero_shot"][c]) for c in order]
         assert [row["after"] for row in rows] == [text(expected["test_tte"][c]) for c in order]
     better, worse = int((change > 0).sum()), int((change < 0).sum())
@@ -333,8 +337,8 @@ def test_runs_are_compared_by_class(tmp_path):
     names = finished_run.load(tmp_path / "a").names
     best = int(np.nanargmax(change))
     row = page.table("Largest gains")[0]
-    assert (row["class"], row["change"]) == (names[best], f"{change[best]:+.2f}")
+    assert (row["class"], row["change"]) == (names[best], signed(change[best]))
     assert (row["a"], row["b"]) == (f"{first[best]:.2f}", f"{second[best]:.2f}")
-    assert page.table("Largest losses")[0]["change"] == f"{np.nanmin(change):+.2f}"
+    assert page.table("Largest losses")[0]["change"] == signed(np.nanmin(change))
     assert "With other classes than a, and so not compared by class: c." in path.read_text()
     assert (tmp_path / "out" / "report_compare_frequency.png").exists()

@@ -349,7 +349,7 @@ def test_the_table_by_hand(written, tmp_path):
     ]
     assert tables.texts_of(ce) == [
         "ce", "1,234", "85.0 ± 7.1", "–", "85.0 ± 7.1", "3.0 ± 0.0", "85.0 ± 7.1",
-        "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / -2.5)",
+        "84.0 (90.0 / – / 5.5)", "+1.0 (– / – / −2.5)",
     ]  # fmt: skip
 
     tables.write(tmp_path, "losses", table, ["A note."])

@@ -7,7 +7,7 @@
   const data = document.getElementById('class-data');
   const rows = data ? JSON.parse(data.textContent)
     : Array.from(body.rows, row => Array.from(row.cells, cell => cell.textContent));
-  const number = text => parseFloat(text.replace(/,/g, ''));
+  const number = text => parseFloat(text.replace(/,/g, '').replace('−', '-'));
   const heads = Array.from(table.tHead.rows[0].cells);
   let shown = rows, first = 0;
 
