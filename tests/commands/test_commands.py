@@ -117,6 +117,8 @@ def test_version(capsys):
     ("arguments", "words"),
     [
         (["trian", "--config=demo"], ["Unknown command 'trian'", "Did you mean 'train'"]),
+        (["--versoin"], ["unknown option --versoin", "Did you mean --version?"]),
+        (["--config=demo"], ["unknown option --config", "The command comes first"]),
         (["train", "--config=demo", "--wordkir=x"], ["--wordkir", "--workdir"]),
         (["train", "--config=demo", "stray"], ["unexpected arguments: stray"]),
         (["train", "--config=demo", "--seeds=two"], ["--seeds: 'two' is not a whole number"]),

@@ -11,6 +11,7 @@ from lift_jax.commands.line.ending import errors_as_lines
 from lift_jax.errors import fail, near
 from lift_jax.output.lines import say
 
+HELP, VERSION = "--help", "--version"
 USAGE = """usage: lift-jax COMMAND [options]
 
 Long-tailed image recognition by lightweight fine-tuning (LIFT, LIFT+).
@@ -31,22 +32,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         if arguments[0:1] == ["help"] and len(arguments) > 1:
             arguments = [arguments[1], "--help"]
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if not arguments or arguments[0] in ("-h", HELP, "help"):
             listed = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
             say(USAGE.format(commands=listed), end="")
             raise SystemExit(0)
-        if arguments[0] == "--version":
+        if arguments[0] == VERSION:
             from lift_jax import __version__
 
             say(__version__)
             raise SystemExit(0)
         name, *rest = arguments
+        if name.startswith("-"):
+            raise SystemExit(fail(no_option(name.partition("=")[0])))
         if name not in COMMANDS:
             meant = near(name, COMMANDS)
             guess = f" Did you mean {meant[0]!r}?" if meant else ""
             known = ", ".join(COMMANDS)
             raise SystemExit(fail(f"Unknown command {name!r}.{guess} Known: {known}."))
         shared.run_command(module_of(name), rest)
+
+
+def no_option(name: str) -> str:
+    """Returns the message for an option before the command that does not exist there."""
+    meant = near(name, (HELP, VERSION))
+    guess = f" Did you mean {meant[0]}?" if meant else " The command comes first."
+    return f"unknown option {name}.{guess} (`lift-jax --help` lists all.)"
 
 
 def module_of(name: str) -> ModuleType:
