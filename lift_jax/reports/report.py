@@ -75,7 +75,7 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     except DiskError as error:
         raise DiskError(
             f"No report: {error} The run itself is complete and its results are kept; "
-            f"`lift-jax report {workdir}` writes the report."
+            f"`lift-jax report {workdir}` writes the report, with --out=FOLDER to another folder."
         ) from error
 
 

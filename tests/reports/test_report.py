@@ -1,5 +1,6 @@
 """Tests of reports of made-up run folders: complete, self-contained, and clear about damage."""
 
+import errno
 import json
 import re
 from html.parser import HTMLParser
@@ -137,6 +138,20 @@ def test_the_report_of_a_single_run_goes_where_it_is_told(tmp_path, capsys):
     written = sorted(path.name for path in (tmp_path / "c").iterdir())
     figures = ["report_classes.png", "report_frequency.png", "report_training.png"]
     assert written == ["report.html", *figures]
+
+
+def test_a_read_only_run_folder_names_the_way_out(tmp_path, monkeypatch):
+    make_run(tmp_path / "w")
+
+    def refused(folder):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr(report.lock, "one_writer", refused)
+    with pytest.raises(UserError) as error:
+        report.write(tmp_path / "w")
+    assert "Read-only file system" in str(error.value)
+    way_out = f"`lift-jax report {tmp_path / 'w'}` writes the report, with --out=FOLDER to another"
+    assert way_out in str(error.value)
 
 
 def widths(rule):
