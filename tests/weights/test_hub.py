@@ -118,7 +118,7 @@ def test_a_branch_that_moves_is_followed(local_hub):
 
 
 @pytest.mark.parametrize(("name", "refusal", "words"), [
-    ("someone/else", None, "no such repository, nor a folder someone/else here"),
+    ("someone/else", None, "There is no such repository. Check the name"),
     (f"{REPOSITORY}@v2", None, f"no branch, tag or commit 'v2'.*{REPOSITORY}/commits/main"),
     ("a--b/c", None, "expected owner/repository"),
     (REPOSITORY, (401, "GatedRepo"), f"Accept its licence at .*{REPOSITORY}, .*hf auth login"),
@@ -179,7 +179,7 @@ def test_without_a_network_the_cache_is_used(local_hub, monkeypatch):
         for revision, folder in cached.items():
             assert hub.locate(f"{REPOSITORY}@{revision}") == folder
         assert hub.locate(f"{REPOSITORY}@{OLD}") == cached["v1"]
-        with pytest.raises(UserError, match="out of reach and the cache .* not have all of it"):
+        with pytest.raises(UserError, match="out of reach, and the cache .* not have all of it"):
             hub.locate(f"{REPOSITORY}@v2")
     assert not local_hub.sent
 

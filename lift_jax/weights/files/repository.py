@@ -110,8 +110,8 @@ def _failure(kind: str, repository: str, revision: str | None, error: Exception)
         remedy = f"It has no branch, tag or commit {revision!r}; see {page}/commits/main."
     elif isinstance(cause, errors.RepositoryNotFoundError):
         remedy = (
-            f"There is no such repository, nor a folder {repository} here. Check the name; a "
-            "private repository needs `hf auth login`."
+            "There is no such repository. Check the name; a private repository needs `hf auth "
+            "login`."
         )
     elif status in (401, 403):
         remedy = "The hub refuses your token: run `hf auth login`."
@@ -119,9 +119,8 @@ def _failure(kind: str, repository: str, revision: str | None, error: Exception)
         remedy = "The repository lists a file that it does not have: choose another revision."
     elif not_cached:
         remedy = (
-            f"There is no folder {repository} here; the hub is out of reach and the cache {cache} "
-            "does not have all of it. Run it once with a network, or copy a cache that has all "
-            "files and set HF_HUB_CACHE to it."
+            f"The hub is out of reach, and the cache {cache} does not have all of it. Run it once "
+            "with a network, or copy a cache that has all files and set HF_HUB_CACHE to it."
         )
     elif isinstance(cause, OSError) and cause.errno is not None:
         remedy = (
@@ -137,4 +136,7 @@ def _failure(kind: str, repository: str, revision: str | None, error: Exception)
     lines = [line for line in str(cause).splitlines() if line.strip()]
     reason = " ".join(lines[:2]) or type(cause).__name__  # further lines are the hub's own advice
     name = f"{repository}@{revision}" if revision else repository
-    return UserError(f"Cannot get the {kind} {name} from the hub: {reason}\n{remedy}")
+    return UserError(
+        f"There is no folder {repository} here, and the {kind} {name} cannot be had from the hub: "
+        f"{reason}\n{remedy}"
+    )
