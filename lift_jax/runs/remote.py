@@ -5,10 +5,10 @@ file has arrived. So a run that is killed on one machine continues on another.
 """
 
 import os
-import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -22,6 +22,8 @@ from lift_jax.storage.cache import cache_folder
 from lift_jax.storage.names import expand_user
 
 SECONDS = 15.0  # between two uploads
+COPY = ".copy"  # ends the names of the local copies of writers
+UNSENT = ".unsent"  # a file of a copy that holds what could not be sent: the address
 MARKER = "_CHECKPOINT_METADATA"  # the file of a checkpoint that is uploaded last and deleted first
 
 
@@ -33,7 +35,8 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
     processes get an empty folder. A path of this machine is yielded, with ~ expanded.
 
     Raises UserError if the address cannot be used, if another process writes there, and if the last
-    upload fails: the message then names the local copy, which is kept. Otherwise it is removed.
+    upload fails: the message then names the local copy, which is kept. Otherwise it is removed. The
+    next call removes that of a killed process, unless it holds what could not be sent.
     """
     if not is_remote(address):
         yield str(expand_user(address))
@@ -45,7 +48,10 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
                 Mirror(address, folder).pull()
             yield str(folder)
         return
-    folder = Path(tempfile.mkdtemp(dir=parent))
+    _remove_left(parent, console)
+    name = temporary.beside(parent / "run", uuid.uuid4().hex[:8]).with_suffix(COPY).name
+    folder = parent / name.lstrip(".")
+    folder.mkdir(mode=0o700)
     mirror = Mirror(address, folder)
     try:
         with lease.one_writer(mirror.fs, mirror.root, address) as mirror.may_write:
@@ -55,6 +61,20 @@ def local_copy(address: str, console: Console, writes: bool = True) -> Iterator[
                 yield str(folder)
     finally:
         if not mirror.unsent:
+            temporary.remove(folder)
+
+
+def _remove_left(parent: Path, console: Console) -> None:
+    """Removes the local copies of killed processes, and names those with what could not be sent."""
+    for folder in filter(temporary.is_left, parent.glob(f"*{COPY}")):
+        note = folder / UNSENT
+        if note.exists():
+            console.print(
+                f"Warning: {folder} holds what could not be sent to "
+                f"{note.read_text(errors='replace')}. Copy it there unless a later run has written "
+                "there, then delete it."
+            )
+        else:
             temporary.remove(folder)
 
 
@@ -86,7 +106,6 @@ def _last_upload(
     try:
         mirror.push()
     except Exception as error:  # every kind of file system has errors of its own
-        mirror.unsent = True
         return (
             f"Cannot send to {mirror.address}: {error}. The run folder is kept in {mirror.folder}: "
             f"copy it to {mirror.address}, and run the same command to continue."
@@ -148,8 +167,22 @@ class Mirror:
     def push(self) -> None:
         """Uploads new and changed files, and deletes at the address what has been deleted here.
 
-        Raises UserError if another process writes there meanwhile.
+        If that fails the folder holds the file `UNSENT` until it succeeds. Raises UserError if
+        another process writes there meanwhile.
         """
+        note = self.folder / UNSENT
+        try:
+            self._push()
+        except BaseException:
+            self.unsent = True
+            with suppress(OSError):  # this disk is full, say
+                note.write_text(self.address)
+            raise
+        self.unsent = False
+        note.unlink(missing_ok=True)
+        os.utime(self.folder)  # shows processes of other containers that this one lives
+
+    def _push(self) -> None:
         if not self.may_write():
             raise UserError(
                 f"the claim to it was not renewed for {lease.STALE / 60:g} minutes, and another "

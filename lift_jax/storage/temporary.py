@@ -55,13 +55,16 @@ def remove_dead(folder: Path, start: str = ".") -> None:
         folder: may have other writers.
         start: the beginning of the names.
     """
-    owners = re.compile(rf"\.{re.escape(_host())}_(?:(\d+)_)?(\d+)(?=\.)")
     for left in folder.iterdir() if folder.is_dir() else ():
-        if left.name.startswith(start) and left.suffix == ".tmp":
-            # a writer that was given a temporary name added its own
-            found = owners.findall(left.name)
-            if found and all(_is_dead(table, int(process), left) for table, process in found):
-                remove(left)
+        if left.name.startswith(start) and left.suffix == ".tmp" and is_left(left):
+            remove(left)
+
+
+def is_left(path: Path) -> bool:
+    """Returns True if the processes in a temporary name were killed; see `remove_dead`."""
+    owners = re.compile(rf"\.{re.escape(_host())}_(?:(\d+)_)?(\d+)(?=\.)")
+    found = owners.findall(path.name)  # a writer that was given a temporary name added its own
+    return bool(found) and all(_is_dead(table, int(process), path) for table, process in found)
 
 
 def _is_dead(table: str, process: int, left: Path) -> bool:

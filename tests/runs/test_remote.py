@@ -214,6 +214,44 @@ def test_a_command_for_folders_says_so(tmp_path):
         train_and_test(config_of(), "gs://mine/a")
 
 
+def test_the_copy_of_a_killed_process_goes_unless_it_was_not_sent(bucket, tmp_path, capsys):
+    code = (
+        "import os; from rich.console import Console; from lift_jax.runs import remote\n"
+        f"copy = remote.local_copy('file://{tmp_path}/up', Console(quiet=True))\n"
+        "open(copy.__enter__() + '/a', 'w').close(); os.kill(os.getpid(), 9)"
+    )
+    copies = tmp_path / "cache/lift_jax/remote"
+    for _ in range(2):  # the second process removes the copy of the first
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+        (left,) = copies.iterdir()
+        assert (left / "a").exists()
+    (left / remote.UNSENT).write_text("gs://mine/a")
+    with remote.local_copy("gs://mine/b", Terminal(width=500)) as workdir:
+        assert {*copies.iterdir()} == {left, Path(workdir)}
+        with remote.local_copy("gs://mine/c", Console(quiet=True)):
+            assert Path(workdir).exists()  # of a living process
+    assert f"{left} holds what could not be sent to gs://mine/a. Copy it" in capsys.readouterr().out
+    (left / remote.UNSENT).unlink()
+    with remote.local_copy("gs://mine/b", Console(quiet=True)):
+        assert not left.exists()
+    assert not [*copies.iterdir()]
+
+
+def test_an_upload_that_succeeds_later_leaves_nothing(bucket, tmp_path, monkeypatch):
+    with remote.local_copy("gs://mine/a", Console(quiet=True)) as workdir:
+        monkeypatch.setattr(Bucket, "broken", True)
+        Path(workdir, "log.jsonl").write_text("a line")
+        deadline = time.monotonic() + 20
+        while not (note := Path(workdir, remote.UNSENT)).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert note.read_text() == "gs://mine/a"
+        monkeypatch.setattr(Bucket, "broken", False)
+    assert (bucket / "mine/a/log.jsonl").read_text() == "a line"
+    assert not (bucket / "mine/a" / remote.UNSENT).exists()
+    assert not [*(tmp_path / "cache/lift_jax/remote").iterdir()]
+
+
 def test_killed_it_continues_from_the_address(tmp_path):
     """A process that is killed after its first upload is continued by another with its own copy."""
     up = tmp_path / "up"
