@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.evaluation import metrics
+from lift_jax.evaluation.metrics import COLUMNS as FIRST
 from lift_jax.evaluation.tables import on_split
 from lift_jax.reports import (
     calibration_part,
@@ -30,7 +30,10 @@ from lift_jax.storage import atomic, disk, lock
 from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
-    **{name: name for name in (*metrics.COLUMNS, "hmean", "gmean", "worst")},
+    **{name: name for name in FIRST},
+    "hmean": "hmean",
+    "gmean": "gmean",
+    "worst": "worst",
     "macro_f1": "F1",
     "ece": "ECE",
     "images": "images",
