@@ -38,6 +38,12 @@ def file_system(address: str) -> tuple[Any, str]:
     return fs, path.rstrip("/")
 
 
+def size(address: str) -> int | None:
+    """Returns the bytes of a file at an address, None where the file system does not tell."""
+    fs, path = file_system(address)
+    return fs.info(path).get("size")
+
+
 def exists(path: str) -> bool:
     """Returns True if there is a file or folder at a path or an address."""
     if not is_remote(path):

@@ -50,8 +50,9 @@ def read_bytes(path: Path, most_bytes: int = CONFIG_BYTES, remedy: str = "") -> 
     """
     try:
         if addresses.is_remote(path):
+            _check_size(path, addresses.size(str(path)) or 0, most_bytes)
             content = path.read_bytes()
-            _check_size(path, len(content), most_bytes)
+            _check_size(path, len(content), most_bytes)  # it may have grown, or have no size there
             return content
         with open_regular(path) as file:
             _check_size(path, os.fstat(file.fileno()).st_size, most_bytes)

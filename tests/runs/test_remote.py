@@ -19,9 +19,11 @@ from support.runs import train_and_test
 from support.small_sets import draw_noise, load
 
 from configs import folder
+from lift_jax.data.images import decode
 from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
 from lift_jax.runs import remote
+from lift_jax.storage import reading
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 
@@ -102,12 +104,31 @@ def test_layouts_in_a_bucket_are_those_in_a_folder(bucket):
     assert list(there.notes) == notes and "training from Training/Training" in notes[0]
 
 
-def test_what_is_wrong_with_data_in_a_bucket_is_named(photos, bucket):
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_that_is_too_large_is_not_fetched_where_its_size_is_known(told, bucket, monkeypatch):
+    path = bucket / "mine/list.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 2000)
+    fetched, info, opened = [], Bucket.info, Bucket._open
+    if not told:
+        monkeypatch.setattr(Bucket, "info", lambda *a, **k: info(*a, **k) | {"size": None})
+    monkeypatch.setattr(Bucket, "_open", lambda *a, **k: fetched.append(1) or opened(*a, **k))
+    with pytest.raises(UserError, match="list.txt has 2.0 kB; expected at most 1.0 kB. Cut it."):
+        reading.read_bytes(epath.Path("gs://mine/list.txt"), 1000, "Cut it.")
+    assert bool(fetched) != told
+    assert reading.read_bytes(epath.Path("gs://mine/list.txt"), 2000) == path.read_bytes()
+
+
+def test_what_is_wrong_with_data_in_a_bucket_is_named(photos, bucket, monkeypatch):
     with pytest.raises(UserError, match="There is no file .*gs://photos/lost.txt"):
         load(name="list", root="gs://photos", train_list="lost.txt", test_list="list.txt")
     with pytest.raises(UserError, match="There is no directory gs://nothing"):
         load(name="list", root="gs://nothing", train_list="list.txt", test_list="list.txt")
     data = load(name="folder", root="gs://photos")
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "MAX_BYTES", 50)
+        with pytest.raises(UserError, match=r"gs://photos/cat/.* bytes, too many for an image"):
+            data.train.images[0]
     (bucket / data.train.images.name(0).removeprefix("gs://")).unlink()
     with pytest.raises(UserError, match="Cannot read the image gs://photos/cat/.*no such file"):
         data.train.images[0]

@@ -141,11 +141,17 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     with _named(os.fspath(path)):
         if addresses.is_remote(name := os.fspath(path)):
             fs, place = addresses.file_system(name)
-            return fs.cat_file(place)
+            content = fs.cat_file(place)  # asking for the size first would take as long again
+            _check_bytes(len(content))
+            return content
         with open_regular(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise ValueError(f"the file has {size:,} bytes, too many for an image")
+            _check_bytes(os.fstat(file.fileno()).st_size)
             return file.read()
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"the file has {size:,} bytes, too many for an image")
 
 
 def open_image(content: bytes, name: str, how: Decoding = Decoding()) -> Picture:
