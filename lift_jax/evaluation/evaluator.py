@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float16, Int
+from jaxtyping import Float, Float16, Int
 from rich.console import Console
 
 from lift_jax.data import loader
@@ -19,17 +17,14 @@ from lift_jax.data.images.views import TestTransform, View, ensemble
 from lift_jax.data.types import Split
 from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.evaluation.activations.reading import Reading
-from lift_jax.evaluation.evaluate import Counter, evaluate
-from lift_jax.evaluation.forward import Batch, make_count, make_embed, make_outputs
+from lift_jax.evaluation.candidate import Candidate, Chain
 from lift_jax.evaluation.metrics import Counts
 from lift_jax.evaluation.programs import Job, Program, Programs
-from lift_jax.evaluation.stream import Placed, in_order, placed
+from lift_jax.evaluation.stream import evaluate, in_order
 from lift_jax.models import tree
-from lift_jax.models.backbone import Classifier, Vision
-from lift_jax.models.heads import l2_normalise
-from lift_jax.models.tree import Tree
+from lift_jax.models.backbone import Vision
 from lift_jax.output.terminal import track
-from lift_jax.parallel.mesh import batch_sharding, gather
+from lift_jax.parallel.mesh import batch_sharding
 from lift_jax.settings.groups.test import TestSettings
 from lift_jax.settings.rules import DEFAULTS
 
@@ -56,26 +51,6 @@ def margin(expand: int, resolution: int) -> int:
     if expand != DEFAULTS["test.expand"] or resolution >= EXPAND_RESOLUTION:
         return expand
     return max(1, round(expand * resolution / EXPAND_RESOLUTION))
-
-
-class Candidate(NamedTuple):
-    """A classifier to evaluate, as graph and leaves.
-
-    If `shifts` f32[t c] are given, each of them is subtracted from the logits and gets its own
-    counts, along a first axis [t].
-    """
-
-    graph: nnx.GraphDef[Classifier]
-    leaves: Tree
-    shifts: Float[np.ndarray, "t c"] | None = None
-
-
-def shapes(leaves: Tree) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of leaves with their types and places, without holding them."""
-    return {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-        for path, leaf in leaves.items()
-    }
 
 
 class Outputs(NamedTuple):
@@ -144,8 +119,8 @@ class Evaluator:
             top: number of most likely classes that the counts hold for each image
                 (`forward.answers`), 0 for none.
         """
-        graph, leaves, _ = list(candidates.values())[-1]
-        reading = self._one_crop_reading(graph, leaves, tuned, split)
+        last = list(candidates.values())[-1]
+        reading = self._one_crop_reading(last, tuned, split)
         return self._count(candidates, reading, description, top)
 
     def crops(
@@ -159,14 +134,14 @@ class Evaluator:
         top: int = 0, crops: bool = False,
     ) -> Iterator[Job]:  # fmt: skip
         """Yields the jobs that compile what `one_crop`, or `crops`, will use."""
-        graph, leaves, _ = list(candidates.values())[-1]
-        if crops or not self._from_cache(graph, leaves, tuned):
-            batch = self._batch_shapes(
-                split, self._crops_reading(split).view if crops else self._view
-            )
+        last = list(candidates.values())[-1]
+        if crops or not self._from_cache(last, tuned):
+            view = self._crops_reading(split).view if crops else self._view
+            batch = self._batch_shapes(split, view)
             for candidate in candidates.values():
-                program = self._program(candidate, 0, top)
-                yield functools.partial(program.compile, shapes(candidate.leaves), batch)
+                yield functools.partial(
+                    self._chain().counts, batch, candidate.shapes(), top, use=Program.compile
+                )
 
     def outputs(
         self, candidate: Candidate, tuned: Iterable[str], split: Split, crops: bool = False
@@ -179,20 +154,12 @@ class Evaluator:
             split: images and labels.
             crops: True for the means over several crops of each image.
         """
-        graph, leaves, _ = candidate
         reading = (
-            self._crops_reading(split)
-            if crops
-            else self._one_crop_reading(graph, leaves, tuned, split)
+            self._crops_reading(split) if crops else self._one_crop_reading(candidate, tuned, split)
         )
-        forward = make_outputs(graph, self.vision, reading.start)
-
-        def work(leaves: Tree, batch: Batch) -> tuple[Array, ...]:
-            return forward(gather(self.mesh, leaves), batch)
-
-        batches = self._batches(reading, "Calibrating")
-        stream = in_order(placed(work, self.mesh), self.mesh)
-        parts = [part[1:] for part in stream(leaves, batches)]
+        work = functools.partial(self._chain(reading.start).outputs, candidate=candidate)
+        stream = in_order(work, self._batches(reading, "Calibrating"), self.mesh)
+        parts = [part[1:] for part in stream]
         labels, logits, embedded = (np.concatenate(each) for each in zip(*parts, strict=True))
         return Outputs(logits, embedded, labels)
 
@@ -215,13 +182,12 @@ class Evaluator:
             splits: images and labels.
             cached: names of the splits that start from cached activations, where the cache is on.
         """
-        leaves = {name: candidate.leaves for name, candidate in candidates.items()}
-        graph, its_leaves, _ = next(iter(candidates.values()))
+        one, several = next(iter(candidates.values())), list(candidates.values())
         results = {}
         for name, split in splits.items():
-            reading = self._one_crop_reading(graph, its_leaves, tuned, split, name in cached)
-            stream = in_order(self._embedding(candidates, reading.start), self.mesh)
-            parts = list(stream(leaves, self._batches(reading, "Features")))
+            reading = self._one_crop_reading(one, tuned, split, name in cached)
+            work = functools.partial(self._chain(reading.start).units, candidates=several)
+            parts = list(in_order(work, self._batches(reading, "Features"), self.mesh))
             rows, labels, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
             results[name] = Embeddings(rows, labels, dict(zip(candidates, found, strict=True)))
         return results
@@ -231,49 +197,32 @@ class Evaluator:
         splits: Mapping[str, Split], cached: Collection[str],
     ) -> Iterator[Job]:  # fmt: skip
         """Yields the jobs that compile what `embeddings` will use."""
-        leaves = {name: shapes(candidate.leaves) for name, candidate in candidates.items()}
-        graph, its_leaves, _ = next(iter(candidates.values()))
+        one = next(iter(candidates.values()))
+        several = [candidate.shapes() for candidate in candidates.values()]
         for name, split in splits.items():
-            if name in cached and self._from_cache(graph, its_leaves, tuned):
-                continue
-            batch = self._batch_shapes(split, self._view)
-            batch["position"] = batch["row"]
-            program = self._embedding(candidates, 0)
-            yield functools.partial(program.compile, leaves, batch)
+            if name not in cached or not self._from_cache(one, tuned):
+                batch = self._batch_shapes(split, self._view)
+                batch["position"] = batch["row"]
+                yield functools.partial(self._chain().units, batch, several, use=Program.compile)
 
-    def _embedding(self, candidates: Mapping[str, Candidate], start: int) -> Program:
-        """Returns the program of `embeddings` for batches that enter block `start`."""
-
-        def make() -> Placed:
-            forwards = [(n, make_embed(c.graph, self.vision, start)) for n, c in candidates.items()]
-
-            def work(leaves: Mapping[str, Tree], batch: Batch) -> tuple[Array, ...]:
-                found = (embed(gather(self.mesh, leaves[n]), batch) for n, embed in forwards)
-                return tuple(l2_normalise(each).astype(jnp.float16) for each in found)
-
-            return placed(work, self.mesh)
-
-        graphs = tuple(candidate.graph for candidate in candidates.values())
-        return self.programs.get(make, graphs, "embeddings", start)
+    def _chain(self, start: int = 0) -> Chain:
+        return Chain(self.mesh, self.vision, self.programs, start)
 
     def _one_crop_reading(
-        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str], split: Split,
-        cached: bool = True,
-    ) -> Reading:  # fmt: skip
+        self, candidate: Candidate, tuned: Iterable[str], split: Split, cached: bool = True
+    ) -> Reading:
         if not cached:
             return Reading(split, self._view, 0, self.workers)
-        return self.cache.read(tree.merge(graph, leaves).visual, tuned, split, self._view)
+        return self.cache.read(tree.merge(*candidate.tower), tuned, split, self._view)
 
     @property
     def _view(self) -> TestTransform:
         return TestTransform(self.vision.resolution, self.test.interpolation)
 
-    def _from_cache(
-        self, graph: nnx.GraphDef[Classifier], leaves: Tree, tuned: Iterable[str]
-    ) -> bool:
+    def _from_cache(self, candidate: Candidate, tuned: Iterable[str]) -> bool:
         """Returns True if a classifier may start from cached activations, whose block and shape are
         known when they are read."""
-        return self.cache.may_serve(tree.merge(graph, leaves).visual, tuned)
+        return self.cache.may_serve(tree.merge(*candidate.tower), tuned)
 
     def _crops_reading(self, split: Split) -> Reading:
         view = ensemble_view(self.test, self.vision.resolution, self.min_area)
@@ -282,18 +231,12 @@ class Evaluator:
     def _count(
         self, candidates: Mapping[str, Candidate], reading: Reading, description: str, top: int
     ) -> dict[str, Counts]:
-        counters = {name: self._counter(c, reading.start, top) for name, c in candidates.items()}
+        counts = self._chain(reading.start).counts
+        counters = {
+            name: functools.partial(counts, candidate=candidate, top=top)
+            for name, candidate in candidates.items()
+        }
         return evaluate(self._batches(reading, description), counters, self.mesh)
-
-    def _counter(self, candidate: Candidate, start: int, top: int) -> Counter:
-        return functools.partial(self._program(candidate, start, top), candidate.leaves)
-
-    def _program(self, candidate: Candidate, start: int, top: int) -> Program:
-        graph, _, shifts = candidate
-        return self.programs.get(
-            lambda: make_count(graph, self.vision, self.mesh, shifts, start, top),
-            (graph,), "count", None if shifts is None else shifts.tobytes(), start, top,
-        )  # fmt: skip
 
     def _batch_shapes(self, split: Split, view: View) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a batch of images on all devices."""

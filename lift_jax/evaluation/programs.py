@@ -21,18 +21,25 @@ class Program:
     def __init__(self, jitted: Callable[..., Any]):
         self._jitted: Any = jitted
         self._lock = threading.Lock()
+        self._ahead: dict[Hashable, PyTree] = {}  # shapes of results by those of arguments
 
     def __call__(self, *arguments: PyTree) -> Any:
         with self._lock:
             return self._jitted(*arguments)
 
-    def compile(self, *arguments: PyTree) -> None:
-        """Compiles the program for arguments, or for their shapes with shardings.
+    def compile(self, *arguments: PyTree) -> PyTree:
+        """Compiles the program for shapes with shardings; returns those of its results.
 
         JAX keeps it with the function, so that a call with such arguments finds it.
         """
+        shapes, structure = jax.tree.flatten(arguments)
+        key = *shapes, structure
         with self._lock:
-            self._jitted.lower(*arguments).compile()
+            if key not in self._ahead:
+                lowered = self._jitted.lower(*arguments)
+                shardings = lowered.compile().output_shardings
+                self._ahead[key] = jax.tree.map(_shape, lowered.out_info, shardings)
+            return self._ahead[key]
 
 
 class Programs:
@@ -44,16 +51,29 @@ class Programs:
     def get(
         self, make: Callable[[], Callable[..., Any]], graphs: tuple[object, ...], *key: Hashable
     ) -> Program:
-        """Returns the program for graphs of classifiers and a key; `make` gives its function.
+        """Returns the program for graphs of modules and a key; `make` gives its function.
 
-        Graphs are compared by identity, because a user's modules may hold values without a hash.
+        Equal graphs share it. Those of a user's modules may hold values without a hash, and are
+        compared by identity.
         """
-        whole = *map(id, graphs), *key
+        whole = *map(_identity, graphs), *key
         if whole not in self._made:
             if len(self._made) >= MOST:
                 del self._made[next(iter(self._made))]  # the oldest
             self._made[whole] = Program(make()), graphs  # kept, so that their ids stay their own
         return self._made[whole][0]
+
+
+def _shape(info: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding)
+
+
+def _identity(graph: object) -> Hashable:
+    try:
+        hash(graph)
+    except TypeError:  # see `Programs.get`
+        return id(graph)
+    return graph
 
 
 class Ahead:

@@ -10,7 +10,8 @@ from rich.console import Console
 from lift_jax.data.types import Dataset, Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation import adjustment, metrics, tables
-from lift_jax.evaluation.evaluator import Candidate, Evaluator
+from lift_jax.evaluation.candidate import Candidate
+from lift_jax.evaluation.evaluator import Evaluator
 from lift_jax.evaluation.metrics import Counts
 from lift_jax.evaluation.programs import Job
 from lift_jax.models.tree import Tree
@@ -151,7 +152,7 @@ def compile_ahead(
     once = zero_shot_candidate(setup)
     leaves = state.weights | setup.frozen
     if settings.head.kind != "text" and not settings.test.adjust:
-        tuned = Candidate(setup.graph, leaves)
+        tuned = Candidate.of(setup.graph, leaves)
         splits = [(once | {"test": tuned}, data.test, TOP)]
         if data.val is not None and (tte or settings.checkpoint.best):
             splits.insert(0, ({"val": tuned}, data.val, 0))
@@ -172,13 +173,13 @@ def make_evaluator(settings: Settings, setup: Setup, console: Console) -> Evalua
 
 def zero_shot_candidate(setup: Setup) -> dict[str, Candidate]:
     """Returns the zero-shot classifier by the key of its result, {} if there is none."""
-    return {} if setup.zero_shot is None else {"zero_shot": Candidate(*setup.zero_shot)}
+    return {} if setup.zero_shot is None else {"zero_shot": Candidate.of(*setup.zero_shot)}
 
 
 def tuned_candidate(setup: Setup, state: State) -> Candidate:
     """Returns the tuned classifier, its texts encoded once where it has any."""
     leaves = state.weights | setup.frozen
-    return Candidate(*encode_texts_once(setup.graph, leaves, replicated(setup.mesh)))
+    return Candidate.of(*encode_texts_once(setup.graph, leaves, replicated(setup.mesh)))
 
 
 def choose_adjustment(

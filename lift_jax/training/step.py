@@ -184,7 +184,12 @@ def split_rows(arrays: Any, accum: int) -> Any:
     return jax.tree.map(split, arrays)
 
 
-@jax.jit
-def all_finite(leaves: Tree) -> Bool[Array, ""]:
+def all_finite(leaves: Tree) -> bool:
     """Returns True if every leaf is finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves.values()]))
+    return all([bool(each) for each in [_finite(leaf) for leaf in leaves.values()]])
+
+
+@jax.jit
+def _finite(leaf: Array) -> Bool[Array, ""]:
+    # one small program for each shape compiles sooner than one for all leaves
+    return jnp.isfinite(leaf).all()

@@ -35,25 +35,24 @@ MEANS = {  # percent, of tau up to and without the next
 }
 
 
-def counted(leads, labels, shifts, monkeypatch) -> metrics.Counts:
+def counted(leads, labels, shifts) -> metrics.Counts:
     """Returns the counts of logits (lead, 0) through the jitted step, padded to the devices."""
-    monkeypatch.setattr(forward, "make_predict", lambda *_: lambda leaves, batch: batch["image"])
     devices = mesh.make_mesh()
     n = len(labels)
+    logits = jnp.zeros((8, 2)).at[:n, 0].set(jnp.array(leads))
     batch = {
-        "image": jnp.zeros((8, 2)).at[:n, 0].set(jnp.array(leads)),
         "label": jnp.zeros(8, jnp.int32).at[:n].set(jnp.array(labels)),
         "mask": jnp.arange(8) < n,
     }
-    count = forward.make_count(None, None, devices, shifts)  # type: ignore[arg-type]
-    return metrics.add(None, count({}, jax.device_put(batch, mesh.batch_sharding(devices))))
+    placed = jax.device_put((logits, batch), mesh.batch_sharding(devices))
+    return metrics.add(None, forward.make_count(devices, shifts)(*placed))
 
 
-def test_the_tau_of_four_images_by_hand(monkeypatch):
+def test_the_tau_of_four_images_by_hand():
     shifts = adjustment.shifts(adjustment.TAUS, COUNTS)
     assert (len(shifts), adjustment.TAUS[0], adjustment.TAUS[-1]) == (31, 0.0, 3.0)
     np.testing.assert_allclose(shifts[10, 0] - shifts[10, 1], np.log(3), rtol=1e-6)
-    counts = counted(LEADS, LABELS, shifts, monkeypatch)
+    counts = counted(LEADS, LABELS, shifts)
     tau, found = adjustment.choose(counts)
     assert tau == 1.4  # the smallest that gives 100 %
     for t in adjustment.TAUS:
@@ -62,15 +61,15 @@ def test_the_tau_of_four_images_by_hand(monkeypatch):
     assert adjustment.select(counts, 14)["correct"].tolist() == [2, 2]
 
 
-def test_without_an_advantage_nothing_is_adjusted(monkeypatch):
+def test_without_an_advantage_nothing_is_adjusted():
     shifts = adjustment.shifts(adjustment.TAUS, COUNTS)
-    tau, found = adjustment.choose(counted([3.0, -1.0], [0, 1], shifts, monkeypatch))
+    tau, found = adjustment.choose(counted([3.0, -1.0], [0, 1], shifts))
     assert tau == 0.0 and found["0.0"] == 100.0 and found["3.0"] == 50.0
 
 
-def test_classes_without_validation_images_are_left_out(monkeypatch):
+def test_classes_without_validation_images_are_left_out():
     shifts = adjustment.shifts(adjustment.TAUS, COUNTS)
-    tau, found = adjustment.choose(counted([1.5], [1], shifts, monkeypatch))
+    tau, found = adjustment.choose(counted([1.5], [1], shifts))
     assert tau == 1.4 and found["1.4"] == 100.0
 
 

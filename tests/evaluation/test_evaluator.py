@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lift_jax.evaluation.evaluate import evaluate
 from lift_jax.evaluation.evaluator import ensemble_view, margin
+from lift_jax.evaluation.stream import evaluate
 from lift_jax.parallel import mesh
 from lift_jax.settings.groups.test import TestSettings
 

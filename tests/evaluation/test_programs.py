@@ -26,6 +26,9 @@ class Jitted:
         self.begun.set()
         assert self.go.wait(10)
         self.compiled += 1
+        return self
+
+    out_info = output_shardings = ()  # no results
 
     def __call__(self, x):
         if not self.compiled:
@@ -63,9 +66,11 @@ def test_a_program_compiled_from_shapes_is_the_one_that_a_call_takes():
     with jax.default_matmul_precision("highest"), Ahead() as ahead:
         x = jnp.arange(3)
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        ahead.start([lambda: program.compile(shape)])
+        found = []
+        ahead.start([lambda: found.append(program.compile(shape))] * 2)
         end()
         assert len(traced) == 1
+        assert [(each.shape, each.dtype) for each in found] == [(x.shape, x.dtype)] * 2
         assert program(x).tolist() == [0, 2, 4] and len(traced) == 1
     assert program(x).tolist() == [0, 2, 4] and len(traced) == 2  # of another precision
 
@@ -115,6 +120,15 @@ def test_programs_are_told_apart_by_graph_and_key():
     for i in range(MOST):
         programs.get(lambda: abs, graphs[1:], "later", i)
     assert programs.get(lambda: abs, graphs[:1], "count", 0) is not first  # forgotten
+
+
+def test_equal_graphs_share_a_program():
+    programs = Programs()
+    one, same, other = ("tower", 4), tuple(["tower", 4]), ("tower", 5)
+    assert one is not same
+    first = programs.get(lambda: abs, (one,), "features")
+    assert programs.get(lambda: abs, (same,), "features") is first
+    assert programs.get(lambda: abs, (other,), "features") is not first
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_a_tower_without_texts_that_is_tuned_whole(tmp_path, data):
     (("head/weight", "head/bias"), False),
     (("head/text/blocks/0/q/kernel", "head/context"), False),
 ])  # fmt: skip
-def test_which_leaves_change_a_feature(paths, changed):
+def test_which_leaves_change_a_feature(paths, changed, monkeypatch):
+    monkeypatch.setattr(features.Candidate, "of", lambda *classifier: classifier)
     setup = SimpleNamespace(zero_shot=None, untuned=("graph", {}), graph="tuned", frozen={})
     state = SimpleNamespace(weights=dict.fromkeys(paths))
     assert set(features.classifiers(setup, state)) == (

@@ -304,8 +304,9 @@ def test_evaluation_is_exact_under_padding():
 
     from lift_jax.data.images import views
     from lift_jax.data.types import ArrayImages, Split
-    from lift_jax.evaluation import forward
-    from lift_jax.evaluation.evaluate import evaluate
+    from lift_jax.evaluation.candidate import Candidate, Chain
+    from lift_jax.evaluation.programs import Programs
+    from lift_jax.evaluation.stream import evaluate
     from lift_jax.parallel import mesh
 
     rng = np.random.default_rng(3)
@@ -315,7 +316,8 @@ def test_evaluation_is_exact_under_padding():
     graph, leaves = tree.flatten(model)
     devices = mesh.make_mesh()
     leaves = jax.device_put({k: v[...] for k, v in leaves.items()}, mesh.replicated(devices))
-    counter = partial(forward.make_count(graph, model.visual.config, devices), leaves)
+    chain = Chain(devices, model.visual.config, Programs())
+    counter = partial(chain.counts, candidate=Candidate.of(graph, leaves), top=0)
     found = [
         evaluate(
             loader.eval_batches(split, views.TestTransform(32), batch=batch),

@@ -160,7 +160,7 @@ class Cache:
         split, view, _, workers = reading
         graph, arrays = tree.split(visual)
 
-        def run(arrays: tree.Tree, batch: Batch) -> tuple[Array, ...]:
+        def run(batch: Batch, arrays: tree.Tree) -> tuple[Array, ...]:
             tower = tree.merge(graph, arrays)
             return (function(tower, pixels(batch, tower.config)),)
 
@@ -175,7 +175,9 @@ class Cache:
             disable=not self.console.is_terminal,
         ) as bar:  # fmt: skip
             task, begin, done = bar.add_task("", total=len(split), rate=0.0), time.monotonic(), 0
-            for order, labels, rows in in_order(placed(run, self.mesh), self.mesh)(arrays, batches):
+            work = placed(run, self.mesh)
+            stream = in_order(lambda batch: work(batch, arrays), batches, self.mesh)
+            for order, labels, rows in stream:
                 yield rows, labels
                 done += len(order)
                 bar.update(task, completed=done, rate=done / (time.monotonic() - begin))

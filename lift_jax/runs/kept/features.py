@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float16, Int
 
 from lift_jax.data.types import ArrayImages, Dataset, FileImages, Images, Split
-from lift_jax.evaluation.evaluator import Candidate, Embeddings, Evaluator
+from lift_jax.evaluation.candidate import Candidate
+from lift_jax.evaluation.evaluator import Embeddings, Evaluator
 from lift_jax.evaluation.programs import Job
 from lift_jax.runs.kept import kept_file
 from lift_jax.settings.schema import Settings
@@ -104,11 +105,11 @@ def splits_of(data: Dataset) -> dict[str, Split]:
 def classifiers(setup: Setup, state: State | None) -> dict[str, Candidate]:
     """Returns the classifiers after and before tuning; one alone if both give equal features."""
     if state is None and setup.zero_shot is not None:
-        return {"after": Candidate(*setup.zero_shot)}
-    untuned = Candidate(*setup.untuned)
+        return {"after": Candidate.of(*setup.zero_shot)}
+    untuned = Candidate.of(*setup.untuned)
     if state is None or not any(path.startswith(EMBEDDING) for path in state.weights):
         return {"after": untuned}
-    return {"after": Candidate(setup.graph, state.weights | setup.frozen), "before": untuned}
+    return {"after": Candidate.of(setup.graph, state.weights | setup.frozen), "before": untuned}
 
 
 def trains_from_cache(settings: Settings) -> bool:

@@ -25,6 +25,7 @@ PROBE_STEPS = 100  # largest number of L-BFGS steps, as in the authors' code
 Features = tuple[Float[np.ndarray, "m d"], Int[np.ndarray, "m"]]  # features and labels of images
 
 
+@jax.jit
 def head_from_texts(
     texts: Float[Array, "c e"], image_proj: Float[Array, "d e"] | None
 ) -> Float[Array, "c d"]:

@@ -70,7 +70,7 @@ def class_texts(
     owner = np.repeat(np.arange(len(texts)), sizes)  # the class of each text
     for part, features in encoded(backbone, tokens, console):
         np.add.at(total, owner[part], features)
-    found = l2_normalise(jnp.asarray(total / sizes[:, None], jnp.float32))
+    found = jax.jit(l2_normalise)(np.asarray(total / sizes[:, None], np.float32))
     if file is not None:
         kept.write(file, np.asarray(found))
     return found
