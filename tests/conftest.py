@@ -1,7 +1,8 @@
 """The setup of a strict session: eight CPU devices, no silent promotion, warnings are errors.
 
 Compiling is most of what the tests cost. So programs are hardly optimised, and each is compiled
-once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,cpu (and
+once, whichever worker or started process asks for it. JAX_COMPILATION_CACHE_DIR names a folder that
+keeps them for the next session. With JAX_PLATFORMS=cuda,cpu (and
 JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run on a GPU.
 """
 
@@ -19,7 +20,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Read when JAX starts, so they are set before anything imports it.
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
     os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_force_host_platform_device_count=8"
+        + " --xla_cpu_parallel_codegen_split_count=1"  # 32 parts for the threads cost more
     )
     if sys.version_info < (3, 12):  # jaxlib 0.12 has no others; these take most of the compiling
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
@@ -40,13 +43,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def caches(tmp_path_factory):
     """Sets the caches of this session, also for the processes that it starts.
 
-    Converted weights are each worker's own; compiled programs are shared by all workers.
+    Converted weights are each worker's own; compiled programs are shared by all workers, and lie in
+    a folder of this session unless JAX_COMPILATION_CACHE_DIR names another one.
     """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     own = tmp_path_factory.getbasetemp()
     session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "xla")
-    jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
+    programs = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(session / "xla"))
+    jax.config.update("jax_compilation_cache_dir", programs)
 
 
 def pytest_collection_modifyitems(items):

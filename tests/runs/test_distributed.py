@@ -37,10 +37,8 @@ def free_port():
 def start_processes(workdir, count, devices, *arguments, each=((), ()), before=""):
     """Starts the command `count` times, after the Python code `before`; returns the processes."""
     port = free_port()
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
+    xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu"}  # the last count holds
     command = [
         sys.executable, "-c",
         f"from lift_jax import main; from lift_jax.parallel import mesh\n{before}\nmain.main()",

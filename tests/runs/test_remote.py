@@ -282,7 +282,8 @@ def test_killed_it_continues_from_the_address(tmp_path):
         "from lift_jax import main; main.main()",
         "--config=configs/folder.py:debug", "--config.train.epochs=20", f"--workdir=file://{up}",
     ]  # fmt: skip
-    environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "one")}
+    xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = os.environ | {"XLA_FLAGS": xla, "XDG_CACHE_HOME": str(tmp_path / "one")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not list(up.glob(f"checkpoints/*/{remote.MARKER}")):

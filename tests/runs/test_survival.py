@@ -29,7 +29,8 @@ LONG = ["--config.train.epochs=20", "--config.checkpoint.every_steps=1000"]
 
 
 def start(workdir, *arguments):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}  # the last count holds
     command = [sys.executable, "-m", "lift_jax.main", "--config=configs/folder.py:debug",
                f"--workdir={workdir}", *arguments]  # fmt: skip
     return subprocess.Popen(
