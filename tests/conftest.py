@@ -1,8 +1,7 @@
 """The setup of a strict session: eight CPU devices, no silent promotion, warnings are errors.
 
 Compiling is most of what the tests cost. So programs are hardly optimised, and each is compiled
-once, whichever worker or started process asks for it. JAX_COMPILATION_CACHE_DIR names a folder that
-keeps them for the next session. With JAX_PLATFORMS=cuda,cpu (and
+once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,cpu (and
 JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run on a GPU.
 """
 
@@ -43,14 +42,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def caches(tmp_path_factory):
     """Sets the caches of this session, also for the processes that it starts.
 
-    Converted weights are each worker's own; compiled programs are shared by all workers, and lie in
-    a folder of this session unless JAX_COMPILATION_CACHE_DIR names another one.
+    Converted weights are each worker's own; compiled programs are shared by all workers.
     """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     own = tmp_path_factory.getbasetemp()
     session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    programs = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(session / "xla"))
-    jax.config.update("jax_compilation_cache_dir", programs)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
 
 
 def pytest_collection_modifyitems(items):
