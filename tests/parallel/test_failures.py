@@ -37,6 +37,9 @@ def listening():
         threading.Thread(target=accept, daemon=True).start()
         yield links, server.getsockname()[1]
         links._leaving.set()
+    for thread, link in zip(links._threads, list(links._sockets.values()), strict=False):
+        thread.join(10)
+        link.close()
 
 
 def connect(port, greeting):
