@@ -136,8 +136,10 @@ class Chain:
 
     def _logits(self, embedded: Array, candidate: Candidate, use: Use) -> Array:
         graph, leaves = candidate.head
-        make = lambda: forward.make_classify(graph, self.mesh)  # noqa: E731
-        return use(self.programs.get(make, (graph,), "classify"), leaves, embedded)
+        classify = self.programs.get(
+            lambda: forward.make_classify(graph, self.mesh), (graph,), "classify"
+        )
+        return use(classify, leaves, embedded)
 
 
 def _rest(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Programs:
 
     def __init__(self):
         self._made: dict[Hashable, tuple[Program, tuple[object, ...]]] = {}
+        self._known: dict[Hashable, tuple[Program, tuple[object, ...]]] = {}  # by ids of graphs
 
     def get(
         self, make: Callable[[], Callable[..., Any]], graphs: tuple[object, ...], *key: Hashable
@@ -54,14 +55,26 @@ class Programs:
         """Returns the program for graphs of modules and a key; `make` gives its function.
 
         Equal graphs share it. Those of a user's modules may hold values without a hash, and are
-        compared by identity.
+        compared by identity. A graph that was seen is not hashed again, which takes a tower half a
+        millisecond, and every batch asks.
         """
-        whole = *map(_identity, graphs), *key
-        if whole not in self._made:
-            if len(self._made) >= MOST:
-                del self._made[next(iter(self._made))]  # the oldest
-            self._made[whole] = Program(make()), graphs  # kept, so that their ids stay their own
-        return self._made[whole][0]
+        same = *map(id, graphs), *key
+        if same not in self._known:
+            equal = *map(_identity, graphs), *key
+            if equal not in self._made:
+                _add(self._made, equal, Program(make()), graphs)
+            _add(self._known, same, self._made[equal][0], graphs)
+        return self._known[same][0]
+
+
+def _add(
+    programs: dict[Hashable, tuple[Program, tuple[object, ...]]], key: Hashable, program: Program,
+    graphs: tuple[object, ...],
+) -> None:  # fmt: skip
+    """Adds a program, with its graphs so that their ids stay their own; drops the oldest."""
+    if len(programs) >= MOST:
+        del programs[next(iter(programs))]
+    programs[key] = program, graphs
 
 
 def _shape(info: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -24,6 +24,7 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 pytestmark = [
     pytest.mark.slow,
+    # a browser is no package: machines without one run the tests of the server's answers alone
     pytest.mark.skipif(
         BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on the PATH"
     ),

@@ -131,6 +131,21 @@ def test_equal_graphs_share_a_program():
     assert programs.get(lambda: abs, (other,), "features") is not first
 
 
+def test_a_graph_is_hashed_once():
+    class Graph:
+        hashed = 0
+
+        def __hash__(self):
+            self.hashed += 1
+            return 1
+
+    graph, programs = Graph(), Programs()
+    first = programs.get(lambda: abs, (graph,), "features")
+    once = graph.hashed
+    assert programs.get(lambda: abs, (graph,), "features") is first
+    assert graph.hashed == once
+
+
 @pytest.mark.parametrize(
     ("end", "status"),
     [
