@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from lift_jax.parallel import memory
+
 MOST = 32  # programs that are kept; a head of texts has others at each validation
 THREAD = "lift_jax compiles"  # name of the thread, for which a command must not wait at its end
 
@@ -118,6 +120,7 @@ class Ahead:
                 for job in itertools.takewhile(lambda _: not self._ended.is_set(), whole):
                     with contextlib.suppress(Exception):
                         job()
+            memory.return_freed()
 
         # not a daemon: the interpreter would crash if it ended while XLA compiles
         threading.Thread(target=work, name=THREAD).start()

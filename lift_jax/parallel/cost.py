@@ -12,6 +12,8 @@ from jaxtyping import PyTree
 from rich.console import Console
 from rich.filesize import decimal
 
+from lift_jax.parallel import memory
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -115,6 +117,7 @@ def compile_step(
     traced = step.trace(state, frozen, batch)
     flops = matmul_flops(traced.jaxpr) / jax.device_count()
     compiled = traced.lower().compile()
+    memory.return_freed()
     held, tuned, rows = (decimal(device_bytes(leaves)) for leaves in (frozen, state, batch))
     scratch = decimal(scratch_bytes(compiled))
     console.print(

@@ -11,6 +11,7 @@ import pytest
 from support.paths import ROOT
 
 from lift_jax.evaluation.programs import MOST, THREAD, Ahead, Program, Programs
+from lift_jax.parallel import memory
 
 
 class Jitted:
@@ -53,6 +54,15 @@ def test_a_use_waits_for_its_program_and_does_not_compile_it_again():
         assert program(1) == 2
     assert jitted.compiled == 1
     end()
+
+
+def test_what_compiling_took_goes_back_after_the_last_job(monkeypatch):
+    done = []
+    monkeypatch.setattr(memory, "return_freed", lambda: done.append("returned"))
+    with Ahead(last=[lambda: done.append("last")]) as ahead:
+        ahead.start([lambda: done.append("first")])
+        end()
+    assert done == ["first", "last", "returned"]
 
 
 def test_a_program_compiled_from_shapes_is_the_one_that_a_call_takes():
