@@ -104,7 +104,7 @@ class ZeroShotHead(nnx.Module):
         logit_bias: Float[Array, ""] | None = None,
     ):
         self.image_proj = None if image_proj is None else nnx.Param(image_proj)
-        self.class_texts = nnx.Param(l2_normalise(class_texts))
+        self.class_texts = nnx.Param(jax.jit(l2_normalise)(class_texts))
         self.logit_scale = nnx.Param(logit_scale)
         self.logit_bias = None if logit_bias is None else nnx.Param(logit_bias)
 
