@@ -6,8 +6,7 @@ from typing import Any
 
 from lift_jax.reports import changes_part, consistency_comparison, page
 from lift_jax.reports.figures.runs import comparison_figure
-from lift_jax.reports.report import NOTE, headline, results_table
-from lift_jax.runs import finished_run
+from lift_jax.reports.report import NOTE, headline, load, results_table
 from lift_jax.runs.finished_run import Run
 from lift_jax.storage import disk, lock
 from lift_jax.storage.names import expand_user
@@ -21,7 +20,7 @@ def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     """
     paths = [expand_user(workdir).resolve() for workdir in workdirs]
     unique = len({path.name for path in paths}) == len(paths)
-    runs = {path.name if unique else str(path): finished_run.load(path) for path in paths}
+    runs = {path.name if unique else str(path): load(path) for path in paths}
     headlines = {name: headline(run)[0] for name, run in runs.items()}
     bars = {
         f"{name}: {run.labels[headlines[name]]}": run.results[headlines[name]]

@@ -67,10 +67,7 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
     They are written into `out`, by default the run folder. Raises UserError if a file of the run is
     missing or broken, if `out` cannot be made, or if another process writes there.
     """
-    run = finished_run.load(workdir)
-    if run.changed:
-        note = result_files.changed_note(run.workdir, run.changed)
-        atomic.warn(f"{note} Run the training command again, which repairs it.")
+    run = load(workdir)
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):
@@ -80,6 +77,18 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
             f"No report: {error} The run itself is complete and its results are kept; "
             f"`lift-jax report {workdir}` writes the report, with --out=FOLDER to another folder."
         ) from error
+
+
+def load(workdir: str | Path) -> Run:
+    """Returns a finished run, and warns of files that are not what it wrote.
+
+    Raises UserError if a file of the run is missing or broken.
+    """
+    run = finished_run.load(workdir)
+    if run.changed:
+        note = result_files.changed_note(run.workdir, run.changed)
+        atomic.warn(f"{note} Run the training command again, which repairs it.")
+    return run
 
 
 def _write(run: Run, out: Path) -> Path:

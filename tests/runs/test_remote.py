@@ -186,6 +186,10 @@ def test_export_and_report_take_addresses(bucket, tmp_path, capsys):
     assert to.exists()
     run_command("report", "gs://mine/a")
     assert (bucket / "mine/a/report.html").exists()
+    before = files_of(bucket)
+    run_command("report", "gs://mine/a", "gs://mine/a", "--out", tmp_path / "compared")
+    assert (tmp_path / "compared" / "report_compare.html").exists()
+    assert files_of(bucket) == before  # not even a claim
 
 
 def test_what_cannot_be_sent_is_kept(bucket, monkeypatch, tmp_path):
