@@ -75,9 +75,9 @@ def run(flags: argparse.Namespace) -> None:
 
     from lift_jax.export import push, write
     from lift_jax.output.terminal import Terminal
-    from lift_jax.runs.export import export
     from lift_jax.runs.pushed import folder_of
     from lift_jax.runs.remote import local_copy
+    from lift_jax.runs.weights.export import export
     from lift_jax.storage.names import expand_user
     from lift_jax.weights import authors
 

@@ -27,8 +27,8 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     import jax
 
-    from lift_jax.runs import merge
     from lift_jax.runs.pushed import folder_of
+    from lift_jax.runs.weights import merge
 
     shared.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     from lift_jax.reports import report
-    from lift_jax.runs.soup import soup
+    from lift_jax.runs.weights.soup import soup
 
     shared.quiet_libraries()
     shared.define_tuners(flags.config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import LayerNorm, Linear
+from lift_jax.models.blocks.layers import LayerNorm, Linear
 from lift_jax.settings.groups.tuner import TunerSettings
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lift_jax.reports import changes_part, consistency_comparison, page
+from lift_jax.reports import page
 from lift_jax.reports.figures.runs import comparison_figure
+from lift_jax.reports.parts import changes_part, consistency_comparison
 from lift_jax.reports.report import NOTE, headline, load, results_table
 from lift_jax.runs.finished_run import Run
 from lift_jax.storage import disk, lock

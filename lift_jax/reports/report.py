@@ -10,16 +10,16 @@ import numpy as np
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.metrics import COLUMNS as FIRST
 from lift_jax.evaluation.tables import on_split
-from lift_jax.reports import (
+from lift_jax.reports import page
+from lift_jax.reports.figures.by_class import class_figure
+from lift_jax.reports.figures.training import training_figure
+from lift_jax.reports.parts import (
     calibration_part,
     changes_part,
     class_table,
     consistency_part,
     insight_part,
-    page,
 )
-from lift_jax.reports.figures.by_class import class_figure
-from lift_jax.reports.figures.training import training_figure
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files

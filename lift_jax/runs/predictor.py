@@ -17,9 +17,9 @@ from lift_jax.data.batches.rows import Batch as HostBatch
 from lift_jax.data.images import decode, views
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation import conformal
 from lift_jax.evaluation.evaluator import ensemble_view
 from lift_jax.evaluation.forward import Batch, make_outputs
+from lift_jax.evaluation.trust import conformal
 from lift_jax.models import tree
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal, track

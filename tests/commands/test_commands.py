@@ -200,7 +200,7 @@ def test_a_command_runs_by_its_module_too(tmp_path):
     [
         ("lift_jax.train", "python -m lift_jax train"),
         ("lift_jax.training.loop", "python -m lift_jax train"),
-        ("lift_jax.runs.soup", "python -m lift_jax soup"),
+        ("lift_jax.runs.weights.soup", "python -m lift_jax soup"),
         ("lift_jax.reports.report", "python -m lift_jax report"),
         ("lift_jax.models", "python -m lift_jax COMMAND"),
     ],

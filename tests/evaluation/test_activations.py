@@ -31,7 +31,7 @@ from lift_jax.parallel import mesh
 from lift_jax.runs import results
 from lift_jax.runs.kept import examples
 from lift_jax.settings.groups.tuner import TunerSettings
-from lift_jax.storage import row_file
+from lift_jax.storage.formats import row_file
 from lift_jax.training import loop
 from lift_jax.tuners import attach
 

@@ -18,7 +18,7 @@ from lift_jax.reports.figures.by_class import class_figure, frequency_figure
 from lift_jax.reports.figures.by_images import accuracy_figure
 from lift_jax.runs import log
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
 
 

@@ -19,7 +19,7 @@ from lift_jax.commands import shared
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
-from lift_jax.runs import export, merge
+from lift_jax.runs.weights import export, merge
 from lift_jax.settings import parse
 from lift_jax.training.setup import build
 from lift_jax.tuners import attach

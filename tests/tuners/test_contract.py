@@ -33,7 +33,7 @@ from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.tunable import Tunable
-from lift_jax.runs import export
+from lift_jax.runs.weights import export
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.training import checkpoint, state

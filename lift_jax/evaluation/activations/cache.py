@@ -36,7 +36,7 @@ from lift_jax.evaluation.stream import in_order, placed
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.storage.cache import cache_folder
-from lift_jax.storage.row_file import RowFile, make_room
+from lift_jax.storage.formats.row_file import RowFile, make_room
 from lift_jax.tuners.lowest_block import lowest_tuned_block
 
 VERSION = 2  # version of the content of the files

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lift_jax.models import formulas
+from lift_jax.models.blocks import formulas
 
 # `with lean(True)` (or False) traces programs with these rules (or by autodiff) on any backend; jit
 # traces a function again where it differs.
