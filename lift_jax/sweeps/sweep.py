@@ -197,7 +197,10 @@ class Sweep:
 
 
 def take(names: Sequence[str], part: str) -> list[str]:
-    """Returns the names that `part` "i/n" gives: every n-th from the i-th; all for ""."""
+    """Returns the names that `part` "i/n" gives: every n-th from the i-th; all for "".
+
+    Raises UserError for a text of another form, and unless 1 <= i <= n.
+    """
     if not part:
         return list(names)
     match = re.fullmatch(r"(\d+)/(\d+)", part)

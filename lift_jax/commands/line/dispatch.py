@@ -70,8 +70,8 @@ def module_of(name: str) -> ModuleType:
 def redirect(module: str, original: Sequence[str]) -> None:
     """Answers `python -m lift_jax.MODULE` for a module that is not meant to be run.
 
-    A command's name (`lift_jax.predict`) runs that command. For any other module the command to use
-    is printed.
+    A command's name (`lift_jax.predict`) runs that command. For any other module a line names the
+    command to use, and SystemExit is raised with the status of a mistake.
 
     Args:
         module: the name after -m.
