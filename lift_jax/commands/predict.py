@@ -111,7 +111,7 @@ def run(flags: argparse.Namespace) -> None:
     summary = Summary(sorter)
     progress = Terminal(stderr=True)
     hidden = not progress.is_terminal or len(given) <= flags.batch
-    answers = track(answers, "Looking", len(given), console=progress, disable=hidden)
+    answers = track(answers, "Classifying", len(given), console=progress, disable=hidden)
     names = [str(image) for image in given]
     passing = summary.watch(zip(names, answers, strict=True))
     if to:
