@@ -118,7 +118,7 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
         if jax.process_index() == 0:
             from lift_jax.reports import report
 
-            say(f"Report: {report.write(workdir)}")
+            say(f"Report: {report.write(workdir, address=flags.workdir)}")
 
 
 def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:

@@ -38,6 +38,6 @@ def run(flags: argparse.Namespace) -> None:
             for i, workdir in enumerate(flags.workdirs)
         ]
         if len(workdirs) == 1:
-            say(str(write(workdirs[0], flags.out or "")))
+            say(str(write(workdirs[0], flags.out or "", flags.workdirs[0])))
         else:
-            say(str(compare(workdirs, flags.out or workdirs[0])))
+            say(str(compare(workdirs, flags.out or workdirs[0], flags.workdirs)))
