@@ -17,8 +17,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from lift_jax.commands import shared
-from lift_jax.commands.line import ending
+from lift_jax.commands.line import ending, libraries, options, parsing
 from lift_jax.errors import DiskError, UserError, fail, unknown
 from lift_jax.output.lines import say
 from lift_jax.settings.config_file import ConfigFile
@@ -30,7 +29,7 @@ USAGE = "Give a config and a run folder: lift-jax train --config=demo --workdir=
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_config(parser)
+    options.add_config(parser)
     parser.add_argument(
         "--workdir",
         metavar="W",
@@ -69,14 +68,14 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     if flags.mode not in MODES:
         raise unknown("mode (--mode)", flags.mode, MODES)
-    chosen = shared.chosen_config(flags, f"--config is missing. {USAGE}")
+    chosen = options.chosen_config(flags, f"--config is missing. {USAGE}")
     if not flags.workdir:
         raise UserError(f"--workdir is missing. {USAGE}")
 
     from lift_jax.parallel import exchange
 
-    shared.quiet_libraries()
-    shared.use_compile_cache()
+    libraries.quiet_libraries()
+    libraries.use_compile_cache()
     try:
         with disk_errors():
             run_here(chosen, flags)
@@ -119,7 +118,7 @@ def run_here(chosen: ConfigFile, flags: argparse.Namespace) -> None:
         if jax.process_index() == 0:
             from lift_jax.reports import report
 
-            say(f"Report: {report.write(workdir)}")
+            say(f"Report: {report.write(workdir, address=flags.workdir)}")
 
 
 def asked_for(chosen: ConfigFile, flags: argparse.Namespace) -> dict[str, str]:
@@ -159,7 +158,7 @@ def run_table(chosen: ConfigFile, workdir: str, flags: argparse.Namespace) -> No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `python -m lift_jax.main`."""
-    shared.run_command(sys.modules[__name__], arguments)
+    parsing.run_command(sys.modules[__name__], arguments)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def steps(small: bool, folder: Path) -> str:
 def lean(small: bool, folder: Path) -> str:
     """Returns the rows of the bench on backward passes that keep few arrays, against plain ones.
 
-    They are taken on CPUs alone (`models.backward.is_lean`) until this shows a gain here.
+    They are taken on CPUs alone (`models.blocks.backward.is_lean`) until this shows a gain here.
     """
     backbone, batch = ("debug", 8) if small else ("clip_vit_b16", 128)
     flags = [f"--config.model.backbone={backbone}", f"--config.train.batch={batch}"]
@@ -96,7 +96,7 @@ def demo(small: bool, folder: Path) -> str:
 
 def killed(small: bool, folder: Path) -> str:
     """Kills a run in the middle and continues it; returns how many leaves are equal."""
-    from lift_jax.runs import export
+    from lift_jax.runs.weights import export
 
     epochs = 12 if small else 20
     config = "demo:debug" if small else "demo"

@@ -14,7 +14,7 @@ from lift_jax.app.uploads import Upload
 from lift_jax.data.images import decode
 from lift_jax.data.images.decode import UnreadableImage
 from lift_jax.errors import UserError
-from lift_jax.evaluation import conformal
+from lift_jax.evaluation.trust import conformal
 from lift_jax.output.plain import printable
 from lift_jax.runs import pushed
 from lift_jax.runs.answers import calibration_file

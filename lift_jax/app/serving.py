@@ -1,4 +1,4 @@
-"""The server of the page: its socket, its patience with slow clients, its end by Ctrl-C."""
+"""The server of the page: its socket, its time limits for slow clients, its end by Ctrl-C."""
 
 import asyncio
 import errno
@@ -83,7 +83,7 @@ def server(app: Callable, limits: Limits, ready: Callable[[], None]):  # noqa: A
 
     return Server(
         uvicorn.Config(
-            app, http=_patient_protocol(limits), ws="none", loop="asyncio", lifespan="off",
+            app, http=_protocol_with_limits(limits), ws="none", loop="asyncio", lifespan="off",
             log_config=None, log_level="critical", access_log=False, server_header=False,
             proxy_headers=False, limit_concurrency=limits.connections,
             timeout_graceful_shutdown=GRACE,
@@ -91,14 +91,14 @@ def server(app: Callable, limits: Limits, ready: Callable[[], None]):  # noqa: A
     )  # fmt: skip
 
 
-def _patient_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """Returns uvicorn's protocol with an end to its patience.
+def _protocol_with_limits(limits: Limits) -> type[asyncio.Protocol]:
+    """Returns uvicorn's protocol with time limits for connections.
 
-    uvicorn itself waits for ever for the rest of a request's headers, and for a client to read.
+    uvicorn itself has none for the headers of a request, and for a client that does not read.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Patient(H11Protocol):
+    class Limited(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._phase, self._since = (None, False), self.loop.time()
@@ -109,14 +109,14 @@ def _patient_protocol(limits: Limits) -> type[asyncio.Protocol]:
             busy = self.cycle is not None and not self.cycle.response_complete
             if (self.cycle, busy) != self._phase:
                 self._phase, self._since = (self.cycle, busy), self.loop.time()
-            patience = limits.seconds if busy else limits.idle_seconds
-            if self.loop.time() - self._since > patience:
+            most = limits.seconds if busy else limits.idle_seconds
+            if self.loop.time() - self._since > most:
                 self.transport.abort()
             else:
-                self._timer = self.loop.call_later(min(TICK, patience / 4), self._look)
+                self._timer = self.loop.call_later(min(TICK, most / 4), self._look)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._timer.cancel()
             super().connection_lost(exc)
 
-    return Patient
+    return Limited

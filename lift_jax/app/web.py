@@ -68,7 +68,7 @@ class Web:
             small = await loop.run_in_executor(
                 self._readers, self._answerer.training.thumbnail, int(number)
             )
-        except UserError:  # its message may hold a path, which is nobody else's business
+        except UserError:  # its message may hold a path, which clients must not see
             return error_response(404, "This training image cannot be shown.")
         return Response(small, media_type="image/jpeg")
 

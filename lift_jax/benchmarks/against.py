@@ -1,4 +1,4 @@
-"""Lean backward passes (`models.backward`) against the plain formulas, in one process."""
+"""Lean backward passes (`models.blocks.backward`) against the plain formulas, in one process."""
 
 import statistics
 import time
@@ -13,8 +13,8 @@ from rich.table import Table
 from lift_jax.benchmarks import step
 from lift_jax.benchmarks.step import Problem
 from lift_jax.evaluation.forward import make_predict
-from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
+from lift_jax.models.blocks import backward
 from lift_jax.parallel.cost import scratch_bytes
 from lift_jax.settings.schema import Settings
 from lift_jax.training.placement import chosen_precision

@@ -7,8 +7,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from lift_jax.benchmarks.step import make_problem
-from lift_jax.models import backward
 from lift_jax.models.backbone import Vision
+from lift_jax.models.blocks import backward
 from lift_jax.models.precision import Precision
 from lift_jax.parallel import cost
 from lift_jax.settings.schema import Settings

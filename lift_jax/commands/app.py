@@ -13,12 +13,12 @@ Programs can use it too: curl -F image=@a.jpg http://127.0.0.1:8000/api/predict
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_run(parser)
+    options.add_run(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
         help="address to listen on (127.0.0.1, only this machine); 0.0.0.0 lets everybody in the "
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tte", action=argparse.BooleanOptionalAction,
         help="average several crops of each image (default: as in the run's config)",
     )  # fmt: skip
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -49,9 +49,9 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.storage.atomic import warn
     from lift_jax.storage.names import expand_user
 
-    shared.quiet_libraries()
-    shared.use_compile_cache()
-    shared.define_tuners(flags.config)
+    libraries.quiet_libraries()
+    libraries.use_compile_cache()
+    options.define_tuners(flags.config)
     answerer = Answerer(flags.run, flags.tte)
     for note in answerer.notes:
         say(note)

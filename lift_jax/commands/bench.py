@@ -24,7 +24,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import options
 from lift_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ USAGE = "Give a config: lift-jax bench --config=inat --classes=8142"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_config(parser)
+    options.add_config(parser)
     parser.add_argument(
         "--only",
         choices=("step", "data"),
@@ -154,7 +154,7 @@ def run_step(
     from lift_jax.settings.parse import parse
     from lift_jax.training.step import exact_products
 
-    settings = parse(shared.chosen_config(flags, USAGE).config)
+    settings = parse(options.chosen_config(flags, USAGE).config)
     if flags.classes < 2:
         raise UserError("Give the number of classes: --classes=8142.")
     vision = step.vision_sizes(settings.model)

@@ -11,7 +11,7 @@ split: data.val_share, or the data set's own. The test split is not used.
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options
 from lift_jax.output.lines import say
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coverage", type=float, default=0.9, metavar="SHARE",
         help="share of images whose set (`predict --sets`) contains the true class (0.9)",
     )  # fmt: skip
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -37,9 +37,9 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.runs.answers.calibrate import calibrate
     from lift_jax.runs.remote import local_copy
 
-    shared.quiet_libraries()
-    shared.use_compile_cache()
-    shared.define_tuners(flags.config)
+    libraries.quiet_libraries()
+    libraries.use_compile_cache()
+    options.define_tuners(flags.config)
     console = Terminal()
     with local_copy(flags.run, console) as run:
         path = calibrate(Path(run), flags.keep, flags.coverage, console)

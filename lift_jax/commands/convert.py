@@ -50,7 +50,7 @@ def run(flags: argparse.Namespace) -> None:
     from flax import nnx
 
     from lift_jax.errors import unknown
-    from lift_jax.models.layers import ACTIVATIONS
+    from lift_jax.models.blocks.layers import ACTIVATIONS
     from lift_jax.output.terminal import Terminal
     from lift_jax.settings.values import three_numbers
     from lift_jax.tuners.parameters import Parameter, parameter_table

@@ -16,7 +16,7 @@ then reads these. If it is interrupted, run it again: it continues.
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import options
 from lift_jax.errors import UserError
 
 USAGE = "Give a config: lift-jax data --config=folder --config.data.root=photos"
@@ -24,7 +24,7 @@ USAGE = "Give a config: lift-jax data --config=folder --config.data.root=photos"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_config(parser)
+    options.add_config(parser)
     parser.add_argument(
         "--workdir", default="runs/data", metavar="W", help="folder to write to (runs/data)"
     )
@@ -45,7 +45,7 @@ def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     if flags.prepare_size < 0:
         raise UserError(f"--prepare_size is {flags.prepare_size}; expected a number of pixels.")
-    chosen = shared.chosen_config(flags, USAGE)
+    chosen = options.chosen_config(flags, USAGE)
 
     from dataclasses import replace
 

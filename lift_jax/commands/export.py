@@ -39,14 +39,14 @@ it in the authors' code, where torch is installed:
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options
 from lift_jax.errors import UserError
 from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_run(parser)
+    options.add_run(parser)
     parser.add_argument(
         "--to", required=True, metavar="PLACE",
         help="file to write (.safetensors); for other formats, the folder to write",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="also upload the folder to the hub"
     )
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -75,13 +75,13 @@ def run(flags: argparse.Namespace) -> None:
 
     from lift_jax.export import push, write
     from lift_jax.output.terminal import Terminal
-    from lift_jax.runs.export import export
     from lift_jax.runs.pushed import folder_of
     from lift_jax.runs.remote import local_copy
+    from lift_jax.runs.weights.export import export
     from lift_jax.storage.names import expand_user
     from lift_jax.weights import authors
 
-    shared.quiet_libraries()
+    libraries.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
     tuned_only = flags.format == write.NAMES[0]
     without = ["input_size", "push"] if tuned_only else ["layout"]
@@ -92,7 +92,7 @@ def run(flags: argparse.Namespace) -> None:
             raise UserError(f"--{option} has no meaning with --format={flags.format}. Remove it.")
     if flags.push:
         push.check(flags.push)
-    shared.define_tuners(flags.config)
+    options.define_tuners(flags.config)
     with local_copy(str(folder_of(flags.run)), Terminal(stderr=True), writes=False) as run:
         if not tuned_only:
             difference = write.write(run, flags.to, flags.format, flags.input_size)

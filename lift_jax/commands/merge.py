@@ -12,26 +12,26 @@ FOLDER's own zero-shot classifier is the tuned classifier.
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options
 from lift_jax.output.lines import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    shared.add_run(parser)
+    options.add_run(parser)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     import jax
 
-    from lift_jax.runs import merge
     from lift_jax.runs.pushed import folder_of
+    from lift_jax.runs.weights import merge
 
-    shared.quiet_libraries()
+    libraries.quiet_libraries()
     jax.config.update("jax_platforms", "cpu")
-    shared.define_tuners(flags.config)
+    options.define_tuners(flags.config)
     merge.write(folder_of(flags.run), flags.to)
     say(f"Written: {flags.to}. Use it with :backbone={flags.to}")

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options, parsing
 from lift_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image, folder of images, or pattern (im*.jpg); - reads names from standard input, "
         "one a line",
     )  # fmt: skip
-    shared.add_run(parser)
+    options.add_run(parser)
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="number of classes for each image (5)"
     )
@@ -71,12 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sort-into", metavar="DIR", help="also copy each image into a folder of its class in DIR"
     )
     parser.add_argument("--link", action="store_true", help="link the images instead of copying")
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def share(text: str) -> bool | float:
     """Returns the share that an option asks for; True for the default."""
-    return shared.number(text) if text else True
+    return parsing.number(text) if text else True
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -90,10 +90,10 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.storage.names import expand_user
 
     check(flags)
-    shared.quiet_libraries()
-    shared.use_compile_cache()
+    libraries.quiet_libraries()
+    libraries.use_compile_cache()
     console = Terminal()
-    shared.define_tuners(flags.config)
+    options.define_tuners(flags.config)
     listed = with_standard_input(flags.images)
     given, others = gather(listed)
     to = make_place(expand_user(flags.to), "--to") if flags.to else None
@@ -111,7 +111,7 @@ def run(flags: argparse.Namespace) -> None:
     summary = Summary(sorter)
     progress = Terminal(stderr=True)
     hidden = not progress.is_terminal or len(given) <= flags.batch
-    answers = track(answers, "Looking", len(given), console=progress, disable=hidden)
+    answers = track(answers, "Classifying", len(given), console=progress, disable=hidden)
     names = [str(image) for image in given]
     passing = summary.watch(zip(names, answers, strict=True))
     if to:

@@ -3,9 +3,10 @@
   lift-jax report runs/photos
   lift-jax report runs/a runs/b --out=comparison
 
-Every run folder gets a report.html that needs no other file, and its figures as report_*.png. For
-several runs there is also a comparison, report_compare.html. With --out, the report of a single run
-is written to another folder, for example because you cannot write to the run folder.
+One run folder gets a report.html that needs no other file, and its figures as report_*.png. Several
+run folders are compared in report_compare.html in the first of them; their own reports stay as they
+are. With --out the report or the comparison is written to another folder, and nothing is written to
+the run folders.
 """
 
 import argparse
@@ -30,12 +31,13 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.reports.report import write
     from lift_jax.runs.remote import local_copy
 
+    console = Terminal(stderr=True)
     with ExitStack() as stack:
-        console = Terminal(stderr=True)
-        workdirs = [stack.enter_context(local_copy(w, console)) for w in flags.workdirs]
+        workdirs = [
+            stack.enter_context(local_copy(workdir, console, writes=i == 0 and not flags.out))
+            for i, workdir in enumerate(flags.workdirs)
+        ]
         if len(workdirs) == 1:
-            say(str(write(workdirs[0], flags.out or "")))
-            return
-        for workdir in workdirs:
-            say(str(write(workdir)))
-        say(str(compare(workdirs, flags.out or workdirs[0])))
+            say(str(write(workdirs[0], flags.out or "", flags.workdirs[0])))
+        else:
+            say(str(compare(workdirs, flags.out or workdirs[0], flags.workdirs)))

@@ -8,7 +8,7 @@ mean and its test results. soup.csv in it lists the results of every run and of 
 
 import argparse
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import libraries, options
 from lift_jax.output.lines import say
 
 
@@ -16,15 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("runs", nargs="+", metavar="W", help="folder of a finished run")
     parser.add_argument("--workdir", required=True, metavar="W", help="run folder of the soup")
-    shared.add_tuner_file(parser)
+    options.add_tuner_file(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
     """Runs the command."""
     from lift_jax.reports import report
-    from lift_jax.runs.soup import soup
+    from lift_jax.runs.weights.soup import soup
 
-    shared.quiet_libraries()
-    shared.define_tuners(flags.config)
+    libraries.quiet_libraries()
+    options.define_tuners(flags.config)
     soup(flags.runs, flags.workdir)
     say(f"Report: {report.write(flags.workdir)}")

@@ -51,8 +51,9 @@ class ClassDraws:
     def counts(self, epoch: int) -> tuple[Int[np.ndarray, " c"], np.random.Generator]:
         """Returns how many draws each class has in an epoch, and the generator that goes on.
 
-        It is the share rounded down, or up for those on which the teeth of a comb fall that is laid
-        over the remainders at a random place. So a share is kept on average.
+        It is the share of the class, rounded down or up. Systematic sampling chooses which are
+        rounded up: the fractions of the shares lie side by side on a line, and points at distance
+        1, from a random start on, fall on those classes. So the mean over epochs is the share.
         """
         sequence = np.random.SeedSequence((self.seed, epoch), spawn_key=(ORDER,))
         rng = np.random.default_rng(sequence)
@@ -60,13 +61,13 @@ class ClassDraws:
         left = len(self.labels) - counts.sum()
         ends, first = np.cumsum(self.shares - counts), rng.uniform(0, 1 - 1e-9)
         if left:
-            ends = ends / ends[-1] * left  # whole again, whatever the last bits lost
+            ends = ends / ends[-1] * left  # ends at a whole number in spite of rounding
             hit = np.searchsorted(ends, first + np.arange(left), side="right")
             counts += np.bincount(hit, minlength=len(counts))
         return counts, rng
 
     def drawn(self, c: int, begin: int, count: int) -> Int[np.ndarray, " m"]:
-        """Returns the images of `count` draws of a class, of which `begin` came before."""
+        """Returns the images of `count` draws of class `c`, after `begin` earlier draws of it."""
         own = self.images[c]
         first, last = begin // len(own), (begin + count - 1) // len(own)
         cycles = []

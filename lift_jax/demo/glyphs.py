@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -88,13 +88,15 @@ def render(rng: np.random.Generator, labels: Int[np.ndarray, " n"]) -> UInt8[np.
     return expose(rng, reduce(rng, ink))
 
 
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Draws float32 from N(0, 1)."""
+def normal(rng: np.random.Generator, *shape: int) -> Float[np.ndarray, "..."]:
+    """Draws float32 of this shape from N(0, 1)."""
     return rng.standard_normal(shape, np.float32)
 
 
-def uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> np.ndarray:
-    """Draws float32 from [low, high)."""
+def uniform(
+    rng: np.random.Generator, low: float, high: float, *shape: int
+) -> Float[np.ndarray, "..."]:
+    """Draws float32 of this shape from [low, high)."""
     return low + (high - low) * rng.random(shape, np.float32)
 
 
@@ -116,14 +118,18 @@ def warp(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n p 2"]:
     return affine + np.moveaxis(elastic.reshape(n, 2, -1), 1, 2) + 0.5
 
 
-def inked(distance: Float[np.ndarray, "n p"], width: np.ndarray) -> np.ndarray:
+def inked(
+    distance: Float[np.ndarray, "n p"], width: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 48 48"]:
     """Returns how much of each pixel lies within `width` of the shape."""
     pixel = (HIGH - LOW) / CANVAS
     ink = np.clip(0.5 + (width[:, None] - distance) / pixel, 0, 1)
     return ink.reshape(-1, CANVAS, CANVAS)
 
 
-def font_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+def font_ink(
+    rng: np.random.Generator, labels: Int[np.ndarray, " n"], places: Float[np.ndarray, "n p 2"]
+) -> Float[np.ndarray, "n 48 48"]:
     """Draws the glyph of a random font for each label, thinned or thickened."""
     fields, of = bank().fields, bank().of
     rows = np.array([rng.choice(of[label]) for label in labels], np.int64)
@@ -137,12 +143,16 @@ def font_ink(rng: np.random.Generator, labels: np.ndarray, places: np.ndarray) -
     return inked(above * (1 - y) + below * y, uniform(rng, -0.02, 0.05, len(labels)))
 
 
-def extent(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def extent(
+    marked: Bool[np.ndarray, "n s"],
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Returns the index of the first marked element of each row, and one past the last."""
     return marked.argmax(1), marked.shape[1] - marked[:, ::-1].argmax(1)
 
 
-def cells(low: np.ndarray, length: np.ndarray, count: np.ndarray) -> np.ndarray:
+def cells(
+    low: Float[np.ndarray, " n"], length: Float[np.ndarray, " n"], count: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 32 48"]:
     """Returns the weights that average the canvas into `count` equal cells of a frame."""
     edges = low[:, None] + np.arange(SIZE + 1) * (length / count)[:, None]
     pixels = np.arange(CANVAS)
@@ -161,7 +171,9 @@ def enlargements() -> Float[np.ndarray, "r 32 32"]:
     return result
 
 
-def reduce(rng: np.random.Generator, ink: np.ndarray) -> Float[np.ndarray, "n 32 32"]:
+def reduce(
+    rng: np.random.Generator, ink: Float[np.ndarray, "n 48 48"]
+) -> Float[np.ndarray, "n 32 32"]:
     """Cuts each drawing to a frame around its ink, averages it into cells and enlarges it."""
     n = len(ink)
     (left, right), (top, bottom) = extent(ink.max(1) > 0.3), extent(ink.max(2) > 0.3)
@@ -186,7 +198,9 @@ def reduce(rng: np.random.Generator, ink: np.ndarray) -> Float[np.ndarray, "n 32
     return (enlarge @ rows) @ ink @ np.swapaxes(enlarge @ columns, 1, 2)
 
 
-def expose(rng: np.random.Generator, ink: np.ndarray) -> UInt8[np.ndarray, "n 32 32"]:
+def expose(
+    rng: np.random.Generator, ink: Float[np.ndarray, "n 32 32"]
+) -> UInt8[np.ndarray, "n 32 32"]:
     """Turns ink into grey levels with random contrast, pressure and noise; inverts one in eight."""
     n = len(ink)
     ink = np.clip(ink * uniform(rng, 1, 1.5, n, 1, 1), 0, 1) ** np.exp(0.2 * normal(rng, n, 1, 1))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from lift_jax.parallel import memory
+from lift_jax.parallel import freed_memory
 
 MOST = 32  # programs that are kept; a head of texts has others at each validation
 THREAD = "lift_jax compiles"  # name of the thread, for which a command must not wait at its end
@@ -120,7 +120,7 @@ class Ahead:
                 for job in itertools.takewhile(lambda _: not self._ended.is_set(), whole):
                     with contextlib.suppress(Exception):
                         job()
-            memory.return_freed()
+            freed_memory.give_back()
 
         # not a daemon: the interpreter would crash if it ended while XLA compiles
         threading.Thread(target=work, name=THREAD).start()

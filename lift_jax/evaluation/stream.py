@@ -37,8 +37,8 @@ def in_order(
 
     The first array holds the index in the split of each image that can be read, ascending. The
     second holds their labels, and the others hold what the function of `work` returns (see
-    `placed`). Every process gets the results of all images, from `batches`
-    that hold its own share (`loader.eval_batches`).
+    `placed`). Every process gets the results of all images from `batches`, which hold its own share
+    (`loader.eval_batches`).
     """
     process, processes, first = jax.process_index(), jax.process_count(), 0
     for rows in batches:

@@ -15,11 +15,12 @@ from lift_jax.export import rendered
 from lift_jax.export.deployed import Deployed
 from lift_jax.export.licences import on_the_hub
 from lift_jax.reports.page import number
-from lift_jax.runs import export, finished_run
+from lift_jax.runs import finished_run
 from lift_jax.runs.kept.result_files import METRICS
+from lift_jax.runs.weights import export
 from lift_jax.settings import words
 from lift_jax.storage import atomic
-from lift_jax.weights.hub import NAMES
+from lift_jax.weights.names.hub import NAMES
 
 NAME, TEMPLATE = "README.md", "card.md"
 SHOWN = 60  # classes that are listed

@@ -1,6 +1,6 @@
 """Licences of the weights of known backbones, as their model cards state them."""
 
-from lift_jax.weights.hub import NAMES
+from lift_jax.weights.names.hub import NAMES
 
 LICENCES = {
     "MIT": (

@@ -20,7 +20,7 @@ FORMATS = {
     "huggingface": huggingface_folder.write,
     "adapters": adapters_folder.write,
 }
-NAMES = ("safetensors", *FORMATS)  # of --format; the first is `runs.export`, the tuned weights
+NAMES = ("safetensors", *FORMATS)  # of --format; the first is the tuned weights alone
 OF_VIEWS = ("huggingface", "adapters")  # take test views alone
 FILES = (".safetensors", ".onnx", ".stablehlo")
 

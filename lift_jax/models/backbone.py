@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lift_jax.errors import UserError
+from lift_jax.models.blocks.layers import Normal
 from lift_jax.models.heads import Head
-from lift_jax.models.layers import Normal
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.text import TextConfig, TextTransformer
 from lift_jax.models.vit.config import VisionConfig

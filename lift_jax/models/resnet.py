@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import LayerNorm, Linear, Normal, attention, block_border
+from lift_jax.models.blocks.layers import LayerNorm, Linear, Normal, attention, block_border
 from lift_jax.models.precision import Precision, types_of
 from lift_jax.models.tunable import Tunable
 

@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lift_jax.models.block import Block
-from lift_jax.models.layers import LayerNorm, Linear, Normal
+from lift_jax.models.blocks.block import Block
+from lift_jax.models.blocks.layers import LayerNorm, Linear, Normal
 from lift_jax.models.precision import Precision, types_of
 from lift_jax.models.sizes import later
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import LayerNorm, Linear
+from lift_jax.models.blocks.layers import LayerNorm, Linear
 from lift_jax.settings.groups.tuner import TunerSettings
 
 
@@ -69,22 +69,26 @@ class Tuner(nnx.Module):
         """Returns the subset of the chosen blocks that this tuner is attached to."""
         return chosen
 
-    def weights(self, name: str, kernel: Array, bias: Array | None) -> tuple[Array, Array | None]:
+    def weights(
+        self, name: str, kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None
+    ) -> tuple[Float[Array, "i o"], Float[Array, " o"] | None]:
         """Returns changed weights of the linear layer `name` (q, k, v, out, gate, fc1, fc2)."""
         return kernel, bias
 
-    def linear(self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]) -> Array:
+    def linear(
+        self, name: str, y: Float[Array, "b n i"], out: Float[Array, "b n o"]
+    ) -> Float[Array, "b n o"]:
         """Returns the changed output of the linear layer `name`, whose input was y.
 
         In a ResNet with tuners `name` is "pool", and `out` the pooled feature.
         """
         return out
 
-    def normed(self, name: str, y: Float[Array, "b n d"]) -> Array:
+    def normed(self, name: str, y: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Returns the changed output of the LayerNorm `name` (ln1, ln2)."""
         return y
 
-    def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Array:
+    def mlp(self, x: Float[Array, "b n d"], m: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Returns the changed output m of the MLP, which is then added to the residual stream x.
 
         Matrix products belong in the dtype of m; that of x may be wider.
@@ -93,7 +97,7 @@ class Tuner(nnx.Module):
 
     def tokens(
         self, x: Float[Array, "b n d"], angles: Float[Array, "n h"] | None, prompts: int
-    ) -> tuple[Array, Array | None, int]:
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "m h"] | None, int]:
         """Returns changed input tokens of the block, their rotary angles and the prompt count.
 
         `angles` is None in towers without rotary positions. `prompts` is the number of tokens in x
@@ -101,7 +105,9 @@ class Tuner(nnx.Module):
         """
         return x, angles, prompts
 
-    def fold(self, name: str, kernel: Array, bias: Array | None) -> tuple[Array, Array | None]:
+    def fold(
+        self, name: str, kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None
+    ) -> tuple[Float[Array, "i o"], Float[Array, " o"] | None]:
         """Returns weights of the layer `name` that include this tuner's change.
 
         The layer with these weights computes what `weights`, `linear` and `normed` give together.

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from rich.console import Console
 from rich.filesize import decimal
 
-from lift_jax.parallel import memory
+from lift_jax.parallel import freed_memory
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -117,7 +117,7 @@ def compile_step(
     traced = step.trace(state, frozen, batch)
     flops = matmul_flops(traced.jaxpr) / jax.device_count()
     compiled = traced.lower().compile()
-    memory.return_freed()
+    freed_memory.give_back()
     held, tuned, rows = (decimal(device_bytes(leaves)) for leaves in (frozen, state, batch))
     scratch = decimal(scratch_bytes(compiled))
     console.print(

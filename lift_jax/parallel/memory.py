@@ -1,10 +1,9 @@
-"""The memory that sizes need at least beside the memory that there is; the return of freed memory.
+"""The memory that settings need at least, compared with the memory of the machine and its devices.
 
 The estimates are lower bounds: a size that is refused cannot work on this machine, one that passes
 may still be too large.
 """
 
-import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,16 +64,3 @@ def device_memory() -> int | None:
         return None if held is None else held // jax.local_device_count()
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")
-
-
-def return_freed() -> None:
-    """Returns memory that was freed to the system, where the C library is glibc.
-
-    glibc keeps what compilers free, in pieces that are too small for the arrays of a step: 0.2 GB
-    after the step of ViT-B/16. Takes 20 ms at that size.
-    """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, TypeError):  # macOS and musl have no such function, Windows no None
-        return
-    trim(0)

@@ -4,24 +4,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lift_jax.reports import changes_part, consistency_comparison, page
+from lift_jax.reports import page
 from lift_jax.reports.figures.runs import comparison_figure
-from lift_jax.reports.report import NOTE, headline, results_table
-from lift_jax.runs import finished_run
+from lift_jax.reports.parts import changes_part, consistency_comparison
+from lift_jax.reports.report import NOTE, headline, load, name_of, results_table
 from lift_jax.runs.finished_run import Run
 from lift_jax.storage import disk, lock
+from lift_jax.storage.addresses import is_remote
 from lift_jax.storage.names import expand_user
 
 
-def compare(workdirs: Sequence[str | Path], out: str | Path) -> Path:
+def compare(workdirs: Sequence[str | Path], out: str | Path, addresses: Sequence[str] = ()) -> Path:
     """Writes report_compare.html and .png of several runs into `out`; returns the page's path.
 
-    The bars show the headline result of each run. Raises UserError if a file of a run is missing or
-    broken, or `out` cannot be made.
+    The bars show the headline result of each run. If `workdirs` are local copies (`runs.remote`),
+    `addresses` are where the runs are, from which they have their names. Raises UserError if a file
+    of a run is missing or broken, or `out` cannot be made.
     """
-    paths = [expand_user(workdir).resolve() for workdir in workdirs]
-    unique = len({path.name for path in paths}) == len(paths)
-    runs = {path.name if unique else str(path): finished_run.load(path) for path in paths}
+    places = [
+        place if is_remote(place) else str(expand_user(place).resolve())
+        for place in map(str, addresses or workdirs)
+    ]
+    names = [name_of(place) for place in places]
+    if len({*names}) < len(names):
+        names = places
+    runs = {name: load(workdir) for name, workdir in zip(names, workdirs, strict=True)}
     headlines = {name: headline(run)[0] for name, run in runs.items()}
     bars = {
         f"{name}: {run.labels[headlines[name]]}": run.results[headlines[name]]

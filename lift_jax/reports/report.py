@@ -10,16 +10,16 @@ import numpy as np
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.metrics import COLUMNS as FIRST
 from lift_jax.evaluation.tables import on_split
-from lift_jax.reports import (
+from lift_jax.reports import page
+from lift_jax.reports.figures.by_class import class_figure
+from lift_jax.reports.figures.training import training_figure
+from lift_jax.reports.parts import (
     calibration_part,
     changes_part,
     class_table,
     consistency_part,
     insight_part,
-    page,
 )
-from lift_jax.reports.figures.by_class import class_figure
-from lift_jax.reports.figures.training import training_figure
 from lift_jax.runs import finished_run
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import examples, kept_file, predictions, result_files
@@ -27,6 +27,7 @@ from lift_jax.runs.phases import stages
 from lift_jax.runs.phases.progress import WAIT_HINT
 from lift_jax.settings import words
 from lift_jax.storage import atomic, disk, lock
+from lift_jax.storage.addresses import is_remote
 from lift_jax.storage.names import expand_user
 
 COLUMNS = {  # of the table of results: key and heading
@@ -61,20 +62,18 @@ SECTIONS = (  # of the page: the part that it needs, its id and its title
 )
 
 
-def write(workdir: str | Path, out: str | Path = "") -> Path:
+def write(workdir: str | Path, out: str | Path = "", address: str = "") -> Path:
     """Writes report.html and report_*.png of a run; returns the page's path.
 
-    They are written into `out`, by default the run folder. Raises UserError if a file of the run is
-    missing or broken, if `out` cannot be made, or if another process writes there.
+    They are written into `out`, by default the run folder. If `workdir` is a local copy
+    (`runs.remote`), the page bears the name of the run at its `address`. Raises UserError if a file
+    of the run is missing or broken, if `out` cannot be made, or if another process writes there.
     """
-    run = finished_run.load(workdir)
-    if run.changed:
-        note = result_files.changed_note(run.workdir, run.changed)
-        atomic.warn(f"{note} Run the training command again, which repairs it.")
+    run = load(workdir)
     to = disk.make_folder(expand_user(out), "--out") if out else run.workdir
     try:
         with disk.disk_errors(to), lock.one_writer(to):
-            return _write(run, to)
+            return _write(run, to, name_of(address or run.workdir))
     except DiskError as error:
         raise DiskError(
             f"No report: {error} The run itself is complete and its results are kept; "
@@ -82,7 +81,26 @@ def write(workdir: str | Path, out: str | Path = "") -> Path:
         ) from error
 
 
-def _write(run: Run, out: Path) -> Path:
+def load(workdir: str | Path) -> Run:
+    """Returns a finished run, and warns of files that are not what it wrote.
+
+    Raises UserError if a file of the run is missing or broken.
+    """
+    run = finished_run.load(workdir)
+    if run.changed:
+        note = result_files.changed_note(run.workdir, run.changed)
+        atomic.warn(f"{note} Run the training command again, which repairs it.")
+    return run
+
+
+def name_of(workdir: str | Path) -> str:
+    """Returns the name of a run, which is that of its folder, here or at an address."""
+    if is_remote(workdir):
+        return str(workdir).rstrip("/").rpartition("/")[2]
+    return expand_user(workdir).resolve().name
+
+
+def _write(run: Run, out: Path, name: str) -> Path:
     """Writes the page of a run and its figures into a folder; returns the page's path."""
     key, reason = headline(run)
     drawn = class_figure(run.accuracy, run.labels, run.train_counts, run.groups, run.names)
@@ -91,7 +109,6 @@ def _write(run: Run, out: Path) -> Path:
     if run.steps:
         drawn, path = training_figure(run.steps), out / "report_training.png"
         of_training = page.image(drawn, path, "Loss and learning rate")
-    name = run.workdir.resolve().name
     insight, missing = _insight(run, key)
     shown = {
         "results": results_table({name: run}), "class_figure": of_classes,

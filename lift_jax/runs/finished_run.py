@@ -17,7 +17,7 @@ from lift_jax.runs.log import LOG, read_log
 from lift_jax.settings import words
 from lift_jax.settings.schema import GROUPS as SETTING_GROUPS
 from lift_jax.storage.addresses import is_remote
-from lift_jax.storage.csv_files import read_csv
+from lift_jax.storage.formats.csv_files import read_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.training.monitor import StepRecord

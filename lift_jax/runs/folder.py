@@ -117,7 +117,7 @@ def stored_metrics(
     """Returns the results in the folder, if they were made by the same test settings.
 
     Returns None if there are none yet, and, after a line by `warn`, if one of their files is
-    damaged.
+    damaged or missing.
     """
     if not (workdir / METRICS).exists() and not (workdir / SUMS).exists():
         return None

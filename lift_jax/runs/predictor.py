@@ -17,9 +17,9 @@ from lift_jax.data.batches.rows import Batch as HostBatch
 from lift_jax.data.images import decode, views
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
-from lift_jax.evaluation import conformal
 from lift_jax.evaluation.evaluator import ensemble_view
 from lift_jax.evaluation.forward import Batch, make_outputs
+from lift_jax.evaluation.trust import conformal
 from lift_jax.models import tree
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal, track
@@ -104,8 +104,8 @@ class Predictor:
         """Returns the `top_k` likeliest classes of each image, in the order of the images.
 
         Images are paths (a folder stands for all images below it), bytes of image files, Pillow
-        images, or arrays u8[h w 3]. Where the run has a calibration.json, the probabilities are
-        divided by its temperature; the classes are the same.
+        images, or arrays u8[h w 3]. Where the run has a calibration.json, the logits are divided
+        by its temperature before the softmax; the classes are the same.
 
         Args:
             images: one or several.
@@ -123,7 +123,7 @@ class Predictor:
         given, console = files(images), Terminal(stderr=True)
         hidden = not console.is_terminal or len(given) <= self._batch
         answers = self._answers(iter(given), skip, answering)
-        return list(track(answers, "Looking", len(given), console=console, disable=hidden))
+        return list(track(answers, "Classifying", len(given), console=console, disable=hidden))
 
     def stream(
         self,
@@ -138,8 +138,8 @@ class Predictor:
         """Returns an iterator over the answers of `predict`, which takes images as it goes.
 
         It holds a few batches at a time, so that there may be any number of images. The device
-        works on a batch while the answers of the one before are made. With `skip`, a
-        path that does not exist is an image that cannot be read.
+        works on a batch while the answers of the one before are made. With `skip`, a path that does
+        not exist is an image that cannot be read.
         """
         answering = self._answering(top_k, unknown, sets, all_probabilities)
         return self._answers(expanded(images, skip), skip, answering)

@@ -18,8 +18,9 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
 from lift_jax.models.heads import Head
 from lift_jax.models.precision import FLOAT32, Precision
-from lift_jax.runs import export, finished_run, folder
+from lift_jax.runs import finished_run, folder
 from lift_jax.runs.kept import result_files
+from lift_jax.runs.weights import export
 from lift_jax.settings.parse import parse
 from lift_jax.settings.schema import Settings, all_entries
 from lift_jax.storage import atomic

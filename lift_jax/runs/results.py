@@ -29,7 +29,7 @@ from lift_jax.runs.kept.predictions import TOP
 from lift_jax.settings import words
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.training.checkpoint import weights_checksum
 from lift_jax.training.loop import Validate
 from lift_jax.training.setup import Setup

@@ -56,7 +56,10 @@ def _unwritable(config: Any, key: str = "") -> tuple[str, Any]:
 
 
 def typed(written: Mapping[str, Any]) -> Settings:
-    """Returns settings with the values of a config, each checked against the schema."""
+    """Returns settings with the values of a config, each checked against the schema.
+
+    Raises UserError for a setting that is missing, unknown, of another type or out of range.
+    """
 
     def values(group: str) -> dict[str, Any]:
         given = written.get(group, {}) if group else written

@@ -87,7 +87,7 @@ def make_place(file: Path, option: str) -> Path:
     """
     if file.is_dir():
         raise UserError(f"{file} ({option}) is a folder. Give the name of a file in it.")
-    if file.exists() and not file.is_file():  # what replaces a device would be its end
+    if file.exists() and not file.is_file():  # the file would replace the device itself
         raise UserError(f"{file} ({option}) is a device or a pipe. Give the name of a file.")
     make_folder(file.parent, option)
     if file.exists() and not os.access(file, os.W_OK):

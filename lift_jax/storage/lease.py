@@ -1,4 +1,4 @@
-"""One writer an address: claims that processes lay there and renew as long as they live.
+"""One writer an address: claims that processes write there and renew while they run.
 
 Object stores have no locks. So each process writes a small file of its own, .writers/NAME.json, and
 then looks for those of others. A claim that has not been renewed for `STALE` seconds belongs to a

@@ -41,7 +41,7 @@ from lift_jax.sweeps.changes import (
 from lift_jax.training.losses import LOSSES
 from lift_jax.tuners.attach import TUNERS
 from lift_jax.tuners.rules import FOR_RESNETS, PATH_RULES
-from lift_jax.weights.known import PIXELS, depth_of, resolution_of
+from lift_jax.weights.names.known import PIXELS, depth_of, resolution_of
 
 Cells = dict[str, dict[str, Any]]
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)

@@ -10,7 +10,7 @@ from lift_jax.settings.common import flatten
 from lift_jax.settings.groups.tuner import split_names
 from lift_jax.settings.methods import LIFT, LT_SOUPS, METHODS
 from lift_jax.settings.schema import entries
-from lift_jax.weights.hub import NAMES
+from lift_jax.weights.names.hub import NAMES
 
 
 @dataclass(frozen=True)

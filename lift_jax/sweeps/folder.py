@@ -7,7 +7,7 @@ from lift_jax.errors import UserError
 from lift_jax.runs.folder import check_config
 from lift_jax.runs.kept.result_files import CONFIG
 from lift_jax.settings.parse import to_dict
-from lift_jax.storage.csv_files import read_csv
+from lift_jax.storage.formats.csv_files import read_csv
 from lift_jax.storage.reading import RUN_BYTES, read_json
 from lift_jax.sweeps.finished_runs import Runs
 from lift_jax.sweeps.table import CSV

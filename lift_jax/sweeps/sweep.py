@@ -23,7 +23,8 @@ from lift_jax.evaluation.metrics import COLUMNS
 from lift_jax.output.terminal import Terminal
 from lift_jax.parallel import processes
 from lift_jax.parallel.agreement import agree
-from lift_jax.reports import consistency_comparison, report
+from lift_jax.reports import report
+from lift_jax.reports.parts import consistency_comparison
 from lift_jax.runs.finished_run import load
 from lift_jax.runs.folder import open_workdir, writing
 from lift_jax.runs.train_and_test import train_and_test
@@ -196,7 +197,10 @@ class Sweep:
 
 
 def take(names: Sequence[str], part: str) -> list[str]:
-    """Returns the names that `part` "i/n" gives: every n-th from the i-th; all for ""."""
+    """Returns the names that `part` "i/n" gives: every n-th from the i-th; all for "".
+
+    Raises UserError for a text of another form, and unless 1 <= i <= n.
+    """
     if not part:
         return list(names)
     match = re.fullmatch(r"(\d+)/(\d+)", part)

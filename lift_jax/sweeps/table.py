@@ -12,7 +12,7 @@ from lift_jax.evaluation.metrics import COLUMNS, GROUPS
 from lift_jax.output.plain import markdown_cell, minus, printable
 from lift_jax.reports import figure_file
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.sweeps.by_cell import Point, sweep_figure
 from lift_jax.sweeps.heat_map import heat_map
 

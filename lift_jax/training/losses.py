@@ -124,8 +124,8 @@ def check(name: str, options: Mapping[str, float]) -> None:
             )
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the cross-entropy of each row, f32[n], to all digits however small it is.
+def cross_entropy(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Returns the cross-entropy of each row in float32, exact to all digits however small it is.
 
     It is log(1 + sum of exp(z_j - z_y) over the classes j other than the label y): the 1, which
     would swallow small sums, is added by log1p.
@@ -137,7 +137,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.softplus(jax.nn.logsumexp(logits - of_label, axis=1, where=~own))
 
 
-def la(counts: np.ndarray, tau: float = 1.0) -> Terms:
+def la(counts: Float[np.ndarray, " c"], tau: float = 1.0) -> Terms:
     """Returns logit adjustment: cross-entropy of z + tau log pi (arXiv 2007.07314)."""
     shift = jnp.asarray(tau * log_prior(counts), jnp.float32)
 
@@ -147,17 +147,17 @@ def la(counts: np.ndarray, tau: float = 1.0) -> Terms:
     return sums
 
 
-def bs(counts: np.ndarray) -> Terms:
+def bs(counts: Float[np.ndarray, " c"]) -> Terms:
     """Returns balanced softmax: logit adjustment with tau 1 (arXiv 2007.10740)."""
     return la(counts, tau=1.0)
 
 
-def ce(counts: np.ndarray) -> Terms:
+def ce(counts: Float[np.ndarray, " c"]) -> Terms:
     """Returns plain cross-entropy, which does not use the counts: logit adjustment with tau 0."""
     return la(counts, tau=0.0)
 
 
-def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
+def focal(counts: Float[np.ndarray, " c"], gamma: float = 2.0) -> Terms:
     """Returns the focal loss: cross-entropy times (1 - p_y)^gamma (arXiv 1708.02002)."""
 
     def sums(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Sums:
@@ -169,7 +169,7 @@ def focal(counts: np.ndarray, gamma: float = 2.0) -> Terms:
     return sums
 
 
-def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Terms:
+def ldam(counts: Float[np.ndarray, " c"], max_margin: float = 0.5, scale: float = 25.0) -> Terms:
     """Returns LDAM: cross-entropy in which z_y is replaced by z_y - scale * m_y (arXiv 1906.07413).
 
     The margins m_c = n_c^(-1/4) are scaled so that the largest is `max_margin`. They are
@@ -184,12 +184,12 @@ def ldam(counts: np.ndarray, max_margin: float = 0.5, scale: float = 25.0) -> Te
     return sums
 
 
-def margins(counts: np.ndarray, largest: float) -> np.ndarray:
+def margins(counts: Float[np.ndarray, " c"], largest: float) -> Float[np.ndarray, " c"]:
     """Returns n_c^(-1/4) for each class, scaled so that the largest is `largest`."""
     return largest * (counts / counts.min()) ** -0.25
 
 
-def cb(counts: np.ndarray, beta: float = 0.9999) -> Terms:
+def cb(counts: Float[np.ndarray, " c"], beta: float = 0.9999) -> Terms:
     """Returns the class-balanced loss (arXiv 1901.05555).
 
     The weight of a class is (1 - beta) / (1 - beta^n_c), scaled to mean 1 over the classes.
@@ -197,7 +197,7 @@ def cb(counts: np.ndarray, beta: float = 0.9999) -> Terms:
     return weighted((1 - beta) / (1 - beta**counts))
 
 
-def grw(counts: np.ndarray, exponent: float = 1.0) -> Terms:
+def grw(counts: Float[np.ndarray, " c"], exponent: float = 1.0) -> Terms:
     """Returns generalised re-weighting (arXiv 2103.16370).
 
     The weight of a class is pi_c^-exponent, scaled to mean 1 over the classes.
@@ -205,7 +205,7 @@ def grw(counts: np.ndarray, exponent: float = 1.0) -> Terms:
     return weighted((counts / counts.min()) ** -exponent)
 
 
-def weighted(weights: np.ndarray) -> Terms:
+def weighted(weights: Float[np.ndarray, " c"]) -> Terms:
     """Returns cross-entropy averaged with class weights, which are scaled to mean 1."""
     by_class = jnp.asarray(weights / weights.mean(), jnp.float32)
 
@@ -216,7 +216,7 @@ def weighted(weights: np.ndarray) -> Terms:
     return sums
 
 
-def lade(counts: np.ndarray, weight: float = 0.1) -> Terms:
+def lade(counts: Float[np.ndarray, " c"], weight: float = 0.1) -> Terms:
     """Returns LADE: logit adjustment plus `weight` times a regulariser (arXiv 2012.00321).
 
     The regulariser pulls the logits of each class towards their log density ratio. It is

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.blocks import backward
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel.memory import Need

@@ -6,8 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lift_jax.models import backward
-from lift_jax.models.layers import LayerNorm, Linear, affine
+from lift_jax.models.blocks import backward
+from lift_jax.models.blocks.layers import LayerNorm, Linear, affine
 from lift_jax.models.tunable import Fixed, Site, Tuned, Tuner
 from lift_jax.tuners.sizes import power_of_two
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, Classifier
+from lift_jax.models.blocks.layers import Normal
 from lift_jax.models.heads import l2_normalise
-from lift_jax.models.layers import Normal
 from lift_jax.models.text import TextTransformer
 from lift_jax.models.tunable import Fixed, Site, Tuned
 from lift_jax.settings.groups.tuner import TunerSettings

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lift_jax.errors import UserError
-from lift_jax.models.layers import Normal
+from lift_jax.models.blocks.layers import Normal
 from lift_jax.models.tunable import Site, Tuned, Tuner
 from lift_jax.tuners.sizes import power_of_two
 

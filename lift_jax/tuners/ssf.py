@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import Normal
+from lift_jax.models.blocks.layers import Normal
 from lift_jax.models.tunable import Site, Tuned, Tuner
 
 

@@ -20,9 +20,10 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.models.text import TextConfig
 from lift_jax.models.vit.config import VisionConfig
-from lift_jax.weights import conversion, hub, native, sources, tokenizer
+from lift_jax.weights import conversion, native, sources, tokenizer
 from lift_jax.weights.conversion import abstract, abstract_backbone
 from lift_jax.weights.files.source import CONFIG, Source, open_source
+from lift_jax.weights.names import hub
 from lift_jax.weights.tokenizer import Tokenizer
 
 # Puts a leaf (path, values as stored) on its devices.

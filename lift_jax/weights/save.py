@@ -12,11 +12,12 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig
 from lift_jax.storage import atomic, disk
 from lift_jax.storage.names import expand_user
-from lift_jax.weights import conversion, hub, native, sources, tokenizer
+from lift_jax.weights import conversion, native, sources, tokenizer
 from lift_jax.weights.conversion import abstract
 from lift_jax.weights.files.source import PREPROCESSOR
 from lift_jax.weights.formats import written
 from lift_jax.weights.formats.written import Layout
+from lift_jax.weights.names import hub
 
 
 def convert(

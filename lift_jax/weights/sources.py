@@ -5,10 +5,11 @@ from pathlib import Path
 
 from lift_jax.errors import UserError
 from lift_jax.storage.names import expand_user
-from lift_jax.weights import hub, native, tokenizer
+from lift_jax.weights import native, tokenizer
 from lift_jax.weights.files import adapters, folding
 from lift_jax.weights.files.adapters import Adapter
 from lift_jax.weights.files.source import ADAPTER, Source, open_source
+from lift_jax.weights.names import hub
 
 
 def located(source: str | Path) -> Path:

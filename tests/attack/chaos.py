@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from lift_jax.parallel.signals import STOPPED
-from lift_jax.runs import export, log
+from lift_jax.runs import log
+from lift_jax.runs.weights import export
 from tests.attack.engine import Fault, Kind
 from tests.support.paths import ROOT
 

@@ -21,7 +21,7 @@ from lift_jax.data.images.formats import FORMATS
 from lift_jax.settings.config_file import override
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.settings.schema import all_entries
-from lift_jax.storage.csv_files import read_csv, write_csv
+from lift_jax.storage.formats.csv_files import read_csv, write_csv
 from lift_jax.storage.reading import parse_json
 from lift_jax.training.classifier import check_names
 from lift_jax.weights import conversion

@@ -11,7 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from lift_jax.runs import export
+from lift_jax.runs.weights import export
 from tests.attack.commands import finish, start, stop
 from tests.attack.engine import Fault, Kind
 

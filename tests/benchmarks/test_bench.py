@@ -18,7 +18,7 @@ from lift_jax.benchmarks import against, data, precisions
 from lift_jax.benchmarks.step import make_problem, measure, vision_sizes
 from lift_jax.data import loader
 from lift_jax.errors import UserError
-from lift_jax.models import backward
+from lift_jax.models.blocks import backward
 from lift_jax.models.precision import FLOAT32
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import cost, mesh

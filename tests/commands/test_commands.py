@@ -12,8 +12,8 @@ from support.paths import ROOT
 
 import lift_jax
 from lift_jax import main
-from lift_jax.commands import COMMANDS, shared
-from lift_jax.commands.line import dispatch
+from lift_jax.commands import COMMANDS
+from lift_jax.commands.line import dispatch, parsing
 from lift_jax.settings.config_file import open_config
 from lift_jax.settings.schema import all_entries
 
@@ -49,7 +49,7 @@ def test_help_of_every_command_has_examples_and_explains_every_option(name, caps
     assert status == 0
     assert f"lift-jax {name} " in out.partition("options:")[0].partition("\n\n")[2]  # an example
     module = dispatch.module_of(name)
-    parser = shared.Parser(prog=name)
+    parser = parsing.Parser(prog=name)
     module.add_arguments(parser)
     for action in parser._actions:
         assert action.help, f"{name}: {action.dest}"
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys):
 
 
 def test_settings_come_in_every_form():
-    rest, found = shared.take_assignments(
+    rest, found = parsing.take_assignments(
         ["--config=demo", "--config.train.lr=0.1", "--config.train.epochs", "3", "--workdir=w",
          "--config.data.exif", "--config.seed", "-1", "--noconfig.test.tte",
          "--config.head.prompt=a=b"]
@@ -200,7 +200,7 @@ def test_a_command_runs_by_its_module_too(tmp_path):
     [
         ("lift_jax.train", "python -m lift_jax train"),
         ("lift_jax.training.loop", "python -m lift_jax train"),
-        ("lift_jax.runs.soup", "python -m lift_jax soup"),
+        ("lift_jax.runs.weights.soup", "python -m lift_jax soup"),
         ("lift_jax.reports.report", "python -m lift_jax report"),
         ("lift_jax.models", "python -m lift_jax COMMAND"),
     ],

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from lift_jax.commands import shared
 from lift_jax.commands.line import ending
 from lift_jax.errors import UserError
 
@@ -119,7 +118,7 @@ def test_the_interpreters_own_end_is_skipped_after_a_good_command_alone(monkeypa
 
 
 def test_the_command_line_uses_it():
-    assert shared.errors_as_lines is ending.errors_as_lines
+    assert ending.errors_as_lines is ending.errors_as_lines
 
 
 def start(*arguments, **options):

@@ -13,7 +13,7 @@ from PIL import Image
 from lift_jax import load_backbone, load_tokenizer
 from lift_jax.demo import captions, glyphs, pretrain
 from lift_jax.models.backbone import Backbone, BackboneConfig
-from lift_jax.weights.hub import DEMO
+from lift_jax.weights.names.hub import DEMO
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

@@ -9,8 +9,8 @@ from PIL import Image
 from support.commands import run_command
 from support.paths import ROOT
 
-from lift_jax.commands import COMMANDS, shared
-from lift_jax.commands.line import dispatch
+from lift_jax.commands import COMMANDS
+from lift_jax.commands.line import dispatch, parsing
 from lift_jax.settings import document, parse
 from lift_jax.settings.config_file import open_config, override, shipped_names
 from lift_jax.sweeps.cells import SWEEPS
@@ -57,9 +57,9 @@ def test_every_command_parses(page, line):
     if name.startswith("--"):
         return
     module = dispatch.module_of(name)
-    parser = shared.Parser(prog=f"lift-jax {name}")
+    parser = parsing.Parser(prog=f"lift-jax {name}")
     module.add_arguments(parser)
-    rest, assignments = shared.take_assignments(rest)
+    rest, assignments = parsing.take_assignments(rest)
     rest = [word for word in rest if word != "..."]
     flags, unknown = parser.parse_known_args(rest)
     assert not unknown, f"{page}: {line}"

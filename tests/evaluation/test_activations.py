@@ -21,8 +21,10 @@ from lift_jax.data.images.views import TestTransform
 from lift_jax.data.sources.tfds import TfdsImages
 from lift_jax.data.types import ArrayImages, FileImages, Split
 from lift_jax.evaluation import forward, stream
+from lift_jax.evaluation.activations import cache as cache_module
 from lift_jax.evaluation.activations.cache import Cache
 from lift_jax.evaluation.activations.reading import ActivationRows, IdentityView
+from lift_jax.evaluation.activations.tower_outputs import tower_outputs
 from lift_jax.models.precision import Precision
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
@@ -31,7 +33,7 @@ from lift_jax.parallel import mesh
 from lift_jax.runs import results
 from lift_jax.runs.kept import examples
 from lift_jax.settings.groups.tuner import TunerSettings
-from lift_jax.storage import row_file
+from lift_jax.storage.formats import row_file
 from lift_jax.training import loop
 from lift_jax.tuners import attach
 
@@ -293,13 +295,11 @@ def test_the_budget_is_of_all_files_and_the_longest_unused_go(tower, folder):
 
 
 def test_rows_that_lack_an_image_are_not_kept(tower, folder, monkeypatch):
-    whole = Cache.run_tower
-
-    def lacking(*arguments):
-        for rows, labels in whole(*arguments):
+    def lacking(*arguments, **more):
+        for rows, labels in tower_outputs(*arguments, **more):
             yield rows[1:], labels[1:]
 
-    monkeypatch.setattr(Cache, "run_tower", lacking)
+    monkeypatch.setattr(cache_module, "tower_outputs", lacking)
     cache = cache_of()
     assert read(cache, tower).start == 0
     assert "2 images cannot be read" in cache.console.lines[-1]

@@ -9,8 +9,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from lift_jax.evaluation import calibration
-from lift_jax.evaluation.calibration import HIGHEST, LOWEST, fit_temperature, log_likelihood_loss
+from lift_jax.evaluation.trust import calibration
+from lift_jax.evaluation.trust.calibration import (
+    HIGHEST,
+    LOWEST,
+    fit_temperature,
+    log_likelihood_loss,
+)
 
 
 def drawn(classes, images, temperature, seed=0):

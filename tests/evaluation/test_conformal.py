@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lift_jax.evaluation import conformal
-from lift_jax.evaluation.conformal import FULL, class_quantiles, quantile, thresholds
+from lift_jax.evaluation.trust import conformal
+from lift_jax.evaluation.trust.conformal import FULL, class_quantiles, quantile, thresholds
 
 TENTHS = np.arange(1, 10) / 10  # 0.1 to 0.9
 

@@ -11,7 +11,7 @@ import pytest
 from support.paths import ROOT
 
 from lift_jax.evaluation.programs import MOST, THREAD, Ahead, Program, Programs
-from lift_jax.parallel import memory
+from lift_jax.parallel import freed_memory
 
 
 class Jitted:
@@ -58,7 +58,7 @@ def test_a_use_waits_for_its_program_and_does_not_compile_it_again():
 
 def test_what_compiling_took_goes_back_after_the_last_job(monkeypatch):
     done = []
-    monkeypatch.setattr(memory, "return_freed", lambda: done.append("returned"))
+    monkeypatch.setattr(freed_memory, "give_back", lambda: done.append("returned"))
     with Ahead(last=[lambda: done.append("last")]) as ahead:
         ahead.start([lambda: done.append("first")])
         end()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lift_jax.evaluation import unknown
+from lift_jax.evaluation.trust import unknown
 
 
 def test_scores_by_hand():

@@ -17,7 +17,7 @@ from support.exported import CLASSES, RUNS, noise, predicted, saved, test_view
 
 import lift_jax
 from lift_jax.export.formats import onnx_file
-from lift_jax.runs.export import export as export_tuned
+from lift_jax.runs.weights.export import export as export_tuned
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

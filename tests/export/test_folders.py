@@ -22,8 +22,8 @@ from lift_jax.export.formats import huggingface_folder
 from lift_jax.export.formats.adapters_folder import without_paths
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
-from lift_jax.runs.export import read_tuned
-from lift_jax.runs.merge import merge_run
+from lift_jax.runs.weights.export import read_tuned
+from lift_jax.runs.weights.merge import merge_run
 from lift_jax.training.checkpoint import alone
 from lift_jax.weights.files.source import read_safetensors
 

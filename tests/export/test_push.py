@@ -11,7 +11,7 @@ from support.paths import GOLDEN
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.export import push
-from lift_jax.weights import hub
+from lift_jax.weights.names import hub
 
 # of huggingface_hub's own requests
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -13,7 +13,7 @@ from lift_jax.errors import UserError
 from lift_jax.export import pillow_resize
 from lift_jax.export.licences import LICENCES, UNKNOWN, licence
 from lift_jax.export.write import parse_size
-from lift_jax.weights.hub import NAMES
+from lift_jax.weights.names.hub import NAMES
 
 
 def refused(capsys, *arguments):

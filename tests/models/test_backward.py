@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.towers import BLOCKS, close, differentiated, stirred, tuned_model
 
-from lift_jax.models import backward, formulas
-from lift_jax.models.layers import ACTIVATIONS
+from lift_jax.models.blocks import backward, formulas
+from lift_jax.models.blocks.layers import ACTIVATIONS
 from lift_jax.tuners import adapter, attach
 from lift_jax.tuners.rules import PATH_RULES
 

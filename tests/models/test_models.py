@@ -12,8 +12,8 @@ from support.towers import close
 
 import lift_jax
 from lift_jax.models.backbone import Classifier
+from lift_jax.models.blocks.layers import attention, fused_attention, has_fused_attention
 from lift_jax.models.heads import ZeroShotHead
-from lift_jax.models.layers import attention, fused_attention, has_fused_attention
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from lift_jax.models import tree
-from lift_jax.models.layers import Linear
+from lift_jax.models.blocks.layers import Linear
 
 
 class Two(nnx.Module):

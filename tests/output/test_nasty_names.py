@@ -22,7 +22,8 @@ from lift_jax.reports.figures.runs import comparison_figure
 from lift_jax.reports.figures.views import views_figure
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.runs.answers.output import show
-from lift_jax.storage import atomic, csv_files
+from lift_jax.storage import atomic
+from lift_jax.storage.formats import csv_files
 from lift_jax.sweeps import table as sweep_table
 
 ALL = (*NASTY, HALF)

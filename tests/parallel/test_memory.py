@@ -6,8 +6,8 @@ import pytest
 
 from lift_jax import settings
 from lift_jax.errors import UserError
-from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig
+from lift_jax.models.blocks import backward
 from lift_jax.models.resnet import ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.parallel import memory

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lift_jax.reports import consistency_comparison, consistency_part
-from lift_jax.reports.consistency_part import ABSENT, ADVICE, NOTE, verdict
+from lift_jax.reports.parts import consistency_comparison, consistency_part
+from lift_jax.reports.parts.consistency_part import ABSENT, ADVICE, NOTE, verdict
 from lift_jax.runs.finished_run import Run
 from lift_jax.runs.kept import features, kept_file
 

@@ -18,7 +18,7 @@ from lift_jax.reports.figures.by_class import class_figure, frequency_figure
 from lift_jax.reports.figures.by_images import accuracy_figure
 from lift_jax.runs import log
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
 
 
@@ -383,18 +383,24 @@ def test_several_runs_are_compared(tmp_path, capsys):
     for value in (first["test_tte"]["overall"], second["test"]["few"]):
         assert f"{value:.2f}" in page.texts
     assert (tmp_path / "a" / "report_compare.png").exists()
-    assert (tmp_path / "b" / "report.html").exists()
-    assert capsys.readouterr().out.splitlines() == [
-        str(tmp_path / "a" / "report.html"),
-        str(tmp_path / "b" / "report.html"),
-        str(tmp_path / "a" / "report_compare.html"),
-    ]
-    run_command(
-        "report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c" / "d")
-    )
-    assert (tmp_path / "c" / "d" / "report_compare.html").exists()
+    assert capsys.readouterr().out == f"{tmp_path / 'a' / 'report_compare.html'}\n"
+    assert not list(tmp_path.glob("?/report.html"))  # training writes them
     with pytest.raises(UserError, match="--out"):
         comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a" / "config.json")
+
+
+@pytest.mark.slow
+def test_a_comparison_elsewhere_only_reads_the_runs(tmp_path, capsys):
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    for seed, workdir in enumerate(workdirs):
+        make_run(workdir, seed=seed)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    out = tmp_path / "c" / "d"
+    run_command("report", *map(str, workdirs), "--out", str(out))
+    assert capsys.readouterr().out == f"{out / 'report_compare.html'}\n"
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert before.items() <= files.items()
+    assert {path.parent for path in files.keys() - before.keys()} == {out}
 
 
 def test_runs_of_the_same_folder_name_stay_apart(tmp_path):

@@ -13,7 +13,8 @@ from support.answered_runs import answer, counts_of
 from support.pages import Page
 
 from lift_jax.evaluation import metrics
-from lift_jax.reports import changes_part, comparison, report
+from lift_jax.reports import comparison, report
+from lift_jax.reports.parts import changes_part
 from lift_jax.runs import finished_run
 from lift_jax.runs.kept import predictions, result_files
 from lift_jax.storage import atomic

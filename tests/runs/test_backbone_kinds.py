@@ -24,7 +24,7 @@ from lift_jax.models.heads import l2_normalise
 from lift_jax.parallel import mesh
 from lift_jax.runs import restored
 from lift_jax.training.start import head_init
-from lift_jax.weights.hub import DEMO
+from lift_jax.weights.names.hub import DEMO
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

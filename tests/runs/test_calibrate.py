@@ -17,7 +17,7 @@ import lift_jax
 from configs import demo
 from lift_jax.data import datasets
 from lift_jax.errors import UserError
-from lift_jax.evaluation import calibration, conformal, unknown
+from lift_jax.evaluation.trust import calibration, conformal, unknown
 from lift_jax.reports import report
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.kept import result_files

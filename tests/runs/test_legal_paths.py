@@ -13,8 +13,8 @@ import lift_jax
 from configs import demo
 from lift_jax.errors import UserError
 from lift_jax.reports import comparison, report
-from lift_jax.runs import export
 from lift_jax.runs.answers import given
+from lift_jax.runs.weights import export
 from lift_jax.settings import config_file
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations

@@ -12,7 +12,7 @@ from lift_jax.evaluation import tables
 from lift_jax.runs import log
 from lift_jax.runs.phases.progress import Progress
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.training.monitor import StepRecord
 from lift_jax.tuners.parameters import Parameter, parameter_counts, parameter_table
 

@@ -13,9 +13,10 @@ from lift_jax.data import splits
 from lift_jax.data.batches.order import steps_per_epoch
 from lift_jax.data.types import ArrayImages, Split
 from lift_jax.errors import UserError
-from lift_jax.runs import export, log, results
+from lift_jax.runs import log, results
 from lift_jax.runs.phases import plan, stages, training
 from lift_jax.runs.phases.join import join
+from lift_jax.runs.weights import export
 from lift_jax.settings.parse import parse, to_dict
 
 

@@ -15,11 +15,11 @@ from support.paths import TESTS
 from support.runs import train_and_test
 
 import lift_jax
-from lift_jax.commands import shared
+from lift_jax.commands.line import options
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.heads import HEADS
-from lift_jax.runs import export, merge
+from lift_jax.runs.weights import export, merge
 from lift_jax.settings import parse
 from lift_jax.training.setup import build
 from lift_jax.tuners import attach
@@ -127,7 +127,7 @@ def test_what_cannot_be_merged(tmp_path, capsys):
 def test_a_tuner_of_the_runs_own_config_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(attach.TUNERS, "doubler", None)  # removes the tuner after the test
     own = TESTS / "support" / "doubler.py"
-    shared.define_tuners(str(own))
+    options.define_tuners(str(own))
     config, run = config_of(tuner__name="doubler"), tmp_path / "run"
     train_and_test(config, run)
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)

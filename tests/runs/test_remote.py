@@ -185,7 +185,11 @@ def test_export_and_report_take_addresses(bucket, tmp_path, capsys):
     run_command("export", "--run=gs://mine/a", f"--to={to}")
     assert to.exists()
     run_command("report", "gs://mine/a")
-    assert (bucket / "mine/a/report.html").exists()
+    assert "<h1>a</h1>" in (bucket / "mine/a/report.html").read_text()
+    before = files_of(bucket)
+    run_command("report", "gs://mine/a", "gs://mine/a", "--out", tmp_path / "compared")
+    assert ".copy" not in (tmp_path / "compared" / "report_compare.html").read_text()
+    assert files_of(bucket) == before  # not even a claim
 
 
 def test_what_cannot_be_sent_is_kept(bucket, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from support.commands import run_command
 from support.runs import train_and_test
 
 from lift_jax.errors import UserError
-from lift_jax.runs import export, soup
+from lift_jax.runs.weights import export, soup
 from lift_jax.settings.parse import parse, to_dict
 from lift_jax.training import checkpoint
 

@@ -12,7 +12,8 @@ import pytest
 from support.full_disk import full_disk
 
 from lift_jax.errors import DiskError, UserError
-from lift_jax.storage import atomic, cache, csv_files, disk, lock, temporary
+from lift_jax.storage import atomic, cache, disk, lock, temporary
+from lift_jax.storage.formats import csv_files
 
 KINDS = (
     "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE",

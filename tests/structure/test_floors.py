@@ -127,7 +127,7 @@ def test_long_functions_have_a_reason():
         ("models.block", "from ..errors import UserError", None),
         ("models.block", "from ..tuners import attach", "above"),
         ("sweeps.cells", "from lift_jax.benchmarks import step", "same floor"),
-        ("main", "from lift_jax.commands import shared", None),
+        ("main", "from lift_jax.commands.line import parsing", None),
         ("runs.folder", "import json, lift_jax", "package itself"),
         ("runs.folder", "from lift_jax import load_backbone", "package itself"),
         ("benchmarks.system", "import lift_jax", None),

@@ -12,7 +12,7 @@ import yaml
 from support.paths import ROOT
 
 from lift_jax import main
-from lift_jax.commands import shared
+from lift_jax.commands.line import parsing
 from lift_jax.parallel import signals
 
 LAUNCH = ROOT / "launch"
@@ -174,7 +174,7 @@ def test_jobsets():
         (container,) = pod["containers"]
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-        parser = shared.Parser()
+        parser = parsing.Parser()
         main.add_arguments(parser)
         options = parser.options()
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])

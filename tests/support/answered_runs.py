@@ -10,7 +10,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.runs import finished_run
 from lift_jax.runs.kept import examples, findings, kept_file, predictions
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 
 
 def answers(rng, labels, classes, right, top=5):

@@ -34,7 +34,7 @@ from lift_jax.training.losses import LOSSES
 from lift_jax.training.monitor import StepRecord
 from lift_jax.tuners.attach import TUNERS
 from lift_jax.tuners.rules import PATH_RULES
-from lift_jax.weights.hub import NAMES
+from lift_jax.weights.names.hub import NAMES
 
 CONFIGS = ("base", "demo", "folder", "cifar100", "imagenet_lt", "places_lt", "inat")
 

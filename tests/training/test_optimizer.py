@@ -17,9 +17,9 @@ from support.runs import saved_leaves, train_and_test
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.parallel import mesh
-from lift_jax.runs import export
 from lift_jax.runs.kept import features, predictions
-from lift_jax.runs.soup import soup
+from lift_jax.runs.weights import export
+from lift_jax.runs.weights.soup import soup
 from lift_jax.settings.groups.train import TrainSettings
 from lift_jax.settings.parse import parse
 from lift_jax.training import checkpoint, optimizer, setup

@@ -15,7 +15,8 @@ from lift_jax.models import tree
 from lift_jax.models.tunable import Site
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.models.vit.tower import VisionTransformer
-from lift_jax.runs import export, restored
+from lift_jax.runs import restored
+from lift_jax.runs.weights import export
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.parse import parse
 from lift_jax.training.start.leaves import read_tuned

@@ -28,12 +28,12 @@ from support.towers import (
     tuned_model,
 )  # fmt: skip
 
-from lift_jax.commands import shared
+from lift_jax.commands.line import options
 from lift_jax.errors import UserError
 from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone, BackboneConfig, Classifier
 from lift_jax.models.tunable import Tunable
-from lift_jax.runs import export
+from lift_jax.runs.weights import export
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.settings.rules import TEXT_FEATURE_TUNERS
 from lift_jax.training import checkpoint, state
@@ -325,7 +325,7 @@ def test_vpt_is_one_of_two():
 
 @mock.patch.dict(attach.TUNERS)
 def test_a_tuner_from_outside_plugs_in():
-    shared.define_tuners(str(TESTS / "support" / "doubler.py"))
+    options.define_tuners(str(TESTS / "support" / "doubler.py"))
     tuned, tower, images = new("vit")
     attach.attach(tower, attach.parse_names("doubler+adaptformer"), CLASSES, rngs=nnx.Rngs(0))
     by_hand, tower, _ = new("vit")

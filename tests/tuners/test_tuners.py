@@ -20,7 +20,7 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import forward
 from lift_jax.models import tree
 from lift_jax.models.backbone import Classifier
-from lift_jax.models.block import Block
+from lift_jax.models.blocks.block import Block
 from lift_jax.models.heads import CosineHead, l2_normalise
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.tunable import Site

@@ -15,7 +15,8 @@ from support.towers import close
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights import hub, load, sources
+from lift_jax.weights import load, sources
+from lift_jax.weights.names import hub
 from lift_jax.weights.save import convert
 
 ADAPTERS = ("lora", "patterns", "tower")

@@ -24,7 +24,7 @@ from lift_jax.models.heads import CosineHead
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.models.vit.tower import VisionTransformer
-from lift_jax.runs import export
+from lift_jax.runs.weights import export
 from lift_jax.settings.groups.tuner import TunerSettings
 from lift_jax.training import state
 from lift_jax.tuners import attach, rules

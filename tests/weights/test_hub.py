@@ -17,7 +17,7 @@ from lift_jax.errors import UserError
 from lift_jax.output.terminal import Terminal
 from lift_jax.settings.groups.data import DataSettings
 from lift_jax.training.start.backbone import warn_of_a_leak
-from lift_jax.weights import hub, seen
+from lift_jax.weights.names import hub, seen
 
 TIMM = b'{"architecture": "vit_base_patch16_clip_224"}'
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lift_jax.weights import known
+from lift_jax.weights.names import known
 
 
 @pytest.mark.parametrize(("backbone", "depth"), [

@@ -19,7 +19,8 @@ from support.paths import GOLDEN, ROOT
 import lift_jax
 from lift_jax.errors import UserError
 from lift_jax.models import tree
-from lift_jax.weights import hub, load, native, rename, save
+from lift_jax.weights import load, native, rename, save
+from lift_jax.weights.names import hub
 
 pytestmark = pytest.mark.slow  # whole runs, or many compilations
 

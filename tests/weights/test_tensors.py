@@ -6,7 +6,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lift_jax.storage.tensors import write_tensors
+from lift_jax.storage.formats.tensors import write_tensors
 
 
 def test_bytes_do_not_depend_on_order(tmp_path):

@@ -10,7 +10,7 @@ from support.paths import GOLDEN
 
 import lift_jax
 from lift_jax.errors import UserError
-from lift_jax.weights import hub
+from lift_jax.weights.names import hub
 from lift_jax.weights.tokenizer import OPENAI, Tokenizer, find
 
 TOKENIZERS = GOLDEN / "tokenizers"

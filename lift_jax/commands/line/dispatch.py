@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from lift_jax.commands import COMMANDS, shared
+from lift_jax.commands import COMMANDS
+from lift_jax.commands.line import parsing
 from lift_jax.commands.line.ending import errors_as_lines
 from lift_jax.errors import fail, near
 from lift_jax.output.lines import say
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             guess = f" Did you mean {meant[0]!r}?" if meant else ""
             known = ", ".join(COMMANDS)
             raise SystemExit(fail(f"Unknown command {name!r}.{guess} Known: {known}."))
-        shared.run_command(module_of(name), rest)
+        parsing.run_command(module_of(name), rest)
 
 
 def no_option(name: str) -> str:
@@ -69,8 +70,8 @@ def module_of(name: str) -> ModuleType:
 def redirect(module: str, original: Sequence[str]) -> None:
     """Answers `python -m lift_jax.MODULE` for a module that is not meant to be run.
 
-    A command's name (`lift_jax.predict`) runs that command. For any other module the command to use
-    is printed.
+    A command's name (`lift_jax.predict`) runs that command. For any other module a line names the
+    command to use, and SystemExit is raised with the status of a mistake.
 
     Args:
         module: the name after -m.

@@ -138,7 +138,7 @@ def along_rows(
     height, width = pixels.shape
     count, most = found.shape
     result = np.empty((count, height), np.uint32)
-    band = np.zeros((width + most, BAND), np.uint32)  # zeros behind the image, where weights end
+    band = np.zeros((width + most, BAND), np.uint32)  # with zeros where weights of 0 read
     sums = np.empty((3, BAND), np.int32)
     for top in range(0, height, BAND):
         rows = min(BAND, height - top)
@@ -148,7 +148,7 @@ def along_rows(
             for y in range(rows):
                 line[y] = column[y]
         for i in range(count):
-            sums[:] = HALF  # which makes the cutting off below a rounding
+            sums[:] = HALF  # so that the shift below rounds
             for j in range(0, most, TAPS):
                 a, b, c, d = found[i, j], found[i, j + 1], found[i, j + 2], found[i, j + 3]
                 x = starts[i] + j

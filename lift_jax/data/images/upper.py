@@ -15,7 +15,8 @@ CONTEXT = 4  # rows below the last one that is needed: colours at half the heigh
 WORTH = 15 / 16  # share of the rows above which the other ones save less than this costs
 LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")  # the end
 BASELINE, SCAN = 0xC0, 0xDA  # markers of the head
-OTHERS = (0xC4, 0xDB, *range(0xE0, 0xF0), 0xFE)  # that may stand before: tables, notes, no restarts
+# Markers that may stand before the scan: of tables and notes, but none of restarts.
+OTHERS = (0xC4, 0xDB, *range(0xE0, 0xF0), 0xFE)
 
 
 def decode(

@@ -97,17 +97,17 @@ def are_foreign(names: Sequence[str]) -> bool:
     return 2 * odd > len(names)
 
 
-# --- the patterns ---
+# --- the patterns: each returns the names without it, None for a name that does not have it ---
 
 
 def _levels(names: Sequence[str]) -> Found:
-    """Takes genus and species of iNaturalist's folders, NUMBER_Kingdom_..._Genus_species."""
+    """Returns genus and species of iNaturalist's folders, NUMBER_Kingdom_..._Genus_species."""
     matches = [LEVELS.fullmatch(name.strip()) for name in names]
     return [found and f"{found[1]} {found[2]}" for found in matches]
 
 
 def wordnet(names: Sequence[str]) -> Found:
-    """Takes the first synonym beside a WordNet id."""
+    """Returns the first synonym beside a WordNet id."""
     first = rf"{WORDNET}[\s_\-.,:;=]+(?P<name>\S.*)"
     last = rf"(?P<name>.*?\S)[\s_\-.,:;=(]+{WORDNET}\)?"
     matches = [re.fullmatch(first, n.strip()) or re.fullmatch(last, n.strip()) for n in names]
@@ -124,7 +124,7 @@ def first_synonyms(names: Sequence[str | None]) -> Found:
 
 
 def _number_before(names: Sequence[str]) -> Found:
-    """Takes names after an index: one that is padded with zeros, or counts from 0 or 1."""
+    """Returns names after an index: one that is padded with zeros, or counts from 0 or 1."""
     matches = [NUMBERED.fullmatch(name.strip()) for name in names]
     found = [
         m[3] if m and not m[3][0].isdigit() and any(map(str.isalpha, m[3])) else None
@@ -141,7 +141,7 @@ def _number_before(names: Sequence[str]) -> Found:
 
 
 def _number_after(names: Sequence[str]) -> Found:
-    """Takes names before a number, where the numbers are just those of all labels."""
+    """Returns names before a number, where the numbers are just those of all labels."""
     matches = [
         re.fullmatch(r"(.*[^\W\d].*?)[\s._\-:,;=]+(\d{1,9})", name.strip()) for name in names
     ]
@@ -152,18 +152,18 @@ def _number_after(names: Sequence[str]) -> Found:
 
 
 def twice(names: Sequence[str]) -> Found:
-    """Takes the name out of "airplane_cabin airplane_cabin"."""
+    """Returns the name of "airplane_cabin airplane_cabin"."""
     return [(m := re.fullmatch(r"(.+?)[\s,:;=]+\1", name.strip())) and m[1] for name in names]
 
 
 def _path(names: Sequence[str]) -> Found:
-    """Takes the words of "/a/apartment_building/outdoor", as Places names its classes."""
+    """Returns the words of "/a/apartment_building/outdoor", as Places names its classes."""
     matches = [re.fullmatch(r"/(?:\w/)?(\S.*)", name.strip()) for name in names]
     return [found and found[1].replace("/", " ") for found in matches]
 
 
 def _camel(names: Sequence[str]) -> Found:
-    """Takes "AnnualCrop" as two words, if all names are capitalised words without any space."""
+    """Returns "AnnualCrop" as two words, if all names are capitalised words without any space."""
     if not all(CAMEL.fullmatch(name) for name in names):
         return [None] * len(names)
     words = [" ".join(re.findall("[A-Z][a-z]+", name)) for name in names]

@@ -19,14 +19,14 @@ DIGITS = 9  # the longest label, which still fits into 32 bits
 def list_files(settings: DataSettings, seed: int) -> Dataset:
     """Reads list files: `data.train_list`, `data.test_list` and, if given, `data.val_list`.
 
-    Each line is `path label`. The path is relative to `data.root` or absolute; it may hold spaces
-    and lead out of the root (`../`). Labels count from 0. `data.class_names` is a text file with
-    one name in each line; without it, classes are named "class 0" and so on, which gives no
-    prompts. A relative list is
-    looked for in the working directory, then in `data.root`. The lists of the literature are not
-    shipped: ImageNet-LT (115,846 training, 20,000 validation and 50,000 test images of 1,000
-    classes), Places-LT (62,500, 7,300 and 36,500 images of 365 classes) and iNaturalist 2018
-    (437,513 training images and 24,426 validation images, used as test, of 8,142 classes).
+    Each line is `path label`. The path is relative to `data.root` or absolute; it may hold
+    spaces and lead out of the root (`../`). Labels count from 0. `data.class_names` is a text
+    file with one name in each line; without it, classes are named "class 0" and so on, which
+    gives no prompts. A relative list is looked for in the working directory, then in
+    `data.root`. The lists of the literature are not shipped: ImageNet-LT (115,846 training,
+    20,000 validation and 50,000 test images of 1,000 classes), Places-LT (62,500, 7,300 and
+    36,500 images of 365 classes) and iNaturalist 2018 (437,513 training images and 24,426
+    validation images, used as test, of 8,142 classes).
     """
     root = folder(settings.root)
     files = split_files(settings, root, needed=("train", "test"))

@@ -38,7 +38,10 @@ def folder(value: str, key: str = "data.root") -> Path:
 
 
 def file(root: Path, value: str, key: str) -> Path:
-    """Returns the file in a setting, from the working directory or else from `root`."""
+    """Returns the file in a setting, from the working directory or else from `root`.
+
+    Raises UserError as `given`, and if there is no such file.
+    """
     path = given(value, key)
     choices = (path, root / path)
     for choice in choices:

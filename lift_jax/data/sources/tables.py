@@ -34,6 +34,8 @@ def table(settings: DataSettings, seed: int) -> Dataset:
     or both. A single table may have a column `split` (train, val or validation, test). Other
     columns are ignored. Without a test split, the seed holds out `data.test_share` of every class.
     Without labels, classes are in natural order or in the order of the file `data.class_names`.
+
+    Raises UserError for files that are missing or no such tables, and without a row for training.
     """
     root = paths.folder(settings.root)
     sources = paths.split_files(settings, root, needed=("train",))

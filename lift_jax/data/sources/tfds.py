@@ -63,6 +63,9 @@ def tfds(settings: DataSettings, seed: int) -> Dataset:
     from the data set or from the lines of `data.class_names`. Labels lie in the records beside the
     images, so the first run reads all records. The labels are then kept in the user's cache until
     the size or time of a file of the data set changes.
+
+    Raises UserError for a data set that is missing, damaged, of another format or without the
+    splits, and for class names of another number than its classes.
     """
     root = paths.folder(settings.root)
     home = locate(root, settings.tfds)

@@ -20,23 +20,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from lift_jax.data import loader
 from lift_jax.data.fingerprint import fingerprint_images
 from lift_jax.data.images.views import TestTransform
 from lift_jax.data.types import Split
 from lift_jax.errors import DiskError, UserError
 from lift_jax.evaluation.activations.reading import ActivationRows, IdentityView, Reading
-from lift_jax.evaluation.forward import Batch, normalise, pixels
-from lift_jax.evaluation.stream import in_order, placed
+from lift_jax.evaluation.activations.tower_outputs import tower_outputs
+from lift_jax.evaluation.forward import normalise
 from lift_jax.models import tree
 from lift_jax.models.backbone import Tower
 from lift_jax.storage.cache import cache_folder
-from lift_jax.storage.row_file import RowFile, make_room
+from lift_jax.storage.formats.row_file import RowFile, make_room
 from lift_jax.tuners.lowest_block import lowest_tuned_block
 
 VERSION = 2  # version of the content of the files
@@ -134,7 +132,10 @@ class Cache:
             return None
         folder = file.path.parent
         self.console.print(f"Activations: {summary(file)}, kept in {folder}.", soft_wrap=True)
-        computed = self.run_tower(_inputs_of(k), visual, images, "Activations")
+        computed = tower_outputs(
+            _inputs_of(k), visual, images, "Activations", mesh=self.mesh, batch=self.batch,
+            console=self.console,
+        )  # fmt: skip
         if not _on_all_processes(self._write(file, computed)):
             return None
         rows = file.read()
@@ -144,43 +145,6 @@ class Cache:
                 "be faulty, or another program changes the folder. Set data.features_gb=0."
             )
         return rows
-
-    def run_tower(
-        self,
-        function: Callable[[Tower, Array], Array],
-        visual: Tower,
-        reading: Reading,
-        description: str,
-    ) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "m"]]]:
-        """Yields the results of a function for all images of a split, in order, with their labels.
-
-        `function` takes the tower `visual` and a batch of `reading`, and returns a row for each
-        image. Every process gets all rows. A progress bar shows `description` and the pace.
-        """
-        split, view, _, workers = reading
-        graph, arrays = tree.split(visual)
-
-        def run(batch: Batch, arrays: tree.Tree) -> tuple[Array, ...]:
-            tower = tree.merge(graph, arrays)
-            return (function(tower, pixels(batch, tower.config)),)
-
-        batches = loader.eval_batches(
-            split, view, batch=self.batch, process=jax.process_index(),
-            processes=jax.process_count(), workers=workers,
-        )  # fmt: skip
-        columns = TextColumn(description), BarColumn(), MofNCompleteColumn()
-        rate = TextColumn("{task.fields[rate]:,.0f} images/s")
-        with Progress(
-            *columns, rate, console=self.console, transient=True,
-            disable=not self.console.is_terminal,
-        ) as bar:  # fmt: skip
-            task, begin, done = bar.add_task("", total=len(split), rate=0.0), time.monotonic(), 0
-            work = placed(run, self.mesh)
-            stream = in_order(lambda batch: work(batch, arrays), batches, self.mesh)
-            for order, labels, rows in stream:
-                yield rows, labels
-                done += len(order)
-                bar.update(task, completed=done, rate=done / (time.monotonic() - begin))
 
     def _has_room(self, file: RowFile) -> bool:
         """Returns True if a file fits, after deleting the least recently used files.

@@ -10,10 +10,10 @@ from lift_jax.export import deployed as deployed_module
 from lift_jax.export.deployed import Deployed
 from lift_jax.export.description import as_texts
 from lift_jax.export.golden import Probabilities
-from lift_jax.runs import export
 from lift_jax.runs import folder as run_folder
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.kept import result_files
+from lift_jax.runs.weights import export
 from lift_jax.settings.schema import all_entries
 from lift_jax.storage import atomic
 from lift_jax.training.checkpoint import alone

@@ -15,10 +15,10 @@ from lift_jax.export.deployed import Deployed
 from lift_jax.export.golden import Probabilities
 from lift_jax.models import tree
 from lift_jax.models.heads import Head, l2_normalise
-from lift_jax.runs import merge
+from lift_jax.runs.weights import merge
 from lift_jax.storage import atomic
+from lift_jax.storage.formats.tensors import write_tensors
 from lift_jax.storage.reading import read_json
-from lift_jax.storage.tensors import write_tensors
 from lift_jax.tuners import prompt_learning
 from lift_jax.weights.files.source import read_safetensors
 from lift_jax.weights.formats.written import layout_of

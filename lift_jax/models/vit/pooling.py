@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, Normal, attention
+from lift_jax.models.blocks.layers import ACTIVATIONS, LayerNorm, Linear, Normal, attention
 from lift_jax.models.vit.config import VisionConfig
 
 

@@ -9,8 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lift_jax.models.block import Block
-from lift_jax.models.layers import LayerNorm, Normal, PatchStem, block_border
+from lift_jax.models.blocks.block import Block
+from lift_jax.models.blocks.layers import LayerNorm, Normal, PatchStem, block_border
 from lift_jax.models.precision import Precision, types_of
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.models.vit.pooling import pooling

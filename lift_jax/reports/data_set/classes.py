@@ -14,7 +14,7 @@ from lift_jax.evaluation import metrics
 from lift_jax.reports import figure_file
 from lift_jax.reports.figures.by_class import frequency_figure
 from lift_jax.settings.schema import Settings
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.weights import load
 
 

@@ -15,7 +15,7 @@ from lift_jax.reports import figure_file
 from lift_jax.reports.figures.views import views_figure
 from lift_jax.settings.groups.model import ModelSettings
 from lift_jax.settings.schema import Settings
-from lift_jax.weights.known import PIXELS, resolution_of
+from lift_jax.weights.names.known import PIXELS, resolution_of
 
 
 def preview_resolution(model: ModelSettings, console: Console) -> int:

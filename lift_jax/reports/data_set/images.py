@@ -22,7 +22,7 @@ from rich.text import Text
 from lift_jax.data import inspect
 from lift_jax.data.images import traits
 from lift_jax.data.types import Dataset, Split
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 
 SHOWN = 5  # findings of each kind that are printed; all are in findings.csv
 

@@ -10,7 +10,7 @@ import scipy  # loads its slow submodules at their first use
 from jaxtyping import Float, Int
 
 from lift_jax.errors import UserError
-from lift_jax.evaluation import conformal, unknown
+from lift_jax.evaluation.trust import conformal, unknown
 from lift_jax.runs.answers.calibration_file import View
 
 UNKNOWN = "unknown"

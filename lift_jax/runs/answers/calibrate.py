@@ -1,7 +1,6 @@
 """The calibration of a run by its validation split: temperature, unknown images, prediction sets.
 
-The test split plays no part. The methods are in `evaluation.calibration`, `evaluation.unknown` and
-`evaluation.conformal`.
+The test split plays no part. The methods are in `evaluation.trust`.
 """
 
 from collections.abc import Mapping
@@ -16,13 +15,15 @@ from rich.console import Console
 from lift_jax.data.prior import expected_draws
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
-from lift_jax.evaluation import calibration, conformal, metrics, unknown
+from lift_jax.evaluation import metrics
 from lift_jax.evaluation.evaluator import Outputs
+from lift_jax.evaluation.trust import calibration, conformal, unknown
 from lift_jax.parallel.mesh import put
-from lift_jax.runs import export, folder, restored, results
+from lift_jax.runs import folder, restored, results
 from lift_jax.runs.answers import calibration_file
 from lift_jax.runs.answers.answering import asked_share
 from lift_jax.runs.answers.calibration_file import NO_SPLIT, VERSION, packed
+from lift_jax.runs.weights import export
 from lift_jax.settings.schema import Settings
 from lift_jax.storage import disk
 from lift_jax.training.checkpoint import weights_checksum

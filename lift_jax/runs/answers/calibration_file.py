@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lift_jax.errors import UserError
-from lift_jax.evaluation import conformal, unknown
+from lift_jax.evaluation.trust import conformal, unknown
 from lift_jax.storage import atomic
 from lift_jax.storage.reading import RUN_BYTES, read_json
 

@@ -13,7 +13,7 @@ from lift_jax.errors import UserError
 from lift_jax.output.plain import printable
 from lift_jax.runs.answers.answering import Prediction
 from lift_jax.storage.atomic import open_replacement
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 
 CSV, JSONL = ".csv", ".jsonl"
 SHOWN = 40  # images that are printed

@@ -24,7 +24,7 @@ from lift_jax.runs.kept import findings, kept_file, thumbnails
 from lift_jax.runs.kept.features import Features, name_of
 from lift_jax.runs.kept.findings import DOUBTFUL, Findings
 from lift_jax.runs.kept.predictions import Predictions
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 
 NAME, VERSION = "examples.safetensors", "1"
 DOUBTFUL_LABELS = "doubtful_labels.csv"

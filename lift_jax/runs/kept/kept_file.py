@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from lift_jax.errors import UserError
 from lift_jax.storage import reading
-from lift_jax.storage.tensors import write_tensors
+from lift_jax.storage.formats.tensors import write_tensors
 
 CHECKSUM = "checksum"
 # The names of all kept files.

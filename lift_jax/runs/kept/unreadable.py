@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lift_jax.data.types import Dataset
 from lift_jax.errors import UserError
-from lift_jax.storage.csv_files import read_csv, write_csv
+from lift_jax.storage.formats.csv_files import read_csv, write_csv
 
 HEADER = ("split", "path", "cause")
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lift_jax.errors import UserError
+from lift_jax.storage.formats.tensors import write_tensors
 from lift_jax.storage.reading import parse_json
-from lift_jax.storage.tensors import write_tensors
 from lift_jax.training.checkpoint.contents import weights_checksum
 from lift_jax.weights.files.source import read_safetensors
 

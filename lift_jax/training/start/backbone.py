@@ -23,8 +23,8 @@ from lift_jax.settings.schema import Settings
 from lift_jax.training.classifier import make_zero_shot_head
 from lift_jax.training.placement import Placement, use_precision
 from lift_jax.training.texts import encode
-from lift_jax.weights import seen
 from lift_jax.weights.load import load_backbone, load_tokenizer
+from lift_jax.weights.names import seen
 
 FrozenClassifier = tuple[nnx.GraphDef[Classifier], Tree]
 

@@ -16,6 +16,7 @@ from lift_jax.data.images import views
 from lift_jax.data.types import Split
 from lift_jax.errors import UserError
 from lift_jax.evaluation.activations.cache import Cache
+from lift_jax.evaluation.activations.tower_outputs import tower_outputs
 from lift_jax.evaluation.forward import feature
 from lift_jax.models.backbone import Tower
 from lift_jax.models.heads import l2_normalise
@@ -63,7 +64,10 @@ def image_features(
     def features_of(tower: Tower, rows: Array) -> Float[Array, "n d"]:
         return feature(tower, rows, reading.start).astype(jnp.float32)
 
-    return cache.run_tower(features_of, visual, reading, "Features")
+    return tower_outputs(
+        features_of, visual, reading, "Features", mesh=cache.mesh, batch=cache.batch,
+        console=cache.console,
+    )  # fmt: skip
 
 
 def head_from_class_means(

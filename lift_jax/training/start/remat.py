@@ -6,9 +6,9 @@ from typing import NamedTuple
 from rich.filesize import decimal
 
 from lift_jax.errors import UserError
-from lift_jax.models import backward
 from lift_jax.models.backbone import BackboneConfig, Tower
-from lift_jax.models.layers import has_fused_attention
+from lift_jax.models.blocks import backward
+from lift_jax.models.blocks.layers import has_fused_attention
 from lift_jax.models.resnet import ResNet, ResNetConfig
 from lift_jax.parallel.memory import device_memory
 from lift_jax.settings.schema import Settings

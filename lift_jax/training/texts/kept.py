@@ -14,7 +14,7 @@ from lift_jax.models import tree
 from lift_jax.models.backbone import Backbone
 from lift_jax.parallel import exchange
 from lift_jax.storage.cache import cache_folder
-from lift_jax.storage.tensors import write_tensors
+from lift_jax.storage.formats.tensors import write_tensors
 
 VERSION = 2  # of the way in which the features are computed
 NAME = "class_texts"

@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lift_jax.models import tree
-from lift_jax.models.block import Block
-from lift_jax.models.layers import LayerNorm
+from lift_jax.models.blocks.block import Block
+from lift_jax.models.blocks.layers import LayerNorm
 from lift_jax.models.text import TextTransformer
 from lift_jax.training.texts.groups import Batch, Part
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lift_jax.errors import UserError, unknown
+from lift_jax.storage.formats.tensors import write_tensors
 from lift_jax.storage.names import expand_user
-from lift_jax.storage.tensors import write_tensors
 from lift_jax.weights.authors.contents import (
     MASKS,
     Contents,

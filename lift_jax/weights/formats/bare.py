@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lift_jax.errors import UserError, shown, unknown
-from lift_jax.models.layers import ACTIVATIONS
+from lift_jax.models.blocks.layers import ACTIVATIONS
 from lift_jax.weights.files.source import Source
 from lift_jax.weights.formats import huggingface
 from lift_jax.weights.rename import Table, norm

@@ -60,8 +60,11 @@ def _innermost(paths: Sequence[str]) -> Counter[str]:
     return found
 
 
+# --- what is wrong, as the rest of a sentence; "" if nothing is ---
+
+
 def _containers(names: list[str]) -> str:
-    """Tells of folders such as images/ and annotations/, which are parts of a data set."""
+    """Returns a fault for folders such as images/ and annotations/, parts of a data set."""
     spelled_names = {name.casefold() for name in names}
     named = {*CONTAINERS, "image", "img"} if spelled_names & {*MASKS} else CONTAINERS
     parts = [name for name in names if name.casefold() in named]
@@ -75,7 +78,7 @@ def _containers(names: list[str]) -> str:
 
 
 def _numbered(names: list[str]) -> str:
-    """Tells of images_001, images_002, which are parts of a data set."""
+    """Returns a fault for images_001, images_002, which are parts of a data set."""
     stems = {re.sub(r"[0-9]+$", "", name.casefold()) for name in names}
     (stem, *more) = stems
     if len(names) < 2 or more or not re.search(rf"(^|[\W_])({PACKED})s?[\W_]*$", stem):
@@ -88,7 +91,7 @@ def _numbered(names: list[str]) -> str:
 
 
 def _splits_inside(names: list[str]) -> str:
-    """Tells of train/train and train/test, splits where classes are expected."""
+    """Returns a fault for train/train and train/test, splits where classes are expected."""
     readings = [reading for name in names if (reading := split_words.read(name))]
     splits = {reading.split for reading in readings if not reading.rest}
     if len(readings) < len(names) or len(splits) < 2:
@@ -100,7 +103,7 @@ def _splits_inside(names: list[str]) -> str:
 
 
 def _splits_below(below: Mapping[str, Counter[str]]) -> str:
-    """Tells of CLASS/train and CLASS/test, the reverse of train/CLASS and test/CLASS."""
+    """Returns a fault for CLASS/train and CLASS/test, the reverse of train/CLASS, test/CLASS."""
     reverse = []
     for name, own in below.items():
         readings = {each: split_words.read(each) for each in own}
@@ -117,7 +120,7 @@ def _splits_below(below: Mapping[str, Counter[str]]) -> str:
 
 
 def _same_below(below: Mapping[str, Counter[str]]) -> str:
-    """Tells of A/cat, A/dog, B/cat, B/dog, where A and B may be splits or domains, not classes."""
+    """Returns a fault for A/cat, A/dog, B/cat, B/dog, where A and B may be splits or domains."""
     held = {name: {same.key(each): each for each in own} for name, own in below.items()}
     counts = Counter(each for own in held.values() for each in own)
     common = {each for each, many in counts.items() if many > 1 and not is_date(each)}
@@ -140,7 +143,7 @@ def _same_below(below: Mapping[str, Counter[str]]) -> str:
 
 
 def _shards(below: Mapping[str, Counter[str]]) -> str:
-    """Tells of a/airfield, b/beach and of 000/01, where the upper folders only divide the lower."""
+    """Returns a fault for a/airfield, b/beach and for 000/01: the upper folders only divide."""
     pairs = [(name, under) for name, own in below.items() for under in own]
     letters = all(len(a) < 3 and b.casefold().startswith(a.casefold()) for a, b in pairs)
     numbers = all(SHARD.fullmatch(a) and SHARD.fullmatch(b) for a, b in pairs)
@@ -157,7 +160,7 @@ def _shards(below: Mapping[str, Counter[str]]) -> str:
 
 
 def _levels(below: Mapping[str, Counter[str]]) -> str:
-    """Notes that classes hold folders which are not told apart, as animals/cat, animals/dog."""
+    """Returns a note on folders of classes that are not told apart, as animals/cat, animals/dog."""
     pairs = [(name, under) for name, own in below.items() for under in own]
     told = [pair for pair in pairs if not is_date(pair[1])]
     if not all(below.values()) or len(pairs) == len(below) or not told:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lift_jax.errors import UserError, shown
 from lift_jax.models.backbone import BackboneConfig
-from lift_jax.models.layers import ACTIVATIONS
+from lift_jax.models.blocks.layers import ACTIVATIONS
 from lift_jax.models.resnet import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from lift_jax.models.vit.config import VisionConfig
 from lift_jax.weights.files.source import Source

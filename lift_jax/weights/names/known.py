@@ -2,8 +2,8 @@
 
 from lift_jax.errors import UserError
 from lift_jax.models.vit.config import VisionConfig
-from lift_jax.weights.hub import DEPTHS
 from lift_jax.weights.load import sizes
+from lift_jax.weights.names.hub import DEPTHS
 
 PIXELS = 224  # resolution of most backbones, taken for one that is not on this machine
 

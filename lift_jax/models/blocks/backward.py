@@ -11,9 +11,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from lift_jax.models import formulas
+from lift_jax.models.blocks import formulas
 
 # `with lean(True)` (or False) traces programs with these rules (or by autodiff) on any backend; jit
 # traces a function again where it differs.
@@ -43,7 +43,9 @@ def again(pull: Array, kept: Array) -> Array:
 # --- LayerNorm ---
 
 
-def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+def layer_norm(
+    x: Float[Array, "... d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "... d"]:
     """Returns `formulas.layer_norm`, whose backward pass keeps x alone."""
     return (_layer_norm if is_lean() else formulas.layer_norm)(x, scale, bias, eps)
 
@@ -92,7 +94,9 @@ def keeping_inputs(function: Callable[..., Array]) -> Callable[..., Array]:
 # --- attention ---
 
 
-def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
+def attend(
+    q: Float[Array, "z n d"], k: Float[Array, "z m d"], v: Float[Array, "z m d"], causal: bool
+) -> Float[Array, "z n d"]:
     """Returns `formulas.attend`, whose backward pass keeps q, k and v alone."""
     return (_attend if is_lean() else formulas.attend)(q, k, v, causal)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from lift_jax.parallel import cost, memory
+from lift_jax.parallel import cost, freed_memory
 
 BLOCK, COUNT = 4096, 25_000  # 100 MB of blocks that are too small to be mapped one by one
 
@@ -33,7 +33,7 @@ def test_freed_blocks_below_a_used_one_go_back():
     for block in blocks[:-1]:
         c.free(block)
     before = resident()
-    memory.return_freed()
+    freed_memory.give_back()
     after = resident()
     c.free(blocks[-1])
     assert before - after > 0.9 * BLOCK * COUNT
@@ -45,12 +45,12 @@ def test_nothing_happens_where_the_function_is_missing(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    memory.return_freed()
+    freed_memory.give_back()
 
 
 def test_a_compiled_step_gives_back_what_compiling_took(monkeypatch):
     calls = []
-    monkeypatch.setattr(memory, "return_freed", lambda: calls.append(True))
+    monkeypatch.setattr(freed_memory, "give_back", lambda: calls.append(True))
     step = jax.jit(lambda state, frozen, batch: state @ frozen @ batch)
     held = jnp.eye(2)
     cost.compile_step(step, held, held, held, Console(quiet=True))

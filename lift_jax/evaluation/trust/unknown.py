@@ -23,7 +23,7 @@ import numpy as np
 import scipy  # loads its slow submodules at their first use
 from jaxtyping import Bool, Float, Int
 
-from lift_jax.evaluation.calibration import by_rows
+from lift_jax.evaluation.trust.calibration import by_rows
 
 SCORES = ("max_logit", "energy", "max_probability", "cosine")
 FOLDS = 5

@@ -28,7 +28,7 @@ import scipy  # loads its slow submodules at their first use
 from jaxtyping import ArrayLike, Float, Int
 
 from lift_jax.data.prior import fill, log_prior
-from lift_jax.evaluation.calibration import by_rows
+from lift_jax.evaluation.trust.calibration import by_rows
 
 SCORES = ("softmax", "pas")
 FULL = 1.0  # the largest score: every class is in the set

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lift_jax.models import backward, formulas
+from lift_jax.models.blocks import backward, formulas
 from lift_jax.models.precision import HALVES
 
 Normal = nnx.initializers.normal

@@ -55,7 +55,8 @@ def read_setting(run: Path, group: str, name: str) -> Any:
 def with_fixed_scales(run: Path, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns tuned leaves with AdaptFormer's scales, also where they were not learned.
 
-    The authors' code has a scale in each block, and would take 1 without one in the file.
+    The authors' code has a scale in each block, and would take 1 without one in the file. Raises
+    UserError if config.json lacks the scale, or says that it was learned.
     """
     norms = [path for path in leaves if path.endswith("/tuners/adaptformer/norm/scale")]
     missing = {path.replace("/norm/scale", "/scale") for path in norms} - leaves.keys()

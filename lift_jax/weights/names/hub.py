@@ -85,7 +85,7 @@ DEPTHS = {
     "clip_rn50": 16, "clip_rn101": 33, "clip_rn50x4": 26, "clip_rn50x16": 40,
     "resnet50": 16, "resnet101": 33, "resnet152": 50,
 }  # fmt: skip
-DEMO = Path(__file__).parent.parent / "demo" / "tiny_clip"
+DEMO = Path(__file__).parents[2] / "demo" / "tiny_clip"
 
 # the files that are read beside the weights
 _BESIDE = (CONFIG, OPEN_CLIP, PREPROCESSOR, *tokenizer.FILES, "special_tokens_map.json")

@@ -1,23 +1,14 @@
-"""Helpers of all commands: one way of parsing, and one line for each mistake of a user."""
+"""The parsing of the arguments of a command, with one line for each mistake, and its run."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
 from lift_jax.commands.line.ending import errors_as_lines
-from lift_jax.errors import UserError, fail, near, shown
+from lift_jax.errors import fail, near, shown
 from lift_jax.parallel import entry
-from lift_jax.settings.config_file import (
-    ConfigFile,
-    find,
-    open_config,
-    override,
-    run_file,
-    split_argument,
-)
 from lift_jax.settings.schema import all_entries
 from lift_jax.storage import cache
 
@@ -146,90 +137,3 @@ def take_assignments(
         else:
             rest.append(argument)
     return rest, found
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds --config, for commands that take a config and its settings."""
-    parser.add_argument(
-        "--config",
-        metavar="NAME_OR_FILE",
-        help="shipped config (demo, folder, inat, ...) or config file, optionally with an argument "
-        "after a colon: inat:method=lift,tuner=lora",
-    )
-    parser.set_defaults(takes_settings=True)
-    parser.add_argument_group(
-        "settings", "--config.KEY=VALUE changes a setting; `lift-jax settings` lists them all."
-    )
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds --run, for commands that only read a run."""
-    parser.add_argument(
-        "--run", required=True, metavar="W", help="run folder, or owner/name of one on the hub"
-    )
-
-
-def add_tuner_file(parser: argparse.ArgumentParser) -> None:
-    """Adds --config, for commands that read a run folder: its file may define tuners."""
-    parser.add_argument(
-        "--config", metavar="FILE.py", help="config file of the run, if it defines tuners"
-    )
-
-
-def chosen_config(flags: argparse.Namespace, usage: str) -> ConfigFile:
-    """Returns the config that the flags choose, with its settings changed as they say.
-
-    Raises UserError without one (`usage`), if its file is missing or cannot be run, and for
-    settings that do not exist or do not fit.
-    """
-    if not flags.config:
-        raise UserError(usage)
-    chosen = open_config(flags.config)
-    override(chosen.config, flags.assignments)
-    return chosen
-
-
-def define_tuners(file: str | None) -> None:
-    """Runs the config file of a run for the tuners that it defines.
-
-    Raises UserError if there is no such file, or running it fails.
-    """
-    if file:
-        run_file(find(split_argument(file)[0]))
-
-
-def use_compile_cache() -> None:
-    """Keeps compiled programs under the user's cache folder: a second run starts at once.
-
-    If no such folder can be written, nothing is kept.
-    """
-    import warnings
-
-    import jax
-
-    from lift_jax.storage.cache import cache_folder
-    from lift_jax.storage.disk import make_folder
-
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            folder = make_folder(cache_folder() / "xla", "XDG_CACHE_HOME")
-        except UserError:
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # also what compiles fast: a run has dozens of such programs
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def quiet_libraries() -> None:
-    """Silences orbax, which warns of parts that it does not need; its real errors are exceptions.
-
-    Silences asyncio as well. When orbax gives up a checkpoint at the first error, asyncio would
-    print the others.
-    """
-    import logging
-
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from lift_jax.weights import hub
 from lift_jax.weights.files import adapters
 from lift_jax.weights.files.source import CONFIG, read_json
+from lift_jax.weights.names import hub
 
 INAT = r"(?<![a-z])i[-_ ]?nat([-_ ]?uralist)?(?![a-z])"  # in a data set's name
 # (pattern of a backbone's name, what it has seen of iNaturalist), the surest first

@@ -13,8 +13,8 @@ from lift_jax.models.backbone import Backbone
 from lift_jax.runs import restored
 from lift_jax.runs.restored import RestoredRun
 from lift_jax.storage import atomic, disk
+from lift_jax.storage.formats.tensors import write_tensors
 from lift_jax.storage.names import expand_user
-from lift_jax.storage.tensors import write_tensors
 from lift_jax.tuners import attach
 from lift_jax.tuners.prompt_learning import TunedTextHead
 from lift_jax.weights.save import save_converted

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lift_jax.models.layers import (
+from lift_jax.models.blocks.layers import (
     ACTIVATIONS,
     LayerNorm,
     Linear,

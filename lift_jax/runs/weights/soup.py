@@ -17,13 +17,14 @@ from lift_jax.errors import UserError
 from lift_jax.evaluation import metrics, tables
 from lift_jax.models.tree import Tree
 from lift_jax.output.terminal import Terminal
-from lift_jax.runs import export, finished_run, folder, log
+from lift_jax.runs import finished_run, folder, log
 from lift_jax.runs.kept import result_files
 from lift_jax.runs.train_and_test import train_and_test
+from lift_jax.runs.weights import export
 from lift_jax.settings.groups.data import DataSettings
 from lift_jax.settings.parse import changes, parse
 from lift_jax.storage import atomic
-from lift_jax.storage.csv_files import write_csv
+from lift_jax.storage.formats.csv_files import write_csv
 from lift_jax.storage.names import expand_user
 from lift_jax.training import checkpoint
 from lift_jax.training import optimizer as optimizers

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from lift_jax.evaluation.insight.class_changes import Band, bands, changes
 from lift_jax.reports import page
-from lift_jax.reports.class_table import gain
 from lift_jax.reports.figures.by_images import accuracy_figure
 from lift_jax.reports.figures.look import PALETTE
+from lift_jax.reports.parts.class_table import gain
 from lift_jax.runs.finished_run import Run
 
 MOST = 10  # classes that gain, and that lose

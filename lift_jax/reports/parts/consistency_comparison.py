@@ -8,8 +8,9 @@ import numpy as np
 from lift_jax.errors import UserError
 from lift_jax.evaluation.insight.consistency import Consistency
 from lift_jax.evaluation.metrics import GROUPS
-from lift_jax.reports import consistency_part, page
-from lift_jax.reports.consistency_part import NOTE, WORDS, Measured, Part, decimals, known
+from lift_jax.reports import page
+from lift_jax.reports.parts import consistency_part
+from lift_jax.reports.parts.consistency_part import NOTE, WORDS, Measured, Part, decimals, known
 from lift_jax.runs.finished_run import Run
 
 MOST = 6  # runs that are drawn

@@ -1,0 +1,1 @@
+"""Transformer blocks and their layers, with the formulas and their lean backward passes."""

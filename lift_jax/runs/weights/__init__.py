@@ -1,0 +1,1 @@
+"""The tuned weights of finished runs: exported, merged into the backbone, and averaged."""

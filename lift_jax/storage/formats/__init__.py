@@ -1,0 +1,1 @@
+"""Formats of files: CSV tables, rows of arrays, and tensors."""
