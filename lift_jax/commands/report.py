@@ -28,6 +28,7 @@ def run(flags: argparse.Namespace) -> None:
     from lift_jax.output.terminal import Terminal
     from lift_jax.reports.comparison import compare
     from lift_jax.reports.report import write
+    from lift_jax.runs import finished_run
     from lift_jax.runs.remote import local_copy
 
     with ExitStack() as stack:
@@ -36,6 +37,8 @@ def run(flags: argparse.Namespace) -> None:
         if len(workdirs) == 1:
             say(str(write(workdirs[0], flags.out or "")))
             return
+        for workdir in workdirs:
+            finished_run.load(workdir)  # raises before anything is written
         for workdir in workdirs:
             say(str(write(workdir)))
         say(str(compare(workdirs, flags.out or workdirs[0])))

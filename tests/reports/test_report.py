@@ -397,6 +397,14 @@ def test_several_runs_are_compared(tmp_path, capsys):
         comparison.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "a" / "config.json")
 
 
+@pytest.mark.slow
+def test_nothing_is_written_if_one_of_several_runs_is_missing(tmp_path):
+    make_run(tmp_path / "a", seed=1)
+    with pytest.raises(SystemExit, match="2"):
+        run_command("report", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not list((tmp_path / "a").glob("report*"))
+
+
 def test_runs_of_the_same_folder_name_stay_apart(tmp_path):
     for parent in ("x", "y"):
         (tmp_path / parent).mkdir()
