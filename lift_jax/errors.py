@@ -23,12 +23,16 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not in a table, with the near misses and the table."""
+def unknown(kind: str, name: str, known: Iterable[str], listed: str = "") -> UserError:
+    """Returns the error for a name that is not in a table, with the near misses and the table.
+
+    A table that is too long for a message is named by `listed`, the command that prints it.
+    """
     known = sorted(known)
     meant = near(name, known)
     guess = f" Did you mean {' or '.join(repr(m) for m in meant)}?" if meant else ""
-    return UserError(f"Unknown {kind} {shown(name)}.{guess} Known: {', '.join(known)}.")
+    rest = f"`{listed}` lists all." if listed else f"Known: {', '.join(known)}."
+    return UserError(f"Unknown {kind} {shown(name)}.{guess} {rest}")
 
 
 def shown(value: object) -> str:

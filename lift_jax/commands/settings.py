@@ -35,7 +35,7 @@ def run(flags: argparse.Namespace) -> None:
     known = all_entries()
     for key in flags.keys:
         if key not in known and key not in GROUPS:
-            raise unknown("setting", key, [*known, *GROUPS])
+            raise unknown("setting", key, [*known, *GROUPS], "lift-jax settings")
     entries = [
         entry
         for entry in known.values()

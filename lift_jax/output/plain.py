@@ -6,6 +6,7 @@ import re
 # of letters (U+200C, U+200D) and spaces of other widths.
 JOINERS = "\u200c\u200d"
 LONGEST = 80  # characters in a line of a figure
+BESIDE = 32  # characters of a name below or beside a drawing, which gives up its place for them
 # Characters that mean something in Markdown. An underscore inside a word does not.
 MARKDOWN = re.compile(r"[\\|`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
@@ -44,7 +45,18 @@ def minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def figure_text(text: str) -> str:
-    """Returns a text for a figure: each line at most `LONGEST` characters long."""
+def figure_text(text: str, longest: int = LONGEST) -> str:
+    """Returns a text for a figure: lines of at most `longest` characters.
+
+    A longer line loses its middle, because names of one kind often begin alike.
+    """
     lines = printable(text, kept="\n").split("\n")
-    return "\n".join(f"{x[: LONGEST - 1]}…" if len(x) > LONGEST else x for x in lines)
+    end = longest // 2
+    return "\n".join(
+        f"{x[: longest - 1 - end]}…{x[-end:]}" if len(x) > longest else x for x in lines
+    )
+
+
+def beside(text: str) -> str:
+    """Returns a name for a place below or beside a drawing."""
+    return figure_text(text, BESIDE)

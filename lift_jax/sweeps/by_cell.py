@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from lift_jax.output.plain import figure_text
+from lift_jax.output.plain import beside, figure_text
 from lift_jax.reports.figures.look import PALETTE, without_box
 
 Point = tuple[float | None, float | None]  # mean and standard deviation, in percent
@@ -45,7 +45,7 @@ def sweep_figure(
             )  # fmt: skip
         short = joined or max(map(len, cells)) * len(cells) < 30
         turned = {} if short else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(cells)), list(map(figure_text, cells)), **turned)
+        axes.set_xticks(range(len(cells)), list(map(beside, cells)), **turned)
         axes.set(title=figure_text(name), xlim=(-0.6, len(cells) - 0.4))
         axes.set_xlabel(axis if joined else "")
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)

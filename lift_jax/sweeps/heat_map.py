@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lift_jax.evaluation.metrics import GROUPS
-from lift_jax.output.plain import figure_text
+from lift_jax.output.plain import beside, figure_text
 from lift_jax.sweeps.by_cell import Point
 from lift_jax.sweeps.cells import CROSS
 
@@ -46,9 +46,9 @@ def heat_map(
             _draw(axes, np.array(means, dtype=np.float64))  # None becomes NaN
             axes.set_title(f"{figure_text(testing)}: {group}", fontsize=9)
         row[0].set_ylabel(figure_text(varied))
-        row[0].set_yticks(range(len(values)), list(map(figure_text, values)))
+        row[0].set_yticks(range(len(values)), list(map(beside, values)))
     for axes in grid[-1]:
-        axes.set_xticks(range(len(rates)), list(map(figure_text, rates)))
+        axes.set_xticks(range(len(rates)), list(map(beside, rates)))
         axes.set_xlabel("learning rate")
     figure.suptitle(figure_text(title))
     return figure

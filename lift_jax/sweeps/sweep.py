@@ -39,6 +39,7 @@ from lift_jax.training.classifier import check_names
 
 Changes = Mapping[str, Any]  # dotted key of the config -> value
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # cell -> result -> column -> percent
+MOST_SEEDS = 1000  # of --seeds: more are a slip, and their configs alone would fill the memory
 WIDTH = 120  # characters of the table if there is no terminal
 
 
@@ -78,8 +79,8 @@ def run_sweep(
         UserError: if an argument is wrong, or another sweep is in the folder, before anything is
             run; if a cell failed, at the end.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; it must be at least 1.")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds is {seeds}; it must be at least 1 and at most {MOST_SEEDS:,}.")
     chosen = take(list(cells), part)
     for name, config in cells.items():
         agree({f"{k} (cell {name!r})": v for k, v in common_settings(to_dict(config)).items()})

@@ -219,7 +219,9 @@ def _at_resolution(
         return config
     multiple = vision.resolution // vision.grid
     if resolution % multiple or resolution < multiple:
-        raise UserError(f"resolution is {resolution}; it must be a multiple of {multiple}.")
+        raise UserError(
+            f"resolution (model.resolution) is {resolution}; it must be a multiple of {multiple}."
+        )
     changed = dataclasses.replace(vision, resolution=resolution)
     if isinstance(vision, VisionConfig) and vision.has_positions:
         size = 4 * changed.grid**2 * vision.width

@@ -35,6 +35,7 @@ FLAGS = [
 ]  # fmt: skip
 FAULTS = ("kill", "term", "one_of_two", "full_disk", "torn_file")
 LAYOUTS = {"1 device": (1, 1), "2 devices": (1, 2), "8 devices": (1, 8), "2 processes": (2, 2)}
+SAID = 400  # last characters of a command's output in a message, which `engine` cuts after 500
 SECONDS = 300  # after which a process that has not ended counts as hanging
 
 
@@ -129,7 +130,7 @@ def one_run(fault: str, workdir: Path, rng: random.Random) -> tuple[str, str]:
         with small_disk(workdir) as enlarge:
             codes, said = finish(start(workdir, limit=0 if enlarge else 6000))
             if codes != [2] or "error: Cannot" not in said:
-                raise Fault(f"full disk: exit {codes}, it said {said[-2000:]}")
+                raise Fault(f"full disk: exit {codes}, it said {said[-SAID:]}")
             if enlarge:
                 enlarge()
             done = end(workdir, last)
@@ -148,13 +149,13 @@ def one_run(fault: str, workdir: Path, rng: random.Random) -> tuple[str, str]:
         begin = time.monotonic()
         codes, said = finish(processes)
         if codes[1 - victim] == 0 and codes[victim] != 0:
-            raise Fault(f"process {1 - victim} finished alone: {said[-2000:]}")
+            raise Fault(f"process {1 - victim} finished alone: {said[-SAID:]}")
         what += f" process {victim}, the other ended after {time.monotonic() - begin:.1f} s"
     else:
         processes[0].send_signal(signal.SIGTERM if fault == "term" else signal.SIGKILL)
         codes, said = finish(processes)
         if fault == "term" and codes[0] not in (STOPPED, 0, -signal.SIGTERM):
-            raise Fault(f"SIGTERM: exit {codes}, it said {said[-2000:]}")
+            raise Fault(f"SIGTERM: exit {codes}, it said {said[-SAID:]}")
     if fault == "torn_file":
         what += f", {tear(workdir, rng)}"
     return f"{what}; {end(workdir, last)}", last
@@ -163,7 +164,7 @@ def one_run(fault: str, workdir: Path, rng: random.Random) -> tuple[str, str]:
 def end(workdir: Path, layout: str) -> str:
     codes, said = finish(start(workdir, *LAYOUTS[layout]))
     if any(codes):
-        raise Fault(f"continued on {layout}: exit {codes}, it said {said[-2000:]}")
+        raise Fault(f"continued on {layout}: exit {codes}, it said {said[-SAID:]}")
     words = ("damaged", "Continuing", "finished")
     return ", ".join(word for word in words if word in said) or "begun anew"
 

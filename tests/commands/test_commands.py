@@ -151,7 +151,7 @@ def test_version(capsys):
         (["bench", "--config=demo", "--classes=9", "--aot", "--images=-5"], ["--images is -5"]),
         (["data", "--config=demo", "--prepare", "--prepare_size=-5"], ["--prepare_size is -5"]),
         (["data", "--config=demo", "--prepare_size=9"], ["--prepare_size", "--prepare,"]),
-        (["settings", "train.lrr"], ["train.lrr", "train.lr"]),
+        (["settings", "train.lrr"], ["train.lrr", "train.lr", "`lift-jax settings` lists all"]),
     ],
     ids=str,
 )

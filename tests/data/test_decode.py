@@ -247,3 +247,18 @@ def test_boxes_are_those_of_the_image_as_it_was_taken():
     slope = decode.Picture(60, 60, lambda *_: np.tile(columns, (30, 1, 3)))
     view = slope.resized((7, 7, 47, 47), (20, 20), "bilinear")[10, 2:-2, 0].astype(int)
     assert np.abs(view - (4 * (7 + 2 * np.arange(20)[2:-2] + 1))).max() <= 1
+
+
+@pytest.mark.parametrize(("error", "cause"), [
+    (PermissionError(13, "Permission denied", "a.png"), "this user may not read it"),
+    (OSError(5, "Input/output error", "a.png"), "Input/output error. Replace"),
+])  # fmt: skip
+def test_an_error_of_the_disk_is_said_in_words(error, cause, tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (4, 4)))
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(decode, "open_regular", fail)
+    said = message(lambda: decode.read_image(path))
+    assert f"{path}: {cause}" in said and "Errno" not in said and "a.png" not in said

@@ -97,9 +97,11 @@ def test_names_from_a_file(table, tmp_path):
         ("path,class\n0.png\n", ["line 2", "expected 2 values", "found 1"]),
         ("path,class\na, b.png,x\n", ["line 2", "found 3", "quotes"]),
         ("path,path\n0.png,x\n", ["line 1", "'path'", "twice"]),
-        ("file,species\n0.png,x\n", ["line 2", "found ['file', 'species']. Rename"]),
-        ("path;class\n0.png;x\n", ["line 2", "found ['path;class']"]),
-        ("file,class\n0.png,x\n", ["line 2", "'path' and 'label' or 'class'", "'class'"]),
+        ("file,species\n0.png,x\n", ["line 1", "found ['file', 'species']. Rename"]),
+        ("path;class\n0.png;x\n", ["line 1: semicolons separate", "expected commas", ".tsv"]),
+        ("path\tclass\n0.png\tx\n", ["line 1: tabs separate", "expected commas", ".tsv"]),
+        ("folder\na\n", ["line 1", "found ['folder']. Rename"]),
+        ("file,class\n0.png,x\n", ["line 1", "'path' and 'label' or 'class'", "'class'"]),
         ("path,class\n", ["no rows"]),
         ("\n", ["empty"]),
         ("path,class\n,x\n", ["line 2", "''"]),
@@ -139,6 +141,25 @@ def test_mistakes_in_a_csv(table, text, words):
 def test_mistakes_in_lines_of_json(table, text, words):
     said = message(lambda: table({"t.jsonl": text}))
     assert [word for word in words if word not in said] == []
+
+
+def test_commas_in_a_table_of_tabs(table):
+    said = message(lambda: table({"t.tsv": "path,class\n0.png,x\n"}))
+    assert "line 1: commas separate the columns, expected tabs" in said
+
+
+def test_paths_of_windows(table, tmp_path):
+    (tmp_path / "fox").mkdir()
+    draw(tmp_path / "fox" / "a.png")
+    said = message(lambda: table({"t.csv": "path,class\nfox\\a.png,x\n1.png,y\n"}))
+    assert "line 2" in said and said.endswith("Write / between folders, not \\.")
+    assert "data.root" in message(lambda: table({"t.csv": "path,class\nfox\\b.png,x\n1.png,y\n"}))
+
+
+def test_a_folder_in_place_of_a_table(table, tmp_path):
+    (tmp_path / "photos").mkdir()
+    said = message(lambda: table({"t.csv": ""}, train_list="photos"))
+    assert said == f"{tmp_path / 'photos'} is a directory. Set data.train_list to a text file."
 
 
 def test_splits_are_said_once(table):

@@ -14,10 +14,11 @@ from support.nasty_names import HALF, NASTY
 from lift_jax.errors import UserError, fail
 from lift_jax.evaluation import metrics, tables
 from lift_jax.output.lines import say
-from lift_jax.output.plain import figure_text, markdown_cell, printable
+from lift_jax.output.plain import beside, markdown_cell, printable
 from lift_jax.output.terminal import Terminal, track
 from lift_jax.reports import comparison, figure_file, report
-from lift_jax.reports.figures.by_class import class_figure
+from lift_jax.reports.figures.by_class import class_figure, frequency_figure
+from lift_jax.reports.figures.consistency import similarity_figure
 from lift_jax.reports.figures.runs import comparison_figure
 from lift_jax.reports.figures.views import views_figure
 from lift_jax.runs.answers.answering import Prediction
@@ -128,7 +129,7 @@ def test_figures_are_drawn(tmp_path):
                 ["few"] * len(some), some,
             )  # fmt: skip
             shown = [label.get_text() for label in figure.axes[1].get_xticklabels()]
-            assert shown == [figure_text(name) for name in some]
+            assert shown == [beside(name) for name in some]
             assert not any(CONTROL.search(text) for text in shown)
             figure_file.write(figure, tmp_path / "classes.png")
             bars = dict.fromkeys(("overall", "many", "medium", "few", "mean"), 50.0)
@@ -136,6 +137,31 @@ def test_figures_are_drawn(tmp_path):
             figure_file.write(compared, tmp_path / "compare.png")
             sheet = views_figure({some[3]: [np.zeros((4, 4, 3), np.uint8)]}, some[:1])
             figure_file.write(sheet, tmp_path / "views.png")
+
+
+def test_a_long_name_leaves_the_figures_their_place(tmp_path):
+    names = ["fox", f"00001_Animalia_{'Lepidoptera' * 16}_mellonella", "hare"]
+    counts, map_ = np.array([30, 9, 2]), np.eye(3)
+    groups = ["medium", "few", "few"]
+    figures = [
+        class_figure({"test": np.full(3, 50.0)}, {"test": "LIFT+"}, counts, groups, names),
+        frequency_figure({"train": counts}, groups, names),
+        similarity_figure({"before": map_, "after": map_}, {"medium": 1, "few": 2}, names),
+        views_figure({name: [np.zeros((4, 4, 3), np.uint8)] * 5 for name in names}, list("abcde")),
+    ]
+    for figure in figures:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure_file.write(figure, tmp_path / "figure.png")
+        places = [
+            axes.get_tightbbox().transformed(figure.transFigure.inverted()) for axes in figure.axes
+        ]
+        assert min(place.y0 for place in places) > -0.01 and max(p.x1 for p in places) < 1.01
+        area = sum(axes.get_position().width * axes.get_position().height for axes in figure.axes)
+        assert area > 0.2
+    assert beside(names[1]).startswith("00001_Animalia_") and beside(names[1]).endswith(
+        "mellonella"
+    )
 
 
 def test_the_table_of_a_sweep(tmp_path):

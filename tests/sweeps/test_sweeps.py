@@ -728,9 +728,11 @@ def test_zero_shot_by_level_of_the_taxonomy(tmp_path):
     assert not list((tmp_path / "run").rglob("log.jsonl"))  # nothing was trained
 
 
-def test_no_seeds_are_too_few(tmp_path):
-    with pytest.raises(UserError, match="--seeds is 0; it must be at least 1"):
-        sweep.run_sweep({"": demo.get_config("debug")}, tmp_path, title="", seeds=0)
+@pytest.mark.parametrize("seeds", [0, 1001, 10**12])
+def test_the_number_of_seeds_has_bounds(seeds, tmp_path):
+    words = f"--seeds is {seeds}; it must be at least 1 and at most 1,000"
+    with pytest.raises(UserError, match=words):
+        sweep.run_sweep({"": demo.get_config("debug")}, tmp_path, title="", seeds=seeds)
 
 
 @pytest.mark.parametrize(("flags", "words"), [

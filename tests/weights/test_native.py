@@ -115,7 +115,9 @@ def test_sizes_have_copies_of_their_own(cache):
     assert lift_jax.load_backbone(GOLDEN / "hf_vit", resolution=48).config.vision.resolution == 48
     assert lift_jax.load_backbone(GOLDEN / "hf_vit").config.vision.resolution == 32
     assert len(files(cache)) == 2
-    with pytest.raises(UserError, match="resolution is 50; it must be a multiple of 8"):
+    with pytest.raises(
+        UserError, match=r"resolution \(model.resolution\) is 50; it must be a multiple of 8"
+    ):
         lift_jax.load_backbone(GOLDEN / "hf_vit", resolution=50)
 
 

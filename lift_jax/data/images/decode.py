@@ -237,6 +237,10 @@ def _named(name: str) -> Iterator[None]:
         cause = str(error)
         if isinstance(error, FileNotFoundError):
             cause = "there is no such file"
+        elif isinstance(error, PermissionError):
+            cause = "this user may not read it (make it readable)"
+        elif isinstance(error, OSError) and error.strerror:  # its message repeats the name
+            cause = error.strerror
         elif isinstance(error, UnidentifiedImageError):  # its message names an object in memory
             cause = f"it is no image in a known format ({', '.join(FORMATS)})"
         raise UnreadableImage(name, cause or type(error).__name__) from error

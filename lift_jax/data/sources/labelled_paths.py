@@ -141,7 +141,10 @@ def missing_files(root: Path, split: LabelledPaths) -> list[str]:
     )
     if 2 * len(missing) < len(probed):
         return [f"Warning: {text}"]
-    raise UserError(f"{text} Paths are relative to data.root, which is {str(root)!r}.")
+    why = f"Paths are relative to data.root, which is {str(root)!r}."
+    if addresses.exists(probed[missing[0]].replace("\\", "/")):
+        why = "Write / between folders, not \\."
+    raise UserError(f"{text} {why}")
 
 
 def two_labels(splits: Mapping[str, LabelledPaths], names: Sequence[str]) -> list[Fault]:

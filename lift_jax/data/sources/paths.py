@@ -47,6 +47,9 @@ def file(root: Path, value: str, key: str) -> Path:
     for choice in choices:
         if _asked(choice, choice.is_file):
             return choice
+    for choice in choices:
+        if _asked(choice, choice.is_dir):
+            raise UserError(f"{choice} is a directory. Set {key} to a text file.")
     places = " or ".join(
         dict.fromkeys(
             str(choice) if addresses.is_remote(choice) else os.path.abspath(choice)

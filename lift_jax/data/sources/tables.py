@@ -21,6 +21,7 @@ from lift_jax.storage.reading import parse_json
 
 COLUMNS = ("path", "label", "class", "split")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}  # spreadsheets write all of them
 UNKNOWN = -1  # the label of a class that is none of the known ones
 Row = tuple[str, dict[str, str]]  # its location for messages, and its values by column
 Line = tuple[str, Callable[[], dict[str, str]]]  # the same, with the values still to be read
@@ -121,17 +122,31 @@ def _rows(path: Path) -> tuple[list[Row], list[Fault]]:
 def _row(place: str, read: Callable[[], dict[str, str]]) -> Row:
     """Returns a row. Raises UserError if it lacks columns, or a value is empty."""
     row = read()
-    if "path" not in row or not ("label" in row or "class" in row):
-        raise UserError(
-            f"{place}: expected the columns 'path' and 'label' or 'class', found "
-            f"{shown(list(row))}. Rename the columns."
-        )
+    _check_columns(place, list(row))
     row = {key: row[key] for key in COLUMNS if key in row}
     for value in row.values():
         labelled_paths.check_text(value, place)
     if "label" in row:
         _label(place, row)
     return place, row
+
+
+def _check_columns(place: str, names: list[str]) -> None:
+    """Raises UserError if the names of columns lack those of an image and its class."""
+    if "path" not in names or not ("label" in names or "class" in names):
+        raise UserError(
+            f"{place}: expected the columns 'path' and 'label' or 'class', found {shown(names)}. "
+            "Rename the columns."
+        )
+
+
+def _check_separator(place: str, names: list[str], expected: str) -> None:
+    """Raises UserError if the columns are one, because another separator is between them."""
+    if len(names) == 1 and (found := [s for s in SEPARATORS if s in names[0]]):
+        raise UserError(
+            f"{place}: {SEPARATORS[found[0]]} separate the columns, expected "
+            f"{SEPARATORS[expected]}. Save the table as .csv with commas, or as .tsv with tabs."
+        )
 
 
 def _separated(path: Path) -> Iterator[Line]:
@@ -148,6 +163,8 @@ def _separated(path: Path) -> Iterator[Line]:
                 header = [value.strip().casefold() for value in values]
                 if twice := {name for name in header if name in COLUMNS and header.count(name) > 1}:
                     raise UserError(f"{place}: the column {twice.pop()!r} is there twice.")
+                _check_separator(place, header, separator)
+                _check_columns(place, header)
                 continue
             yield place, partial(_cells, place, values, header)
     except csv.Error as error:

@@ -47,7 +47,7 @@ def write(deployed: Deployed, folder: Path) -> Probabilities:
     about = deployed.about
     try:
         layout_of(deployed.found.backbone.config)  # raises before the slow merging
-        backbone, merged = merge.merge_run(deployed.run)
+        backbone, merged = merge.merge_run(deployed.run, deployed.found)
         layout = save_for_transformers(
             backbone, folder, about["backbone"], short=about["short_side"],
             resample=int(Image.Resampling[about["filter"].upper()]), do_convert_rgb=True,

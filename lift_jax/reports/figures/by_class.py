@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lift_jax.output.plain import figure_text
+from lift_jax.output.plain import beside, figure_text
 from lift_jax.reports.figures.look import (
     DOTTED,
     PALETTE,
@@ -118,7 +118,7 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > NAMED:
         axes.set_xlabel(f"{len(names):,} classes, from the most training images to the fewest")
         return
-    axes.set_xticks(range(len(names)), list(map(figure_text, names)), rotation=35, ha="right")
+    axes.set_xticks(range(len(names)), list(map(beside, names)), rotation=35, ha="right")
 
 
 def _shade(top: Axes, bottom: Axes, groups: Sequence[str]) -> None:

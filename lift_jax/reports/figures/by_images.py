@@ -78,7 +78,7 @@ def _class_dots(
         for i, c in enumerate(shown):
             below = i % 2 == 1  # so that neighbours do not meet
             axes.annotate(
-                figure_text(names[int(c)])[:20], (x[i], y[i]), (0, -7 if below else 6),
+                figure_text(names[int(c)], 20), (x[i], y[i]), (0, -7 if below else 6),
                 fontsize=7.5, textcoords="offset points", color="#444444",
                 ha="center", va="top" if below else "bottom",
             )  # fmt: skip

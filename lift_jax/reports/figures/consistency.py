@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lift_jax.output.plain import figure_text
+from lift_jax.output.plain import beside, figure_text
 from lift_jax.reports.figures.look import PALETTE
 
 NAMED = 20  # most classes that are named beside a map
@@ -52,7 +52,7 @@ def similarity_figure(
         axes.set_xticks([centres[i] for i in known], labels)
         axes.tick_params(length=0)
         if classes <= NAMED:
-            axes.set_yticks(range(classes), list(map(figure_text, names)), fontsize=8)
+            axes.set_yticks(range(classes), list(map(beside, names)), fontsize=8)
         else:
             axes.set_yticks([centres[i] for i in known], labels)
     if drawn is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from lift_jax.output.plain import figure_text
+from lift_jax.output.plain import beside, figure_text
 
 
 def views_figure(
@@ -23,7 +23,7 @@ def views_figure(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        line[0].set_ylabel(figure_text(title), rotation=0, ha="right", va="center", fontsize=8)
+        line[0].set_ylabel(beside(title), rotation=0, ha="right", va="center", fontsize=8)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(figure_text(column), fontsize=8)
     return figure

@@ -23,18 +23,21 @@ HEAD = "head.safetensors"
 OUTSIDE_BACKBONE = ("coop", "clip_adapter")  # they change the text classifier alone
 
 
-def merge_run(run: str | Path) -> tuple[Backbone, RestoredRun]:
+def merge_run(run: str | Path, trained: RestoredRun) -> tuple[Backbone, RestoredRun]:
     """Returns the backbone of a run with its tuners folded in, and the run with the merged model.
 
-    Raises UserError as `restored.load` does, and if a tuner cannot be folded in.
+    Args:
+        run: the run folder, for messages.
+        trained: the run as `restored.load` gives it with `exact`.
+
+    Raises UserError if a tuner cannot be folded in.
     """
-    trained = restored.load(run, exact=True)
     if outside := [name for name in trained.settings.tuner.names if name in OUTSIDE_BACKBONE]:
         raise UserError(
             f"{run} tuned {' and '.join(outside)}, which cannot be merged: it is no part of the "
             "backbone."
         )
-    model, backbone = attach.merge(trained.classifier), trained.backbone
+    model, backbone = attach.merge(trained.classifier), nnx.clone(trained.backbone)
     backbone.visual = model.visual
     if isinstance(model.head, TunedTextHead):
         backbone.text = model.head.text or backbone.text
@@ -48,13 +51,14 @@ def write(run: str | Path, to: str | Path) -> None:
     """Writes the merged backbone of a run to a new folder, and its head beside it.
 
     A classifier made of tuned texts has no head file: it is the backbone's zero-shot classifier.
-    Raises UserError as `merge_run` does, if the folder exists, and if it cannot be written.
+    Raises UserError as `restored.load` and `merge_run` do, if the folder exists, and if it cannot
+    be written.
     """
     to = expand_user(to)
     if to.exists():
         raise UserError(f"{to} exists (--to). Remove it, or give another name.")
     disk.make_place(to, "--to")
-    backbone, trained = merge_run(run)
+    backbone, trained = merge_run(run, restored.load(run, exact=True))
     with atomic.new_folder(to) as folder:
         if not isinstance(trained.classifier.head, TunedTextHead):
             write_head(trained, folder)
