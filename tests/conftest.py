@@ -5,6 +5,7 @@ once, whichever worker or started process asks for it. With JAX_PLATFORMS=cuda,c
 JAX_DEFAULT_MATMUL_PRECISION=highest) the tests of models, losses and steps run on a GPU.
 """
 
+import gc
 import itertools
 import os
 import signal
@@ -49,6 +50,16 @@ def caches(tmp_path_factory):
     session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "xla")
     jax.config.update("jax_compilation_cache_dir", str(session / "xla"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collects no garbage while modules are imported, where nearly all objects stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

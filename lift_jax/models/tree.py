@@ -14,6 +14,18 @@ Tree = dict[str, jax.Array]
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+class NoDraws(nnx.Rngs):
+    """The random streams of a module of which only the shapes are wanted: one key for all draws.
+
+    A stream counts its draws. Where a module is traced, Flax asks each count for its sharding, and
+    JAX goes through all operations so far to say why it has none: of a large backbone that takes
+    most of the time.
+    """
+
+    def params(self) -> jax.Array:
+        return self.default.key[...]  # type: ignore[attr-defined]
+
+
 def flatten(module: Model) -> tuple[nnx.GraphDef[Model], dict[str, nnx.Variable]]:
     """Returns the static graph of a module, and its variables by path."""
     graph, state = nnx.split(module)

@@ -131,7 +131,7 @@ def abstract_backbone(
     config: BackboneConfig,
 ) -> tuple[nnx.GraphDef[Backbone], dict[str, nnx.Variable]]:
     """Returns (static graph, leaves by path) of a backbone, without values."""
-    return tree.flatten(nnx.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0))))
+    return tree.flatten(nnx.eval_shape(lambda: Backbone(config, rngs=tree.NoDraws(0))))
 
 
 def abstract(config: BackboneConfig) -> dict[str, nnx.Variable]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import run_command
+from support.figures import draw_once
 from support.full_disk import full_disk
 from support.paths import ROOT
 from support.runs import saved_leaves
@@ -108,6 +109,7 @@ def contents(folder):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_disk_that_becomes_full(name, made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "_exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
+    draw_once(monkeypatch)
     words, expected = COMMANDS[name]
     new, before = tmp_path / "new", contents(made)
     if "COPY" in words:

@@ -488,7 +488,7 @@ def test_tuned_parameters_are_those_of_the_papers(width, layers, classes, publis
     sizes = VisionConfig(224, 16, width, layers, width // 64, 4 * width)
 
     def model():
-        rngs = nnx.Rngs(0)
+        rngs = tree.NoDraws(0)
         visual = VisionTransformer(sizes, rngs=rngs)
         attach.attach(visual, ("adaptformer",), classes, rngs=rngs)
         return Classifier(visual, CosineHead(jnp.zeros((classes, width))))
