@@ -23,7 +23,7 @@ class NoDraws(nnx.Rngs):
     """
 
     def params(self) -> jax.Array:
-        return self.default.key[...]  # type: ignore[attr-defined]
+        return self.default.key[...]  # type: ignore[attr-defined]  # `Rngs` sets it by name
 
 
 def flatten(module: Model) -> tuple[nnx.GraphDef[Model], dict[str, nnx.Variable]]:
